@@ -1,0 +1,85 @@
+# Umbel. `make` alone explains itself.
+#
+# demo, up and test need nothing but make and a Python >= 3.10: they create .venv and install into it once, and
+# again only when setup.cfg has changed.
+
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8642
+ARGS ?=
+BIN := $(VENV)/bin
+PYTHON ?=
+CODE := sdk/umbel endpoint_worker federation webapp
+ALL_CODE := $(wildcard $(CODE) tests examples benchmarks)
+BLACK := $(BIN)/black --quiet --line-length 110 --target-version py310
+RUN_STAMP := $(VENV)/.installed-to-run
+DEV_STAMP := $(VENV)/.installed-to-develop
+INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test e2e bench lint format docs build clean
+
+help: ## show this list
+	@echo "Umbel: your functions on your machines. Targets:"
+	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@echo "Another Python: make PYTHON=/path/to/python3.12 demo.   Arguments: make ARGS=\"-k states\" test"
+
+setup: $(DEV_STAMP) ## create .venv with everything for development
+
+demo: $(RUN_STAMP) ## run real work through an embedded federation, check it, leave nothing behind
+	@$(BIN)/python examples/metadata_extraction.py $(ARGS)
+
+up: $(RUN_STAMP) ## start the embedded federation (HOST=, PORT=, ARGS="--flower --workers 4"); Ctrl-C stops it
+	@exec $(BIN)/python -m federation up --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(DEV_STAMP) ## run every test that needs nothing but Python
+	$(BIN)/python -m pytest tests --ignore=tests/e2e $(ARGS)
+
+e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
+	@.ci/services
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+bench: $(DEV_STAMP) ## measure Umbel and its peers side by side
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(DEV_STAMP) ## black, isort, flake8, mypy, import-linter: look, change nothing
+	$(BLACK) --check --diff $(ALL_CODE)
+	$(BIN)/isort --quiet --check-only --diff $(ALL_CODE)
+	$(BIN)/flake8 $(ALL_CODE)
+	$(BIN)/mypy $(CODE)
+	PYTHONPATH=sdk:. $(BIN)/lint-imports --config setup.cfg
+
+format: $(DEV_STAMP) ## let black and isort rewrite the code
+	$(BIN)/isort --quiet $(ALL_CODE)
+	$(BLACK) $(ALL_CODE)
+
+docs: $(DEV_STAMP) ## build the documentation into docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "Read docs/_build/html/index.html"
+
+build: $(DEV_STAMP) ## build the wheel (umbel and endpoint_worker) into dist/
+	$(INSTALL) build
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean: ## remove .venv and everything built
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf sdk/*.egg-info
+
+# A Python that does not work, or a half-made environment, must not leave a directory that looks finished.
+$(BIN)/python:
+	@python=$$(PYTHON='$(PYTHON)' .ci/find-python) || exit 2; \
+	echo "Creating $(VENV) with $$python"; \
+	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
+
+$(RUN_STAMP): setup.cfg | $(BIN)/python
+	@echo "Installing what Umbel needs to run (once)"
+	@$(INSTALL) --editable '.[endpoint,server]'
+	@.ci/embedded-redis $(BIN)/python
+	@touch $@
+
+$(DEV_STAMP): setup.cfg | $(BIN)/python
+	@echo "Installing what developing Umbel needs (once)"
+	@$(INSTALL) --editable '.[endpoint,server,dev]'
+	@.ci/embedded-redis $(BIN)/python
+	@touch $@ $(RUN_STAMP)
