@@ -1,0 +1,1 @@
+"""Umbel: functions of yours on machines of yours, through a service of yours."""

@@ -1,0 +1,255 @@
+"""The records that travel between service and endpoints inside signed envelopes.
+
+A **bundle** is some calls of one function for one endpoint. Its body is the calls' arguments, one
+after another; the header says which bytes belong to which task, so equal arguments travel once.
+
+A **report** is what a worker node tells the service: outcomes of calls, a heartbeat, or a goodbye.
+Its body is the results, one after another.
+
+Both are plain data: nothing in here unpickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from .envelope import Signer, Verifier, check_body, peek
+from .errors import ProtocolError
+from .limits import BUNDLE_LIFETIME
+
+#: Audience of reports.
+SERVICE = "service"
+
+
+class Status:
+    """What a report says of one call."""
+
+    SUCCEEDED = "succeeded"  # ended with a result
+    FAILED = "failed"  # ended with a code
+    LOST = "lost"  # started, and its runner died or was stopped by no fault of the call
+    RETURNED = "returned"  # certainly not started: may go out again at once, costs no attempt
+    RUNNING = "running"  # has started and is not done
+    SKIPPED = "skipped"  # not started, or ended, because it was cancelled
+
+
+class Call(NamedTuple):
+    """One call of a bundle: where its arguments lie in the bundle's body."""
+
+    task_id: str
+    attempt: int
+    offset: int
+    size: int
+
+
+class Outcome(NamedTuple):
+    """What became of one call.
+
+    ``started``: seconds since 1970 (0.0 if it did not start); ``wall``: seconds it ran; ``code`` and
+    ``message`` for failures; ``usage``: resource record, or None; ``payload``: the serialized result, or
+    for TASK_ERROR the JSON description of the exception (see ``umbel.serialize``).
+    """
+
+    task_id: str
+    attempt: int
+    status: str
+    started: float = 0.0
+    wall: float = 0.0
+    code: str | None = None
+    message: str | None = None
+    usage: dict[str, Any] | None = None
+    payload: bytes = b""
+
+
+@dataclass(frozen=True)
+class FunctionRef:
+    """Which function a bundle calls; its body is fetched by ``sha256`` and checked against it."""
+
+    id: str
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How each call of a bundle shall be run. None: the endpoint's own setting.
+
+    ``timeout``: seconds of run time; ``memory``: bytes; ``cpu``: seconds of processor time.
+    """
+
+    timeout: float | None = None
+    memory: int | None = None
+    cpu: float | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Calls of one function, sent to one endpoint at once."""
+
+    id: str
+    endpoint: str
+    function: FunctionRef
+    calls: Sequence[Call]
+    options: RunOptions = field(default_factory=RunOptions)
+    user: str = ""
+    body: bytes = b""
+
+    def seal(self, signer: Signer, now: float) -> tuple[bytes, bytes]:
+        """Sign the bundle; return (head, body), which may travel apart."""
+        header = {
+            "typ": "bundle",
+            "aud": self.endpoint,
+            "iat": now,
+            "exp": now + BUNDLE_LIFETIME,
+            "id": self.id,
+            "function": asdict(self.function),
+            "options": {k: v for k, v in asdict(self.options).items() if v is not None},
+            "user": self.user,
+            "calls": self.calls,
+        }
+        return signer.seal(header, self.body)
+
+    @classmethod
+    def open_head(cls, verifier: Verifier, head: bytes, *, endpoint: str, now: float) -> tuple[Bundle, dict[str, Any]]:
+        """Check a bundle's head; return the bundle without its body, and the header for ``with_body``.
+
+        Raises ProtocolError.
+        """
+        header = verifier.open_head(head, typ="bundle", aud=endpoint, now=now)
+        try:
+            bundle = cls(
+                id=str(header["id"]),
+                endpoint=endpoint,
+                function=FunctionRef(**header["function"]),
+                calls=[Call(*row) for row in header["calls"]],
+                options=RunOptions(**header["options"]),
+                user=str(header["user"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ProtocolError(f"bundle's header lacks or mistypes a field: {error}") from None
+        return bundle, header
+
+    def with_body(self, header: dict[str, Any], body: bytes) -> Bundle:
+        """Return the bundle with ``body``, checked against ``header``. Raises ProtocolError."""
+        check_body(header, body)
+        return Bundle(self.id, self.endpoint, self.function, self.calls, self.options, self.user, body)
+
+
+class Heartbeat(NamedTuple):
+    """What a worker node says of itself.
+
+    ``slots``: calls that it runs at once; ``busy``: slots in use; ``held``: ids of bundles it has taken and
+    not finished; ``facts``: hostname, pid, python, platform, versions, queue and whatever helps people.
+    """
+
+    slots: int
+    busy: int
+    held: Sequence[str]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One message of a worker node to the service.
+
+    ``node``: name of the worker node, unique in its endpoint and kept over restarts; ``instance``: random id
+    of this run of it, so that a restart is seen at once. Exactly one of ``outcomes`` (bundle id → outcomes),
+    ``heartbeat`` and ``goodbye`` (the node stops; what it held and did not report goes back) is set.
+    """
+
+    endpoint: str
+    node: str
+    instance: str
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    heartbeat: Heartbeat | None = None
+    goodbye: bool = False
+
+    def seal(self, signer: Signer, now: float, report_id: str) -> bytes:
+        """Sign the report; return the envelope."""
+        header: dict[str, Any] = {
+            "typ": "report",
+            "aud": SERVICE,
+            "iat": now,
+            "id": report_id,
+            "endpoint": self.endpoint,
+            "node": self.node,
+            "instance": self.instance,
+        }
+        if self.heartbeat is not None:
+            header["heartbeat"] = self.heartbeat._asdict()
+        if self.goodbye:
+            header["goodbye"] = True
+        body = b""
+        if self.outcomes:
+            header["outcomes"] = {
+                bundle: [(*outcome[:-1], len(outcome.payload)) for outcome in outcomes]
+                for bundle, outcomes in self.outcomes.items()
+            }
+            body = b"".join(o.payload for outcomes in self.outcomes.values() for o in outcomes)
+        return b"".join(signer.seal(header, body))
+
+    @classmethod
+    def sender(cls, data: bytes) -> str:
+        """Return the id of the endpoint that a report claims to come from. Raises ProtocolError."""
+        return str(peek(data).get("endpoint", ""))
+
+    @classmethod
+    def open(cls, verifier: Verifier, data: bytes, now: float) -> OpenReport:
+        """Check an envelope and read the report in it. Raises ProtocolError."""
+        header, body = verifier.open(data, typ="report", aud=SERVICE, now=now)
+        try:
+            beat = header.get("heartbeat")
+            return OpenReport(
+                id=str(header["id"]),
+                endpoint=str(header["endpoint"]),
+                node=str(header["node"]),
+                instance=str(header["instance"]),
+                issued=float(header["iat"]),
+                rows=list(_rows(header.get("outcomes", {}))),
+                heartbeat=Heartbeat(**beat) if beat is not None else None,
+                goodbye=bool(header.get("goodbye")),
+                body=body,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProtocolError(f"report's header lacks or mistypes a field: {error}") from None
+
+
+class Row(NamedTuple):
+    """An outcome as the collector sees it: its payload lies at ``offset`` in the report's body."""
+
+    bundle_id: str
+    task_id: str
+    attempt: int
+    status: str
+    started: float
+    wall: float
+    code: str | None
+    message: str | None
+    usage: dict[str, Any] | None
+    offset: int
+    size: int
+
+
+def _rows(outcomes: dict[str, list[list[Any]]]) -> Iterable[Row]:
+    offset = 0
+    for bundle_id, rows in outcomes.items():
+        for task_id, attempt, status, started, wall, code, message, usage, size in rows:
+            yield Row(bundle_id, task_id, attempt, status, started, wall, code, message, usage, offset, size)
+            offset += size
+
+
+@dataclass(frozen=True)
+class OpenReport:
+    """A report that was checked: ``rows`` index into ``body``, which stays one piece."""
+
+    id: str
+    endpoint: str
+    node: str
+    instance: str
+    issued: float
+    rows: list[Row]
+    heartbeat: Heartbeat | None
+    goodbye: bool
+    body: bytes
