@@ -1,0 +1,225 @@
+"""Endpoints: places that run calls, each with its own key, broker account and worker nodes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Row, exists, insert, select
+from sqlalchemy import update as sql_update
+from sqlalchemy.exc import IntegrityError
+
+from umbel.protocol import names
+from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
+
+from .. import acl
+from ..broker import BrokerError
+from ..context import Federation
+from ..tables import endpoints, loads
+from . import liveness, pages
+from .users import User
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_KEY_BYTES = 32
+_e = endpoints.c
+#: Every column of an endpoint, as ``find`` returns them.
+_COLUMNS = (
+    _e.no,
+    _e.id,
+    _e.user_no,
+    _e.name,
+    _e.description,
+    _e.meta,
+    _e.public_key,
+    _e.broker_sha256,
+    _e.created,
+)
+
+
+def register(
+    fed: Federation,
+    user: User,
+    *,
+    name: str,
+    public_key: bytes,
+    description: str = "",
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Add an endpoint; return its description with ``credentials``, which are shown this once only.
+
+    ``public_key``: 32 raw bytes (Ed25519) that its reports will be checked with. Raises BadRequest for an
+    impossible name or key, Conflict (NAME_TAKEN), ServiceUnavailable when the broker cannot be reached; then
+    nothing was added.
+    """
+    _check(name, public_key)
+    password = secrets.token_urlsafe(32)
+    password_sha256 = hashlib.sha256(password.encode()).hexdigest()
+    id = names.new_id()
+    row = {
+        "id": id,
+        "user_no": user.no,
+        "name": name,
+        "description": description,
+        "meta": json.dumps(dict(metadata or {})),
+        "public_key": public_key,
+        "broker_sha256": password_sha256,
+        "created": time.time(),
+    }
+    # the account first: a crash in between leaves an account without an endpoint, which nobody knows the
+    # password of, rather than an endpoint that can never connect
+    with _broker_answers("nothing was registered"):
+        acl.add_endpoint_user(fed, id, password_sha256)
+    try:
+        with fed.database.write() as connection:
+            connection.execute(insert(endpoints).values(row))
+    except IntegrityError:
+        _forget(fed, id)
+        raise Conflict(
+            f"you already have an endpoint named '{name}': choose another name or delete that one",
+            code="NAME_TAKEN",
+            details={"name": name},
+        ) from None
+    credentials = {
+        "endpoint_id": id,
+        "broker_url": acl.credentials_url(fed, id, password),
+        "service_key": base64.b64encode(fed.signer.public_key).decode(),
+    }
+    return {**get(fed, user, id), "credentials": credentials}
+
+
+def find(fed: Federation, user: User, name_or_id: str) -> Row:
+    """Return the row of the user's endpoint with this id or name. Raises NotFound."""
+    with fed.database.read() as connection:
+        return _find(connection, user, name_or_id)
+
+
+def get(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
+    """Return one endpoint's description with the present state of its nodes and queue. Raises NotFound."""
+    with fed.database.read() as connection:
+        row = _find(connection, user, name_or_id)
+        return _described(fed, connection, [row], nodes=liveness.MAX_NODES)[0]
+
+
+def page(
+    fed: Federation, user: User, *, limit: int = pages.DEFAULT_LIMIT, cursor: str | None = None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return one page of the user's endpoints, newest first, and the next cursor.
+
+    At most ``liveness.MAX_NODES_LISTED`` nodes are shown of each; ``get`` shows them all.
+    """
+    query = select(*_COLUMNS).where(_e.user_no == user.no, _e.deleted.is_(None))
+    with fed.database.read() as connection:
+        rows, following = pages.fetch(connection, query, _e.no, limit=limit, cursor=cursor)
+        return _described(fed, connection, rows, nodes=liveness.MAX_NODES_LISTED), following
+
+
+def update(
+    fed: Federation,
+    user: User,
+    name_or_id: str,
+    *,
+    description: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Change what is given (None: leave it) and return the endpoint's description. Raises NotFound."""
+    values: dict[str, Any] = {}
+    if description is not None:
+        values["description"] = description
+    if metadata is not None:
+        values["meta"] = json.dumps(dict(metadata))
+    with fed.database.write() as connection:
+        no = _find(connection, user, name_or_id).no
+        if values:
+            connection.execute(sql_update(endpoints).where(_e.no == no).values(values))
+    return get(fed, user, name_or_id)
+
+
+def delete(fed: Federation, user: User, name_or_id: str) -> None:
+    """Take an endpoint out of use and its broker account away.
+
+    Raises NotFound, and Conflict (IN_USE) while tasks wait or run there.
+    """
+    with fed.database.write() as connection:
+        row = _find(connection, user, name_or_id)
+        if connection.execute(
+            select(exists().where(loads.c.endpoint_no == row.no, loads.c.live > 0))
+        ).scalar():
+            raise Conflict(
+                f"endpoint '{row.name}' still has unfinished tasks: cancel them or wait for their end",
+                code="IN_USE",
+                details={"endpoint_id": row.id},
+            )
+        connection.execute(sql_update(endpoints).where(_e.no == row.no).values(deleted=time.time()))
+    _forget(fed, row.id)
+
+
+@contextmanager
+def _broker_answers(otherwise: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokerError as error:
+        raise ServiceUnavailable(f"the broker does not answer ({error}); {otherwise}, try again") from None
+
+
+def _forget(fed: Federation, endpoint_id: str) -> None:
+    try:
+        acl.remove_endpoint_user(fed, endpoint_id)
+        fed.broker.drop_endpoint(endpoint_id)
+    except BrokerError as error:
+        # its account reaches nothing but its own queue, into which nothing is put any more
+        logger.warning("broker account of endpoint %s is still there: %s", endpoint_id, error)
+
+
+def _check(name: str, public_key: bytes) -> None:
+    if not names.valid_name(name) or names.is_id(name):
+        raise BadRequest(
+            f"'{name[:80]}' cannot name an endpoint: use 1 to 63 letters, digits and . _ -, beginning with a"
+            " letter or digit, and nothing that looks like an id",
+            code="VALIDATION_ERROR",
+            details={"name": name[:80]},
+        )
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise BadRequest(
+            f"public_key has {len(public_key)} bytes; a raw Ed25519 key has {PUBLIC_KEY_BYTES}",
+            code="VALIDATION_ERROR",
+        )
+
+
+def _find(connection: Connection, user: User, name_or_id: str) -> Row:
+    query = select(*_COLUMNS).where(_e.user_no == user.no, _e.deleted.is_(None))
+    query = (
+        query.where(_e.id == name_or_id) if names.is_id(name_or_id) else query.where(_e.name == name_or_id)
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound(
+            f"there is no endpoint '{name_or_id[:80]}' among yours: GET /v1/endpoints lists them",
+            code="ENDPOINT_NOT_FOUND",
+            details={"endpoint": name_or_id[:80]},
+        )
+    return row
+
+
+def _described(fed: Federation, connection: Connection, rows: Any, *, nodes: int) -> list[dict[str, Any]]:
+    states = liveness.look(
+        connection, [row.no for row in rows], since=time.time() - fed.settings.node_lost_after, nodes=nodes
+    )
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "description": row.description,
+            "metadata": json.loads(row.meta),
+            "created": row.created,
+            **states[row.no],
+        }
+        for row in rows
+    ]

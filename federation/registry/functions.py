@@ -1,0 +1,111 @@
+"""Functions: serialized bodies that the service keeps and never opens.
+
+A function never changes. The same owner and the same body are the same function; an edited one is another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from umbel.protocol import limits, names
+from umbel.protocol.errors import NotFound, TooLarge
+
+from ..context import Federation
+from ..tables import functions
+from . import pages
+from .users import User
+
+_f = functions.c
+_COLUMNS = (_f.no, _f.id, _f.name, _f.description, _f.sha256, _f.size, _f.created)
+
+
+def register(
+    fed: Federation, user: User, *, name: str, body: bytes, source: str | None = None, description: str = ""
+) -> dict[str, Any]:
+    """Keep a function and return its description; see ``ensure``."""
+    return ensure(fed, user, name=name, body=body, source=source, description=description)[0]
+
+
+def ensure(
+    fed: Federation, user: User, *, name: str, body: bytes, source: str | None = None, description: str = ""
+) -> tuple[dict[str, Any], bool]:
+    """Return the description of the user's function with this body, and whether it was made now.
+
+    If it was there already, it stays as it is: name, source and description given now count for nothing.
+    Raises TooLarge above ``limits.MAX_FUNCTION_BYTES``.
+    """
+    if len(body) > limits.MAX_FUNCTION_BYTES:
+        raise TooLarge(
+            f"function '{name}' has {len(body)} bytes, at most {limits.MAX_FUNCTION_BYTES} are accepted: "
+            "pass large data as arguments or through files",
+            details={"size": len(body), "limit": limits.MAX_FUNCTION_BYTES},
+        )
+    digest = hashlib.sha256(body).hexdigest()
+    row = {
+        "id": names.new_id(),
+        "name": name,
+        "description": description,
+        "source": source,
+        "sha256": digest,
+        "size": len(body),
+        "created": time.time(),
+    }
+    mine = select(*_COLUMNS, _f.source).where(
+        _f.user_no == user.no, _f.sha256 == digest, _f.deleted.is_(None)
+    )
+    with fed.database.write() as connection:
+        found = connection.execute(mine).first()
+        if found is not None:
+            return _shown(found), False
+        connection.execute(insert(functions).values(user_no=user.no, body=body, **row))
+    return row, True
+
+
+def get(fed: Federation, user: User, id: str) -> dict[str, Any]:
+    """Return the description of one function, with its source. Raises NotFound."""
+    query = select(*_COLUMNS, _f.source).where(_f.id == id, _f.user_no == user.no, _f.deleted.is_(None))
+    with fed.database.read() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        raise _unknown(id)
+    return _shown(row)
+
+
+def page(
+    fed: Federation, user: User, *, limit: int = pages.DEFAULT_LIMIT, cursor: str | None = None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return one page of the user's functions without their sources, newest first, and the next cursor."""
+    query = select(*_COLUMNS).where(_f.user_no == user.no, _f.deleted.is_(None))
+    with fed.database.read() as connection:
+        rows, following = pages.fetch(connection, query, _f.no, limit=limit, cursor=cursor)
+    return [_shown(row) for row in rows], following
+
+
+def delete(fed: Federation, user: User, id: str) -> None:
+    """Take a function out of use; tasks that were submitted before still run. Raises NotFound."""
+    gone = (
+        update(functions)
+        .where(_f.id == id, _f.user_no == user.no, _f.deleted.is_(None))
+        .values(deleted=time.time())
+    )
+    with fed.database.write() as connection:
+        if not connection.execute(gone).rowcount:
+            raise _unknown(id)
+
+
+def _unknown(id: str) -> NotFound:
+    return NotFound(
+        f"there is no function {id} among yours: register it, or list yours with GET /v1/functions",
+        code="FUNCTION_NOT_FOUND",
+        details={"function_id": id},
+    )
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    values = dict(row._mapping)
+    del values["no"]
+    return values
