@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -50,7 +51,7 @@ def _signal_handlers_restored() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_running() -> Iterator[None]:
-    """A test that leaves a thread (not a daemon) or a child process fails and names it; children are killed."""
+    """A test that leaves a thread (not a daemon) or a child process fails and names it."""
     threads, children = set(threading.enumerate()), set(_children())
     yield
 
@@ -71,10 +72,9 @@ def _children() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            # multiprocessing keeps one helper until the interpreter ends; a zombie is only not yet waited for.
-            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(
-                process.cmdline()
-            ):
+            # multiprocessing keeps a helper until the interpreter ends; a zombie only waits for its parent
+            helper = "resource_tracker" in " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and not helper:
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -91,15 +91,11 @@ def _describe(item: object) -> str:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """An end-to-end test whose service is missing skips at a desk, but fails where CI=true."""
     report = yield
-    if (
-        report.skipped
-        and not hasattr(report, "wasxfail")
-        and os.environ.get("CI") == "true"
-        and E2E in item.path.parents
-    ):
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get("CI") == "true" and E2E in item.path.parents:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"skipped although CI=true, where nothing may be missing: {reason}"

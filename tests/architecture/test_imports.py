@@ -14,19 +14,8 @@ from tests.architecture.sources import PACKAGES, PYTHONPATH, ROOT, all_modules, 
 #: Modules that do something when imported.
 PROGRAMS = {"__main__"}
 #: `import umbel` is for notebooks and short scripts: nothing of the server's or the worker's.
-HEAVY = {
-    "alembic",
-    "celery",
-    "flask",
-    "kombu",
-    "marshmallow",
-    "numpy",
-    "paramiko",
-    "psutil",
-    "redis",
-    "sqlalchemy",
-}
-#: How many modules `import umbel` may load beyond a bare interpreter's; the names it offers are loaded on use.
+HEAVY = set("alembic celery flask kombu marshmallow numpy paramiko psutil redis sqlalchemy".split())
+#: How many modules `import umbel` may load beyond a bare interpreter's: its names are loaded on first use.
 LIGHT = 60
 #: ... and with Client and Executor in use.
 IN_USE = 420
