@@ -1,0 +1,274 @@
+"""Child processes that are kept running, in one thread: started, restarted when they die, stopped in order.
+
+A ``Supervisor`` sleeps until a child ends, a signal asks to stop or a restart is due; nothing is polled.
+Children write to their log files themselves, so their last words stay when this process is killed; on Linux
+the kernel ends them when this process ends, however it does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import psutil
+
+from .files import append_private
+
+log = logging.getLogger(__name__)
+
+#: Wait before the first restart of a child, and at most; it doubles each time, seconds.
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 15.0
+#: A child that has run for this long has recovered: its next restart is fast again, seconds.
+RECOVERED_AFTER = 30.0
+#: What a killed child is given to disappear, seconds.
+KILL_GRACE = 1.0
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How one child is run.
+
+    ``environ`` is its whole environment (None: this process's).
+    ``death_signal`` is what it gets when this process dies. ``grace``: seconds from the request to stop to
+    the kill. Children of a lower ``rank`` are stopped first.
+    """
+
+    name: str
+    argv: Sequence[str]
+    cwd: Path
+    environ: Mapping[str, str] | None = None
+    death_signal: signal.Signals = signal.SIGKILL
+    grace: float = 2.0
+    rank: int = 0
+
+
+@dataclass
+class Child:
+    """One child: its process, how often it has died, when it is to be started again (monotonic seconds)."""
+
+    spec: Spec
+    log_file: Path
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0
+    delay: float = FIRST_DELAY
+    due: float | None = field(default=0.0)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs, else None."""
+        return self.process.pid if self.process is not None else None
+
+    def start(self) -> None:
+        """Run the child in a process group of its own, its output to its log file. Raises OSError."""
+        output = append_private(self.log_file)
+        try:
+            self.process = subprocess.Popen(
+                list(self.spec.argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.spec.cwd,
+                env=self.spec.environ,
+                start_new_session=True,
+                preexec_fn=_dies_with_us(self.spec.death_signal),
+            )
+        finally:
+            os.close(output)
+        self.started = time.monotonic()
+        self.due = None
+
+    def died(self, status: int) -> None:
+        """Take note that the process ended; plan its next start."""
+        now = time.monotonic()
+        if now - self.started >= RECOVERED_AFTER:
+            self.delay = FIRST_DELAY
+        self.process = None
+        self.deaths += 1
+        self.due = now + self.delay
+        log.warning("%s ended (%s); started again in %.1f s", self.spec.name, describe(status), self.delay)
+        self.delay = min(self.delay * 2, LONGEST_DELAY)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the child and its process group; nothing happens when it is gone."""
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                pass
+
+
+class Supervisor:
+    """Keeps children running. Use as a context manager, in the main thread: it takes over the signals.
+
+    ``stopping`` turns true at SIGTERM, SIGINT or SIGHUP; a second one hurries the stop. ``changed`` is called
+    after a child was started or found dead.
+    """
+
+    def __init__(self, logs: Path, changed: Callable[[], object] = lambda: None):
+        self.children: dict[str, Child] = {}
+        self.stopping = False
+        self.hurry = False
+        self._logs = logs
+        self._changed = changed
+        self._restore: list[tuple[int, Any]] = []
+
+    def __enter__(self) -> Supervisor:
+        self._wake_read, self._wake_write = os.pipe()
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._restore.append((number, signal.signal(number, self._asked_to_stop)))
+        # a handler of its own, even an empty one, makes SIGCHLD write to the wake-up pipe
+        self._restore.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            signal.set_wakeup_fd(self._old_wakeup)
+            for number, handler in self._restore:
+                signal.signal(number, handler)
+            self._selector.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def add(self, spec: Spec) -> Child:
+        """Start a child and keep it running from now on. Raises OSError when it cannot be run at all."""
+        child = Child(spec, self._logs / f"{spec.name}.log")
+        child.start()
+        self.children[spec.name] = child
+        self._changed()
+        return child
+
+    def step(self, timeout: float) -> None:
+        """Sleep for at most ``timeout`` seconds, or until something happens; start again what is due."""
+        now = time.monotonic()
+        dues = [child.due - now for child in self.children.values() if child.due is not None]
+        self._sleep(max(0.0, min([timeout, *dues])))
+        self._reap()
+        if self.stopping:
+            return
+        now = time.monotonic()
+        for child in self.children.values():
+            if child.due is not None and child.due <= now:
+                self._start_again(child)
+
+    def stop(self) -> None:
+        """Stop all children, rank by rank, each within its grace; kill what remains with its descendants."""
+        self.stopping = True
+        for rank in sorted({child.spec.rank for child in self.children.values()}):
+            self._stop_rank([child for child in self.children.values() if child.spec.rank == rank])
+        self.children.clear()
+        self._changed()
+
+    def _stop_rank(self, children: list[Child]) -> None:
+        alive = [child for child in children if child.process is not None]
+        families = {child.spec.name: _family(child.pid) for child in alive}
+        for child in alive:
+            child.signal_group(signal.SIGTERM)
+        deadline = time.monotonic() + max((child.spec.grace for child in alive), default=0.0)
+        while self._running(alive) and time.monotonic() < deadline and not self.hurry:
+            self._sleep(deadline - time.monotonic())
+        for child in self._running(alive):
+            log.warning("%s did not stop within %.1f s and is killed", child.spec.name, child.spec.grace)
+        for child in alive:
+            kill_processes(families[child.spec.name])
+            if child.process is not None:
+                child.process.wait(KILL_GRACE)
+
+    @staticmethod
+    def _running(children: list[Child]) -> list[Child]:
+        return [child for child in children if child.process is not None and child.process.poll() is None]
+
+    def _reap(self) -> None:
+        for child in self.children.values():
+            status = child.process.poll() if child.process is not None else None
+            if status is not None:
+                child.died(status)
+                self._changed()
+
+    def _start_again(self, child: Child) -> None:
+        try:
+            child.start()
+        except OSError as error:
+            # too many processes, a full disk: it may pass
+            log.error("%s cannot be started: %s", child.spec.name, error)
+            child.due = time.monotonic() + child.delay
+            child.delay = min(child.delay * 2, LONGEST_DELAY)
+        self._changed()
+
+    def _sleep(self, seconds: float) -> None:
+        if self._selector.select(max(0.0, seconds)):
+            try:
+                os.read(self._wake_read, 4096)
+            except BlockingIOError:
+                pass
+
+    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.hurry = self.stopping
+        self.stopping = True
+
+
+def describe(status: int) -> str:
+    """Say how a process with return code ``status`` (negative: minus the signal) ended."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def kill_processes(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes that still are the ones they were when looked up; wait a moment until they are gone."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+    psutil.wait_procs(processes, KILL_GRACE)
+
+
+def _family(pid: int | None) -> list[psutil.Process]:
+    """The process and its present descendants."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _dies_with_us(number: signal.Signals) -> Callable[[], None] | None:
+    if _libc is None:
+        return None
+    parent, prctl = os.getpid(), _libc.prctl
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:
+            # it died in between, and the kernel will not tell
+            os._exit(1)
+
+    return prepare
