@@ -26,7 +26,11 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 64):
         self.url = make_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 64, "pool_pre_ping": not self.sqlite}
+        options: dict[str, Any] = {
+            "pool_size": pool_size,
+            "max_overflow": 64,
+            "pool_pre_ping": not self.sqlite,
+        }
         if self.sqlite:
             # the driver's own transaction handling would begin too late; we say BEGIN ourselves
             options["connect_args"] = {"isolation_level": None, "check_same_thread": False}

@@ -79,9 +79,7 @@ def default_home() -> Path:
     return Path(os.environ.get("UMBEL_HOME") or Path.home() / ".umbel").expanduser().absolute()
 
 
-def load(
-    home: Path | None = None, *, environ: Mapping[str, str] | None = None, **flags: Any
-) -> Settings:
+def load(home: Path | None = None, *, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
     """Read the settings of ``home``; flags that are None count as not given.
 
     Raises SettingsError for unknown keys and values of the wrong kind.

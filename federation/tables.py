@@ -88,6 +88,7 @@ Index(
     sqlite_where=functions.c.deleted.is_(None),
     postgresql_where=functions.c.deleted.is_(None),
 )
+Index("ix_functions_user", functions.c.user_no, functions.c.no)
 
 endpoints = Table(
     "endpoints",
@@ -114,6 +115,7 @@ Index(
     sqlite_where=endpoints.c.deleted.is_(None),
     postgresql_where=endpoints.c.deleted.is_(None),
 )
+Index("ix_endpoints_user", endpoints.c.user_no, endpoints.c.no)
 
 nodes = Table(
     "nodes",
@@ -125,7 +127,8 @@ nodes = Table(
     Column("slots", Integer, nullable=False),
     Column("busy", Integer, nullable=False),
     Column("facts", Text, nullable=False, server_default="{}"),
-    # by the server's clock
+    # by the server's clock: first and last heartbeat of this instance
+    Column("since", Float, nullable=False),
     Column("seen", Float, nullable=False),
     # 1 while it counts as live; 0 after its goodbye or its silence
     Column("live", SmallInteger, nullable=False),
@@ -156,6 +159,7 @@ submissions = Table(
     Column("options", Text, nullable=False, server_default="{}"),
     Column("created", Float, nullable=False),
 )
+Index("ix_submissions_group", submissions.c.group_no)
 
 blobs = Table(
     "blobs",
@@ -235,6 +239,16 @@ _partial("ix_tasks_finished", "finished IS NOT NULL", _t.finished)
 _partial("ix_tasks_completion", "completion IS NOT NULL", _t.group_no, _t.completion)
 Index("ix_tasks_group", _t.group_no, _t.no)
 Index("ix_tasks_user", _t.user_no, _t.no)
+
+# unfinished calls of each user on each endpoint: for taking turns and for back-pressure
+loads = Table(
+    "loads",
+    metadata,
+    Column("endpoint_no", Number, primary_key=True),
+    Column("user_no", Number, primary_key=True),
+    Column("live", Integer, nullable=False),
+)
+Index("ix_loads_user", loads.c.user_no)
 
 # how long the calls of a function run on an endpoint: moving average, seconds
 estimates = Table(

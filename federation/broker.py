@@ -1,0 +1,253 @@
+"""The broker under the federation: Celery queues out, reports in, wake-ups across.
+
+Redis carries, it does not keep: everything in it can be lost and comes back from the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import redis
+from celery import Celery
+from kombu import Connection, Producer
+
+from umbel.protocol import names
+from umbel.protocol.limits import BUNDLE_LIFETIME, INLINE_BODY_BYTES
+
+log = logging.getLogger(__name__)
+
+#: Seconds to connect, and seconds that a command may take.
+CONNECT_TIMEOUT, COMMAND_TIMEOUT = 5.0, 15.0
+#: Bytes of reports taken at once.
+TAKE_BYTES = 16 * 1024 * 1024
+#: A function's body at the broker is looked after again at most this often.
+FUNCTION_CHECK = 60.0
+
+#: What can go wrong with a broker that is down or refuses.
+BrokerError = (redis.RedisError, OSError)
+
+
+class Outgoing(NamedTuple):
+    """A sealed bundle on its way out."""
+
+    endpoint_id: str
+    bundle_id: str
+    head: bytes
+    body: bytes
+    function_name: str
+    function_sha256: str
+    function_body: bytes
+    calls: int
+
+
+class Broker:
+    """One process's connections to the broker; safe to share between threads.
+
+    Every method may raise one of ``BrokerError``.
+    """
+
+    def __init__(self, url: str):
+        self.url = url
+        self.redis: Any = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=COMMAND_TIMEOUT,
+            socket_keepalive=True,
+            health_check_interval=30,
+            max_connections=256,
+        )
+        self._publisher = _Publisher(url)
+        self._functions: dict[tuple[str, str], float] = {}
+
+    @property
+    def address(self) -> str:
+        """``host:port`` that the service itself uses."""
+        parts = urlsplit(self.url)
+        return f"{parts.hostname}:{parts.port or 6379}"
+
+    def send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Put bundles into their endpoints' queues, bodies and functions first."""
+        self._place_bodies(outgoing)
+        self._publisher.publish(outgoing)
+
+    def _place_bodies(self, outgoing: Sequence[Outgoing]) -> None:
+        now = time.monotonic()
+        pipe = self.redis.pipeline(transaction=False)
+        for item in outgoing:
+            known = (item.endpoint_id, item.function_sha256)
+            if self._functions.get(known, 0.0) < now - FUNCTION_CHECK:
+                key = names.function_key(*known)
+                pipe.set(key, item.function_body, ex=int(BUNDLE_LIFETIME))
+                self._functions[known] = now
+            if len(item.body) > INLINE_BODY_BYTES:
+                key = names.body_key(item.endpoint_id, item.bundle_id)
+                pipe.set(key, item.body, ex=int(BUNDLE_LIFETIME))
+        if len(pipe):
+            pipe.execute()
+        if len(self._functions) > 10_000:
+            self._functions.clear()
+
+    def forget_functions(self) -> None:
+        """Place functions again with the next bundles: the broker may have lost them."""
+        self._functions.clear()
+
+    def queued(self, endpoint_id: str) -> set[str]:
+        """Ids of the bundles that lie in an endpoint's queue."""
+        found: set[str] = set()
+        start = 0
+        while messages := self.redis.lrange(names.queue_key(endpoint_id), start, start + 99):
+            found.update(json.loads(message)["headers"]["id"] for message in messages)
+            start += len(messages)
+        return found
+
+    def take(self, collector: str, timeout: float) -> list[bytes]:
+        """Wait up to ``timeout`` seconds for reports; return some, moved to the collector's own list.
+
+        They stay there until ``taken_done``; ``recover`` gives back those of collectors that died.
+        """
+        mine = f"{names.REPORTS_KEY}:{collector}"
+        first = self.redis.blmove(names.REPORTS_KEY, mine, timeout, "RIGHT", "LEFT")
+        if first is None:
+            return []
+        reports, size = [first], len(first)
+        waiting = min(self.redis.llen(names.REPORTS_KEY), 64)
+        while waiting and size < TAKE_BYTES:
+            pipe = self.redis.pipeline(transaction=False)
+            for _ in range(min(waiting, 16)):
+                pipe.lmove(names.REPORTS_KEY, mine, "RIGHT", "LEFT")
+            more = [report for report in pipe.execute() if report is not None]
+            reports += more
+            size += sum(map(len, more))
+            waiting = waiting - 16 if waiting > 16 and more else 0
+        return reports
+
+    def taken_done(self, collector: str, wake: Iterable[str] = ()) -> None:
+        """The taken reports are in the ledger: forget them, and wake those who wait for ``wake`` groups."""
+        pipe = self.redis.pipeline(transaction=False)
+        groups = ",".join(wake)
+        if groups:
+            pipe.publish(names.WAKE_CHANNEL, groups)
+        pipe.delete(f"{names.REPORTS_KEY}:{collector}")
+        pipe.execute()
+
+    def wake(self, groups: Iterable[str]) -> None:
+        """Tell all web servers that groups have news."""
+        text = ",".join(groups)
+        if text:
+            self.redis.publish(names.WAKE_CHANNEL, text)
+
+    def recover(self, collector: str) -> int:
+        """Give back the reports that ``collector`` took and did not finish; return how many."""
+        mine = f"{names.REPORTS_KEY}:{collector}"
+        count = 0
+        while self.redis.lmove(mine, names.REPORTS_KEY, "LEFT", "RIGHT") is not None:
+            count += 1
+        return count
+
+    def cancel(self, endpoint_id: str, task_ids: Sequence[str]) -> None:
+        """Tell an endpoint's workers that calls are not wanted any more, now and after their restart."""
+        now = time.time()
+        key = names.cancelled_key(endpoint_id)
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.zadd(key, {task_id: now for task_id in task_ids})
+        pipe.zremrangebyscore(key, 0, now - BUNDLE_LIFETIME)
+        pipe.expire(key, int(BUNDLE_LIFETIME))
+        pipe.execute()
+        self._publisher.broadcast(endpoint_id, names.CANCEL_COMMAND, {"task_ids": list(task_ids)})
+
+    def drop_endpoint(self, endpoint_id: str) -> None:
+        """Delete everything that belongs to an endpoint."""
+        for key in self.redis.scan_iter(match=names.prefix(endpoint_id) + "*", count=1000):
+            self.redis.delete(key)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._publisher.close()
+        self.redis.close()
+
+
+class _Publisher:
+    """Writes Celery messages into the queues of all endpoints over one connection.
+
+    Workers of an endpoint see queue ``q`` below their key prefix; from here, without a prefix, the same
+    list is the queue named ``<prefix>q``, reached through the default exchange (no bindings needed).
+    """
+
+    def __init__(self, url: str):
+        self._url = url
+        self._lock = threading.Lock()
+        self._app = Celery("umbel-service", broker=url, set_as_current=False)
+        self._app.conf.update(result_backend=None, task_ignore_result=True, control_queue_expires=None)
+        self._producer: Producer | None = None
+
+    def publish(self, outgoing: Sequence[Outgoing]) -> None:
+        with self._lock:
+            try:
+                for item in outgoing:
+                    self._publish(self._open(), item)
+            except Exception:
+                self._shut()  # whatever happened, the next call starts on a fresh connection
+                raise
+
+    def _publish(self, producer: Producer, item: Outgoing) -> None:
+        inline = len(item.body) <= INLINE_BODY_BYTES
+        calls = "1 call" if item.calls == 1 else f"{item.calls} calls"
+        message = self._app.amqp.as_task_v2(
+            item.bundle_id,
+            names.RUN_TASK,
+            args=[b64encode(item.head).decode(), b64encode(item.body).decode() if inline else None],
+            kwargs={},
+            ignore_result=True,
+            shadow=item.function_name,
+            argsrepr=f"{calls} of {item.function_name}",
+            kwargsrepr="{}",
+        )
+        producer.publish(
+            message.body,
+            exchange="",
+            routing_key=names.queue_key(item.endpoint_id),
+            headers=message.headers,
+            serializer="json",
+            **message.properties,
+        )
+
+    def _open(self) -> Producer:
+        if self._producer is None:
+            connection = Connection(self._url, transport_options=_transport_options())
+            self._producer = Producer(connection.channel(), auto_declare=False)
+        return self._producer
+
+    def _shut(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            try:
+                producer.channel.connection.client.close()
+            except BrokerError as error:
+                log.debug("closing a broken connection: %s", error)
+
+    def broadcast(self, endpoint_id: str, command: str, arguments: dict[str, Any]) -> None:
+        """Send a remote-control command to all workers of one endpoint."""
+        options = _transport_options(global_keyprefix=names.prefix(endpoint_id))
+        with Connection(self._url, transport_options=options) as connection:
+            self._app.control.broadcast(command, arguments=arguments, connection=connection)
+
+    def close(self) -> None:
+        with self._lock:
+            self._shut()
+
+
+def _transport_options(**more: Any) -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": COMMAND_TIMEOUT,
+        "socket_keepalive": True,
+        "priority_steps": [0],
+        **more,
+    }

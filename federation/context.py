@@ -1,0 +1,76 @@
+"""What every server process holds: settings, database, broker and the service's signing key."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from umbel.protocol.envelope import Signer, new_private_key
+
+from .broker import Broker
+from .database import Database
+from .functions import FunctionCache
+from .settings import Settings, SettingsError
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The open parts of one service; safe to share between threads."""
+
+    settings: Settings
+    database: Database
+    broker: Broker
+    signer: Signer
+    functions: FunctionCache
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.broker.close()
+        self.database.close()
+
+
+def open_federation(settings: Settings) -> Federation:
+    """Open the database (bringing it to the present schema), the broker and the signing key.
+
+    The broker is not contacted yet. Raises SettingsError when no broker is set and none is embedded.
+    """
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(settings.database)
+    database.create()
+    signer = Signer(private_file(settings.service_key_file, new_private_key))
+    return Federation(settings, database, Broker(broker_url(settings)), signer, FunctionCache(database))
+
+
+def broker_url(settings: Settings) -> str:
+    """The service's own Redis URL: as set, else the one that the embedded broker left in the home."""
+    if settings.broker_url:
+        return settings.broker_url
+    file = settings.home / "redis" / "service.url"
+    try:
+        return file.read_text().strip()
+    except OSError:
+        raise SettingsError(
+            f"no broker: set UMBEL_BROKER_URL, or start the embedded one with 'python -m federation up' ({file} is missing)"
+        ) from None
+
+
+def private_file(file: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the content of ``file``; when it does not exist, ``make()`` it first, for its owner only (0600).
+
+    Two processes that make it at once agree on one content.
+    """
+    if not file.exists():
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent)  # mkstemp: mode 0600
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(make())
+        try:
+            os.link(temporary, file)  # unlike rename, refuses to replace what another has made meanwhile
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(temporary)
+    return file.read_bytes()

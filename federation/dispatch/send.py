@@ -1,0 +1,72 @@
+"""Sending what was planned, after its transaction is committed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from umbel.protocol.messages import Bundle, Call, FunctionRef
+
+from .. import rows
+from ..broker import BrokerError, Outgoing
+from ..context import Federation
+from ..options import Options
+from .refill import Planned
+
+log = logging.getLogger(__name__)
+
+
+def send(fed: Federation, planned: Sequence[Planned]) -> None:
+    """Seal and send bundles.
+
+    When the broker cannot be reached nothing is lost and nothing is raised: the ledger knows the bundles
+    as sent, and the sweeper sends again what no queue contains and nobody holds.
+    """
+    if not planned:
+        return
+    try:
+        blobs = _blobs(fed, planned)
+        fed.broker.send([_outgoing(fed, plan, blobs) for plan in planned])
+    except BrokerError as error:
+        log.warning("broker unreachable, %d bundles will be sent again later: %s", len(planned), error)
+
+
+def _blobs(fed: Federation, planned: Sequence[Planned]) -> dict[int, bytes]:
+    with fed.database.read() as connection:
+        return rows.read_blobs(connection, {call[2] for plan in planned for call in plan.calls})
+
+
+def _outgoing(fed: Federation, plan: Planned, blobs: dict[int, bytes]) -> Outgoing:
+    function = fed.functions.get(plan.function_no)
+    parts: list[bytes] = []
+    placed: dict[tuple[int, int], int] = {}
+    size = 0
+    calls = []
+    for task_id, attempt, blob_no, offset, length in plan.calls:
+        at = placed.get((blob_no, offset))
+        if at is None:
+            at = placed[blob_no, offset] = size
+            parts.append(blobs[blob_no][offset : offset + length])
+            size += length
+        calls.append(Call(task_id, attempt, at, length))
+    bundle = Bundle(
+        id=plan.bundle_id,
+        endpoint=plan.endpoint_id,
+        function=FunctionRef(function.id, function.name, function.sha256, len(function.body)),
+        calls=calls,
+        options=Options.from_json(plan.options).run,
+        user=plan.user,
+        body=b"".join(parts),
+    )
+    head, body = bundle.seal(fed.signer, time.time())
+    return Outgoing(
+        endpoint_id=plan.endpoint_id,
+        bundle_id=plan.bundle_id,
+        head=head,
+        body=body,
+        function_name=function.name,
+        function_sha256=function.sha256,
+        function_body=function.body,
+        calls=len(calls),
+    )

@@ -1,0 +1,236 @@
+"""Reading the ledger: tasks, groups, results."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from umbel.protocol.errors import Conflict, NotFound
+from umbel.protocol.states import FINAL, LIVE, TaskState
+
+from .. import rows
+from ..context import Federation
+from ..registry.pages import fetch
+from ..registry.users import User
+from ..tables import endpoints, functions, groups, nodes, submissions, tasks
+
+#: Bytes of results in one answer of a long poll, before base64.
+ANSWER_BYTES = 6 * 1024 * 1024
+
+_TASK = (
+    tasks,
+    functions.c.id.label("function_id"),
+    functions.c.name.label("function_name"),
+    endpoints.c.id.label("endpoint_id"),
+    groups.c.id.label("group_id"),
+    nodes.c.name.label("node"),
+    submissions.c.options,
+)
+
+
+def _tasks() -> Select[Any]:
+    return (
+        select(*_TASK)
+        .join(functions, functions.c.no == tasks.c.function_no)
+        .join(endpoints, endpoints.c.no == tasks.c.endpoint_no)
+        .join(groups, groups.c.no == tasks.c.group_no)
+        .join(submissions, submissions.c.no == tasks.c.submission_no)
+        .outerjoin(nodes, nodes.c.no == tasks.c.node_no)
+    )
+
+
+def _shown(row: Row[Any]) -> dict[str, Any]:
+    """A task as the API shows it."""
+    options = json.loads(row.options)
+    shown = {
+        name: getattr(row, name)
+        for name in (
+            "id state group_id function_id function_name endpoint_id attempt retried priority created expires "
+            "dispatched started finished wall node code message result_size completion"
+        ).split()
+    }
+    return {
+        **shown,
+        "options": options,
+        "tags": options.get("tags", []),
+        "usage": json.loads(row.usage) if row.usage else None,
+    }
+
+
+def task(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
+    """Return one task. Raises NotFound."""
+    with fed.database.read() as connection:
+        return _shown(_one(connection, user, task_id))
+
+
+def _one(connection: Connection, user: User, task_id: str) -> Row[Any]:
+    row = connection.execute(_tasks().where(tasks.c.id == task_id, tasks.c.user_no == user.no)).first()
+    if row is None:
+        raise NotFound(
+            f"there is no task '{task_id}' (finished tasks are forgotten after the retention time)",
+            code="TASK_NOT_FOUND",
+        )
+    return row
+
+
+def tasks_page(
+    fed: Federation,
+    user: User,
+    *,
+    state: str | None = None,
+    function_id: str | None = None,
+    endpoint_id: str | None = None,
+    group_id: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return a page of the user's tasks, newest first, and the cursor of the next page (None: the last).
+
+    ``since``, ``until``: seconds since 1970, of the submission. Raises BadRequest for a bad cursor.
+    """
+    query = _tasks().where(tasks.c.user_no == user.no)
+    if state is not None:
+        query = query.where(tasks.c.state == rows.constant(TaskState(state).value))
+    if function_id is not None:
+        query = query.where(functions.c.id == function_id)
+    if endpoint_id is not None:
+        query = query.where((endpoints.c.id == endpoint_id) | (endpoints.c.name == endpoint_id))
+    if group_id is not None:
+        query = query.where(groups.c.id == group_id)
+    if since is not None:
+        query = query.where(tasks.c.created >= since)
+    if until is not None:
+        query = query.where(tasks.c.created < until)
+    with fed.database.read() as connection:
+        found, following = fetch(connection, query, tasks.c.no, limit=limit, cursor=cursor)
+    return [_shown(row) for row in found], following
+
+
+def result(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
+    """Return how a task ended and its result. Raises NotFound, Conflict (RESULT_NOT_READY)."""
+    with fed.database.read() as connection:
+        row = _one(connection, user, task_id)
+        if TaskState(row.state) not in FINAL:
+            raise Conflict(
+                f"task '{task_id}' is {row.state}: wait for it, e.g. with GET /v1/groups/{row.group_id}/results",
+                code="RESULT_NOT_READY",
+                details={"state": row.state},
+            )
+        blobs = rows.read_blobs(connection, [row.result_blob_no])
+    return _outcome(row, blobs, row.node)
+
+
+def _outcome(row: Row[Any], blobs: dict[int, bytes], node: str | None) -> dict[str, Any]:
+    """A finished task as results are shown."""
+    data = None
+    if row.result_blob_no is not None:
+        start = row.result_offset
+        data = base64.b64encode(blobs[row.result_blob_no][start : start + row.result_size]).decode()
+    succeeded = row.state == TaskState.SUCCEEDED
+    return {
+        "task_id": row.id,
+        "completion": row.completion,
+        "state": row.state,
+        "code": row.code,
+        "message": row.message,
+        "result": data if succeeded else None,
+        "exception": None if succeeded else data,
+        "node": node,
+        "started": row.started,
+        "finished": row.finished,
+        "wall": row.wall,
+        "usage": json.loads(row.usage) if row.usage else None,
+    }
+
+
+def _group(connection: Connection, user: User, group_id: str) -> Row[Any]:
+    row = connection.execute(
+        select(groups).where(groups.c.id == group_id, groups.c.user_no == user.no)
+    ).first()
+    if row is None:
+        raise NotFound(f"there is no group '{group_id}'", code="GROUP_NOT_FOUND")
+    return row
+
+
+def group(fed: Federation, user: User, group_id: str) -> dict[str, Any]:
+    """Return a group with its tasks counted by state. Raises NotFound."""
+    with fed.database.read() as connection:
+        found = _group(connection, user, group_id)
+        query = (
+            select(tasks.c.state, func.count()).where(tasks.c.group_no == found.no).group_by(tasks.c.state)
+        )
+        counts = {state: count for state, count in connection.execute(query)}
+    return {
+        "id": found.id,
+        "created": found.created,
+        "total": sum(counts.values()),
+        "states": counts,
+        "finished": not any(counts.get(state.value) for state in LIVE),
+    }
+
+
+_RESULT = (
+    tasks.c.id,
+    tasks.c.completion,
+    tasks.c.state,
+    tasks.c.code,
+    tasks.c.message,
+    tasks.c.result_blob_no,
+    tasks.c.result_offset,
+    tasks.c.result_size,
+    tasks.c.node_no,
+    tasks.c.started,
+    tasks.c.finished,
+    tasks.c.wall,
+    tasks.c.usage,
+)
+
+
+def results_after(fed: Federation, user: User, group_id: str, after: int, limit: int) -> dict[str, Any]:
+    """Return the tasks of a group that ended with a completion number above ``after``, in that order.
+
+    ``cursor`` is the number to ask with next; ``live`` is 0 when no task of the group is left to wait for (it may
+    be any other number while there are some). Raises NotFound.
+    """
+    with fed.database.read() as connection:
+        found = _group(connection, user, group_id)
+        query = select(*_RESULT).where(tasks.c.group_no == found.no, tasks.c.completion > after)
+        found_rows: Sequence[Any] = connection.execute(query.order_by(tasks.c.completion).limit(limit)).all()
+        ended = _within(found_rows, ANSWER_BYTES)
+        blobs = rows.read_blobs(connection, {row.result_blob_no for row in ended})
+        node_names = _node_names(connection, {row.node_no for row in ended})
+        live = 0 if ended else _any_live(connection, found.no)
+    return {
+        "results": [_outcome(row, blobs, node_names.get(row.node_no)) for row in ended],
+        "cursor": ended[-1].completion if ended else after,
+        "live": live or len(ended),
+    }
+
+
+def _within(ended: Sequence[Any], most: int) -> Sequence[Any]:
+    """As many rows as hold ``most`` bytes of results together; one at least."""
+    size = 0
+    for index, row in enumerate(ended):
+        size += row.result_size or 0
+        if size > most and index:
+            return ended[:index]
+    return ended
+
+
+def _node_names(connection: Connection, numbers: set[int | None]) -> dict[int | None, str]:
+    wanted = sorted({number for number in numbers if number is not None})
+    if not wanted:
+        return {}
+    query = select(nodes.c.no, nodes.c.name).where(rows.among(connection, nodes.c.no, wanted))
+    return {no: name for no, name in connection.execute(query)}
+
+
+def _any_live(connection: Connection, group_no: int) -> int:
+    query = select(tasks.c.no).where(tasks.c.group_no == group_no, tasks.c.finished.is_(None)).limit(1)
+    return 1 if connection.execute(query).first() is not None else 0

@@ -1,0 +1,53 @@
+"""Retention: finished tasks and their results go after a time, in small batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sqlalchemy import Connection, delete, exists, select
+
+from .. import rows
+from ..context import Federation
+from ..tables import groups, idempotency, submissions, tasks
+
+#: Rows deleted in one transaction, so that the hot path never waits long for it.
+BATCH = 1000
+#: How long answers of submissions are kept for repeated requests.
+IDEMPOTENCY_SECONDS = 86400.0
+
+
+def retain(fed: Federation, now: float) -> int:
+    """Delete one batch of what is older than the retention time; return how many tasks went."""
+    with fed.database.read() as connection:
+        old = select(tasks.c.no).where(tasks.c.finished < now - fed.settings.retention)
+        if connection.execute(old.limit(1)).first() is None:
+            return 0
+    with fed.database.write() as connection:
+        columns = tasks.c.no, tasks.c.blob_no, tasks.c.result_blob_no, tasks.c.submission_no, tasks.c.group_no
+        query = select(*columns).where(tasks.c.finished < now - fed.settings.retention)
+        found = connection.execute(query.order_by(tasks.c.finished).limit(BATCH)).all()
+        connection.execute(delete(tasks).where(rows.among(connection, tasks.c.no, [row.no for row in found])))
+        uses = Counter(row.blob_no for row in found)
+        uses.update(row.result_blob_no for row in found if row.result_blob_no is not None)
+        rows.release_blobs(connection, uses)
+        _drop_empty_groups(connection, {row.group_no for row in found})
+    return len(found)
+
+
+def _drop_empty_groups(connection: Connection, group_nos: set[int]) -> None:
+    """Delete groups without tasks, with their submissions."""
+    mine = select(tasks.c.no).where(tasks.c.group_no == groups.c.no)
+    query = select(groups.c.no).where(rows.among(connection, groups.c.no, sorted(group_nos)), ~exists(mine))
+    empty = [no for (no,) in connection.execute(query)]
+    if empty:
+        connection.execute(delete(submissions).where(rows.among(connection, submissions.c.group_no, empty)))
+        connection.execute(delete(groups).where(rows.among(connection, groups.c.no, empty)))
+
+
+def forget_answers(fed: Federation, now: float) -> int:
+    """Delete old answers of submissions; return how many."""
+    with fed.database.write() as connection:
+        result = connection.execute(
+            delete(idempotency).where(idempotency.c.created < now - IDEMPOTENCY_SECONDS)
+        )
+    return result.rowcount

@@ -1,0 +1,249 @@
+"""Accepting work: one request, one transaction, whatever the number of calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from umbel.protocol import limits, names
+from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge, TooMany
+from umbel.protocol.states import TaskState
+
+from .. import dispatch, rows
+from ..context import Federation
+from ..options import Options
+from ..registry.users import User
+from ..tables import endpoints, functions, groups, idempotency, loads, submissions, tasks
+
+#: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it needs.
+BLOB_BYTES = 256 * 1024
+#: When a queue is full, ask again after this long.
+RETRY_AFTER = 1.0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Calls of one function on one endpoint.
+
+    ``payloads``: serialized arguments, one per call. ``group_id``: the group that the tasks join; one that does
+    not exist is made with this id; None: a new one.
+    """
+
+    function_id: str
+    endpoint_id: str
+    payloads: Sequence[bytes]
+    group_id: str | None = None
+    options: Options = field(default_factory=Options)
+
+    def digest(self) -> str:
+        """SHA-256 of everything that the submission says."""
+        hasher = hashlib.sha256()
+        head = [self.function_id, self.endpoint_id, self.group_id, self.options.to_json()]
+        hasher.update(json.dumps([head, list(map(len, self.payloads))]).encode())
+        hasher.update(b"".join(self.payloads))
+        return hasher.hexdigest()
+
+
+def submit(
+    fed: Federation, user: User, submission: Submission, idempotency_key: str | None = None
+) -> dict[str, Any]:
+    """Accept a submission; return ``{"group_id", "task_ids"}``.
+
+    When this returns, the tasks are on disk and will be run. When it raises, nothing was accepted. The same
+    ``idempotency_key`` with the same submission gets the first one's answer again.
+
+    Raises NotFound (function, endpoint), BadRequest, TooLarge, TooMany (``QUEUE_FULL``), Conflict
+    (``IDEMPOTENCY_MISMATCH``, or a group of somebody else's).
+    """
+    _check(submission)
+    now = time.time()
+    try:
+        with fed.database.write() as connection:
+            earlier = _earlier(connection, user, submission, idempotency_key)
+            if earlier is not None:
+                return earlier
+            endpoint = _endpoint(connection, user, submission.endpoint_id)
+            rows.lock_endpoints(connection, [endpoint.no])
+            _check_room(connection, fed, user, endpoint)
+            answer = _insert(connection, user, endpoint, submission, now)
+            if idempotency_key is not None:
+                connection.execute(
+                    insert(idempotency),
+                    {
+                        "user_no": user.no,
+                        "key": idempotency_key,
+                        "sha256": submission.digest(),
+                        "answer": json.dumps(answer),
+                        "created": now,
+                    },
+                )
+            planned = dispatch.refill(fed, connection, endpoint.no, now)
+    except IntegrityError:
+        # the same key or group at the same moment in another process: by now the first one is there
+        with fed.database.read() as connection:
+            earlier = _earlier(connection, user, submission, idempotency_key)
+        if earlier is None:
+            raise Conflict("the same group was created at the same moment: send the request again") from None
+        return earlier
+    dispatch.send(fed, planned)
+    return answer
+
+
+def _check(submission: Submission) -> None:
+    count = len(submission.payloads)
+    if not 1 <= count <= limits.MAX_CALLS_PER_SUBMISSION:
+        raise BadRequest(
+            f"a submission holds 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, this one {count}",
+            code="VALIDATION_ERROR",
+        )
+    largest = max(map(len, submission.payloads))
+    if largest > limits.MAX_PAYLOAD_BYTES:
+        raise TooLarge(
+            f"the arguments of one call are {largest} bytes; {limits.MAX_PAYLOAD_BYTES} are allowed: "
+            "pass a file's path or a reference instead",
+            details={"size": largest, "limit": limits.MAX_PAYLOAD_BYTES},
+        )
+
+
+def _earlier(
+    connection: Connection, user: User, submission: Submission, key: str | None
+) -> dict[str, Any] | None:
+    if key is None:
+        return None
+    query = select(idempotency.c.sha256, idempotency.c.answer)
+    row = connection.execute(query.where(idempotency.c.user_no == user.no, idempotency.c.key == key)).first()
+    if row is None:
+        return None
+    if row.sha256 != submission.digest():
+        raise Conflict(
+            f"Idempotency-Key '{key}' was used for another submission: take a new key",
+            code="IDEMPOTENCY_MISMATCH",
+        )
+    return dict(json.loads(row.answer))
+
+
+def _endpoint(connection: Connection, user: User, id_or_name: str) -> Any:
+    column = endpoints.c.id if names.is_id(id_or_name) else endpoints.c.name
+    query = select(endpoints.c.no, endpoints.c.id).where(
+        column == id_or_name, endpoints.c.user_no == user.no, endpoints.c.deleted.is_(None)
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound(
+            f"there is no endpoint '{id_or_name}': see 'umbel endpoints'", code="ENDPOINT_NOT_FOUND"
+        )
+    return row
+
+
+def _check_room(connection: Connection, fed: Federation, user: User, endpoint: Any) -> None:
+    """Bound the unfinished calls of one endpoint and of one user."""
+    total = func.coalesce(func.sum(loads.c.live), 0)
+    for limit, column, no, whose in (
+        (fed.settings.max_endpoint_calls, loads.c.endpoint_no, endpoint.no, "this endpoint"),
+        (fed.settings.max_user_calls, loads.c.user_no, user.no, "you"),
+    ):
+        live = connection.execute(select(total).where(column == no)).scalar_one()
+        if live >= limit:
+            raise TooMany(
+                f"{live} calls of {whose} are not finished yet, {limit} are allowed: send more when some are done",
+                code="QUEUE_FULL",
+                details={"live": live, "limit": limit, "retry_after": RETRY_AFTER},
+            )
+
+
+def _insert(
+    connection: Connection, user: User, endpoint: Any, submission: Submission, now: float
+) -> dict[str, Any]:
+    function_no = _function(connection, user, submission.function_id)
+    group_no, group_id = _group(connection, user, submission.group_id, now)
+    options = submission.options
+    submission_no = rows.insert_one(
+        connection,
+        submissions,
+        {
+            "group_no": group_no,
+            "user_no": user.no,
+            "endpoint_no": endpoint.no,
+            "function_no": function_no,
+            "options": options.to_json(),
+            "created": now,
+        },
+    )
+    count = len(submission.payloads)
+    task_ids = names.new_task_ids(count, int(now * 1000))
+    common = {
+        "submission_no": submission_no,
+        "group_no": group_no,
+        "user_no": user.no,
+        "endpoint_no": endpoint.no,
+        "function_no": function_no,
+        "state": TaskState.QUEUED.value,
+        "priority": options.priority,
+        "attempt": 0,
+        "created": now,
+        "expires": now + options.expires if options.expires is not None else None,
+    }
+    places = _store(connection, submission.payloads)
+    connection.execute(
+        insert(tasks),
+        [
+            {**common, "id": task_id, "blob_no": no, "blob_offset": offset, "blob_size": size}
+            for task_id, (no, offset, size) in zip(task_ids, places)
+        ],
+    )
+    rows.add_load(connection, {(endpoint.no, user.no): count})
+    return {"group_id": group_id, "task_ids": task_ids}
+
+
+def _function(connection: Connection, user: User, function_id: str) -> int:
+    query = select(functions.c.no).where(
+        functions.c.id == function_id, functions.c.user_no == user.no, functions.c.deleted.is_(None)
+    )
+    no = connection.execute(query).scalar()
+    if no is None:
+        raise NotFound(
+            f"there is no function '{function_id}': register it first (POST /v1/functions)",
+            code="FUNCTION_NOT_FOUND",
+        )
+    return int(no)
+
+
+def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
+    if group_id is not None:
+        row = connection.execute(select(groups.c.no, groups.c.user_no).where(groups.c.id == group_id)).first()
+        if row is not None and row.user_no != user.no:
+            raise NotFound(f"there is no group '{group_id}'", code="GROUP_NOT_FOUND")
+        if row is not None:
+            return row.no, group_id
+    group_id = group_id or names.new_id()
+    return rows.insert_one(connection, groups, {"id": group_id, "user_no": user.no, "created": now}), group_id
+
+
+def _store(connection: Connection, payloads: Sequence[bytes]) -> list[tuple[int, int, int]]:
+    """Store payloads in few blobs, equal ones once; return (blob, offset, size) for each."""
+    parts: list[list[bytes]] = [[]]
+    refs = [0]
+    size = 0
+    known: dict[bytes, tuple[int, int]] = {}
+    places: list[tuple[int, int, int]] = []
+    for payload in payloads:
+        place = known.get(payload)
+        if place is None:
+            if size and size + len(payload) > BLOB_BYTES:
+                parts.append([])
+                refs.append(0)
+                size = 0
+            place = known[payload] = len(parts) - 1, size
+            parts[-1].append(payload)
+            size += len(payload)
+        refs[place[0]] += 1
+        places.append((*place, len(payload)))
+    numbers = [rows.add_blob(connection, b"".join(part), count) for part, count in zip(parts, refs)]
+    return [(numbers[part], offset, length) for part, offset, length in places]

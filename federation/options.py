@@ -1,0 +1,64 @@
+"""What a submission may ask for beside its function, endpoint and arguments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS
+from umbel.protocol.messages import RunOptions
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a submission; they hold for each of its calls. Times in seconds, sizes in bytes.
+
+    ``timeout``: run time after which a call is ended with TIMEOUT. ``memory``, ``cpu``: likewise. ``expires``:
+    time in the queue after which a call that has not started ends as expired. ``retries``: how often a call
+    that raised is run again; ``retry_on``: only for these exception names (``ValueError`` or
+    ``package.Error``), empty: for all. ``priority``: −100 to 100, higher goes first among the user's own calls.
+    ``max_attempts``: how often a call is started at most when workers die under it. ``tags``: free labels.
+    """
+
+    timeout: float | None = None
+    memory: int | None = None
+    cpu: float | None = None
+    expires: float | None = None
+    retries: int = 0
+    retry_on: tuple[str, ...] = ()
+    priority: int = 0
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    tags: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the options that differ from the defaults as a JSON object."""
+        return json.dumps({k: v for k, v in asdict(self).items() if v != _DEFAULTS[k]}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Options:
+        """Read what ``to_json`` wrote."""
+        return _read(text)
+
+    @property
+    def run(self) -> RunOptions:
+        """The part that the worker needs."""
+        return RunOptions(timeout=self.timeout, memory=self.memory, cpu=self.cpu)
+
+    def retries_on(self, exception: str) -> bool:
+        """Tell whether an exception, named ``module.Class``, is one to retry on."""
+        return not self.retry_on or any(
+            exception == name or exception.rpartition(".")[2] == name for name in self.retry_on
+        )
+
+
+_DEFAULTS = asdict(Options())
+
+
+@lru_cache(maxsize=1024)
+def _read(text: str) -> Options:
+    values = json.loads(text)
+    for name in ("retry_on", "tags"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return Options(**values)

@@ -1,0 +1,46 @@
+"""What the long-running commands of the server share: flags, logging, signals."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from umbel.protocol.errors import UmbelError
+
+from .context import Federation, open_federation
+from .settings import load
+
+#: Set when the process shall stop.
+Stop = threading.Event
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def run_process(name: str, run: Callable[[Federation, Stop], None], argv: Sequence[str] | None = None) -> int:
+    """Open the federation of ``--home`` and call ``run`` until SIGTERM or SIGINT sets its event.
+
+    Returns the exit code: 0, or 2 with a sentence when the settings cannot be used.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m federation {name}")
+    parser.add_argument("--home", type=Path, help="folder of the service (default: $UMBEL_HOME or ~/.umbel)")
+    flags = parser.parse_args(argv)
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        settings = load(flags.home)
+        logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+        fed = open_federation(settings)
+    except UmbelError as error:
+        print(f"umbel: {error.message}", file=sys.stderr)
+        return 2
+    try:
+        run(fed, stop)
+    finally:
+        fed.close()
+    return 0

@@ -1,0 +1,234 @@
+"""The sweeper: finds what went wrong silently, and mends it from the ledger.
+
+Every step may be run at any time, by any number of sweepers, and does nothing where all is well.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from umbel.protocol import names
+from umbel.protocol.limits import HEARTBEAT_INTERVAL
+
+from . import acl, collect, dispatch, rows
+from .broker import BrokerError
+from .context import Federation
+from .ledger.cancel import expire
+from .ledger.nodes import held_tasks
+from .ledger.requeue import COLUMNS, put_back, put_back_lost
+from .ledger.retain import forget_answers, retain
+from .process import Stop, run_process
+from .tables import bundles, endpoints, loads, nodes, tasks
+
+log = logging.getLogger(__name__)
+
+#: Endpoints refilled, and bundles looked after, in one sweep.
+BATCH = 500
+#: Times that retention may delete a batch in one sweep.
+RETAIN_BATCHES = 5
+
+
+class Sweeper:
+    """All the mending steps, in order."""
+
+    def __init__(self, fed: Federation):
+        self.fed = fed
+
+    def sweep(self) -> None:
+        """Do every step once; a step that fails does not stop the others."""
+        steps: list[Callable[[], Any]] = [
+            self.restore_broker,
+            self.bury_nodes,
+            self.resend,
+            self.expire,
+            self.refill,
+            self.retain,
+        ]
+        for step in steps:
+            try:
+                step()
+            except BrokerError as error:
+                log.warning("%s: broker unreachable: %s", step.__name__, error)
+            except SQLAlchemyError as error:
+                log.warning("%s: database: %s", step.__name__, error)
+
+    def restore_broker(self) -> bool:
+        """When the broker lost its data: accounts again, and every bundle it may have lost goes back.
+
+        Returns whether it had.
+        """
+        redis = self.fed.broker.redis
+        if redis.exists(names.EPOCH_KEY):
+            return False
+        log.warning("the broker is new or has lost its data: setting it up from the ledger")
+        acl.ensure_endpoint_users(self.fed)
+        self.fed.broker.forget_functions()
+        now = time.time()
+        self._resend(now)
+        # written last: a sweeper that dies before starts over
+        redis.set(names.EPOCH_KEY, str(now), nx=True)
+        return True
+
+    def bury_nodes(self) -> None:
+        """Nodes silent for too long are dead; their calls go back, or end with WORKER_LOST."""
+        now = time.time()
+        if not self._ears_open(now):
+            return
+        silent = select(nodes.c.no, nodes.c.endpoint_no, nodes.c.name).where(
+            nodes.c.live == 1, nodes.c.seen < now - self.fed.settings.node_lost_after
+        )
+        with self.fed.database.read() as connection:
+            found = connection.execute(silent.limit(BATCH)).all()
+        for node in found:
+            self._bury(node, now)
+
+    def _ears_open(self, now: float) -> bool:
+        """Whether silence means something: a collector has listened for as long, to a broker up for as long."""
+        patience = self.fed.settings.node_lost_after
+        epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
+        if epoch is None or float(epoch) > now - patience:
+            return False
+        return any(
+            beat["beat"] > now - 3 * collect.WAIT and beat["since"] < now - patience
+            for beat in collect.collectors(self.fed).values()
+        )
+
+    def _bury(self, node: Any, now: float) -> None:
+        with self.fed.database.write() as connection:
+            rows.lock_endpoints(connection, [node.endpoint_no])
+            dead = update(nodes).where(
+                nodes.c.no == node.no,
+                nodes.c.live == 1,
+                nodes.c.seen < now - self.fed.settings.node_lost_after,
+            )
+            if not connection.execute(dead.values(live=0, busy=0)).rowcount:
+                return  # it spoke meanwhile
+            left = held_tasks(connection, node.no)
+            groups = put_back_lost(connection, left, now, {})
+            planned = dispatch.refill(self.fed, connection, node.endpoint_no, now)
+        log.warning("node %s is silent for too long: %d calls go back or end", node.name, len(left))
+        dispatch.send(self.fed, planned)
+        self.fed.broker.wake(groups)
+
+    def resend(self) -> None:
+        """Bundles that no queue contains and no live node holds go back."""
+        if self._hears(time.time()):
+            self._resend(time.time() - self.fed.settings.resend_after)
+
+    def _hears(self, now: float) -> bool:
+        """Whether reports are taken in just now: else a bundle may be done and nobody has heard of it."""
+        beats = collect.collectors(self.fed).values()
+        calm = self.fed.settings.resend_after
+        return any(beat["beat"] > now - 3 * collect.WAIT and beat["since"] < now - calm for beat in beats)
+
+    def _resend(self, before: float) -> None:
+        """Look after the bundles that were sent, or held for the last time, before that moment."""
+        suspects = select(
+            bundles.c.no, bundles.c.id, bundles.c.endpoint_no, bundles.c.sent, bundles.c.node_no
+        ).where(bundles.c.sent < before, bundles.c.held.is_(None) | (bundles.c.held < before))
+        with self.fed.database.read() as connection:
+            found = connection.execute(
+                suspects.order_by(bundles.c.endpoint_no, bundles.c.sent).limit(BATCH)
+            ).all()
+            live = set(
+                connection.execute(
+                    select(nodes.c.no).where(nodes.c.live == 1, nodes.c.seen < before)
+                ).scalars()
+            )
+        by_endpoint: dict[int, list[Any]] = defaultdict(list)
+        for bundle in found:
+            # its node is live and has been silent for as long: the node's burial decides, not we
+            if bundle.node_no is None or bundle.node_no not in live:
+                by_endpoint[bundle.endpoint_no].append(bundle)
+        for endpoint_no, suspected in by_endpoint.items():
+            self._resend_at(endpoint_no, suspected, before)
+
+    def _resend_at(self, endpoint_no: int, suspected: Sequence[Any], before: float) -> None:
+        with self.fed.database.read() as connection:
+            query = select(endpoints.c.id).where(endpoints.c.no == endpoint_no)
+            endpoint_id = connection.execute(query).scalar_one()
+        queued = self.fed.broker.queued(endpoint_id)
+        lost = [bundle.no for bundle in suspected if bundle.id not in queued]
+        if not lost:
+            return
+        now = time.time()
+        with self.fed.database.write() as connection:
+            rows.lock_endpoints(connection, [endpoint_no])
+            still = select(bundles.c.no, bundles.c.sent, bundles.c.node_no).where(
+                rows.among(connection, bundles.c.no, lost),
+                bundles.c.held.is_(None) | (bundles.c.held < before),
+            )
+            gone = {row.no: row for row in connection.execute(still)}
+            calls = connection.execute(
+                select(*COLUMNS).where(rows.among(connection, tasks.c.bundle_no, sorted(gone)))
+            ).all()
+            deaths = self._deaths(connection, endpoint_no)
+            run = [call for call in calls if _may_have_run(gone[call.bundle_no], deaths)]
+            put_back(connection, [call for call in calls if call not in run], counted=False)
+            groups = put_back_lost(connection, run, now, {})
+            planned = dispatch.refill(self.fed, connection, endpoint_no, now)
+        log.warning(
+            "%d bundles of endpoint %s were lost: %d calls go back", len(gone), endpoint_id, len(calls)
+        )
+        dispatch.send(self.fed, planned)
+        self.fed.broker.wake(groups)
+
+    @staticmethod
+    def _deaths(connection: Any, endpoint_no: int) -> float:
+        """When a worker of the endpoint last died or restarted, or 0."""
+        query = select(nodes.c.since, nodes.c.seen, nodes.c.live).where(nodes.c.endpoint_no == endpoint_no)
+        return max((row.since if row.live else row.seen for row in connection.execute(query)), default=0.0)
+
+    def expire(self) -> None:
+        """Calls that have not started before their ``expires`` end."""
+        while expire(self.fed, time.time()):
+            pass
+
+    def refill(self) -> None:
+        """Windows that have room although calls wait (as after a crash between commit and sending) are refilled."""
+        with self.fed.database.read() as connection:
+            query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
+            waiting = connection.execute(query.limit(BATCH)).scalars().all()
+        for endpoint_no in waiting:
+            now = time.time()
+            with self.fed.database.write() as connection:
+                rows.lock_endpoints(connection, [endpoint_no])
+                planned = dispatch.refill(self.fed, connection, endpoint_no, now)
+            dispatch.send(self.fed, planned)
+
+    def retain(self) -> None:
+        """Finished tasks older than the retention time go, a few batches in each sweep."""
+        now = time.time()
+        forget_answers(self.fed, now)
+        for _ in range(RETAIN_BATCHES):
+            if not retain(self.fed, now):
+                return
+
+
+def _may_have_run(bundle: Any, last_death: float) -> bool:
+    """Whether a lost bundle may have been started.
+
+    Who takes a bundle says so in its next heartbeat. When nobody did, and no worker of the endpoint has died
+    or restarted since it was sent, then nobody took it: it was lost on the way and costs no attempt.
+    """
+    return bundle.node_no is not None or last_death > bundle.sent - HEARTBEAT_INTERVAL
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m federation sweep``: sweep until SIGTERM."""
+
+    def run(fed: Federation, stop: Stop) -> None:
+        sweeper = Sweeper(fed)
+        while True:
+            sweeper.sweep()
+            if stop.wait(fed.settings.sweep_interval):
+                return
+
+    return run_process("sweep", run, argv)

@@ -1,0 +1,102 @@
+"""Waking long polls: one Redis subscription per process, any number of waiting threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from umbel.protocol import names
+
+from .broker import Broker, BrokerError
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """One waiting thread's place: set as soon as its group has news."""
+
+    def __init__(self) -> None:
+        self._news = threading.Event()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for news; return whether there were any, and be ready for the next."""
+        news = self._news.wait(timeout)
+        self._news.clear()
+        return news
+
+    def notify(self) -> None:
+        """Wake the thread that waits here."""
+        self._news.set()
+
+
+class Waker:
+    """Hears of news in groups and wakes those who watch them.
+
+    A wake-up may be spurious (after a reconnect all are woken), never lost while the broker is up: watch
+    first, then look into the ledger, then wait.
+    """
+
+    def __init__(self, broker: Broker):
+        self._broker = broker
+        self._watches: dict[str, set[Watch]] = defaultdict(set)
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def watch(self, group_id: str) -> Iterator[Watch]:
+        """Hear of news in ``group_id`` for as long as the block lasts."""
+        watch = Watch()
+        with self._lock:
+            self._watches[group_id].add(watch)
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                watches = self._watches[group_id]
+                watches.discard(watch)
+                if not watches:
+                    del self._watches[group_id]
+
+    @property
+    def stopped(self) -> bool:
+        """True once ``stop`` was called: waiting polls shall answer."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Wake everybody for the last time."""
+        self._stopped.set()
+        self._notify_all()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._listen()
+            except BrokerError as error:
+                log.warning("waker lost the broker, trying again: %s", error)
+                self._stopped.wait(0.5)
+
+    def _listen(self) -> None:
+        with self._broker.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(names.WAKE_CHANNEL)
+            self._notify_all()  # whatever was said while nobody listened
+            while not self._stopped.is_set():
+                message = pubsub.get_message(timeout=5.0)
+                if message is not None:
+                    self._notify(message["data"].decode().split(","))
+
+    def _notify(self, groups: list[str]) -> None:
+        with self._lock:
+            for group in groups:
+                for watch in self._watches.get(group, ()):
+                    watch.notify()
+
+    def _notify_all(self) -> None:
+        with self._lock:
+            for watches in self._watches.values():
+                for watch in watches:
+                    watch.notify()
