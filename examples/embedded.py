@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+from umbel import Client, UmbelError
+from umbel.auth import find_account
 
 ROOT = Path(__file__).resolve().parents[1]
 START_DEADLINE = 60.0  # seconds until the endpoint must be online
@@ -28,20 +27,21 @@ def embedded_federation(workers: int = 2) -> Iterator[str]:
 
     Raises RuntimeError with the end of the service's log if it does not start, or not stop, in time.
     """
-    with tempfile.TemporaryDirectory(prefix="umbel-", ignore_cleanup_errors=True) as folder:
-        _forget_other_services(home=folder)
-        port = _free_port()
-        log = Path(folder, "up.log")
+    with tempfile.TemporaryDirectory(prefix="umbel-", ignore_cleanup_errors=True) as home:
+        _forget_other_services(home)
+        log = Path(home, "output.log")
+        command = [sys.executable, "-m", "federation", "up", "--home", home, "--port", "0"]
         with log.open("wb") as output:
             # A session of its own: Ctrl-C is for this program, which then stops the service in good order.
             process = subprocess.Popen(
-                [sys.executable, "-m", "federation", "up", "--home", folder, "--port", str(port),
-                 "--workers", str(workers)],
-                cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                [*command, "--workers", str(workers)],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
-            _wait_until_online(process, f"http://127.0.0.1:{port}", Path(folder, "client.json"), log)
-            yield f"http://127.0.0.1:{port}"
+            yield _wait_until_online(process, log)
         finally:
             _stop(process, log)
 
@@ -62,36 +62,17 @@ def _forget_other_services(home: str) -> None:
     os.environ["UMBEL_HOME"] = home
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_online(process: subprocess.Popen[bytes], url: str, token_file: Path, log: Path) -> None:
+def _wait_until_online(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the service's URL as soon as its endpoint has a live worker."""
     deadline = time.monotonic() + START_DEADLINE
-    while not _online(url, token_file):
-        if process.poll() is not None:
-            raise RuntimeError(f"the service ended with status {process.returncode}:\n{_tail(log)}")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"the endpoint is not online after {START_DEADLINE:g} s:\n{_tail(log)}")
-        time.sleep(0.05)
-
-
-def _online(url: str, token_file: Path) -> bool:
-    """Tell whether the service answers and its endpoint has a live worker."""
-    try:
-        token = json.loads(token_file.read_text())["token"]
-        request = urllib.request.Request(
-            f"{url}/v1/endpoints/local", headers={"Authorization": f"Bearer {token}"}
-        )
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return bool(json.load(answer)["state"] == "online")
-    except (
-        OSError,
-        ValueError,
-    ):  # no token file yet, or half of one; nobody listens yet; 404 until registered
-        return False
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with Client(patience=1.0) as client:
+                if client.get_endpoint("local")["state"] == "online":
+                    return find_account().url
+        except UmbelError:  # not there yet: no token file, no web server or no endpoint
+            time.sleep(0.05)
+    raise RuntimeError(f"the service did not start within {START_DEADLINE:g} s:\n{_tail(log)}")
 
 
 def _stop(process: subprocess.Popen[bytes], log: Path) -> None:
