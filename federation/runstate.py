@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 
 from .files import write_private
-from .supervise import Child, kill_processes
+from .processes import kill_processes, wait_for_end
+from .supervise import Child
 
 #: What leftovers are given to end by themselves, seconds.
 LEFTOVER_GRACE = 3.0
@@ -63,8 +64,7 @@ def end_leftovers(home: Path) -> list[str]:
             process.terminate()
         except psutil.NoSuchProcess:
             continue
-    _, alive = psutil.wait_procs(families, LEFTOVER_GRACE)
-    kill_processes(alive)
+    kill_processes(wait_for_end(families, LEFTOVER_GRACE))
     return sorted(found)
 
 

@@ -7,13 +7,11 @@ the kernel ends them when this process ends, however it does.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +19,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import psutil
-
 from .files import append_private
+from .processes import KILL_GRACE, describe, dies_with_us, family, kill_processes
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +29,6 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 15.0
 #: A child that has run for this long has recovered: its next restart is fast again, seconds.
 RECOVERED_AFTER = 30.0
-#: What a killed child is given to disappear, seconds.
-KILL_GRACE = 1.0
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class Child:
                 cwd=self.spec.cwd,
                 env=self.spec.environ,
                 start_new_session=True,
-                preexec_fn=_dies_with_us(self.spec.death_signal),
+                preexec_fn=dies_with_us(self.spec.death_signal),
             )
         finally:
             os.close(output)
@@ -185,7 +177,7 @@ class Supervisor:
 
     def _stop_rank(self, children: list[Child]) -> None:
         alive = [child for child in children if child.process is not None]
-        families = {child.spec.name: _family(child.pid) for child in alive}
+        families = {child.spec.name: family(child.pid) for child in alive}
         for child in alive:
             child.signal_group(signal.SIGTERM)
         deadline = time.monotonic() + max((child.spec.grace for child in alive), default=0.0)
@@ -229,46 +221,3 @@ class Supervisor:
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.hurry = self.stopping
         self.stopping = True
-
-
-def describe(status: int) -> str:
-    """Say how a process with return code ``status`` (negative: minus the signal) ended."""
-    if status >= 0:
-        return f"exit code {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
-
-
-def kill_processes(processes: Sequence[psutil.Process]) -> None:
-    """Kill processes that still are the ones they were when looked up; wait a moment until they are gone."""
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            pass
-    psutil.wait_procs(processes, KILL_GRACE)
-
-
-def _family(pid: int | None) -> list[psutil.Process]:
-    """The process and its present descendants."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _dies_with_us(number: signal.Signals) -> Callable[[], None] | None:
-    if _libc is None:
-        return None
-    parent, prctl = os.getpid(), _libc.prctl
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:
-            # it died in between, and the kernel will not tell
-            os._exit(1)
-
-    return prepare

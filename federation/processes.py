@@ -1,0 +1,80 @@
+"""Processes of the operating system: how they ended, whether they have, and ending them for good."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+#: What a killed process is given to disappear, seconds.
+KILL_GRACE = 1.0
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def describe(status: int) -> str:
+    """Say how a process with return code ``status`` (negative: minus the signal) ended."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def kill_processes(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes that still are the ones they were when looked up; wait a moment until they are gone."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+    wait_for_end(processes, KILL_GRACE)
+
+
+def wait_for_end(processes: Sequence[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Wait up to ``timeout`` seconds for processes, our children or not; return those that still run."""
+    deadline = time.monotonic() + timeout
+    while alive := [process for process in processes if not ended(process)]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.01)
+    return alive
+
+
+def ended(process: psutil.Process) -> bool:
+    """True when a process has ended, also when its parent has not yet taken note."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
+    except psutil.NoSuchProcess:
+        return True
+
+
+def family(pid: int | None) -> list[psutil.Process]:
+    """The process and its present descendants."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def dies_with_us(number: signal.Signals) -> Callable[[], None] | None:
+    """What a new child calls to be sent signal ``number`` when this process dies; None where there is no such way."""
+    if _libc is None:
+        return None
+    parent, prctl = os.getpid(), _libc.prctl
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:
+            # it died in between, and the kernel will not tell
+            os._exit(1)
+
+    return prepare
