@@ -1,0 +1,184 @@
+"""A runner's process: how it is started, measured, killed and buried.
+
+Nothing here blocks: the supervisor's thread calls it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+import umbel
+
+from . import journal as journals
+from .journal import Journal
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How runners are started and what limits hold where a bundle names none (None: no limit).
+
+    ``python``: argv of the interpreter; ``timeout``: seconds; ``memory``: bytes; ``cpu``: seconds;
+    ``recycle_calls``: a runner is replaced after that many calls (0: never); ``recycle_memory``: when its
+    resident size is larger (bytes, 0: never).
+    """
+
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    python: Sequence[str] = (sys.executable,)
+    timeout: float | None = None
+    memory: int | None = None
+    cpu: float | None = None
+    recycle_calls: int = 0
+    recycle_memory: int = 0
+
+
+class Child:
+    """A runner process with its end of the socket and its journal."""
+
+    def __init__(self, options: RunnerOptions):
+        self._options = options
+        self._killed = False
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self.sock, theirs = socket.socketpair()
+        self.sock.setblocking(False)
+        fd = journals.create()
+        try:
+            self.journal = Journal(fd)
+            self._process = self._spawn(theirs.fileno(), fd)
+        except BaseException:
+            self.sock.close()
+            self._errors.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(fd)
+
+    def _spawn(self, sock: int, journal: int) -> subprocess.Popen[bytes]:
+        code = (
+            f"import sys; sys.path[:1] = {_import_path()!r}; from endpoint_worker.runner import main; "
+            f"main({sock}, {journal}, {os.getpid()})"
+        )
+        self._options.folder.mkdir(parents=True, exist_ok=True)
+        return subprocess.Popen(
+            [*self._options.python, "-c", code],
+            cwd=self._options.folder,
+            env=dict(self._options.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            pass_fds=(sock, journal),
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process id, and id of the process group, of the runner."""
+        return self._process.pid
+
+    @property
+    def killed(self) -> bool:
+        """True once ``kill`` was called."""
+        return self._killed
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used so far."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
+    def resident(self) -> int:
+        """Resident size of the process (bytes)."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def kill(self) -> None:
+        """Kill the runner and everything that it started."""
+        if not self._killed:
+            self._killed = True
+            for child in _descendants(self.pid):
+                _signal(child.pid)
+        self._kill_group()
+
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def ended(self, started: bool) -> str | None:
+        """How the runner ended, as a sentence, or None while it lives. Kills what is left of its group.
+
+        ``started``: it had said hello; otherwise the sentence holds what it wrote to standard error.
+        """
+        info = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if info is None:
+            return None
+        # before the runner is reaped its process group's number cannot be given to anybody else
+        self._kill_group()
+        code = self._process.wait()
+        if not started:
+            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
+            text = self._errors.read().decode(errors="replace").strip()
+            return f"the runner could not start (exit code {code}): {text or 'it said nothing'}"
+        return death(code)
+
+    def bury(self) -> None:
+        """Let go of what a dead runner leaves."""
+        self.sock.close()
+        self._errors.close()
+        self.journal.close()
+
+
+def death(code: int) -> str:
+    """Say how a process ended, for a person."""
+    if code >= 0:
+        return f"the process that ran the call exited with code {code}: a call must not end its process"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hints = {
+        "SIGKILL": "perhaps the system was out of memory",
+        "SIGSEGV": "compiled code went wrong, or recursion went too deep",
+        "SIGBUS": "compiled code went wrong, or a disk is full",
+        "SIGABRT": "compiled code gave up",
+    }
+    hint = hints.get(name)
+    return f"the process that ran the call was killed by {name}" + (f": {hint}" if hint else "")
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _import_path() -> list[str]:
+    """Folders that a runner needs to find this program, when it is not installed as others are."""
+    folders = [str(Path(module).resolve().parents[1]) for module in (__file__, umbel.__file__)]
+    installed = {str(Path(f).resolve()) for f in (*site.getsitepackages(), site.getusersitepackages())}
+    return [folder for folder in dict.fromkeys(folders) if folder not in installed]

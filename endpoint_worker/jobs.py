@@ -1,0 +1,42 @@
+"""A bundle on its way through the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from umbel.protocol.messages import Bundle, Outcome, Status
+
+#: Takes outcomes of one bundle, by its id; called from any thread.
+Sink = Callable[[str, list[Outcome]], None]
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+@dataclass
+class Job:
+    """A checked bundle with its function's bytes, and whom to tell.
+
+    ``on_accept`` is called when a slot takes the bundle, ``on_done`` when its last call has an outcome.
+    ``arrived``: monotonic clock, set by the supervisor.
+    """
+
+    bundle: Bundle
+    function: bytes
+    on_accept: Callable[[], None] = _nothing
+    on_done: Callable[[], None] = _nothing
+    arrived: float = 0.0
+    #: ids of calls that were cancelled while the bundle waited
+    cancelled: set[str] = field(default_factory=set)
+    #: its calls were given back while it waited: only its place in Celery's window is left
+    hollow: bool = False
+
+
+def unstarted(bundle: Bundle, message: str | None = None, cancelled: frozenset[str] | set[str] = frozenset()) -> list[Outcome]:
+    """Outcomes of a bundle of which no call has started: RETURNED, or SKIPPED where cancelled."""
+    return [
+        Outcome(c.task_id, c.attempt, Status.SKIPPED if c.task_id in cancelled else Status.RETURNED, message=message)
+        for c in bundle.calls
+    ]

@@ -1,0 +1,233 @@
+"""The runner: the child process in which user code runs, and the only place where it does.
+
+It is started by the supervisor with a socket and a journal (two descriptors), in its own session, with a
+clean environment and nothing of the broker. It reads bundles from the socket, runs their calls one after
+another and writes outcomes into the journal; what does not fit there goes over the socket. It ends when the
+socket does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+from umbel.protocol import limits
+from umbel.serialize import dump_exception, dump_result, load_call, load_function
+
+from . import wire
+from .journal import FAILED, SKIPPED, SUCCEEDED, Journal
+from .tidy import Baseline
+
+#: Longest message of a failure (characters); the traceback travels apart.
+MAX_MESSAGE = 500
+#: A call that ran for less (seconds) gets no resource record beside its run time.
+MEASURED_FROM = 0.01
+_PR_SET_PDEATHSIG = 1
+
+
+class Runner:
+    """Runs bundles that come over ``sock``; ``journal`` is shared with the supervisor."""
+
+    def __init__(self, sock: socket.socket, journal: Journal):
+        self._sock = sock
+        self._journal = journal
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._baseline = Baseline()
+
+    def serve(self) -> None:
+        """Say hello and run bundles until the supervisor closes the socket."""
+        self._sock.sendall(wire.pack(wire.HELLO, {"pid": os.getpid()}))
+        while (frame := wire.receive(self._sock)) is not None:
+            ran = self._bundle(frame.header, frame.body)
+            left = self._baseline.after_bundle()
+            loaded = frame.header["sha256"] in self._functions
+            self._sock.sendall(wire.pack(wire.DONE, {"ran": ran, "left": left, "loaded": loaded}))
+
+    def _bundle(self, header: dict[str, Any], body: bytes) -> int:
+        """Run a bundle's calls; return how many were begun (they are the first ones)."""
+        count: int = header["calls"]
+        table = array("I", body[: 8 * count])
+        function = self._function(header, body[8 * count : 8 * count + header["function"]], count)
+        if function is None:
+            return count
+        payloads = body[8 * count + header["function"] :]
+        limited = _limit_memory(header.get("memory"))
+        return self._calls(function, table, payloads, limited)
+
+    def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
+        """Load the bundle's function, or fail all its calls."""
+        for digest in header["forget"]:
+            self._functions.pop(digest, None)
+        function = self._functions.get(header["sha256"])
+        if function is not None:
+            return function
+        self._journal.load(True, time.monotonic())
+        try:
+            function = load_function(data)
+        except BaseException as error:  # loading runs code of the user's: it may raise anything
+            code = getattr(error, "code", None)
+            known = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
+            note = _note(known, getattr(error, "message", None) or _describe(error))
+            for index in range(count):
+                self._journal.start(index, time.monotonic(), 0.0)
+                self._put(index, FAILED, time.time(), 0.0, note, b"")
+            self._baseline.after_call()
+            return None
+        finally:
+            self._journal.load(False, time.monotonic())
+        self._functions[header["sha256"]] = function
+        self._baseline.after_call()
+        return function
+
+    def _calls(self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool) -> int:
+        """The hot loop: about eight microseconds for a call that does nothing."""
+        journal, tidy = self._journal, self._baseline.after_call
+        start, finish, write, skip = journal.start, journal.finish, journal.write, journal.skip
+        clock, processor = time.monotonic, time.process_time
+        epoch = time.time() - clock()
+        count = len(table) // 2
+        for index in range(count):
+            offset = table[2 * index]
+            data = payloads[offset : offset + table[2 * index + 1]]
+            began, cpu = clock(), processor()
+            if not start(index, began, cpu):
+                return index
+            if skip[index]:
+                self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
+                continue
+            status, note, payload = _call(function, data, limited)
+            wall = clock() - began
+            if wall > MEASURED_FROM:
+                note = _measured(note, cpu)
+            if not write(index, status, epoch + began, wall, note, payload):
+                self._send(index, status, epoch + began, wall, note, payload)
+            finish(index)
+            tidy()
+        return count
+
+    def _put(self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes) -> None:
+        if not self._journal.write(index, status, started, wall, note, payload):
+            self._send(index, status, started, wall, note, payload)
+        self._journal.finish(index)
+
+    def _send(self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes) -> None:
+        """Send an outcome that the journal has no room for."""
+        header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(note)}
+        self._sock.sendall(wire.pack(wire.OUTCOME, header, note, payload))
+
+
+def _call(function: Callable[..., Any], data: bytes, limited: bool) -> tuple[int, bytes, bytes]:
+    """Run one call; return status, note and payload of its outcome. Whatever the call raises is an outcome."""
+    try:
+        args, kwargs = load_call(data)
+    except BaseException as error:  # unpickling runs code of the user's: it may raise anything
+        return _failure("DESERIALIZE_ERROR", error, limited)
+    try:
+        value = function(*args, **kwargs)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes of a call, too
+        return _failure("TASK_ERROR", error, limited)
+    try:
+        payload = dump_result(value)
+    except BaseException as error:  # pickling runs code of the user's: it may raise anything
+        return _failure("RESULT_NOT_SERIALIZABLE", error, limited)
+    if len(payload) > limits.MAX_PAYLOAD_BYTES:
+        message = (
+            f"the result takes {len(payload):,} bytes, the service carries {limits.MAX_PAYLOAD_BYTES:,}: "
+            "write it to a file where the call runs and return the file's path, or return a part"
+        )
+        return FAILED, _note("RESULT_TOO_LARGE", message), b""
+    return SUCCEEDED, b"", payload
+
+
+def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes, bytes]:
+    if limited and (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
+        # the frames hold what filled the memory
+        traceback.clear_frames(error.__traceback__)
+        return FAILED, _note("MEMORY_LIMIT", "the call needed more memory than its limit: raise `memory`"), b""
+    if code == "DESERIALIZE_ERROR":
+        code = getattr(error, "code", code)
+        code = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
+    message = getattr(error, "message", None) if code != "TASK_ERROR" else None
+    note = _note(code, message if isinstance(message, str) else _describe(error))
+    return FAILED, note, dump_exception(error) if code == "TASK_ERROR" else b""
+
+
+def _note(code: str, message: str) -> bytes:
+    return json.dumps({"code": code, "message": message[:MAX_MESSAGE]}).encode()
+
+
+def _measured(note: bytes, cpu: float) -> bytes:
+    """Add to a note what the call used: processor seconds, and the process's largest resident size so far."""
+    record = json.loads(note) if note else {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # kilobytes, except on macOS, which counts bytes
+    peak *= 1 if sys.platform == "darwin" else 1024
+    record["usage"] = {"cpu": round(time.process_time() - cpu, 6), "max_rss": peak}
+    return json.dumps(record).encode()
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # __str__ of any class
+        return type(error).__name__
+
+
+def _limit_memory(extra: int | None) -> bool:
+    """Let this process take ``extra`` more bytes of address space than now; None: no limit. Tell if limited."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = hard
+    if extra:
+        wanted = _address_space() + extra
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    return bool(extra)
+
+
+def _address_space() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:  # no /proc: count what an interpreter takes at most
+        return 512 * 1024 * 1024
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the system to kill this process when the supervisor dies, even in the middle of a call."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(sock_fd: int, journal_fd: int, parent: int) -> None:
+    """Serve as a runner on two inherited descriptors; does not return."""
+    _die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sock = socket.socket(fileno=sock_fd)
+    sock.set_inheritable(False)
+    journal = Journal(journal_fd)
+    os.close(journal_fd)
+    # standard error told of troubles at the start; from here on it is the call's and goes nowhere
+    null = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    try:
+        Runner(sock, journal).serve()
+    except (OSError, wire.WireError):
+        # the socket is gone, or a call closed it: outcomes so far are in the journal
+        os._exit(70)
+    # threads that calls left behind must not keep this process
+    os._exit(0)

@@ -1,0 +1,202 @@
+"""What became of each call of a bundle that a runner runs.
+
+A ``Run`` turns records of the journal, frames of the socket and the runner's death into outcomes, each
+call's exactly once. It never believes the runner further than its own bundle reaches.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, NamedTuple
+
+from umbel.protocol.messages import Outcome, Status
+
+from .jobs import Job
+from .journal import SETTLE, SKIPPED, SUCCEEDED, Journal
+
+#: A call that runs longer (seconds), or a bundle, makes the calls behind it be given back.
+GIVE_BACK_CALL = 0.1
+GIVE_BACK_BUNDLE = 0.25
+#: A call that runs longer (seconds) is reported as running.
+TELL_RUNNING = 0.2
+
+
+class Verdict(NamedTuple):
+    """Why a running call is to be stopped, and what is then said of it."""
+
+    index: int
+    status: str
+    code: str | None
+    message: str
+
+
+class Run:
+    """A bundle in a runner. ``now`` is always the monotonic clock, ``epoch`` what to add for seconds since 1970."""
+
+    def __init__(self, job: Job, journal: Journal, now: float, epoch: float):
+        self.job = job
+        self.calls = job.bundle.calls
+        self.began = now
+        self.verdict: Verdict | None = None
+        self._journal = journal
+        self._epoch = epoch
+        self._position = 0
+        self._open = len(self.calls)
+        self._over = bytearray(len(self.calls))
+        self._closing: float | None = None
+        self._closed = False
+        self._told = -1
+        journal.reset(len(self.calls), now)
+        for index, call in enumerate(self.calls):
+            if call.task_id in job.cancelled:
+                journal.skip[index] = 1
+
+    def running(self) -> int | None:
+        """Index of the call that runs now; None while the function is loaded and between calls."""
+        started = self._journal.started
+        return started - 1 if self._journal.finished < started <= len(self.calls) else None
+
+    def news(self, now: float) -> list[Outcome]:
+        """Outcomes since the last time: finished calls, calls given back, and the one that has run for long."""
+        outcomes = self._finished()
+        index = self.running()
+        elapsed = now - self._journal.began
+        if self._closing is not None:
+            if not self._closed and now - self._closing >= SETTLE:
+                self._closed = True
+                # the first call stays: it is waiting for the function to be loaded
+                outcomes += self._rest(max(self._journal.started, self._journal.limit), "given back")
+        elif (index is not None and elapsed >= GIVE_BACK_CALL) or now - self.began >= GIVE_BACK_BUNDLE:
+            self.close(now)
+        if index is not None and elapsed >= TELL_RUNNING and self._told != index and not self._over[index]:
+            self._told = index
+            outcomes.append(self._outcome(index, Status.RUNNING, started=self._epoch + now - elapsed, wall=elapsed))
+        return outcomes
+
+    def close(self, now: float, keep: int = 1) -> None:
+        """Start no further calls (but of the first ``keep``); ``news`` gives them back once that is certain."""
+        limit = max(self._journal.started, keep)
+        if self._closing is None or limit < self._journal.limit:
+            self._closing = now
+            self._closed = False
+            self._journal.limit = limit
+
+    @property
+    def settling(self) -> bool:
+        """True while ``news`` should be asked again in a moment."""
+        return self._closing is not None and not self._closed
+
+    def skip(self, task_ids: set[str]) -> None:
+        """Do not run these calls, if they have not started; the running one gets a verdict."""
+        for index, call in enumerate(self.calls):
+            if call.task_id in task_ids and not self._over[index]:
+                self._journal.skip[index] = 1
+        index = self.running()
+        if index is None and self._journal.loading and all(self._journal.skip[: len(self.calls)]):
+            index = 0
+        if index is not None and self.calls[index].task_id in task_ids and not self._over[index]:
+            self.verdict = Verdict(index, Status.SKIPPED, None, "cancelled while it ran")
+
+    def late(self, record: dict[str, Any], note: bytes, payload: bytes) -> list[Outcome]:
+        """The outcome in a frame, which did not fit the journal; [] if it is not one that can be."""
+        try:
+            index, status = int(record["index"]), int(record["status"])
+            return self._record(index, status, float(record["started"]), float(record["wall"]), note, payload)
+        except (KeyError, TypeError, ValueError):
+            return []
+
+    def done(self, ran: int) -> list[Outcome]:
+        """The runner has ended the bundle, having begun the first ``ran`` calls: the rest goes back."""
+        outcomes = self._finished() + self._rest(max(0, ran), None)
+        for index in range(len(self.calls)):
+            if not self._over[index]:
+                outcomes.append(self._end(index, Status.LOST, None, "its runner did not say what became of it"))
+        return outcomes
+
+    def died(self, how: str, *, blame: bool) -> list[Outcome]:
+        """The runner is dead. ``how``: a sentence; ``blame``: it died by itself, was not stopped for a drain."""
+        outcomes = self._finished()
+        started = self._journal.started
+        running = self.running()
+        if self.verdict is not None and not self._over[self.verdict.index]:
+            _, status, code, message = self.verdict
+            if self._journal.loading and status != Status.SKIPPED:
+                # what kept the function from being loaded would keep it for each call
+                outcomes += [self._end(i, status, code, message) for i in range(len(self.calls)) if not self._over[i]]
+            elif self.verdict.index == running or self._journal.loading:
+                outcomes.append(self._end(self.verdict.index, status, code, message))
+        elif self._journal.loading and blame:
+            text = f"{how} while it loaded the function"
+            outcomes += [self._end(i, Status.LOST, None, text) for i in range(len(self.calls)) if not self._over[i]]
+        for index in range(min(started, len(self.calls))):
+            if not self._over[index]:
+                outcomes.append(self._end(index, Status.LOST, None, how))
+        return outcomes + self._rest(0, None)
+
+    def _finished(self) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for position, record in self._journal.read(self._position):
+            self._position = position
+            outcomes += self._record(*record)
+        return outcomes
+
+    def _record(
+        self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
+    ) -> list[Outcome]:
+        if not 0 <= index < len(self.calls) or self._over[index]:
+            return []
+        self._over[index] = 1
+        self._open -= 1
+        task_id, attempt, _, _ = self.calls[index]
+        if status == SUCCEEDED and not note:
+            return [Outcome(task_id, attempt, Status.SUCCEEDED, started, wall, payload=payload)]
+        facts = _facts(note)
+        name = Status.SUCCEEDED if status == SUCCEEDED else Status.SKIPPED if status == SKIPPED else Status.FAILED
+        code = facts["code"] if name == Status.FAILED else None
+        return [Outcome(task_id, attempt, name, started, wall, code, facts["message"], facts["usage"], payload)]
+
+    def _rest(self, first: int, message: str | None) -> list[Outcome]:
+        outcomes = []
+        for index in range(first, len(self.calls)):
+            if not self._over[index]:
+                status = Status.SKIPPED if self._journal.skip[index] else Status.RETURNED
+                outcomes.append(self._end(index, status, None, message))
+        return outcomes
+
+    def _end(self, index: int, status: str, code: str | None, message: str | None) -> Outcome:
+        self._over[index] = 1
+        self._open -= 1
+        started, wall = 0.0, 0.0
+        if status not in (Status.RETURNED, Status.SKIPPED):
+            wall = max(0.0, time.monotonic() - self._journal.began)
+            started = self._epoch + self._journal.began
+        return self._outcome(index, status, started, wall, code, message)
+
+    def _outcome(
+        self,
+        index: int,
+        status: str,
+        started: float = 0.0,
+        wall: float = 0.0,
+        code: str | None = None,
+        message: str | None = None,
+    ) -> Outcome:
+        task_id, attempt, _, _ = self.calls[index]
+        return Outcome(task_id, attempt, status, started, wall, code, message)
+
+
+def _facts(note: bytes) -> dict[str, Any]:
+    """Read a note of a runner; nonsense gives a failure that says so."""
+    facts: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
+    try:
+        given = json.loads(note) if note else {}
+        if isinstance(given.get("code"), str):
+            facts["code"] = given["code"][:32]
+        if isinstance(given.get("message"), str):
+            facts["message"] = given["message"]
+        if isinstance(given.get("usage"), dict):
+            facts["usage"] = given["usage"]
+    except (ValueError, AttributeError, RecursionError):
+        facts["message"] = "the call's runner wrote a damaged record"
+    return facts

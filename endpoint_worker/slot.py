@@ -1,0 +1,223 @@
+"""One runner process, seen from the supervisor: started, fed, listened to, limited and killed.
+
+All methods are called by the supervisor's thread and none of them blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from collections import OrderedDict
+from typing import Any
+
+from umbel.protocol.messages import Outcome, Status
+
+from . import journal as journals
+from . import wire
+from .child import Child, RunnerOptions
+from .jobs import Job
+from .runs import Run, Verdict
+
+log = logging.getLogger(__name__)
+
+#: A runner keeps this many functions loaded.
+MAX_FUNCTIONS = 64
+_CHUNK = 256 * 1024
+
+
+class Slot:
+    """One place where a call can run. States: starting, idle, busy, dead."""
+
+    def __init__(self, number: int, options: RunnerOptions):
+        self.number = number
+        self.state = "starting"
+        self.run: Run | None = None
+        self.retiring = False
+        #: the runner has said hello once
+        self.greeted = False
+        #: the socket will say nothing more
+        self.eof = False
+        #: what the last bundle left behind that only a new process cures
+        self.left = ""
+        self.idle_since = 0.0
+        self.function: str | None = None
+        self._options = options
+        self._functions: OrderedDict[str, None] = OrderedDict()
+        self._calls = 0
+        self._out = memoryview(b"")
+        self._reader = wire.Reader()
+        self._kill_at: float | None = None
+        self.child = Child(options)
+        self.sock = self.child.sock
+        self._journal = self.child.journal
+
+    def begin(self, job: Job, now: float) -> None:
+        """Hand the runner a bundle; only when idle."""
+        bundle = job.bundle
+        digest = bundle.function.sha256
+        known = digest in self._functions
+        self._functions[digest] = None
+        self._functions.move_to_end(digest)
+        forget = []
+        while len(self._functions) > MAX_FUNCTIONS:
+            forget.append(self._functions.popitem(last=False)[0])
+        function = b"" if known else job.function
+        table = array("I", [number for call in bundle.calls for number in (call.offset, call.size)])
+        header = {
+            "calls": len(bundle.calls),
+            "sha256": digest,
+            "function": len(function),
+            "forget": forget,
+            "memory": tightest(bundle.options.memory, self._options.memory),
+        }
+        self.run = Run(job, self._journal, now, time.time() - now)
+        self.state = "busy"
+        self.function = digest
+        self._calls += len(bundle.calls)
+        self._out = memoryview(wire.pack(wire.RUN, header, table.tobytes(), function, bundle.body))
+        self.write()
+
+    @property
+    def wants_to_write(self) -> bool:
+        """True while the runner has not read all that it was sent."""
+        return bool(self._out)
+
+    def write(self) -> None:
+        """Send what the socket takes now."""
+        try:
+            while self._out:
+                self._out = self._out[self.sock.send(self._out) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            # the runner is gone; its death is noticed by ``ended``
+            self._out = memoryview(b"")
+
+    def read(self) -> tuple[list[Outcome], bool]:
+        """Take what the runner says: (outcomes, whether the bundle has ended)."""
+        outcomes: list[Outcome] = []
+        finished = False
+        try:
+            while True:
+                data = self.sock.recv(_CHUNK)
+                if not data:
+                    self.eof = True
+                    self.kill()
+                    break
+                for frame in self._reader.feed(data):
+                    finished = self._frame(frame, outcomes) or finished
+                if len(data) < _CHUNK:
+                    break
+        except BlockingIOError:
+            pass
+        except (OSError, wire.WireError) as error:
+            log.warning("runner %d is stopped: %s", self.child.pid, error)
+            self.eof = True
+            self.kill()
+        return outcomes, finished
+
+    def _frame(self, frame: wire.Frame, outcomes: list[Outcome]) -> bool:
+        if frame.kind == wire.HELLO and self.state == "starting":
+            self.state = "idle"
+            self.greeted = True
+            self.idle_since = time.monotonic()
+        elif frame.kind == wire.OUTCOME and self.run is not None:
+            size = frame.header.get("note")
+            if not isinstance(size, int) or not 0 <= size <= len(frame.body):
+                raise wire.WireError("an outcome without a note's size")
+            outcomes += self.run.late(frame.header, frame.body[:size], frame.body[size:])
+        elif frame.kind == wire.DONE and self.run is not None:
+            ran = frame.header.get("ran")
+            if not isinstance(ran, int):
+                raise wire.WireError("an end without a count")
+            outcomes += self.run.done(ran)
+            if not frame.header.get("loaded") and self.function is not None:
+                self._functions.pop(self.function, None)
+            self.left = str(frame.header.get("left", ""))[:200]
+            self.state = "idle"
+            self.idle_since = time.monotonic()
+            return True
+        else:
+            raise wire.WireError(f"a frame of kind {frame.kind} while {self.state}")
+        return False
+
+    def check(self, now: float) -> list[Outcome]:
+        """Look at a running bundle: return its news, and stop a call that is over a limit."""
+        run = self.run
+        if run is None:
+            return []
+        outcomes = run.news(now)
+        if run.verdict is None:
+            run.verdict = self._judge(run, now)
+        if run.verdict is not None and not self.child.killed:
+            self._execute(run, run.verdict, now)
+        return outcomes
+
+    def _judge(self, run: Run, now: float) -> Verdict | None:
+        options = run.job.bundle.options
+        timeout = tightest(options.timeout, self._options.timeout)
+        cpu = tightest(options.cpu, self._options.cpu)
+        if timeout is None and cpu is None:
+            return None
+        index = run.running()
+        if index is None and not self._journal.loading:
+            return None
+        elapsed = now - self._journal.began
+        if timeout is not None and elapsed > timeout:
+            what = "the call" if index is not None else "loading the function"
+            message = f"{what} ran longer than its time limit of {timeout:g} s: raise `timeout` or do less in a call"
+            return Verdict(index or 0, Status.FAILED, "TIMEOUT", message)
+        if cpu is not None and index is not None and elapsed > 0.5:
+            used = self.child.cpu_seconds() - self._journal.cpu
+            if used > cpu:
+                message = f"the call used more than its limit of {cpu:g} s of processor time: raise `cpu`"
+                return Verdict(index, Status.FAILED, "TIMEOUT", message)
+        return None
+
+    def _execute(self, run: Run, verdict: Verdict, now: float) -> None:
+        """Kill the runner for a call, but only while it still is in that call."""
+        if self._kill_at is None:
+            # no other call may begin and be hit in its place
+            run.close(now, keep=verdict.index + 1)
+            self._kill_at = now + journals.SETTLE
+        elif now >= self._kill_at:
+            self._kill_at = None
+            index = run.running()
+            if index == verdict.index or (index is None and self._journal.loading):
+                self.kill()
+            else:
+                run.verdict = None
+
+    @property
+    def restless(self) -> bool:
+        """True while ``check`` should be called again in a moment."""
+        return self.run is not None and (self.run.settling or self._kill_at is not None)
+
+    def worn(self) -> bool:
+        """True when the runner has served long enough or grown too large."""
+        options = self._options
+        if options.recycle_calls and self._calls >= options.recycle_calls:
+            return True
+        return bool(options.recycle_memory) and self.child.resident() > options.recycle_memory
+
+    def kill(self) -> None:
+        """Kill the runner and everything that it started."""
+        self.child.kill()
+
+    def ended(self) -> str | None:
+        """How the runner ended, as a sentence, or None while it lives. Buries it."""
+        how = self.child.ended(self.greeted)
+        if how is not None:
+            self.state = "dead"
+        return how
+
+    def facts(self) -> dict[str, Any]:
+        """What people may want to know of this slot."""
+        return {"slot": self.number, "pid": self.child.pid, "state": self.state}
+
+
+def tightest(one: Any, other: Any) -> Any:
+    """The smaller of two limits, where None is no limit."""
+    given = [limit for limit in (one, other) if limit]
+    return min(given) if given else None

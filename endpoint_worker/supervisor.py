@@ -1,0 +1,323 @@
+"""The thread that owns all runners.
+
+It hands bundles to idle runners, reads their outcomes, gives back what should not wait behind a long
+call, stops calls that are over a limit or cancelled, and replaces runners that died. It talks to nothing
+but its runners: no broker, no disk; so it goes on whatever happens to Celery's main thread.
+
+Other threads ask for things through methods that put a command into a queue and wake the thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from umbel.protocol.messages import Outcome
+
+from .child import RunnerOptions
+from .crew import Crew
+from .jobs import Job, Sink, unstarted
+from .journal import SETTLE
+from .slot import Slot
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at running bundles: of young ones, and of old ones.
+TICK, SLOW_TICK = 0.02, 0.1
+#: A bundle that waited this long (seconds) behind running ones is given back; and where no runner starts.
+WAIT_FOR_SLOT, WAIT_FOR_RUNNER = 0.4, 5.0
+#: An idle runner with leftovers of its last call is replaced after this long (seconds).
+LINGER = 1.0
+#: A cancelled call is remembered this long (seconds).
+REMEMBER = 3600.0
+
+
+class Supervisor(threading.Thread):
+    """Runs bundles in ``slots`` runner processes.
+
+    ``sink`` takes outcomes; ``tell`` takes callbacks of jobs (they may block, so another thread runs them).
+    """
+
+    def __init__(
+        self, options: RunnerOptions, slots: int, sink: Sink, tell: Callable[[Callable[[], None]], None]
+    ):
+        super().__init__(name="umbel-supervisor", daemon=True)
+        self._sink = sink
+        self._tell = tell
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._crew = Crew(options, slots, self._selector)
+        self._waiting: deque[Job] = deque()
+        self._held: dict[str, Job] = {}
+        self._cancelled: dict[str, float] = {}
+        self._next_look = 0.0
+        self._drain_until: float | None = None
+        self._drained = threading.Event()
+        self._over = False
+
+    # Commands, from any thread
+
+    def submit(self, job: Job) -> None:
+        """Take a bundle: run it, or give it back."""
+        self._held[job.bundle.id] = job
+        self._command(partial(self._take, job))
+
+    def cancel(self, task_ids: Iterable[str]) -> None:
+        """Skip these calls, now or when they come, and stop those that run."""
+        self._command(partial(self._cancel, set(task_ids)))
+
+    def cancel_bundle(self, bundle_id: str) -> None:
+        """Skip or stop all calls of a bundle."""
+        job = self._held.get(bundle_id)
+        if job is not None:
+            self.cancel(call.task_id for call in job.bundle.calls)
+
+    def resize(self, difference: int) -> None:
+        """Add slots, or remove some: idle ones at once, others when their bundle has ended."""
+        self._command(partial(self._crew.resize, difference))
+
+    def renew(self) -> None:
+        """Replace all runners, each when it is idle."""
+        self._command(self._crew.renew)
+
+    def drain(self, seconds: float) -> threading.Event:
+        """Take nothing more, give back what has not started, let running calls run ``seconds`` more.
+
+        The event is set when nothing is held any more. May be called again with less time.
+        """
+        self._command(partial(self._drain, time.monotonic() + seconds))
+        return self._drained
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Kill all runners and end the thread."""
+        self._command(self._end)
+        self.join(timeout)
+
+    # What others may look at
+
+    @property
+    def slots(self) -> int:
+        """How many calls run at once."""
+        return self._crew.wanted
+
+    @property
+    def busy(self) -> int:
+        """How many slots run a bundle."""
+        return self._crew.busy
+
+    @property
+    def waiting(self) -> int:
+        """How many bundles wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def held(self) -> list[str]:
+        """Ids of the bundles that were taken and have calls without an outcome."""
+        return list(self._held)
+
+    @property
+    def problem(self) -> str:
+        """Why runners do not start, or ""."""
+        return self._crew.problem
+
+    def pid_of(self, bundle_id: str) -> int:
+        """Process id of the runner that has this bundle, or 0."""
+        return self._crew.pid_of(bundle_id)
+
+    # The thread
+
+    def run(self) -> None:
+        """Serve until ``stop``."""
+        while not self._over:
+            try:
+                self._turn()
+            except Exception:
+                # a fault here must not end all work of the node: say it, and go on with the rest
+                log.exception("the supervisor stumbled; it goes on")
+                time.sleep(0.1)
+        self._crew.dismiss()
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def _turn(self) -> None:
+        for key, mask in self._selector.select(self._patience()):
+            slot: Slot | None = key.data
+            if slot is None:
+                self._drink()
+            else:
+                self._serve(slot, mask)
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except Empty:
+                break
+            command()
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._look(now)
+            self._next_look = time.monotonic() + self._interval(now)
+        self._assign(now)
+        if self._drain_until is not None and not self._held:
+            self._drained.set()
+
+    def _patience(self) -> float:
+        return max(0.0, self._next_look - time.monotonic())
+
+    def _interval(self, now: float) -> float:
+        if self._crew.restless:
+            return SETTLE
+        began = self._crew.youngest()
+        if began is not None:
+            return TICK if now - began < 1.0 else SLOW_TICK
+        return SLOW_TICK if self._waiting or self._crew.starting else 1.0
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._inbox.put(command)
+        try:
+            self._wake_in.send(b"\0")
+        except OSError:
+            # full: the thread is awake anyway; closed: it has ended
+            pass
+
+    def _drink(self) -> None:
+        try:
+            while self._wake_out.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _serve(self, slot: Slot, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            slot.write()
+        if mask & selectors.EVENT_READ:
+            outcomes, finished = slot.read()
+            self._finish(slot, outcomes) if finished else self._emit(slot.run and slot.run.job, outcomes)
+        self._crew.listen(slot)
+        if slot.eof:
+            self._next_look = 0.0
+
+    def _emit(self, job: Job | None, outcomes: list[Outcome]) -> None:
+        if job is not None and outcomes:
+            self._sink(job.bundle.id, outcomes)
+
+    def _finish(self, slot: Slot, outcomes: list[Outcome]) -> None:
+        run = slot.run
+        slot.run = None
+        if run is not None:
+            self._emit(run.job, outcomes)
+            self._let_go(run.job)
+        self._crew.check_wear(slot)
+
+    def _let_go(self, job: Job) -> None:
+        # outcomes are with the sink before the bundle is no longer held: a heartbeat in between names both
+        self._held.pop(job.bundle.id, None)
+        self._tell(job.on_done)
+
+    def _look(self, now: float) -> None:
+        blame = self._drain_until is None or now < self._drain_until
+        for slot in self._crew.slots:
+            if slot.run is not None:
+                self._emit(slot.run.job, slot.check(now))
+            how = slot.ended()
+            if how is not None:
+                self._bury(slot, how if blame else "its worker was stopped", blame)
+            elif not blame and slot.run is not None:
+                slot.kill()
+            elif slot.state == "idle" and slot.left and now - slot.idle_since > LINGER:
+                slot.kill()
+        self._crew.replace(now, hire=self._drain_until is None)
+        self._give_back_waiting(now)
+        for task_id in [t for t, until in self._cancelled.items() if until < now]:
+            del self._cancelled[task_id]
+
+    def _bury(self, slot: Slot, how: str, blame: bool) -> None:
+        outcomes, finished = slot.read()
+        run, slot.run = slot.run, None
+        if run is not None:
+            self._emit(run.job, outcomes if finished else outcomes + run.died(how, blame=blame))
+            self._let_go(run.job)
+            log.warning("slot %d: %s", slot.number, how)
+        self._crew.bury(slot, how)
+
+    def _take(self, job: Job) -> None:
+        job.arrived = time.monotonic()
+        if self._cancelled:
+            job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in self._cancelled)
+        if self._drain_until is None:
+            self._waiting.append(job)
+            self._next_look = min(self._next_look, job.arrived + SLOW_TICK)
+        else:
+            self._return(job, "its worker is stopping")
+            self._discard(job)
+
+    def _return(self, job: Job, message: str) -> None:
+        self._emit(job, unstarted(job.bundle, message, job.cancelled))
+        self._held.pop(job.bundle.id, None)
+        job.hollow = True
+
+    def _discard(self, job: Job) -> None:
+        self._tell(job.on_accept)
+        self._tell(job.on_done)
+
+    def _assign(self, now: float) -> None:
+        while self._waiting:
+            job = self._waiting[0]
+            slot = self._crew.choose(job.bundle.function.sha256)
+            if slot is None:
+                return
+            self._waiting.popleft()
+            if job.hollow:
+                self._discard(job)
+                continue
+            slot.begin(job, now)
+            self._crew.listen(slot)
+            self._tell(job.on_accept)
+            self._next_look = min(self._next_look, now + TICK)
+
+    def _give_back_waiting(self, now: float) -> None:
+        """Bundles must not wait behind long calls: other nodes may be free.
+
+        Their place in Celery's window is kept until a slot is free, or Celery would fetch the next ones.
+        """
+        limit = WAIT_FOR_SLOT if self._crew.busy else WAIT_FOR_RUNNER
+        for job in self._waiting:
+            if not job.hollow and now - job.arrived > limit:
+                self._return(job, "it waited behind long calls" if self._crew.busy else "no runner starts")
+
+    def _cancel(self, task_ids: set[str]) -> None:
+        until = time.monotonic() + REMEMBER
+        self._cancelled.update(dict.fromkeys(task_ids, until))
+        for job in self._waiting:
+            job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in task_ids)
+        for slot in self._crew.slots:
+            if slot.run is not None:
+                slot.run.skip(task_ids)
+        self._next_look = 0.0
+
+    def _drain(self, until: float) -> None:
+        self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
+        while self._waiting:
+            job = self._waiting.popleft()
+            if not job.hollow:
+                self._return(job, "its worker is stopping")
+            self._discard(job)
+        now = time.monotonic()
+        for slot in self._crew.slots:
+            if slot.run is not None:
+                slot.run.close(now, keep=0)
+        self._next_look = 0.0
+
+    def _end(self) -> None:
+        self._over = True

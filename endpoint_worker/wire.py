@@ -1,0 +1,97 @@
+"""Frames on the socket between the supervisor and a runner.
+
+A frame is a kind (1 byte), the length of a JSON header, the length of a body, then both. The supervisor
+reads what a runner sends without trusting it: anything that is not a frame raises ``WireError``.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any, NamedTuple
+
+#: Supervisor to runner: a bundle's calls.
+RUN = 1
+#: Runner to supervisor: ready for bundles; one outcome that did not fit the journal; end of a bundle.
+HELLO, OUTCOME, DONE = 2, 3, 4
+
+_HEAD = struct.Struct("<BII")
+_MAX_HEADER = 16 * 1024 * 1024
+_MAX_BODY = 64 * 1024 * 1024
+
+
+class WireError(Exception):
+    """What came over the socket is no frame; the other side is broken or hostile."""
+
+
+class Frame(NamedTuple):
+    """One message: its kind, its header and its body."""
+
+    kind: int
+    header: dict[str, Any]
+    body: bytes
+
+
+def pack(kind: int, header: dict[str, Any], *parts: bytes) -> bytes:
+    """Return a frame whose body is ``parts`` one after another."""
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join((_HEAD.pack(kind, len(raw), sum(map(len, parts))), raw, *parts))
+
+
+class Reader:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Add ``data``; return the frames that are complete. Raises WireError."""
+        self._data += data
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    def _next(self) -> Frame | None:
+        data = self._data
+        if len(data) < _HEAD.size:
+            return None
+        kind, head, body = _HEAD.unpack_from(data)
+        if kind not in (RUN, HELLO, OUTCOME, DONE) or head > _MAX_HEADER or body > _MAX_BODY:
+            raise WireError(f"no frame: kind {kind}, {head} and {body} bytes")
+        end = _HEAD.size + head + body
+        if len(data) < end:
+            return None
+        try:
+            header = json.loads(data[_HEAD.size : _HEAD.size + head])
+        except (ValueError, RecursionError):
+            raise WireError("a frame's header is not JSON") from None
+        if not isinstance(header, dict):
+            raise WireError("a frame's header is not an object")
+        frame = Frame(kind, header, bytes(data[_HEAD.size + head : end]))
+        del data[:end]
+        return frame
+
+
+def receive(sock: socket.socket) -> Frame | None:
+    """Wait for one frame on a blocking socket; None at its end. Raises WireError."""
+    head = _exactly(sock, _HEAD.size)
+    if head is None:
+        return None
+    kind, size, body = _HEAD.unpack(head)
+    rest = _exactly(sock, size + body)
+    if rest is None:
+        return None
+    return Frame(kind, json.loads(rest[:size]), bytes(memoryview(rest)[size:]))
+
+
+def _exactly(sock: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = sock.recv_into(view)
+        if not count:
+            return None
+        view = view[count:]
+    return data
