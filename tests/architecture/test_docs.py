@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +15,7 @@ from federation.settings import Settings
 from tests.architecture.sources import ROOT
 from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, TASK_CODES
 from umbel.protocol.states import TRANSITIONS
+from webapp.app import create_app
 
 DOCS = ROOT / "docs"
 
@@ -59,6 +62,20 @@ def test_every_error_code_of_the_api_stands_beside_its_status() -> None:
     assert documented == HTTP_STATUS
     for code in STATE_CODES:
         assert f"``{code}``" in _text("docs/rest.rst")
+
+
+def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
+    federation = SimpleNamespace(settings=Settings(home=tmp_path), broker=None)
+    app = create_app(cast(Any, federation), cast(Any, SimpleNamespace()))
+    served = {
+        f"{method} {re.sub(r'<[^>]*>', '{id}', rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint != "static"
+    }
+    pages = {"GET /openapi.json", "GET /docs"}
+    section = _text("docs/rest.rst").partition("Routes\n---")[2].partition("Submitting")[0]
+    assert _first_column(section) | pages == served
 
 
 def test_every_option_of_a_submission_is_documented() -> None:
