@@ -1,0 +1,103 @@
+"""How routes are declared, read and documented: flask-smorest with this API's habits.
+
+- Bodies are strict JSON with the right Content-Type; unknown fields are refused in bodies and queries.
+- A view returns what federation gave it; it is written as it is. The schema of ``@blp.response``
+  documents it, and tests hold both together: dumping thousands of results field by field would cost more
+  than finding them.
+- ``@blp.fails`` documents the error codes of a route.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, NoReturn
+
+import flask_smorest
+from flask import Request, Response
+from marshmallow import RAISE, Schema, ValidationError
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import UnprocessableEntity, UnsupportedMediaType
+
+from umbel.protocol.errors import HTTP_STATUS
+
+from . import jsons
+from .schemas.common import Error
+
+
+class Parser(FlaskParser):
+    """Reads arguments of requests for the schemas of routes."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "json": RAISE, "query": RAISE}
+
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        """The body; raises UnsupportedMediaType and BadRequest."""
+        if req.mimetype != "application/json":
+            raise UnsupportedMediaType(
+                "send the body as JSON, with the header 'Content-Type: application/json'"
+            )
+        return jsons.loads(req.get_data(cache=False))
+
+    def handle_error(
+        self,
+        error: ValidationError,
+        req: Request,
+        schema: Schema,
+        *,
+        error_status_code: int | None,
+        error_headers: Mapping[str, str] | None,
+    ) -> NoReturn:
+        """Raise what a schema refused, naming each field."""
+        messages = error.normalized_messages()
+        refused = UnprocessableEntity(_sentence(messages))
+        refused.details = messages  # type: ignore[attr-defined]
+        raise refused
+
+
+def _sentence(messages: Mapping[str, Any]) -> str:
+    """The first complaint in words: ``json.payloads: must have 1 to 10000 items``."""
+    path: list[str] = []
+    value: Any = messages
+    while isinstance(value, Mapping) and value:
+        key = next(iter(value))
+        path.append(str(key)[:80])
+        value = value[key]
+    text = value[0] if isinstance(value, list) and value else value
+    return f"the request is not valid: {'.'.join(path)}: {text}"
+
+
+class Blueprint(flask_smorest.Blueprint):
+    """A blueprint whose views return plain values."""
+
+    ARGUMENTS_PARSER = Parser()
+
+    def response(self, status_code: int, schema: Any = None, **options: Any) -> Callable[..., Any]:
+        """Document a view's answer, and write what the view returns: a value, or a value and a status."""
+        document = super().response(status_code, schema, **options)
+
+        def decorator(view: Callable[..., Any]) -> Any:
+            @wraps(view)
+            def answer(*args: Any, **kwargs: Any) -> Response:
+                value, status = view(*args, **kwargs), status_code
+                if isinstance(value, tuple):
+                    value, status = value
+                text = b"" if status == 204 else jsons.dumps(value)
+                return Response(text, status, mimetype="application/json")
+
+            return document(answer)
+
+        return decorator
+
+    def fails(self, *codes: str) -> Callable[..., Any]:
+        """Document the codes of errors that are a view's own."""
+        by_status: dict[int, list[str]] = defaultdict(list)
+        for code in codes:
+            by_status[HTTP_STATUS[code]].append(code)
+
+        def decorator(view: Callable[..., Any]) -> Any:
+            for status, listed in by_status.items():
+                view = self.alt_response(status, schema=Error, description=" or ".join(listed))(view)
+            return view
+
+        return decorator

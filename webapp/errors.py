@@ -1,0 +1,118 @@
+"""Every error of the API as ``{"code", "message", "details"}`` with the status that belongs to the code."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from flask import Flask, Response, request
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException
+
+from federation.broker import BrokerError
+from umbel.protocol import limits
+from umbel.protocol.errors import HTTP_STATUS, ServiceError, ServiceUnavailable, TooMany
+
+from . import jsons
+
+log = logging.getLogger(__name__)
+
+#: Codes of errors that Flask and werkzeug raise by status.
+CODES = {
+    400: "BAD_REQUEST",
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    406: "NOT_ACCEPTABLE",
+    409: "CONFLICT",
+    413: "PAYLOAD_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    422: "VALIDATION_ERROR",
+    429: "TOO_MANY_REQUESTS",
+    503: "UNAVAILABLE",
+}
+#: Seconds after which a client may ask again when the error does not say.
+RETRY_AFTER = 1
+
+
+def install(app: Flask) -> None:
+    """Answer every error that leaves a view of ``app``."""
+    app.register_error_handler(ServiceError, _service_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(DBAPIError, _database_error)
+    for kind in BrokerError:
+        app.register_error_handler(kind, _broker_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def body(code: str, message: str, details: dict[str, Any] | None = None) -> str:
+    """The JSON of an error."""
+    return jsons.dumps({"code": code, "message": message, "details": details or {}})
+
+
+def _answer(
+    code: str, message: str, details: dict[str, Any] | None = None, status: int | None = None
+) -> Response:
+    status = status or HTTP_STATUS.get(code, 500)
+    response = Response(body(code, message, details), status, mimetype="application/json")
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if status in (429, 503):
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def _service_error(error: ServiceError) -> Response:
+    if isinstance(error, ServiceUnavailable):
+        log.warning("%s %s: %s", request.method, request.path, error)
+    response = _answer(error.code, error.message, error.details)
+    if isinstance(error, TooMany) and "retry_after" in error.details:
+        response.headers["Retry-After"] = str(max(1, round(error.details["retry_after"])))
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status < 400:  # a redirect, which werkzeug too raises as an error
+        return Response(response=b"", status=status, headers=dict(error.get_headers()))
+    code = CODES.get(status, "INTERNAL_ERROR" if status >= 500 else "BAD_REQUEST")
+    response = _answer(code, _message(status, error), getattr(error, "details", None), status)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _message(status: int, error: HTTPException) -> str:
+    if status == 404:
+        return f"there is nothing at {request.path[:200]}: /docs lists what there is"
+    if status == 405:
+        return f"{request.path[:200]} does not take {request.method[:20]}: /docs lists what it takes"
+    if status == 413:
+        return f"the body is larger than {limits.MAX_REQUEST_BYTES} bytes: send less at once"
+    return error.description or error.name
+
+
+def _database_error(error: DBAPIError) -> Response:
+    log.exception("%s %s: the database failed", request.method, request.path)
+    if "full" in str(error.orig) or "No space left" in str(error.orig):
+        return _answer("STORAGE_FULL", "the service's disk is full: nothing was stored; tell its owner")
+    return _answer("UNAVAILABLE", "the service's database does not answer just now: try again")
+
+
+def _broker_error(error: Exception) -> Response:
+    log.exception("%s %s: the broker failed", request.method, request.path)
+    return _answer("UNAVAILABLE", "the service's broker does not answer just now: try again")
+
+
+def _unexpected(error: Exception) -> Response:
+    """A fault of ours: the log has it all, the client a number to quote, and no internals."""
+    incident = uuid.uuid4().hex[:12]
+    log.exception("incident %s: %s %s", incident, request.method, request.path)
+    return _answer(
+        "INTERNAL_ERROR",
+        f"the service failed and has logged it as incident {incident}: tell its owner",
+        {"incident": incident},
+    )

@@ -1,0 +1,57 @@
+"""Strict JSON: what is read can be written again, stored and compared.
+
+Python's reader accepts NaN, numbers beyond every range and strings that are no Unicode text, and fails in
+three different ways on absurd input; here all of that is one ``BadRequest``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from umbel.protocol.errors import BadRequest
+
+# integers of 64 bits have no more digits
+_MAX_DIGITS = 19
+
+
+def loads(data: bytes) -> Any:
+    """Read JSON from UTF-8 bytes. Raises BadRequest."""
+    try:
+        value = json.loads(data.decode(), parse_constant=_constant, parse_int=_integer, parse_float=_number)
+        # a backslash is the only way to lone surrogates, and base64 has none: most bodies skip the check
+        if b"\\" in data:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError:
+        raise BadRequest("the body is not UTF-8 text") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    return value
+
+
+def dumps(value: Any) -> str:
+    """Write JSON in its shortest form."""
+    return _write(value)
+
+
+_write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON value")
+
+
+def _integer(text: str) -> int:
+    if len(text.lstrip("-")) > _MAX_DIGITS:
+        raise ValueError("an integer has more than 64 bits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is out of range")
+    return value

@@ -1,0 +1,129 @@
+"""The OpenAPI document and a page that shows it, rendered here: a browser needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Flask, Response, redirect, render_template
+from werkzeug.wrappers import Response as BaseResponse
+
+from .auth import open_to_all
+
+_METHODS = ("get", "post", "put", "patch", "delete")
+
+
+def install(app: Flask, document: dict[str, Any]) -> None:
+    """Serve ``document`` at /openapi.json and shown for people at /docs."""
+    text = json.dumps(document, indent=1)
+    shown = {"document": document, "sections": _sections(document)}
+
+    @app.get("/openapi.json")
+    @open_to_all
+    def openapi() -> Response:
+        return Response(text, mimetype="application/json")
+
+    @app.get("/docs")
+    @open_to_all
+    def docs() -> str:
+        return render_template("docs.html", **shown)
+
+    @app.get("/")
+    @open_to_all
+    def root() -> BaseResponse:
+        return redirect("/docs")
+
+
+def _sections(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The operations by tag, each with what the template shows of it."""
+    sections = [{**tag, "operations": []} for tag in document["tags"]]
+    by_name = {section["name"]: section for section in sections}
+    for path, item in document["paths"].items():
+        for method in _METHODS:
+            if method in item:
+                operation = _operation(document, path, method, item)
+                by_name[item[method]["tags"][0]]["operations"].append(operation)
+    return sections
+
+
+def _operation(document: dict[str, Any], path: str, method: str, item: dict[str, Any]) -> dict[str, Any]:
+    operation = item[method]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+    return {
+        "method": method.upper(),
+        "path": path,
+        "anchor": f"{method}{path.replace('/', '-')}",
+        "summary": operation.get("summary", ""),
+        "description": operation.get("description", ""),
+        "open": operation.get("security") == [],
+        "parameters": [
+            _resolved(document, p) for p in item.get("parameters", []) + operation.get("parameters", [])
+        ],
+        "body": body and _shape(document, body),
+        "answers": [
+            {"status": status, "description": answer["description"], "shape": _answer(document, answer)}
+            for status, answer in _answers(document, operation)
+        ],
+    }
+
+
+def _answers(document: dict[str, Any], operation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    found = [(status, _resolved(document, answer)) for status, answer in operation["responses"].items()]
+    return sorted((pair for pair in found if pair[0] != "default"), key=lambda pair: pair[0])
+
+
+def _answer(document: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any] | None:
+    schema = answer.get("content", {}).get("application/json", {}).get("schema")
+    return schema and _shape(document, schema)
+
+
+def _resolved(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in value:
+        return value
+    found: Any = document
+    for part in value["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    return dict(found)
+
+
+def _shape(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Name and fields of an object's schema."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    full = _resolved(document, schema)
+    required = full.get("required", [])
+    fields = [
+        {
+            "name": field,
+            "type": _type(value),
+            "required": field in required,
+            "about": _resolved(document, value).get("description", ""),
+        }
+        for field, value in full.get("properties", {}).items()
+    ]
+    return {"name": name, "about": full.get("description", ""), "fields": fields}
+
+
+def _type(value: dict[str, Any]) -> str:
+    if "$ref" in value:
+        return str(value["$ref"]).rpartition("/")[2]
+    kinds = value.get("type", "object")
+    text = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
+    if "array" in text and "items" in value:
+        text = text.replace("array", f"list of {_type(value['items'])}")
+    if "enum" in value:
+        text += ": " + ", ".join(map(str, value["enum"]))
+    bounds = [f"{word} {value[key]}" for key, word in _BOUNDS.items() if key in value]
+    return f"{text} ({', '.join(bounds)})" if bounds else text
+
+
+_BOUNDS = {
+    "format": "format",
+    "contentEncoding": "encoding",
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "minLength": "min. length",
+    "maxLength": "max. length",
+    "minItems": "min. items",
+    "maxItems": "max. items",
+}

@@ -1,0 +1,79 @@
+"""Long polls: a request that waits until its group has news.
+
+Each waiting poll holds a thread of the web server, so only so many may wait that threads are left for
+everything else; the next one is told to ask again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from federation.context import Federation
+from federation.ledger import query
+from federation.registry.users import User
+from federation.wake import Waker
+from umbel.protocol.errors import TooMany
+
+#: A waiting poll looks this often whether its client is still there, seconds.
+LOOK_UP = 5.0
+#: Seconds after which a poll that found no place may come again.
+RETRY_AFTER = 1.0
+
+
+class Polls:
+    """The polls of one process. ``places``: how many may wait at once."""
+
+    def __init__(self, fed: Federation, waker: Waker, places: int):
+        self._fed = fed
+        self._waker = waker
+        self._free = threading.Semaphore(places)
+        self.places = places
+
+    def results(
+        self,
+        user: User,
+        group_id: str,
+        *,
+        after: int,
+        wait: float,
+        limit: int,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Return the results of a group with completion numbers above ``after``; see ``query.results_after``.
+
+        Waits up to ``wait`` seconds for the first one, but no longer than until the waker stops or ``gone()``
+        says that nobody listens any more. Raises NotFound, and TooMany when it should wait and all places are
+        taken.
+        """
+        page = query.results_after(self._fed, user, group_id, after, limit)
+        if page["results"] or wait <= 0:
+            return page
+        if not self._free.acquire(blocking=False):
+            raise TooMany(
+                f"{self.places} polls are waiting already: ask again in a moment",
+                details={"retry_after": RETRY_AFTER},
+            )
+        try:
+            return self._wait(user, group_id, after, time.monotonic() + wait, limit, gone)
+        finally:
+            self._free.release()
+
+    def _wait(
+        self, user: User, group_id: str, after: int, deadline: float, limit: int, gone: Callable[[], bool]
+    ) -> dict[str, Any]:
+        with self._waker.watch(group_id) as watch:
+            # watching began after the first look, so look again before waiting
+            while True:
+                page = query.results_after(self._fed, user, group_id, after, limit)
+                if page["results"]:
+                    return page
+                while not (left := deadline - time.monotonic()) <= 0:
+                    if self._waker.stopped or gone():
+                        return page
+                    if watch.wait(min(left, LOOK_UP)):
+                        break
+                else:
+                    return page

@@ -1,0 +1,6 @@
+"""The routes: each is a schema in, one call into ``federation``, a schema out."""
+
+from . import endpoints, functions, groups, service, tasks
+
+#: Every blueprint of the API, in the order of its documentation.
+BLUEPRINTS = (functions.blp, endpoints.blp, tasks.blp, groups.blp, service.blp)

@@ -1,0 +1,46 @@
+"""Groups: tasks whose results are followed together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+
+from federation.ledger import cancel, query
+
+from ..auth import user
+from ..blueprint import Blueprint
+from ..schemas.groups import Cancelled, Group, Results, ResultsQuery
+from ..state import fed, state
+
+blp = Blueprint("groups", __name__, url_prefix="/v1/groups", description=__doc__)
+
+
+@blp.route("/<group_id>", methods=["GET"])
+@blp.fails("GROUP_NOT_FOUND")
+@blp.response(200, Group)
+def get(group_id: str) -> dict[str, Any]:
+    """Show a group with its tasks counted by state"""
+    return query.group(fed(), user(), group_id)
+
+
+@blp.route("/<group_id>/results", methods=["GET"])
+@blp.arguments(ResultsQuery, location="query")
+@blp.fails("GROUP_NOT_FOUND", "TOO_MANY_REQUESTS")
+@blp.response(200, Results)
+def results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
+    """Follow the results of a group
+
+    Answers at once when there are results after `after`; else waits for the first, up to `wait` seconds.
+    Asking again with the `cursor` of the answer never misses one.
+    """
+    gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    return state().polls.results(user(), group_id, **place, gone=gone)
+
+
+@blp.route("/<group_id>/cancel", methods=["POST"])
+@blp.fails("GROUP_NOT_FOUND")
+@blp.response(200, Cancelled)
+def cancel_group(group_id: str) -> dict[str, Any]:
+    """Cancel all tasks of a group that have not ended"""
+    return cancel.cancel_group(fed(), user(), group_id)

@@ -1,0 +1,65 @@
+"""Tasks: calls of a function on an endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federation.ledger import cancel, query
+from federation.ledger.submit import Submission, submit
+
+from ..auth import user
+from ..blueprint import Blueprint
+from ..schemas.common import page
+from ..schemas.tasks import Accepted, Result, SubmissionHeaders, SubmissionIn, Task, TaskPage, TaskQuery
+from ..state import fed
+
+blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
+
+
+@blp.route("", methods=["POST"])
+@blp.arguments(SubmissionHeaders, location="headers")
+@blp.arguments(SubmissionIn)
+@blp.fails("FUNCTION_NOT_FOUND", "ENDPOINT_NOT_FOUND", "GROUP_NOT_FOUND", "IDEMPOTENCY_MISMATCH")
+@blp.fails("PAYLOAD_TOO_LARGE", "QUEUE_FULL")
+@blp.response(202, Accepted)
+def submit_tasks(headers: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
+    """Submit calls
+
+    When this is answered with 202 the tasks are on disk and will be run.
+    """
+    return submit(fed(), user(), Submission(**values), headers.get("key"))
+
+
+@blp.route("", methods=["GET"])
+@blp.arguments(TaskQuery, location="query")
+@blp.response(200, TaskPage)
+def list_tasks(filters: dict[str, Any]) -> dict[str, Any]:
+    """List your tasks, newest first"""
+    return page(query.tasks_page(fed(), user(), **filters))
+
+
+@blp.route("/<task_id>", methods=["GET"])
+@blp.fails("TASK_NOT_FOUND")
+@blp.response(200, Task)
+def get(task_id: str) -> dict[str, Any]:
+    """Show a task"""
+    return query.task(fed(), user(), task_id)
+
+
+@blp.route("/<task_id>/cancel", methods=["POST"])
+@blp.fails("TASK_NOT_FOUND")
+@blp.response(200, Task)
+def cancel_task(task_id: str) -> dict[str, Any]:
+    """Cancel a task, waiting or running
+
+    A task that has ended stays as it is.
+    """
+    return cancel.cancel_task(fed(), user(), task_id)
+
+
+@blp.route("/<task_id>/result", methods=["GET"])
+@blp.fails("TASK_NOT_FOUND", "RESULT_NOT_READY")
+@blp.response(200, Result)
+def result(task_id: str) -> dict[str, Any]:
+    """Show how a task ended and what it returned or raised"""
+    return query.result(fed(), user(), task_id)
