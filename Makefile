@@ -4,8 +4,8 @@
 # again only when setup.cfg has changed.
 
 VENV ?= .venv
-HOST ?= 127.0.0.1
-PORT ?= 8642
+HOST ?=
+PORT ?=
 ARGS ?=
 BIN := $(VENV)/bin
 PYTHON ?=
@@ -30,7 +30,7 @@ demo: $(RUN_STAMP) ## run real work through an embedded federation, check it, le
 	@$(BIN)/python examples/metadata_extraction.py $(ARGS)
 
 up: $(RUN_STAMP) ## start the embedded federation (HOST=, PORT=, ARGS="--flower --workers 4"); Ctrl-C stops it
-	@exec $(BIN)/python -m federation up --host $(HOST) --port $(PORT) $(ARGS)
+	@exec $(BIN)/python -m federation up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(DEV_STAMP) ## run every test that needs nothing but Python
 	$(BIN)/python -m pytest tests --ignore=tests/e2e $(ARGS)
