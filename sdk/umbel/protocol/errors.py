@@ -52,6 +52,7 @@ TASK_CODES: dict[str, str] = {
     "MEMORY_LIMIT": "the call needed more memory than its limit",
     "WORKER_LOST": "the process or node that ran the call died, as often as the call may be tried",
     "RESULT_TOO_LARGE": "the result is larger than the service carries",
+    "NOT_SERIALIZABLE": "the function or its arguments cannot be turned into bytes",
     "RESULT_NOT_SERIALIZABLE": "the result cannot be turned into bytes",
     "DESERIALIZE_ERROR": "the function or its arguments cannot be loaded at the endpoint",
     "VERSION_MISMATCH": "the function was made by another Python version and has no source to fall back on",
@@ -181,7 +182,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {
 }
 
 
-def service_error(status: int, code: str, message: str, details: dict[str, Any] | None = None) -> ServiceError:
+def service_error(status: int, code: str | None, message: str, details: dict[str, Any] | None = None) -> ServiceError:
     """Build the error that belongs to an HTTP answer of status ``status``."""
     cls = _BY_STATUS.get(status, ServiceUnavailable if status >= 500 else BadRequest)
     return cls(message, code=code, details=details)
