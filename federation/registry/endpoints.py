@@ -8,8 +8,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, insert, select
@@ -73,20 +72,7 @@ def register(
         "broker_sha256": password_sha256,
         "created": time.time(),
     }
-    # the account first: a crash in between leaves an account without an endpoint, which nobody knows the
-    # password of, rather than an endpoint that can never connect
-    with _broker_answers("nothing was registered"):
-        acl.add_endpoint_user(fed, id, password_sha256)
-    try:
-        with fed.database.write() as connection:
-            connection.execute(insert(endpoints).values(row))
-    except IntegrityError:
-        _forget(fed, id)
-        raise Conflict(
-            f"you already have an endpoint named '{name}': choose another name or delete that one",
-            code="NAME_TAKEN",
-            details={"name": name},
-        ) from None
+    _add(fed, row)
     credentials = {
         "endpoint_id": id,
         "broker_url": acl.credentials_url(fed, id, password),
@@ -161,12 +147,25 @@ def delete(fed: Federation, user: User, name_or_id: str) -> None:
     _forget(fed, row.id)
 
 
-@contextmanager
-def _broker_answers(otherwise: str) -> Iterator[None]:
+def _add(fed: Federation, row: Mapping[str, Any]) -> None:
+    # the account first: a crash in between leaves an account without an endpoint, which nobody knows the
+    # password of, rather than an endpoint that can never connect
     try:
-        yield
+        acl.add_endpoint_user(fed, row["id"], row["broker_sha256"])
     except BrokerError as error:
-        raise ServiceUnavailable(f"the broker does not answer ({error}); {otherwise}, try again") from None
+        raise ServiceUnavailable(
+            f"the broker does not answer ({error}); nothing was registered, try again"
+        ) from None
+    try:
+        with fed.database.write() as connection:
+            connection.execute(insert(endpoints).values(row))
+    except IntegrityError:
+        _forget(fed, row["id"])
+        raise Conflict(
+            f"you already have an endpoint named '{row['name']}': choose another name or delete that one",
+            code="NAME_TAKEN",
+            details={"name": row["name"]},
+        ) from None
 
 
 def _forget(fed: Federation, endpoint_id: str) -> None:

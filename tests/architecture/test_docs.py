@@ -73,7 +73,7 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.endpoint != "static"
     }
-    pages = {"GET /openapi.json", "GET /docs"}
+    pages = {"GET /", "GET /openapi.json", "GET /docs"}
     section = _text("docs/rest.rst").partition("Routes\n---")[2].partition("Submitting")[0]
     assert _first_column(section) | pages == served
 
