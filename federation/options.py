@@ -33,7 +33,7 @@ class Options:
 
     def to_json(self) -> str:
         """Return the options that differ from the defaults as a JSON object."""
-        return json.dumps({k: v for k, v in asdict(self).items() if v != _DEFAULTS[k]}, sort_keys=True)
+        return _write(self)
 
     @classmethod
     def from_json(cls, text: str) -> Options:
@@ -53,6 +53,11 @@ class Options:
 
 
 _DEFAULTS = asdict(Options())
+
+
+@lru_cache(maxsize=1024)
+def _write(options: Options) -> str:
+    return json.dumps({k: v for k, v in asdict(options).items() if v != _DEFAULTS[k]}, sort_keys=True)
 
 
 @lru_cache(maxsize=1024)

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Table,
-    bindparam,
-    delete,
-    func,
-    insert,
-    literal,
-    select,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import BigInteger, String
 
-from .tables import blobs, endpoints, groups, loads
+from .statements import Statement, insert_returning
+from .tables import blobs, bundles, endpoints, groups, loads
 
 
 def among(connection: Connection, column: ColumnElement[Any], values: Sequence[int] | Sequence[str]) -> Any:
@@ -30,8 +21,15 @@ def among(connection: Connection, column: ColumnElement[Any], values: Sequence[i
         each = func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(select(each.c.value))
     kind = BigInteger() if values and isinstance(values[0], int) else String()
-    array = bindparam(None, list(values), type_=postgresql.ARRAY(kind))
-    return column == func.any(array)
+    return column == func.any(bindparam(None, list(values), type_=postgresql.ARRAY(kind)))
+
+
+_lock = Statement(
+    lambda d: select(endpoints.c.no)
+    .where(d.among(endpoints.c.no, "nos"))
+    .order_by(endpoints.c.no)
+    .with_for_update()
+)
 
 
 def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
@@ -42,61 +40,78 @@ def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
     """
     wanted = sorted(set(numbers))
     if wanted and connection.dialect.name != "sqlite":
-        query = select(endpoints.c.no).where(among(connection, endpoints.c.no, wanted))
-        connection.execute(query.order_by(endpoints.c.no).with_for_update())
+        _lock.rows(connection, nos=wanted)
+
+
+def _add_load(dialect: Any) -> Any:
+    statement = dialect.insert(loads)
+    return statement.on_conflict_do_update(
+        index_elements=["endpoint_no", "user_no"], set_={"live": loads.c.live + statement.excluded.live}
+    )
+
+
+_LOAD = ("endpoint_no", "user_no", "live")
+_load = Statement(_add_load, _LOAD)
 
 
 def add_load(connection: Connection, changes: Mapping[tuple[int, int], int]) -> None:
     """Change the number of unfinished calls of (endpoint, user) pairs."""
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    rows = [{"endpoint_no": e, "user_no": u, "live": n} for (e, u), n in sorted(changes.items()) if n]
-    if rows:
-        statement = make(loads)
-        statement = statement.on_conflict_do_update(
-            index_elements=["endpoint_no", "user_no"], set_={"live": loads.c.live + statement.excluded.live}
-        )
-        connection.execute(statement, rows)
+    _load.each(connection, _LOAD, [(e, u, n) for (e, u), n in sorted(changes.items()) if n])
 
 
-def insert_one(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
-    """Insert one row; return its number."""
-    key = connection.execute(insert(table), values).inserted_primary_key
-    assert key is not None
-    return int(key[0])
+_add_blob = insert_returning(blobs, "data", "refs")
+_read_blobs = Statement(lambda d: select(blobs.c.no, blobs.c.data).where(d.among(blobs.c.no, "nos")))
+_use_blob = Statement(
+    lambda d: update(blobs)
+    .values(refs=blobs.c.refs - bindparam("uses"))
+    .where(blobs.c.no == bindparam("blob"))
+)
+_drop_blobs = Statement(lambda d: delete(blobs).where(d.among(blobs.c.no, "nos"), blobs.c.refs <= 0))
 
 
 def add_blob(connection: Connection, data: bytes, refs: int) -> int:
     """Store bytes that ``refs`` tasks will point into; return the blob's number."""
-    return insert_one(connection, blobs, {"data": data, "refs": refs})
+    return int(_add_blob.value(connection, data=data, refs=refs))
 
 
 def read_blobs(connection: Connection, numbers: Iterable[int | None]) -> dict[int, bytes]:
     """Return the content of blobs by number."""
     wanted = sorted({number for number in numbers if number is not None})
-    if not wanted:
-        return {}
-    query = select(blobs.c.no, blobs.c.data).where(among(connection, blobs.c.no, wanted))
-    return {no: data for no, data in connection.execute(query)}
+    return {no: bytes(data) for no, data in _read_blobs.rows(connection, nos=wanted)} if wanted else {}
 
 
 def release_blobs(connection: Connection, uses: Mapping[int, int]) -> None:
     """Tell blobs that ``uses[no]`` tasks no longer point into them; the unused go."""
-    if not uses:
-        return
-    rows = [{"b_no": no, "b_uses": count} for no, count in uses.items()]
-    statement = update(blobs).where(blobs.c.no == bindparam("b_no"))
-    connection.execute(statement.values(refs=blobs.c.refs - bindparam("b_uses")), rows)
-    connection.execute(delete(blobs).where(among(connection, blobs.c.no, list(uses)), blobs.c.refs <= 0))
+    if uses:
+        _use_blob.each(connection, ("uses", "blob"), [(count, no) for no, count in sorted(uses.items())])
+        _drop_blobs.run(connection, nos=list(uses))
 
 
-def next_completions(connection: Connection, group_no: int, count: int) -> int:
-    """Take ``count`` completion numbers of a group; return the first."""
-    statement = update(groups).where(groups.c.no == group_no)
-    statement = statement.values(completions=groups.c.completions + count)
-    last = connection.execute(statement.returning(groups.c.completions)).scalar_one()
-    return int(last) - count + 1
+_complete = Statement(
+    lambda d: update(groups)
+    .values(completions=groups.c.completions + bindparam("count"))
+    .where(groups.c.no == bindparam("group"))
+    .returning(groups.c.completions, groups.c.id)
+)
 
 
-def constant(value: str) -> Any:
-    """A SQL constant (not a parameter), so that partial indexes are recognised."""
-    return literal(value, literal_execute=True)
+def next_completions(connection: Connection, group_no: int, count: int) -> tuple[int, str]:
+    """Take ``count`` completion numbers of a group; return the first, and the group's id."""
+    row = _complete.first(connection, group=group_no, count=count)
+    assert row is not None, f"group {group_no} is gone while it has live tasks"
+    return row[0] - count + 1, row[1]
+
+
+_close = Statement(
+    lambda d: update(bundles)
+    .values(open=bundles.c.open - bindparam("ended"))
+    .where(bundles.c.no == bindparam("bundle"))
+)
+_drop_bundles = Statement(lambda d: delete(bundles).where(d.among(bundles.c.no, "nos"), bundles.c.open <= 0))
+
+
+def close_bundles(connection: Connection, ended: Counter[int]) -> None:
+    """Note that so many calls of each bundle are done with; bundles without open calls go."""
+    if ended:
+        _close.each(connection, ("ended", "bundle"), [(count, no) for no, count in sorted(ended.items())])
+        _drop_bundles.run(connection, nos=list(ended))

@@ -22,10 +22,11 @@ from .broker import BrokerError
 from .context import Federation
 from .ledger.cancel import expire
 from .ledger.nodes import held_tasks
-from .ledger.requeue import COLUMNS, put_back, put_back_lost
+from .ledger.requeue import put_back, put_back_lost
 from .ledger.retain import forget_answers, retain
+from .ledger.tasks import in_bundles
 from .process import Stop, run_process
-from .tables import bundles, endpoints, loads, nodes, tasks
+from .tables import bundles, endpoints, loads, nodes
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +167,7 @@ class Sweeper:
                 bundles.c.held.is_(None) | (bundles.c.held < before),
             )
             gone = {row.no: row for row in connection.execute(still)}
-            calls = connection.execute(
-                select(*COLUMNS).where(rows.among(connection, tasks.c.bundle_no, sorted(gone)))
-            ).all()
+            calls = in_bundles(connection, sorted(gone))
             deaths = self._deaths(connection, endpoint_no)
             run = [call for call in calls if _may_have_run(gone[call.bundle_no], deaths)]
             put_back(connection, [call for call in calls if call not in run], counted=False)

@@ -2,55 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from umbel.protocol import names
 from umbel.protocol.states import TaskState
 
-from .. import rows
 from ..context import Federation
-from ..tables import bundles, endpoints, estimates, loads, nodes, submissions, tasks, users
+from ..estimates import known_seconds
+from ..statements import Statement, constant, insert_returning
+from ..tables import bundles, endpoints, loads, nodes, submissions, tasks, users
 from .decide import Plan, Situation, Waiting, decide
 
 #: Calls that are looked at first, and when that was not enough.
 LOOK, LOOK_FAR = 256, 8192
 
-_QUEUED = rows.constant(TaskState.QUEUED.value)
-_columns = (
-    tasks.c.no,
-    tasks.c.priority,
-    tasks.c.function_no,
-    tasks.c.submission_no,
-    tasks.c.blob_size,
-    tasks.c.id,
-    tasks.c.attempt,
-    tasks.c.blob_no,
-    tasks.c.blob_offset,
-)
-_head = (
-    select(*_columns)
+
+class _Call(NamedTuple):
+    """A queued call as the plans need it."""
+
+    no: int
+    priority: int
+    function_no: int
+    submission_no: int
+    blob_size: int
+    id: str
+    attempt: int
+    blob_no: int
+    blob_offset: int
+
+
+_head = Statement(
+    lambda d: select(*[tasks.c[name] for name in _Call._fields])
     .where(
         tasks.c.endpoint_no == bindparam("endpoint"),
         tasks.c.user_no == bindparam("user"),
-        tasks.c.state == _QUEUED,
+        tasks.c.state == constant(TaskState.QUEUED.value),
     )
     .order_by(tasks.c.priority.desc(), tasks.c.no)
     .limit(bindparam("look"))
 )
-_slots = select(func.coalesce(func.sum(nodes.c.slots), 0)).where(
-    nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.live == 1
+_slots = Statement(
+    lambda d: select(func.coalesce(func.sum(nodes.c.slots), 0)).where(
+        nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.live == 1
+    )
 )
-_open = select(func.count(), func.coalesce(func.sum(bundles.c.open), 0)).where(
-    bundles.c.endpoint_no == bindparam("endpoint")
+_open = Statement(
+    lambda d: select(func.count(), func.coalesce(func.sum(bundles.c.open), 0)).where(
+        bundles.c.endpoint_no == bindparam("endpoint")
+    )
 )
-_loads = (
-    select(loads.c.user_no, loads.c.live)
+_waiting = Statement(
+    lambda d: select(loads.c.user_no, loads.c.live)
     .where(loads.c.endpoint_no == bindparam("endpoint"), loads.c.live > 0)
     .order_by(loads.c.user_no)
+)
+_options = Statement(
+    lambda d: select(submissions.c.no, submissions.c.options).where(d.among(submissions.c.no, "nos"))
+)
+_endpoint = Statement(
+    lambda d: select(endpoints.c.id, endpoints.c.last_user_no).where(endpoints.c.no == bindparam("endpoint"))
+)
+_user_names = Statement(lambda d: select(users.c.no, users.c.name).where(d.among(users.c.no, "nos")))
+_turn = Statement(
+    lambda d: update(endpoints)
+    .values(last_user_no=bindparam("user"))
+    .where(endpoints.c.no == bindparam("endpoint"))
+)
+_add_bundle = insert_returning(bundles, "id", "endpoint_no", "function_no", "size", "open", "sent")
+_dispatch = Statement(
+    lambda d: update(tasks)
+    .values(
+        state=TaskState.DISPATCHED.value,
+        attempt=tasks.c.attempt + 1,
+        bundle_no=bindparam("bundle"),
+        dispatched=bindparam("now"),
+    )
+    .where(d.among(tasks.c.no, "nos"))
 )
 
 
@@ -74,146 +105,127 @@ def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float
 
     The caller holds the endpoint's lock, and sends after its transaction is committed.
     """
-    here = {"endpoint": endpoint_no}
-    live = [(user, count) for user, count in connection.execute(_loads, here)]
+    live = _waiting.rows(connection, endpoint=endpoint_no)
     if not live:
         return []
-    open_bundles, open_calls = connection.execute(_open, here).one()
-    slots = connection.execute(_slots, here).scalar_one() or 1
+    open_bundles, open_calls = _open.rows(connection, endpoint=endpoint_no)[0]
     queued = sum(count for _, count in live) - int(open_calls)
+    if queued <= 0:
+        return []
     situation = Situation(
-        slots=slots,
+        slots=_slots.value(connection, endpoint=endpoint_no) or 1,
         open=open_bundles,
-        queued=max(queued, 0),
+        queued=queued,
         seconds={},
         window=fed.settings.window,
         bundle_seconds=fed.settings.bundle_seconds,
     )
-    if queued <= 0 or not situation.room:
+    if not situation.room:
         return []
-    turns = _turns(connection, endpoint_no, [user for user, _ in live])[: situation.room]
-    for look in (LOOK, LOOK_FAR):
-        seen = _look(connection, endpoint_no, turns, max(16, look // len(turns)))
-        plans = decide(seen.queues, _with_seconds(connection, situation, endpoint_no, seen.functions))
-        planned_calls = sum(len(plan.nos) for plan in plans)
-        if planned_calls < seen.count or seen.count >= queued or len(plans) >= situation.room:
-            break
-    return _record(connection, endpoint_no, plans, seen, now) if plans else []
+    endpoint_id, last_user = _endpoint.rows(connection, endpoint=endpoint_no)[0]
+    turns = _turns([user for user, _ in live], last_user or 0)[: situation.room]
+    plans, seen = _plan(connection, endpoint_no, situation, turns)
+    if not plans:
+        return []
+    if len(live) > 1:
+        _turn.run(connection, user=plans[-1].user, endpoint=endpoint_no)
+    return _record(connection, endpoint_no, endpoint_id, plans, seen, now)
+
+
+def _turns(waiting: list[int], last: int) -> list[int]:
+    """The users with work, the one after the last served first."""
+    return [user for user in waiting if user > last] + [user for user in waiting if user <= last]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """The heads of the users' queues. ``rows``: by task number."""
+    """The heads of the users' queues. ``calls``: by number; ``options``: by submission number."""
 
     queues: list[tuple[int, list[Waiting]]]
-    rows: dict[int, Any]
+    calls: dict[int, _Call]
     options: dict[int, str]
-    functions: set[int]
-    count: int
 
 
-def _turns(connection: Connection, endpoint_no: int, waiting: list[int]) -> list[int]:
-    """The users with work, the one after the last served first."""
-    if len(waiting) == 1:
-        return waiting
-    query = select(endpoints.c.last_user_no).where(endpoints.c.no == endpoint_no)
-    last = connection.execute(query).scalar() or 0
-    return [user for user in waiting if user > last] + [user for user in waiting if user <= last]
+def _plan(
+    connection: Connection, endpoint_no: int, situation: Situation, turns: Sequence[int]
+) -> tuple[list[Plan], _Seen]:
+    """Decide on the heads of the queues; look farther when the plans used up all that was seen."""
+    for look in (LOOK, LOOK_FAR):
+        seen = _look(connection, endpoint_no, turns, max(16, look // len(turns)))
+        functions = sorted({call.function_no for call in seen.calls.values()})
+        seconds = _ByFunction(known_seconds(connection, endpoint_no, functions))
+        plans = decide(seen.queues, replace(situation, seconds=seconds))
+        planned = sum(len(plan.nos) for plan in plans)
+        if planned < len(seen.calls) or planned >= situation.queued or look == LOOK_FAR:
+            break
+    return plans, seen
 
 
 def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: int) -> _Seen:
-    heads = {}
-    for user in turns:
-        heads[user] = connection.execute(_head, {"endpoint": endpoint_no, "user": user, "look": look}).all()
-    wanted = sorted({row[3] for head in heads.values() for row in head})
-    options: dict[int, str] = {}
-    if wanted:
-        query = select(submissions.c.no, submissions.c.options)
-        options = {
-            no: text
-            for no, text in connection.execute(query.where(rows.among(connection, submissions.c.no, wanted)))
-        }
-    return _Seen(
-        queues=[
-            (user, [Waiting(row[0], row[1], (row[2], options[row[3]]), row[4]) for row in head])
-            for user, head in heads.items()
-        ],
-        rows={row[0]: row for head in heads.values() for row in head},
-        options=options,
-        functions={row[2] for head in heads.values() for row in head},
-        count=sum(map(len, heads.values())),
-    )
+    heads = {
+        user: list(map(_Call._make, _head.rows(connection, endpoint=endpoint_no, user=user, look=look)))
+        for user in turns
+    }
+    wanted = sorted({call.submission_no for head in heads.values() for call in head})
+    options = dict(_options.rows(connection, nos=wanted)) if wanted else {}
+    kinds: dict[tuple[int, int], Hashable] = {}
+    queues = []
+    for user, head in heads.items():
+        queue = []
+        for call in head:
+            key = call[2:4]
+            kind = kinds.get(key)
+            if kind is None:
+                kind = kinds[key] = (call.function_no, options[call.submission_no])
+            queue.append(Waiting(call[0], call[1], kind, call[4]))
+        queues.append((user, queue))
+    return _Seen(queues, {call[0]: call for head in heads.values() for call in head}, options)
 
 
-def _with_seconds(
-    connection: Connection, situation: Situation, endpoint_no: int, functions: set[int]
-) -> Situation:
-    query = select(estimates.c.function_no, estimates.c.seconds).where(
-        estimates.c.endpoint_no == endpoint_no,
-        rows.among(connection, estimates.c.function_no, sorted(functions)),
-    )
-    known = {no: seconds for no, seconds in connection.execute(query)}
-    return Situation(
-        **{**situation.__dict__, "seconds": _ByFunction(known)},
-    )
-
-
-class _ByFunction(dict[int, float]):
+class _ByFunction(Mapping[Hashable, float]):
     """Run times by kind, where a kind is (function number, options): the options do not matter."""
 
-    def get(self, kind: Any, default: Any = None) -> Any:
-        return super().get(kind[0], default)
+    def __init__(self, seconds: dict[int, float]):
+        self._seconds = seconds
+
+    def __getitem__(self, kind: Any) -> float:
+        return self._seconds[kind[0]]
+
+    def __iter__(self) -> Any:
+        return iter(self._seconds)
+
+    def __len__(self) -> int:
+        return len(self._seconds)
 
 
 def _record(
-    connection: Connection, endpoint_no: int, plans: list[Plan], seen: _Seen, now: float
+    connection: Connection, endpoint_no: int, endpoint_id: str, plans: list[Plan], seen: _Seen, now: float
 ) -> list[Planned]:
     """Write the plans into the ledger."""
-    endpoint_id = connection.execute(select(endpoints.c.id).where(endpoints.c.no == endpoint_no)).scalar_one()
-    user_query = select(users.c.no, users.c.name)
-    user_names = dict(
-        connection.execute(
-            user_query.where(rows.among(connection, users.c.no, sorted({plan.user for plan in plans})))
-        ).all()
-    )
+    who = dict(_user_names.rows(connection, nos=sorted({plan.user for plan in plans})))
     planned = []
     for plan in plans:
-        calls = [seen.rows[no] for no in plan.nos]
+        calls = [seen.calls[no] for no in plan.nos]
+        first = calls[0]
         bundle_id = names.new_id()
-        bundle_no = rows.insert_one(
+        bundle_no = _add_bundle.value(
             connection,
-            bundles,
-            {
-                "id": bundle_id,
-                "endpoint_no": endpoint_no,
-                "function_no": calls[0][2],
-                "size": len(calls),
-                "open": len(calls),
-                "sent": now,
-            },
+            id=bundle_id,
+            endpoint_no=endpoint_no,
+            function_no=first.function_no,
+            size=len(calls),
+            open=len(calls),
+            sent=now,
         )
-        connection.execute(
-            update(tasks)
-            .where(rows.among(connection, tasks.c.no, plan.nos))
-            .values(
-                state=TaskState.DISPATCHED.value,
-                bundle_no=bundle_no,
-                dispatched=now,
-                attempt=tasks.c.attempt + 1,
-            )
-        )
+        _dispatch.run(connection, nos=plan.nos, bundle=bundle_no, now=now)
         planned.append(
             Planned(
                 bundle_id=bundle_id,
                 endpoint_id=endpoint_id,
-                function_no=calls[0][2],
-                user=user_names[plan.user],
-                options=seen.options[calls[0][3]],
-                calls=[(row[5], row[6] + 1, row[7], row[8], row[4]) for row in calls],
+                function_no=first.function_no,
+                user=who[plan.user],
+                options=seen.options[first.submission_no],
+                calls=[(c.id, c.attempt + 1, c.blob_no, c.blob_offset, c.blob_size) for c in calls],
             )
-        )
-    if len(user_names) > 1 or len(seen.queues) > 1:
-        connection.execute(
-            update(endpoints).where(endpoints.c.no == endpoint_no).values(last_user_no=plans[-1].user)
         )
     return planned

@@ -24,7 +24,7 @@ from ..registry.users import User
 from ..tables import endpoints, groups, tasks
 from .end import Ending, end_tasks
 from .query import task as shown_task
-from .requeue import COLUMNS
+from .tasks import Task, numbered
 
 log = logging.getLogger(__name__)
 
@@ -98,13 +98,16 @@ def _end_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int:
     return len(live)
 
 
-def _live(connection: Connection, nos: list[int], state: TaskState) -> Sequence[Any]:
+def _live(connection: Connection, nos: list[int], state: TaskState) -> list[Task]:
     """The tasks that may move to ``state``."""
-    found = connection.execute(select(*COLUMNS).where(rows.among(connection, tasks.c.no, nos))).all()
-    return [row for row in found if row.state not in FINAL and TaskState(row.state).may_become(state)]
+    return [
+        row
+        for row in numbered(connection, nos)
+        if row.state not in FINAL and TaskState(row.state).may_become(state)
+    ]
 
 
-def _at_endpoints(connection: Connection, ended: Sequence[Any]) -> dict[str, list[str]]:
+def _at_endpoints(connection: Connection, ended: Sequence[Task]) -> dict[str, list[str]]:
     """Ids of the tasks that were sent already, by endpoint id."""
     sent: dict[int, list[str]] = defaultdict(list)
     for row in ended:

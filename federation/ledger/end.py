@@ -6,18 +6,20 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, null, update
 
 from umbel.protocol.states import TaskState
 
 from .. import rows
-from ..tables import bundles, groups, tasks
+from ..statements import Statement
+from ..tables import tasks
+from .tasks import Task
 
 
 class Ending(NamedTuple):
-    """How one task ends. ``task``: a row with no, group_no, user_no, endpoint_no and bundle_no."""
+    """How one task ends."""
 
-    task: Any
+    task: Task
     state: TaskState
     code: str | None = None
     message: str | None = None
@@ -30,24 +32,25 @@ class Ending(NamedTuple):
     size: int | None = None
 
 
-_end = (
-    update(tasks)
-    .where(tasks.c.no == bindparam("t_no"))
-    .values(
-        state=bindparam("t_state"),
-        bundle_no=None,
-        finished=bindparam("t_finished"),
-        completion=bindparam("t_completion"),
-        code=bindparam("t_code"),
-        message=bindparam("t_message"),
-        started=bindparam("t_started"),
-        wall=bindparam("t_wall"),
-        node_no=bindparam("t_node"),
-        usage=bindparam("t_usage"),
-        result_blob_no=bindparam("t_blob"),
-        result_offset=bindparam("t_offset"),
-        result_size=bindparam("t_size"),
-    )
+# in the table's order of columns, which is the order of an UPDATE's parameters
+_VALUES = (
+    "state",
+    "node_no",
+    "started",
+    "wall",
+    "finished",
+    "completion",
+    "code",
+    "message",
+    "usage",
+    "result_blob_no",
+    "result_offset",
+    "result_size",
+)
+_end = Statement(
+    lambda d: update(tasks)
+    .values(bundle_no=null(), **{name: bindparam("v_" + name) for name in _VALUES})
+    .where(tasks.c.no == bindparam("v_no"))
 )
 
 
@@ -61,51 +64,33 @@ def end_tasks(connection: Connection, endings: Sequence[Ending], now: float) -> 
     by_group: dict[int, list[Ending]] = defaultdict(list)
     for ending in endings:
         by_group[ending.task.group_no].append(ending)
-    values: list[dict[str, Any]] = []
-    last: dict[int, int] = {}
+    values: list[tuple[Any, ...]] = []
+    last: dict[str, int] = {}
     for group_no in sorted(by_group):
-        number = rows.next_completions(connection, group_no, len(by_group[group_no]))
-        for ending in by_group[group_no]:
-            values.append(_values(ending, number, now))
-            number += 1
-        last[group_no] = number - 1
-    connection.execute(_end, values)
-    rows.add_load(
-        connection,
-        {pair: -n for pair, n in Counter((e.task.endpoint_no, e.task.user_no) for e in endings).items()},
-    )
-    close_bundles(connection, Counter(e.task.bundle_no for e in endings if e.task.bundle_no is not None))
-    query = select(groups.c.no, groups.c.id).where(rows.among(connection, groups.c.no, list(last)))
-    return {group_id: last[no] for no, group_id in connection.execute(query)}
-
-
-def _values(ending: Ending, completion: int, now: float) -> dict[str, Any]:
-    return {
-        "t_no": ending.task.no,
-        "t_state": ending.state.value,
-        "t_finished": now,
-        "t_completion": completion,
-        "t_code": ending.code,
-        "t_message": ending.message,
-        "t_started": ending.started,
-        "t_wall": ending.wall,
-        "t_node": ending.node_no,
-        "t_usage": ending.usage,
-        "t_blob": ending.blob_no,
-        "t_offset": ending.offset,
-        "t_size": ending.size,
-    }
-
-
-def close_bundles(connection: Connection, ended: Counter[int]) -> None:
-    """Note that so many calls of each bundle are done with; bundles without open calls go."""
-    if not ended:
-        return
-    statement = update(bundles).where(bundles.c.no == bindparam("b_no"))
-    connection.execute(
-        statement.values(open=bundles.c.open - bindparam("b_count")),
-        [{"b_no": no, "b_count": count} for no, count in ended.items()],
-    )
-    connection.execute(
-        delete(bundles).where(rows.among(connection, bundles.c.no, list(ended)), bundles.c.open <= 0)
-    )
+        number, group_id = rows.next_completions(connection, group_no, len(by_group[group_no]))
+        for number, ending in enumerate(by_group[group_no], number):
+            task, state, code, message, started, wall, node_no, usage, blob_no, offset, size = ending
+            values.append(
+                (
+                    state.value,
+                    node_no,
+                    started,
+                    wall,
+                    now,
+                    number,
+                    code,
+                    message,
+                    usage,
+                    blob_no,
+                    offset,
+                    size,
+                )
+                + (task.no,)
+            )
+        last[group_id] = number
+    _end.each(connection, ["v_" + name for name in _VALUES] + ["v_no"], values)
+    ended = [ending.task for ending in endings]
+    loads = Counter((task.endpoint_no, task.user_no) for task in ended)
+    rows.add_load(connection, {pair: -count for pair, count in loads.items()})
+    rows.close_bundles(connection, Counter(task.bundle_no for task in ended if task.bundle_no is not None))
+    return last

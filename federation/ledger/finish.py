@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
@@ -17,16 +16,35 @@ from umbel.protocol.states import FINAL, TaskState
 
 from .. import dispatch, rows
 from ..context import Federation
+from ..estimates import learn
+from ..statements import Statement, constant
 from ..tables import endpoints, tasks
 from .end import Ending, end_tasks
-from .estimate import learn
 from .nodes import hear
-from .requeue import COLUMNS, options_of, put_back, put_back_lost
+from .requeue import put_back, put_back_lost
+from .tasks import Task, of_endpoint, options_of
 
 log = logging.getLogger(__name__)
 
 #: Longest message of a failure that is kept, characters.
 MESSAGE_LENGTH = 2000
+
+
+#: A task of the ledger and what a report says of it.
+Pair = tuple[Task, Row]
+
+_known = Statement(
+    lambda d: select(endpoints.c.id, endpoints.c.no).where(
+        d.among(endpoints.c.id, "ids"), endpoints.c.deleted.is_(None)
+    )
+)
+_run = Statement(
+    lambda d: update(tasks)
+    .values(
+        state=constant(TaskState.RUNNING.value), node_no=bindparam("v_node"), started=bindparam("v_started")
+    )
+    .where(tasks.c.no == bindparam("v_no"), tasks.c.state == constant(TaskState.DISPATCHED.value))
+)
 
 
 @dataclass
@@ -45,7 +63,7 @@ def take_in(fed: Federation, connection: Connection, reports: Sequence[OpenRepor
     The first terminal report of a task wins; later ones are dropped and counted.
     """
     effects = Effects()
-    known = _endpoints(connection, {report.endpoint for report in reports})
+    known = dict(_known.rows(connection, ids=sorted({report.endpoint for report in reports})))
     rows.lock_endpoints(connection, known.values())
     for report in reports:
         endpoint_no = known.get(report.endpoint)
@@ -61,18 +79,11 @@ def take_in(fed: Federation, connection: Connection, reports: Sequence[OpenRepor
     return effects
 
 
-def _endpoints(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
-    query = select(endpoints.c.id, endpoints.c.no).where(
-        rows.among(connection, endpoints.c.id, sorted(ids)), endpoints.c.deleted.is_(None)
-    )
-    return {id_: no for id_, no in connection.execute(query)}
-
-
 def _take_rows(
     connection: Connection, effects: Effects, report: OpenReport, endpoint_no: int, node_no: int, now: float
 ) -> None:
-    found = _tasks(connection, endpoint_no, [row.task_id for row in report.rows])
-    pairs: list[tuple[Any, Row]] = []
+    found = of_endpoint(connection, endpoint_no, [row.task_id for row in report.rows])
+    pairs: list[Pair] = []
     seen: set[str] = set()
     for row in report.rows:
         task = found.get(row.task_id)
@@ -80,7 +91,7 @@ def _take_rows(
             effects.dropped += row.status != Status.RUNNING
             continue
         pairs.append((task, row))
-    by_status: dict[str, list[tuple[Any, Row]]] = defaultdict(list)
+    by_status: dict[str, list[Pair]] = defaultdict(list)
     for task, row in pairs:
         ends = row.status != Status.RUNNING
         if ends and row.task_id in seen:
@@ -88,7 +99,7 @@ def _take_rows(
         if ends:
             seen.add(row.task_id)
         by_status[row.status].append((task, row))
-    learn(connection, endpoint_no, pairs, now)
+    learn(connection, endpoint_no, ((task.function_no, row) for task, row in pairs), now)
     _note_running(connection, by_status[Status.RUNNING], node_no)
     current = [
         (t, r) for t, r in by_status[Status.RETURNED] + by_status[Status.LOST] if r.attempt == t.attempt
@@ -97,32 +108,16 @@ def _take_rows(
     _end(connection, effects, report, by_status, node_no, now)
 
 
-def _tasks(connection: Connection, endpoint_no: int, ids: Sequence[str]) -> dict[str, Any]:
-    query = select(*COLUMNS).where(
-        rows.among(connection, tasks.c.id, ids), tasks.c.endpoint_no == endpoint_no
-    )
-    return {task.id: task for task in connection.execute(query)}
-
-
-def _note_running(connection: Connection, pairs: list[tuple[Any, Row]], node_no: int) -> None:
-    values = [
-        {"t_no": task.no, "t_started": row.started, "t_node": node_no}
+def _note_running(connection: Connection, pairs: list[Pair], node_no: int) -> None:
+    begun = [
+        (node_no, row.started, task.no)
         for task, row in pairs
         if task.state == TaskState.DISPATCHED and row.attempt == task.attempt
     ]
-    if values:
-        statement = update(tasks).where(
-            tasks.c.no == bindparam("t_no"), tasks.c.state == TaskState.DISPATCHED.value
-        )
-        connection.execute(
-            statement.values(
-                state=TaskState.RUNNING.value, started=bindparam("t_started"), node_no=bindparam("t_node")
-            ),
-            values,
-        )
+    _run.each(connection, ("v_node", "v_started", "v_no"), begun)
 
 
-def _give_back(connection: Connection, effects: Effects, pairs: list[tuple[Any, Row]], now: float) -> None:
+def _give_back(connection: Connection, effects: Effects, pairs: list[Pair], now: float) -> None:
     """Calls that were not started go back for nothing, those whose runner died as a counted attempt."""
     back = [task for task, row in pairs if row.status == Status.RETURNED and task.state != TaskState.QUEUED]
     put_back(connection, back, counted=False)
@@ -137,7 +132,7 @@ def _end(
     connection: Connection,
     effects: Effects,
     report: OpenReport,
-    by_status: dict[str, list[tuple[Any, Row]]],
+    by_status: dict[str, list[Pair]],
     node_no: int,
     now: float,
 ) -> None:
@@ -168,7 +163,7 @@ _STATES = {
 }
 
 
-def _ending(task: Any, row: Row, node_no: int, blob_no: int | None) -> Ending:
+def _ending(task: Task, row: Row, node_no: int, blob_no: int | None) -> Ending:
     state = _STATES[row.status]
     code = row.code if row.code in TASK_CODES else "TASK_ERROR"
     return Ending(
@@ -192,14 +187,14 @@ def _short(message: str | None) -> str | None:
     return message[:MESSAGE_LENGTH] + " …"
 
 
-def _to_retry(connection: Connection, report: OpenReport, failed: list[tuple[Any, Row]]) -> list[Any]:
+def _to_retry(connection: Connection, report: OpenReport, failed: list[Pair]) -> list[Task]:
     """Failed calls that their caller wants to be tried again."""
     raised = [
         (task, row) for task, row in failed if row.code == "TASK_ERROR" and task.state != TaskState.QUEUED
     ]
     if not raised:
         return []
-    options = options_of(connection, (task.submission_no for task, _ in raised))
+    options = options_of(connection, [task for task, _ in raised])
     again = []
     for task, row in raised:
         wanted = options[task.submission_no]

@@ -3,87 +3,83 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from umbel.protocol.messages import OpenReport
 
-from .. import rows
-from ..tables import bundles, nodes, tasks
-from .requeue import COLUMNS
+from ..statements import Statement
+from ..tables import bundles, nodes
+from .tasks import Task, in_bundles
 
 #: Longest name of a node, and longest description of it as JSON.
 NAME_LENGTH, FACTS_LENGTH = 128, 16384
 
 
-def hear(
-    connection: Connection, endpoint_no: int, report: OpenReport, now: float
-) -> tuple[int, Sequence[Any]]:
+_BEAT = ("instance", "slots", "busy", "facts", "since", "seen", "live")
+_find = Statement(
+    lambda d: select(nodes.c.no, nodes.c.instance, nodes.c.since, nodes.c.slots, nodes.c.facts).where(
+        nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.name == bindparam("node")
+    )
+)
+_add = Statement(lambda d: insert(nodes).returning(nodes.c.no), ("endpoint_no", "name", *_BEAT))
+_beat = Statement(
+    lambda d: update(nodes)
+    .values({name: bindparam("v_" + name) for name in _BEAT})
+    .where(nodes.c.no == bindparam("v_no"))
+)
+_hold = Statement(
+    lambda d: update(bundles)
+    .values(node_no=bindparam("node"), held=bindparam("now"))
+    .where(d.among(bundles.c.id, "ids"), bundles.c.endpoint_no == bindparam("endpoint"))
+)
+_held = Statement(lambda d: select(bundles.c.no).where(bundles.c.node_no == bindparam("node")))
+
+
+def hear(connection: Connection, endpoint_no: int, report: OpenReport, now: float) -> tuple[int, list[Task]]:
     """Note that a node has spoken; return its number and the tasks that its death or goodbye left behind.
 
     A new instance of a node that was live means that the old one is dead: what it held goes back.
     """
     name = report.node[:NAME_LENGTH]
-    query = select(nodes.c.no, nodes.c.instance, nodes.c.live).where(
-        nodes.c.endpoint_no == endpoint_no, nodes.c.name == name
-    )
-    node = connection.execute(query).first()
+    instance = report.instance[:36]
+    node = _find.first(connection, endpoint=endpoint_no, node=name)
     if node is None:
-        values = {"endpoint_no": endpoint_no, "name": name, **_values(report, now), "since": now}
-        node_no = rows.insert_one(connection, nodes, values)
-        _hold(connection, endpoint_no, node_no, report, now)
-        return node_no, ()
-    if node.instance != report.instance and report.heartbeat is None:
-        return node.no, ()  # a late word of an instance that is gone
-    left: Sequence[Any] = ()
-    if report.heartbeat is not None or report.goodbye:
-        values = _values(report, now)
-        if node.instance != report.instance:
-            values["since"] = now
-            left = held_tasks(connection, node.no)
-        if report.goodbye:
-            left = held_tasks(connection, node.no)
-        connection.execute(update(nodes).where(nodes.c.no == node.no).values(**values))
-        _hold(connection, endpoint_no, node.no, report, now)
-    return node.no, left
+        beat = _described(report, now, since=now, slots=0, facts="{}")
+        no = int(_add.value(connection, endpoint_no=endpoint_no, name=name, instance=instance, **beat))
+        _take_hold(connection, endpoint_no, no, report, now)
+        return no, []
+    no, known, since, slots, facts = node
+    if report.heartbeat is None and not report.goodbye:
+        return no, []  # outcomes say nothing of the node, and may be an earlier instance's late word
+    if report.goodbye and known != instance:
+        return no, []
+    left = held_tasks(connection, no) if known != instance or report.goodbye else []
+    beat = _described(report, now, since=since if known == instance else now, slots=slots, facts=facts)
+    _beat.run(connection, v_no=no, v_instance=instance, **{"v_" + key: value for key, value in beat.items()})
+    _take_hold(connection, endpoint_no, no, report, now)
+    return no, left
 
 
-def _values(report: OpenReport, now: float) -> dict[str, Any]:
-    beat = report.heartbeat
-    values: dict[str, Any] = {
-        "instance": report.instance[:36],
-        "seen": now,
-        "live": 0 if report.goodbye else 1,
-    }
-    if beat is not None:
-        facts = json.dumps(beat.facts)
-        values.update(
-            slots=max(0, int(beat.slots)),
-            busy=max(0, int(beat.busy)),
-            facts=facts if len(facts) <= FACTS_LENGTH else "{}",
-        )
-    elif not report.goodbye:
-        values.update(slots=0, busy=0)
-    else:
-        values.update(busy=0)
-    return values
+def _described(report: OpenReport, now: float, *, since: float, slots: int, facts: str) -> dict[str, Any]:
+    """What a report says of its node, as columns; ``slots`` and ``facts``: what was known before."""
+    busy = 0
+    if report.heartbeat is not None:
+        slots, busy = max(0, int(report.heartbeat.slots)), max(0, int(report.heartbeat.busy))
+        facts = json.dumps(report.heartbeat.facts)
+        facts = facts if len(facts) <= FACTS_LENGTH else "{}"
+    live = 0 if report.goodbye else 1
+    return {"slots": slots, "busy": busy, "facts": facts, "since": since, "seen": now, "live": live}
 
 
-def _hold(connection: Connection, endpoint_no: int, node_no: int, report: OpenReport, now: float) -> None:
+def _take_hold(connection: Connection, endpoint_no: int, no: int, report: OpenReport, now: float) -> None:
     """Note which bundles a node has in its hands."""
-    if report.heartbeat is None or not report.heartbeat.held:
-        return
-    held = [str(bundle) for bundle in report.heartbeat.held]
-    connection.execute(
-        update(bundles)
-        .where(rows.among(connection, bundles.c.id, held), bundles.c.endpoint_no == endpoint_no)
-        .values(node_no=node_no, held=now)
-    )
+    if report.heartbeat is not None and report.heartbeat.held:
+        held = [str(bundle) for bundle in report.heartbeat.held]
+        _hold.run(connection, ids=held, endpoint=endpoint_no, node=no, now=now)
 
 
-def held_tasks(connection: Connection, node_no: int) -> Sequence[Any]:
+def held_tasks(connection: Connection, node_no: int) -> list[Task]:
     """The unfinished tasks of all bundles that a node holds."""
-    held = select(bundles.c.no).where(bundles.c.node_no == node_no)
-    return connection.execute(select(*COLUMNS).where(tasks.c.bundle_no.in_(held))).all()
+    return in_bundles(connection, [no for (no,) in _held.rows(connection, node=node_no)])

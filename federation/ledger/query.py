@@ -16,6 +16,7 @@ from .. import rows
 from ..context import Federation
 from ..registry.pages import fetch
 from ..registry.users import User
+from ..statements import Statement, constant
 from ..tables import endpoints, functions, groups, nodes, submissions, tasks
 
 #: Bytes of results in one answer of a long poll, before base64.
@@ -96,7 +97,7 @@ def tasks_page(
     """
     query = _tasks().where(tasks.c.user_no == user.no)
     if state is not None:
-        query = query.where(tasks.c.state == rows.constant(TaskState(state).value))
+        query = query.where(tasks.c.state == constant(TaskState(state).value))
     if function_id is not None:
         query = query.where(functions.c.id == function_id)
     if endpoint_id is not None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 
 from umbel.protocol import limits, names
@@ -20,6 +20,7 @@ from .. import dispatch, rows
 from ..context import Federation
 from ..options import Options
 from ..registry.users import User
+from ..statements import Statement, insert_into, insert_returning
 from ..tables import endpoints, functions, groups, idempotency, loads, submissions, tasks
 
 #: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it needs.
@@ -69,22 +70,14 @@ def submit(
             earlier = _earlier(connection, user, submission, idempotency_key)
             if earlier is not None:
                 return earlier
-            endpoint = _endpoint(connection, user, submission.endpoint_id)
-            rows.lock_endpoints(connection, [endpoint.no])
-            _check_room(connection, fed, user, endpoint)
-            answer = _insert(connection, user, endpoint, submission, now)
+            endpoint_no, _ = _endpoint(connection, user, submission.endpoint_id)
+            rows.lock_endpoints(connection, [endpoint_no])
+            _check_room(connection, fed, user, endpoint_no)
+            answer = _insert(connection, user, endpoint_no, submission, now)
             if idempotency_key is not None:
-                connection.execute(
-                    insert(idempotency),
-                    {
-                        "user_no": user.no,
-                        "key": idempotency_key,
-                        "sha256": submission.digest(),
-                        "answer": json.dumps(answer),
-                        "created": now,
-                    },
-                )
-            planned = dispatch.refill(fed, connection, endpoint.no, now)
+                values = (user.no, idempotency_key, submission.digest(), json.dumps(answer), now)
+                _add_answer.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
+            planned = dispatch.refill(fed, connection, endpoint_no, now)
     except IntegrityError:
         # the same key or group at the same moment in another process: by now the first one is there
         with fed.database.read() as connection:
@@ -112,44 +105,87 @@ def _check(submission: Submission) -> None:
         )
 
 
+_find_answer = Statement(
+    lambda d: select(idempotency.c.sha256, idempotency.c.answer).where(
+        idempotency.c.user_no == bindparam("user"), idempotency.c.key == bindparam("key")
+    )
+)
+_add_answer = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
+_find_endpoint = Statement(
+    lambda d: select(endpoints.c.no, endpoints.c.id).where(
+        (endpoints.c.id == bindparam("id")) | (endpoints.c.name == bindparam("name")),
+        endpoints.c.user_no == bindparam("user"),
+        endpoints.c.deleted.is_(None),
+    )
+)
+_live = func.coalesce(func.sum(loads.c.live), 0)
+_endpoint_live = Statement(lambda d: select(_live).where(loads.c.endpoint_no == bindparam("no")))
+_user_live = Statement(lambda d: select(_live).where(loads.c.user_no == bindparam("no")))
+_find_function = Statement(
+    lambda d: select(functions.c.no).where(
+        functions.c.id == bindparam("id"),
+        functions.c.user_no == bindparam("user"),
+        functions.c.deleted.is_(None),
+    )
+)
+_find_group = Statement(lambda d: select(groups.c.no, groups.c.user_no).where(groups.c.id == bindparam("id")))
+_add_group = insert_returning(groups, "id", "user_no", "created")
+_add_submission = insert_returning(
+    submissions, "group_no", "user_no", "endpoint_no", "function_no", "options", "created"
+)
+_TASK = (
+    "id",
+    "submission_no",
+    "group_no",
+    "user_no",
+    "endpoint_no",
+    "function_no",
+    "state",
+    "priority",
+    "attempt",
+    "blob_no",
+    "blob_offset",
+    "blob_size",
+    "created",
+    "expires",
+)
+_add_tasks = insert_into(tasks, *_TASK)
+
+
 def _earlier(
     connection: Connection, user: User, submission: Submission, key: str | None
 ) -> dict[str, Any] | None:
-    if key is None:
-        return None
-    query = select(idempotency.c.sha256, idempotency.c.answer)
-    row = connection.execute(query.where(idempotency.c.user_no == user.no, idempotency.c.key == key)).first()
+    row = _find_answer.first(connection, user=user.no, key=key) if key is not None else None
     if row is None:
         return None
-    if row.sha256 != submission.digest():
+    if row[0] != submission.digest():
         raise Conflict(
             f"Idempotency-Key '{key}' was used for another submission: take a new key",
             code="IDEMPOTENCY_MISMATCH",
         )
-    return dict(json.loads(row.answer))
+    return dict(json.loads(row[1]))
 
 
-def _endpoint(connection: Connection, user: User, id_or_name: str) -> Any:
-    column = endpoints.c.id if names.is_id(id_or_name) else endpoints.c.name
-    query = select(endpoints.c.no, endpoints.c.id).where(
-        column == id_or_name, endpoints.c.user_no == user.no, endpoints.c.deleted.is_(None)
+def _endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
+    """Number and id of an endpoint."""
+    by_id = names.is_id(id_or_name)
+    row = _find_endpoint.first(
+        connection, user=user.no, id=id_or_name if by_id else None, name=None if by_id else id_or_name
     )
-    row = connection.execute(query).first()
     if row is None:
         raise NotFound(
             f"there is no endpoint '{id_or_name}': see 'umbel endpoints'", code="ENDPOINT_NOT_FOUND"
         )
-    return row
+    return row[0], row[1]
 
 
-def _check_room(connection: Connection, fed: Federation, user: User, endpoint: Any) -> None:
+def _check_room(connection: Connection, fed: Federation, user: User, endpoint_no: int) -> None:
     """Bound the unfinished calls of one endpoint and of one user."""
-    total = func.coalesce(func.sum(loads.c.live), 0)
-    for limit, column, no, whose in (
-        (fed.settings.max_endpoint_calls, loads.c.endpoint_no, endpoint.no, "this endpoint"),
-        (fed.settings.max_user_calls, loads.c.user_no, user.no, "you"),
+    settings = fed.settings
+    for limit, live, whose in (
+        (settings.max_endpoint_calls, _endpoint_live.value(connection, no=endpoint_no), "this endpoint"),
+        (settings.max_user_calls, _user_live.value(connection, no=user.no), "yours"),
     ):
-        live = connection.execute(select(total).where(column == no)).scalar_one()
         if live >= limit:
             raise TooMany(
                 f"{live} calls of {whose} are not finished yet, {limit} are allowed: send more when some are done",
@@ -159,54 +195,37 @@ def _check_room(connection: Connection, fed: Federation, user: User, endpoint: A
 
 
 def _insert(
-    connection: Connection, user: User, endpoint: Any, submission: Submission, now: float
+    connection: Connection, user: User, endpoint_no: int, submission: Submission, now: float
 ) -> dict[str, Any]:
     function_no = _function(connection, user, submission.function_id)
     group_no, group_id = _group(connection, user, submission.group_id, now)
     options = submission.options
-    submission_no = rows.insert_one(
+    submission_no = _add_submission.value(
         connection,
-        submissions,
-        {
-            "group_no": group_no,
-            "user_no": user.no,
-            "endpoint_no": endpoint.no,
-            "function_no": function_no,
-            "options": options.to_json(),
-            "created": now,
-        },
+        group_no=group_no,
+        user_no=user.no,
+        endpoint_no=endpoint_no,
+        function_no=function_no,
+        options=options.to_json(),
+        created=now,
     )
     count = len(submission.payloads)
     task_ids = names.new_task_ids(count, int(now * 1000))
-    common = {
-        "submission_no": submission_no,
-        "group_no": group_no,
-        "user_no": user.no,
-        "endpoint_no": endpoint.no,
-        "function_no": function_no,
-        "state": TaskState.QUEUED.value,
-        "priority": options.priority,
-        "attempt": 0,
-        "created": now,
-        "expires": now + options.expires if options.expires is not None else None,
-    }
+    expires = now + options.expires if options.expires is not None else None
+    numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
+    common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
     places = _store(connection, submission.payloads)
-    connection.execute(
-        insert(tasks),
-        [
-            {**common, "id": task_id, "blob_no": no, "blob_offset": offset, "blob_size": size}
-            for task_id, (no, offset, size) in zip(task_ids, places)
-        ],
+    _add_tasks.each(
+        connection,
+        _TASK,
+        [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)],
     )
-    rows.add_load(connection, {(endpoint.no, user.no): count})
+    rows.add_load(connection, {(endpoint_no, user.no): count})
     return {"group_id": group_id, "task_ids": task_ids}
 
 
 def _function(connection: Connection, user: User, function_id: str) -> int:
-    query = select(functions.c.no).where(
-        functions.c.id == function_id, functions.c.user_no == user.no, functions.c.deleted.is_(None)
-    )
-    no = connection.execute(query).scalar()
+    no = _find_function.value(connection, user=user.no, id=function_id)
     if no is None:
         raise NotFound(
             f"there is no function '{function_id}': register it first (POST /v1/functions)",
@@ -216,14 +235,13 @@ def _function(connection: Connection, user: User, function_id: str) -> int:
 
 
 def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
-    if group_id is not None:
-        row = connection.execute(select(groups.c.no, groups.c.user_no).where(groups.c.id == group_id)).first()
-        if row is not None and row.user_no != user.no:
-            raise NotFound(f"there is no group '{group_id}'", code="GROUP_NOT_FOUND")
-        if row is not None:
-            return row.no, group_id
+    row = _find_group.first(connection, id=group_id) if group_id is not None else None
+    if row is not None and row[1] != user.no:
+        raise NotFound(f"there is no group '{group_id}'", code="GROUP_NOT_FOUND")
+    if row is not None and group_id is not None:
+        return row[0], group_id
     group_id = group_id or names.new_id()
-    return rows.insert_one(connection, groups, {"id": group_id, "user_no": user.no, "created": now}), group_id
+    return int(_add_group.value(connection, id=group_id, user_no=user.no, created=now)), group_id
 
 
 def _store(connection: Connection, payloads: Sequence[bytes]) -> list[tuple[int, int, int]]:

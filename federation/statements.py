@@ -1,0 +1,203 @@
+"""Statements of the hot path: written once with SQLAlchemy, compiled once per database, run with tuples.
+
+SQLAlchemy's own execution builds an expression, a cache key, a parameter dictionary and a row object each
+time; on the path of every task that is most of the cost. Here only the SQL it wrote is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Table,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import BigInteger, String
+
+
+class Dialect:
+    """What differs between the databases, for those who write a ``Statement``."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def among(self, column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
+        """``column IN parameter``; the parameter's value goes through ``many`` and may have any length."""
+        if self.name == "sqlite":
+            each = func.json_each(bindparam(parameter)).table_valued("value")
+            return column.in_(select(each.c.value))
+        kind = String() if isinstance(column.type, String) else BigInteger()
+        return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(kind)))
+
+    def many(self, values: Sequence[int] | Sequence[str]) -> Any:
+        """Values as the parameter of ``among``."""
+        return json.dumps(list(values)) if self.name == "sqlite" else list(values)
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT that knows ON CONFLICT."""
+        return sqlite.insert(table) if self.name == "sqlite" else postgresql.insert(table)
+
+
+_DIALECTS = {name: Dialect(name) for name in ("sqlite", "postgresql")}
+
+
+def constant(value: str) -> ColumnElement[Any]:
+    """A word in the SQL text, not a parameter, so that partial indexes are recognised."""
+    assert value.isalpha(), value
+    return literal_column(f"'{value}'", String())
+
+
+class Statement:
+    """One statement. ``build`` gets the ``Dialect`` and returns the SQLAlchemy statement.
+
+    Parameters are named as its ``bindparam``; a parameter used in ``Dialect.among`` is given as a list.
+    """
+
+    def __init__(self, build: Callable[[Dialect], Executable], columns: Sequence[str] | None = None):
+        self._build = build
+        self._columns = columns
+        self._compiled: dict[str, _Compiled] = {}
+
+    def rows(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
+        """Run it; return all rows as tuples."""
+        found: list[tuple[Any, ...]] = self._run(connection, values).fetchall()
+        return found
+
+    def first(self, connection: Connection, **values: Any) -> tuple[Any, ...] | None:
+        """Run it; return the first row, or None."""
+        found = self.rows(connection, **values)
+        return found[0] if found else None
+
+    def value(self, connection: Connection, **values: Any) -> Any:
+        """Run it; return the first column of the first row, or None."""
+        row = self.first(connection, **values)
+        return None if row is None else row[0]
+
+    def run(self, connection: Connection, **values: Any) -> int:
+        """Run it; return how many rows it changed."""
+        return int(self._run(connection, values).rowcount)
+
+    def each(self, connection: Connection, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Run it for every row; ``names`` are the parameters that a row's values belong to, in order."""
+        if not rows:
+            return
+        compiled = self._for(connection)
+        if _observers:
+            _tell(compiled.sql, len(rows))
+        cursor = _driver(connection).cursor()
+        with _translated:
+            cursor.executemany(compiled.sql, compiled.arrange(names, rows))
+        cursor.close()
+
+    def _run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        compiled = self._for(connection)
+        if _observers:
+            _tell(compiled.sql, 1)
+        with _translated:
+            return _driver(connection).execute(compiled.sql, compiled.parameters(values))
+
+    def _for(self, connection: Connection) -> _Compiled:
+        name = connection.dialect.name
+        compiled = self._compiled.get(name)
+        if compiled is None:
+            statement = self._build(_DIALECTS[name])
+            compiled = self._compiled[name] = _Compiled(connection, statement, self._columns, _DIALECTS[name])
+        return compiled
+
+
+def _driver(connection: Connection) -> Any:
+    """The database driver's own connection; its transaction is the one that SQLAlchemy has begun."""
+    return connection.connection.driver_connection
+
+
+class _Translated:
+    """A driver's errors become SQLAlchemy's, which callers know for either database."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if kind is None or not isinstance(error, Exception):
+            return
+        names = [base.__name__ for base in kind.__mro__]
+        if "IntegrityError" in names:
+            raise IntegrityError(None, None, error) from error
+        if "OperationalError" in names:
+            raise OperationalError(None, None, error) from error
+        if kind.__module__.partition(".")[0] in ("sqlite3", "psycopg"):
+            raise DBAPIError(None, None, error) from error
+
+
+_translated = _Translated()
+
+
+#: Called with the SQL and the number of parameter rows of every statement; for tests and profiles.
+Observer = Callable[[str, int], None]
+_observers: list[Observer] = []
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Tell ``observer`` of every ``Statement`` that is run meanwhile, in any thread."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+def _tell(sql: str, rows: int) -> None:
+    for observer in _observers:
+        observer(sql, rows)
+
+
+class _Compiled:
+    """A statement's SQL for one database and the order of its parameters."""
+
+    def __init__(
+        self, connection: Connection, statement: Any, columns: Sequence[str] | None, dialect: Dialect
+    ):
+        compiled: SQLCompiler = statement.compile(
+            dialect=connection.dialect,
+            column_keys=list(columns) if columns else None,
+        )
+        self.sql = str(compiled)
+        self.order: Sequence[str] | None = compiled.positiontup
+        self.constants = dict(compiled.params)
+        self._dialect = dialect
+
+    def parameters(self, values: Mapping[str, Any]) -> Any:
+        full = dict(self.constants)
+        for name, value in values.items():
+            full[name] = self._dialect.many(value) if isinstance(value, list) else value
+        return full if self.order is None else tuple([full[name] for name in self.order])
+
+    def arrange(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:
+        if self.order is None:
+            return [{**self.constants, **dict(zip(names, row))} for row in rows]
+        if list(names) == list(self.order):
+            return [tuple(row) for row in rows]
+        raise AssertionError(f"rows must be given in the order {self.order}, not {names}")
+
+
+def insert_into(table: Table, *columns: str) -> Statement:
+    """An INSERT of these columns, for ``each``."""
+    return Statement(lambda _: insert(table), columns)
+
+
+def insert_returning(table: Table, *columns: str) -> Statement:
+    """An INSERT of these columns whose ``value`` is the number of the new row."""
+    return Statement(lambda _: insert(table).returning(table.c.no), columns)
