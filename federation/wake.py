@@ -24,7 +24,8 @@ class Watch:
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for news; return whether there were any, and be ready for the next."""
         news = self._news.wait(timeout)
-        self._news.clear()
+        if news:  # clearing after a time-out could wipe out news that come just now
+            self._news.clear()
         return news
 
     def notify(self) -> None:
