@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from umbel.protocol.envelope import Verifier
+from umbel.protocol.envelope import Verifier, unseal
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.messages import OpenReport, Report
 
@@ -111,10 +111,11 @@ class Collector:
     def _open(self, raw: bytes) -> OpenReport | None:
         """Check one report; None when it cannot be believed."""
         try:
-            verifier = self._verifier(Report.sender(raw))
+            sealed = unseal(raw)
+            verifier = self._verifier(Report.sender(sealed))
             if verifier is None:
                 raise ProtocolError("it comes from an endpoint that is not registered")
-            return Report.open(verifier, raw, time.time())
+            return Report.open(verifier, sealed, time.time())
         except ProtocolError as error:
             log.warning("a report of %d bytes is dropped: %s", len(raw), error)
             return None

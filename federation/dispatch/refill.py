@@ -150,15 +150,18 @@ def _plan(
     connection: Connection, endpoint_no: int, situation: Situation, turns: Sequence[int]
 ) -> tuple[list[Plan], _Seen]:
     """Decide on the heads of the queues; look farther when the plans used up all that was seen."""
-    for look in (LOOK, LOOK_FAR):
+    look = LOOK
+    while True:
         seen = _look(connection, endpoint_no, turns, max(16, look // len(turns)))
         functions = sorted({call.function_no for call in seen.calls.values()})
         seconds = _ByFunction(known_seconds(connection, endpoint_no, functions))
         plans = decide(seen.queues, replace(situation, seconds=seconds))
         planned = sum(len(plan.nos) for plan in plans)
-        if planned < len(seen.calls) or planned >= situation.queued or look == LOOK_FAR:
-            break
-    return plans, seen
+        if planned < len(seen.calls) or planned >= situation.queued or look >= LOOK_FAR:
+            return plans, seen
+        # as many as fill the room with bundles of the kinds seen, and some in case there are others
+        sizes = [replace(situation, seconds=seconds).calls(plan.kind, situation.queued) for plan in plans]
+        look = min(LOOK_FAR, max(2 * look, situation.room * max(sizes) + LOOK))
 
 
 def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: int) -> _Seen:

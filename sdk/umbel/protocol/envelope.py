@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -36,6 +36,15 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 def new_private_key() -> bytes:
     """Return a new Ed25519 private key as 32 raw bytes."""
     return Ed25519PrivateKey.generate().private_bytes_raw()
+
+
+class Sealed(NamedTuple):
+    """The parts of an envelope, not checked: nothing in it may be believed but whom it claims to be from."""
+
+    header: dict[str, Any]
+    raw: bytes
+    signature: bytes
+    body: bytes
 
 
 class Signer:
@@ -74,27 +83,27 @@ class Verifier:
 
         Raises ProtocolError. The body is checked apart by ``check_body``.
         """
-        header, raw, signature, rest = _split(head)
-        if len(rest):
+        sealed = unseal(head)
+        if sealed.body:
             raise ProtocolError("envelope has bytes after its signature")
+        self._check(sealed, typ=typ, aud=aud, now=now)
+        return sealed.header
+
+    def open(
+        self, data: bytes | Sealed, *, typ: str, aud: str, now: float
+    ) -> tuple[dict[str, Any], bytes]:
+        """Check a whole envelope; return its header and its body. Raises ProtocolError."""
+        sealed = data if isinstance(data, Sealed) else unseal(data)
+        self._check(sealed, typ=typ, aud=aud, now=now)
+        check_body(sealed.header, sealed.body)
+        return sealed.header, sealed.body
+
+    def _check(self, sealed: Sealed, *, typ: str, aud: str, now: float) -> None:
         try:
-            self._key.verify(bytes(signature), CONTEXT + raw)
+            self._key.verify(sealed.signature, CONTEXT + sealed.raw)
         except InvalidSignature:
             raise ProtocolError("envelope is not signed by the expected key") from None
-        _check_header(header, typ=typ, aud=aud, now=now)
-        return header
-
-    def open(self, data: bytes, *, typ: str, aud: str, now: float) -> tuple[dict[str, Any], bytes]:
-        """Check a whole envelope; return its header and its body. Raises ProtocolError."""
-        _, _, _, body = _split(data)
-        header = self.open_head(data[: len(data) - len(body)], typ=typ, aud=aud, now=now)
-        check_body(header, body)
-        return header, body
-
-
-def peek(data: bytes) -> dict[str, Any]:
-    """Return the header of an envelope without checking anything: only to find out whose key to use."""
-    return _split(data)[0]
+        _check_header(sealed.header, typ=typ, aud=aud, now=now)
 
 
 def check_body(header: Mapping[str, Any], body: bytes) -> None:
@@ -103,8 +112,8 @@ def check_body(header: Mapping[str, Any], body: bytes) -> None:
         raise ProtocolError("envelope's body is not the one that was signed")
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], bytes, bytes, bytes]:
-    """Cut an envelope (or its head) into header, raw header, signature and the rest."""
+def unseal(data: bytes) -> Sealed:
+    """Cut an envelope (or its head alone) into its parts, checking nothing. Raises ProtocolError."""
     length = int.from_bytes(data[4:8], "big")
     end = 8 + length
     if data[:4] != MAGIC or len(data) < end + SIGNATURE_BYTES:
@@ -116,7 +125,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes, bytes, bytes]:
         raise ProtocolError("envelope's header is not JSON") from None
     if not isinstance(header, dict):
         raise ProtocolError("envelope's header is not a JSON object")
-    return header, raw, data[end : end + SIGNATURE_BYTES], data[end + SIGNATURE_BYTES :]
+    return Sealed(header, raw, data[end : end + SIGNATURE_BYTES], data[end + SIGNATURE_BYTES :])
 
 
 def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from .envelope import Signer, Verifier, check_body, peek
+from .envelope import Sealed, Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
 
@@ -191,12 +191,12 @@ class Report:
         return b"".join(signer.seal(header, body))
 
     @classmethod
-    def sender(cls, data: bytes) -> str:
-        """Return the id of the endpoint that a report claims to come from. Raises ProtocolError."""
-        return str(peek(data).get("endpoint", ""))
+    def sender(cls, sealed: Sealed) -> str:
+        """Return the id of the endpoint that a report claims to come from."""
+        return str(sealed.header.get("endpoint", ""))
 
     @classmethod
-    def open(cls, verifier: Verifier, data: bytes, now: float) -> OpenReport:
+    def open(cls, verifier: Verifier, data: bytes | Sealed, now: float) -> OpenReport:
         """Check an envelope and read the report in it. Raises ProtocolError."""
         header, body = verifier.open(data, typ="report", aud=SERVICE, now=now)
         try:
