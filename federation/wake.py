@@ -14,6 +14,9 @@ from .broker import Broker, BrokerError
 
 log = logging.getLogger(__name__)
 
+#: How long one wait for messages lasts, and so how soon ``stop`` is heard, seconds.
+LISTEN = 0.25
+
 
 class Watch:
     """One waiting thread's place: set as soon as its group has news."""
@@ -69,9 +72,10 @@ class Waker:
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Wake everybody for the last time."""
+        """Wake everybody for the last time, and let go of the broker before somebody closes it."""
         self._stopped.set()
         self._notify_all()
+        self._thread.join(2 * LISTEN)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -86,7 +90,7 @@ class Waker:
             pubsub.subscribe(names.WAKE_CHANNEL)
             self._notify_all()  # whatever was said while nobody listened
             while not self._stopped.is_set():
-                message = pubsub.get_message(timeout=5.0)
+                message = pubsub.get_message(timeout=LISTEN)
                 if message is not None:
                     self._notify(message["data"].decode().split(","))
 
