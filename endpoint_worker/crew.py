@@ -47,14 +47,6 @@ class Crew:
         """When the bundle that was begun last was begun (monotonic clock)."""
         return max((slot.run.began for slot in self.slots if slot.run is not None), default=None)
 
-    def pid_of(self, bundle_id: str) -> int:
-        """Process id of the runner that has this bundle, or 0."""
-        for slot in tuple(self.slots):
-            run = slot.run
-            if run is not None and run.job.bundle.id == bundle_id:
-                return slot.child.pid
-        return 0
-
     def choose(self, function: str) -> Slot | None:
         """An idle slot for a bundle of this function: best one that has it loaded."""
         best = None

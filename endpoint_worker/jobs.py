@@ -9,9 +9,11 @@ from umbel.protocol.messages import Bundle, Outcome, Status
 
 #: Takes outcomes of one bundle, by its id; called from any thread.
 Sink = Callable[[str, list[Outcome]], None]
+#: Hears that a slot took a bundle: the bundle's id ("" if nothing of it runs) and the runner's process id.
+Accepted = Callable[[str, int], None]
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     """Nobody wants to know."""
 
 
@@ -25,7 +27,7 @@ class Job:
 
     bundle: Bundle
     function: bytes
-    on_accept: Callable[[], None] = _nothing
+    on_accept: Accepted = _nothing
     on_done: Callable[[], None] = _nothing
     arrived: float = 0.0
     #: ids of calls that were cancelled while the bundle waited

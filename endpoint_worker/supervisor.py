@@ -131,10 +131,6 @@ class Supervisor(threading.Thread):
         """Why runners do not start, or ""."""
         return self._crew.problem
 
-    def pid_of(self, bundle_id: str) -> int:
-        """Process id of the runner that has this bundle, or 0."""
-        return self._crew.pid_of(bundle_id)
-
     # The thread
 
     def run(self) -> None:
@@ -268,7 +264,7 @@ class Supervisor(threading.Thread):
         job.hollow = True
 
     def _discard(self, job: Job) -> None:
-        self._tell(job.on_accept)
+        self._tell(partial(job.on_accept, "", 0))
         self._tell(job.on_done)
 
     def _assign(self, now: float) -> None:
@@ -283,7 +279,7 @@ class Supervisor(threading.Thread):
                 continue
             slot.begin(job, now)
             self._crew.listen(slot)
-            self._tell(job.on_accept)
+            self._tell(partial(job.on_accept, job.bundle.id, slot.child.pid))
             self._next_look = min(self._next_look, now + TICK)
 
     def _give_back_waiting(self, now: float) -> None:

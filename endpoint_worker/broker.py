@@ -1,0 +1,38 @@
+"""The endpoint's own connections to the broker, apart from Celery's."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+#: Errors of a broker that is down, far, full or unwilling.
+BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError, OSError)
+
+
+def connect(url: str, *, timeout: float = 10.0) -> redis.Redis:
+    """A client for ``url`` that answers or fails within ``timeout`` seconds and never retries by itself."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=min(timeout, 5.0),
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def at_address(url: str, address: str) -> str:
+    """The same URL with another ``host:port``, for an endpoint that reaches the broker by another way."""
+    parts = urlsplit(url)
+    account = f"{quote(parts.username or '', safe='')}:{quote(parts.password or '', safe='')}@"
+    return urlunsplit(parts._replace(netloc=account + address))
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be logged."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{parts.hostname}:{parts.port or 6379}"))

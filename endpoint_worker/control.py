@@ -1,0 +1,101 @@
+"""Starting a worker in the background, and stopping what runs."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .folder import EndpointFolder, FolderError
+
+#: Bytes of one log file, and how many old ones are kept.
+LOG_BYTES, LOG_FILES = 10 * 1024 * 1024, 5
+#: A worker in the background must hold its place within this long (seconds).
+START_TIMEOUT = 20.0
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def set_up_logging(level: str, file: Path | None = None) -> None:
+    """Log to standard error, or to a file that rotates."""
+    handler: logging.Handler = logging.StreamHandler()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Celery tells of every message twice at INFO, kombu of every reconnect: bundles are told of by Flower
+    logging.getLogger("celery.worker.strategy").setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("celery.app.trace").setLevel(max(logging.WARNING, root.level))
+
+
+def log_file(folder: EndpointFolder, node: str) -> Path:
+    """Log of a node that was started in the background."""
+    return folder.logs / f"{node}.log"
+
+
+def detach(folder: EndpointFolder, node: str, arguments: list[str]) -> int:
+    """Start a worker in the background; return its process id once it holds its place. Raises FolderError."""
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    early = folder.logs / f"{node}.err"
+    with early.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "endpoint_worker", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": _python_path()},
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if folder.running().get(node) == process.pid:
+            return process.pid
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    said = early.read_text(errors="replace").strip()[-2000:]
+    raise FolderError(f"the worker did not start: {said or f'see {log_file(folder, node)}'}")
+
+
+def stop(pid: int, timeout: float) -> bool:
+    """Ask a process to end and wait for it; False when it still runs after ``timeout`` seconds."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        raise FolderError(f"process {pid} belongs to another account: stop it from there") from None
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if not _alive(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        # a worker that has ended but whose parent has not asked yet does not count
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def _python_path() -> str:
+    # this process may have been started inside a checkout: the child starts elsewhere
+    folders = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return os.pathsep.join(dict.fromkeys([*folders, str(Path(__file__).resolve().parents[1])]))

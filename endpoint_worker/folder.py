@@ -1,0 +1,211 @@
+"""An endpoint's folder: ``$UMBEL_HOME/endpoints/<name>``.
+
+===================== ============================================================
+endpoint.toml         how this site runs calls
+credentials.json      who the endpoint is for service and broker (mode 0600)
+signing.key           its Ed25519 private key, made here and never sent (mode 0600)
+run/<node>.pid        process ids of running workers, locked while they run
+spool/<node>/         reports that the broker has not taken yet
+cache/functions/      serialized functions
+work/                 where calls start
+logs/                 logs of workers started with --detach
+===================== ============================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from umbel.protocol.errors import UmbelError
+from umbel.protocol.names import valid_name
+
+
+class FolderError(UmbelError):
+    """An endpoint's folder is missing, damaged or in use."""
+
+    default_code = "BAD_REQUEST"
+
+
+def default_home() -> Path:
+    """``$UMBEL_HOME``, else ``~/.umbel``."""
+    return Path(os.environ.get("UMBEL_HOME") or Path.home() / ".umbel").expanduser().absolute()
+
+
+def node_name(given: str | None = None) -> str:
+    """Name of this node: ``given``, else the host's name, made fit for file names and Celery."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", given or socket.gethostname()) or "node"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who an endpoint is. ``service_key``: the service's Ed25519 public key (32 bytes)."""
+
+    endpoint_id: str
+    name: str
+    api_url: str
+    broker_url: str
+    service_key: bytes
+
+
+class EndpointFolder:
+    """Folder of the endpoint ``name`` below ``home``. Raises FolderError for names that cannot be one."""
+
+    def __init__(self, home: Path, name: str):
+        if not valid_name(name):
+            raise FolderError(
+                f"'{name}' cannot name an endpoint: use up to 63 letters, digits and _ . -, not starting with a mark"
+            )
+        self.name = name
+        self.path = home / "endpoints" / name
+        self.settings_file = self.path / "endpoint.toml"
+        self.spool = self.path / "spool"
+        self.cache = self.path / "cache"
+        self.logs = self.path / "logs"
+        self._credentials_file = self.path / "credentials.json"
+        self._key_file = self.path / "signing.key"
+        self._run = self.path / "run"
+
+    def exists(self) -> bool:
+        """True when the endpoint has been configured here."""
+        return self._credentials_file.exists()
+
+    def credentials(self) -> Credentials:
+        """Read who the endpoint is. Raises FolderError."""
+        raw = self._read(self._credentials_file)
+        try:
+            record = json.loads(raw)
+            key = base64.b64decode(record["service_key"], validate=True)
+            if len(key) != 32:
+                raise ValueError("service_key is not 32 bytes")
+            return Credentials(
+                record["endpoint_id"], record["name"], record["api_url"], record["broker_url"], key
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise FolderError(f"{self._credentials_file} is damaged ({error}): {self._again()}") from None
+
+    def signing_key(self) -> bytes:
+        """Read the endpoint's private key. Raises FolderError."""
+        key = self._read(self._key_file)
+        if len(key) != 32:
+            raise FolderError(f"{self._key_file} is damaged: {self._again()}")
+        return key
+
+    def write(self, credentials: Credentials, signing_key: bytes, settings: str) -> None:
+        """Write a new endpoint; private files are never readable by others. Raises OSError."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        record: dict[str, Any] = {
+            "endpoint_id": credentials.endpoint_id,
+            "name": credentials.name,
+            "api_url": credentials.api_url,
+            "broker_url": credentials.broker_url,
+            "service_key": base64.b64encode(credentials.service_key).decode(),
+        }
+        write_private(self._key_file, signing_key)
+        if not self.settings_file.exists():
+            self.settings_file.write_text(settings, encoding="utf-8")
+        # last, because its presence makes the endpoint exist
+        write_private(self._credentials_file, (json.dumps(record, indent=1) + "\n").encode())
+
+    @contextmanager
+    def lock(self, node: str) -> Iterator[None]:
+        """Hold the place of a node; raises FolderError naming the process that has it."""
+        self._run.mkdir(parents=True, exist_ok=True)
+        file = self._run / f"{node}.pid"
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise FolderError(
+                    f"endpoint '{self.name}' already runs here: process {_pid(file) or '?'}; stop it with "
+                    f"'umbel-endpoint stop {self.name}', or start another node of it with --node NAME"
+                ) from None
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            try:
+                yield
+            finally:
+                os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+    def running(self) -> dict[str, int]:
+        """Nodes that run on this machine: name → process id."""
+        found = {}
+        for file in sorted(self._run.glob("*.pid")):
+            pid = _holder(file)
+            if pid:
+                found[file.stem] = pid
+        return found
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path)
+
+    def _read(self, file: Path) -> bytes:
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            raise FolderError(f"there is no endpoint '{self.name}' in {self.path.parent}: {self._again()}") from None
+        except OSError as error:
+            raise FolderError(f"{file} cannot be read: {error.strerror}") from None
+
+    def _again(self) -> str:
+        return f"make it with 'umbel-endpoint configure {self.name}', or set UMBEL_HOME to the folder that has it"
+
+
+def configured(home: Path) -> list[EndpointFolder]:
+    """All endpoints of a home, by name."""
+    folder = home / "endpoints"
+    if not folder.is_dir():
+        return []
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and valid_name(path.name))
+    return [found for found in (EndpointFolder(home, name) for name in names) if found.exists()]
+
+
+def write_private(file: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(draft, file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _pid(file: Path) -> int:
+    try:
+        return int(file.read_text() or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _holder(file: Path) -> int:
+    """Process id in a pid file, or 0 if nobody on this machine holds its lock."""
+    try:
+        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return _pid(file)
+    finally:
+        os.close(fd)
+    return 0

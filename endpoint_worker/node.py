@@ -1,0 +1,194 @@
+"""A worker node: what it is made of, apart from Celery."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import celery
+
+from umbel.protocol import limits, names
+from umbel.protocol.envelope import Signer, Verifier
+from umbel.protocol.errors import ProtocolError
+from umbel.protocol.messages import Heartbeat
+from umbel.protocol.version import __version__
+
+from .broker import BROKER_ERRORS, connect
+from .child import RunnerOptions
+from .folder import EndpointFolder
+from .intake import FunctionCache, Intake, Unavailable
+from .jobs import Accepted, Job, unstarted
+from .reports import Origin, Outbox
+from .settings import Settings
+from .supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+#: A cancelled call is looked for this long (seconds) before the newest one that was seen: clocks and
+#: transactions overlap.
+OVERLAP = 60.0
+
+
+class Teller(threading.Thread):
+    """Runs callbacks one after another, so that whoever has them need not wait for what they do."""
+
+    def __init__(self) -> None:
+        super().__init__(name="umbel-teller", daemon=True)
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def tell(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called soon."""
+        self._inbox.put(callback)
+
+    def close(self, timeout: float) -> None:
+        """Run what there is and end."""
+        self._inbox.put(None)
+        self.join(timeout)
+
+    def run(self) -> None:
+        """Run callbacks until ``close``."""
+        while (callback := self._inbox.get()) is not None:
+            try:
+                callback()
+            except Exception:
+                # Celery's bookkeeping over a broken connection may raise anything; bundles go on without it
+                log.warning("a bundle's end could not be told to Celery", exc_info=True)
+
+
+class Node:
+    """One running worker node of an endpoint. ``name``: its name, kept over restarts."""
+
+    def __init__(self, folder: EndpointFolder, settings: Settings, name: str):
+        credentials = folder.credentials()
+        self.endpoint = credentials.endpoint_id
+        self.name = name
+        self.settings = settings
+        self.broker_url = settings.broker_url(credentials.broker_url)
+        origin = Origin(self.endpoint, name, names.new_id())
+        self.outbox = Outbox(
+            Signer(folder.signing_key()), origin, folder.spool / name, connect(self.broker_url)
+        )
+        self.intake = Intake(
+            self.endpoint,
+            Verifier(credentials.service_key),
+            FunctionCache(folder.cache / "functions"),
+            connect(self.broker_url, timeout=5.0),
+        )
+        self.teller = Teller()
+        options = RunnerOptions(
+            folder=settings.work_folder(folder.path / "work"),
+            environment=settings.runner_environment(os.environ),
+            timeout=settings.timeout or None,
+            memory=settings.memory or None,
+            cpu=settings.cpu or None,
+            recycle_calls=settings.recycle_calls,
+            recycle_memory=settings.recycle_memory,
+        )
+        self.supervisor = Supervisor(options, settings.worker_slots, self.outbox.add, self.teller.tell)
+        self._client = connect(self.broker_url, timeout=5.0)
+        self._newest_cancelled = 0.0
+        self._ear = threading.Event()
+        self._over = False
+        self._pulse = threading.Thread(target=self._beat_for_ever, name="umbel-pulse", daemon=True)
+
+    def start(self) -> None:
+        """Start the threads: runners, reports, heartbeat."""
+        for thread in (self.supervisor, self.outbox, self.teller, self._pulse):
+            thread.start()
+
+    def take(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
+        """Take a message. Both callbacks are called in any case, sooner or later, from another thread."""
+        try:
+            bundle, function = self.intake.open(raw)
+        except ProtocolError as error:
+            # nothing can be reported of a bundle that may be anybody's; the service sends again what it misses
+            log.error("a message is dropped: %s", error)
+        except Unavailable as error:
+            log.warning("bundle %s goes back: %s", error.bundle.id, error.message)
+            self.outbox.add(error.bundle.id, unstarted(error.bundle, error.message))
+        else:
+            if bundle.id not in self.held():
+                self.supervisor.submit(Job(bundle, function, on_accept, on_done))
+                return
+            log.warning("bundle %s came twice", bundle.id)
+        self.teller.tell(partial(on_accept, "", 0))
+        self.teller.tell(on_done)
+
+    def held(self) -> list[str]:
+        """Ids of bundles whose calls are not all accounted for at the service."""
+        # the supervisor's list first: a bundle that ends in between is then in both, never in none
+        return list({*self.supervisor.held, *self.outbox.unsent})
+
+    def cancel(self, task_ids: Iterable[str]) -> None:
+        """Skip or stop these calls."""
+        self.supervisor.cancel(task_ids)
+
+    def poke(self) -> None:
+        """Send a heartbeat and look for cancelled calls now: the broker is there (again)."""
+        self._newest_cancelled = 0.0
+        self._ear.set()
+
+    def drain(self, *, at_once: bool = False) -> threading.Event:
+        """Stop taking bundles; the event is set when nothing is held any more."""
+        return self.supervisor.drain(0.0 if at_once else self.settings.drain_seconds)
+
+    def close(self) -> None:
+        """Give back what is left, say goodbye, end the threads."""
+        self.drain().wait(self.settings.drain_seconds + 3.0)
+        self._over = True
+        self._ear.set()
+        self.supervisor.stop()
+        self.teller.close(2.0)
+        if not self.outbox.close(3.0):
+            log.warning("some reports are kept in the spool and are sent at the next start")
+
+    def _beat_for_ever(self) -> None:
+        while not self._over:
+            self._ear.clear()
+            self.outbox.heartbeat(self._heartbeat)
+            self._hear_cancelled()
+            self._ear.wait(limits.HEARTBEAT_INTERVAL)
+
+    def _heartbeat(self) -> Heartbeat:
+        supervisor = self.supervisor
+        return Heartbeat(supervisor.slots, supervisor.busy, self.held(), self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "platform": platform.platform(),
+            "umbel": __version__,
+            "celery": celery.__version__,
+            "cpus": os.cpu_count() or 1,
+            "load": round(os.getloadavg()[0], 2),
+            "queue": self.supervisor.waiting,
+            "time": time.time(),
+        }
+        if self.supervisor.problem:
+            facts["problem"] = self.supervisor.problem[:500]
+        return facts
+
+    def _hear_cancelled(self) -> None:
+        """Learn what was cancelled while no control command could reach this node."""
+        key = names.cancelled_key(self.endpoint)
+        try:
+            found: Any = self._client.zrangebyscore(
+                key, self._newest_cancelled - OVERLAP, "+inf", withscores=True
+            )
+        except BROKER_ERRORS as error:
+            log.debug("cancelled calls cannot be read now: %s", error)
+            return
+        if found:
+            self._newest_cancelled = max(score for _, score in found)
+            self.supervisor.cancel(task_id.decode() for task_id, _ in found)

@@ -1,0 +1,105 @@
+"""The Celery pool: a door to the node's supervisor.
+
+A message is accepted (which acknowledges it and lets Celery fetch the next one) only when a slot takes its
+bundle, so Celery's prefetch bounds what a node holds: one bundle that runs and one that waits per slot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.concurrency.base import BasePool
+
+from .node import Node
+
+
+class Token(int):
+    """What Celery knows a running bundle by: the runner's process id, and the bundle behind it."""
+
+    bundle: str
+
+    def __new__(cls, pid: int, bundle: str) -> Token:
+        """A token for ``bundle`` in process ``pid``."""
+        token = super().__new__(cls, pid)
+        token.bundle = bundle
+        return token
+
+
+class RunnerPool(BasePool):
+    """Celery's view of the runners; the app that it belongs to carries the node as ``umbel_node``."""
+
+    body_can_be_buffer = True
+
+    @property
+    def node(self) -> Node:
+        """The node whose runners these are."""
+        return self.app.umbel_node
+
+    def on_start(self) -> None:
+        """Start the node's threads."""
+        self.node.start()
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = None,
+        callback: Callable[[Any], None] | None = None,
+        accept_callback: Callable[[int, float], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Take a message. ``target`` would run it in this process and is not called."""
+        began = time.monotonic()
+
+        def accept(bundle: str, pid: int) -> None:
+            if accept_callback is not None:
+                accept_callback(Token(pid, bundle), time.monotonic())
+
+        def done() -> None:
+            if callback is not None:
+                callback((False, None, time.monotonic() - began))
+
+        body = args[3]
+        self.node.take(bytes(body) if isinstance(body, memoryview) else body, accept, done)
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:
+        """Stop a bundle's calls (Celery's ``revoke`` with ``terminate``); they end as cancelled."""
+        if isinstance(pid, Token):
+            self.node.supervisor.cancel_bundle(pid.bundle)
+
+    def on_stop(self) -> None:
+        """Warm shutdown: running calls get the endpoint's ``drain_seconds``, the rest goes back."""
+        self.node.close()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: what runs is stopped at once."""
+        self.node.drain(at_once=True)
+        self.node.close()
+
+    def grow(self, n: int = 1) -> None:
+        """Add slots."""
+        self.node.supervisor.resize(n)
+
+    def shrink(self, n: int = 1) -> None:
+        """Remove slots, each when its bundle has ended."""
+        self.node.supervisor.resize(-n)
+
+    def restart(self) -> None:
+        """Replace all runners, each when its bundle has ended."""
+        self.node.supervisor.renew()
+
+    @property
+    def num_processes(self) -> int:
+        """How many slots there are."""
+        return self.node.supervisor.slots
+
+    def _get_info(self) -> dict[str, Any]:
+        supervisor = self.node.supervisor
+        return {
+            **super()._get_info(),
+            "max-concurrency": supervisor.slots,
+            "busy": supervisor.busy,
+            "waiting": supervisor.waiting,
+        }

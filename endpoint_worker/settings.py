@@ -1,0 +1,182 @@
+"""How a site runs calls: ``endpoint.toml`` in the endpoint's folder, one frozen object per process."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from umbel.protocol.errors import UmbelError
+
+from .broker import at_address
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Variables that runners get from the worker's environment unless endpoint.toml says otherwise.
+PASSED = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV", "CONDA_*", "MODULEPATH", "LOADEDMODULES", "LMOD_*", "XDG_*", "OMP_*", "MKL_*", "OPENBLAS_*",
+    "NUMEXPR_*", "CUDA_*", "NVIDIA_*", "ROCR_*", "HIP_*", "SLURM_*", "PBS_*", "LSB_*", "PMI*", "OMPI_*", "I_MPI_*",
+)  # fmt: skip
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*\Z", re.IGNORECASE)
+
+
+class SettingsError(UmbelError):
+    """A setting of an endpoint is unknown or has a value that cannot be used."""
+
+    default_code = "BAD_REQUEST"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker of an endpoint needs to know. Times in seconds, sizes in bytes, 0 and "" for none.
+
+    ``docs`` of each field is the comment that ``configure`` writes above it.
+    """
+
+    name: str = field(default="", metadata={"docs": ""})
+    slots: int = field(
+        default=0, metadata={"docs": "Calls that run at once on one node. 0: as many as it has processors."}
+    )
+    timeout: float = field(
+        default=0.0, metadata={"docs": "Longest run of a call, seconds. A submission may ask for less. 0: no limit."}
+    )
+    memory: int = field(
+        default=0, metadata={"docs": 'Most memory that a call may take, such as "4GiB". 0: no limit.', "size": True}
+    )
+    cpu: float = field(
+        default=0.0, metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."}
+    )
+    drain_seconds: float = field(
+        default=5.0, metadata={"docs": "How long running calls may go on when the endpoint is stopped, seconds."}
+    )
+    work: str = field(
+        default="", metadata={"docs": "Folder in which calls start. Empty: the folder work beside this file."}
+    )
+    recycle_calls: int = field(
+        default=0, metadata={"docs": "Replace a runner process after that many calls. 0: never."}
+    )
+    recycle_memory: int = field(
+        default=0, metadata={"docs": 'Replace a runner process that has grown beyond, such as "2GiB". 0: never.', "size": True}
+    )
+    broker_address: str = field(
+        default="", metadata={"docs": 'Reach the broker at this "host:port" instead of the registered address.'}
+    )
+    pass_environment: tuple[str, ...] = field(
+        default=PASSED, metadata={"docs": "Variables that calls see of the environment in which the endpoint was started."}
+    )
+    environment: Mapping[str, str] = field(
+        default_factory=dict, metadata={"docs": "Variables that calls see besides."}
+    )
+    log_level: str = field(default="INFO", metadata={"docs": "DEBUG, INFO, WARNING or ERROR."})
+
+    @property
+    def worker_slots(self) -> int:
+        """Calls that run at once: ``slots``, or one per processor that this process may use."""
+        if self.slots:
+            return self.slots
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+    def broker_url(self, registered: str) -> str:
+        """URL of the broker: the registered one, at ``broker_address`` if that is set."""
+        return at_address(registered, self.broker_address) if self.broker_address else registered
+
+    def work_folder(self, default: Path) -> Path:
+        """Folder in which calls start."""
+        return Path(self.work).expanduser().absolute() if self.work else default
+
+    def runner_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The environment of runners: what may pass, never one of Umbel's own, and what is set besides."""
+        passed = {
+            name: value
+            for name, value in environ.items()
+            if not name.startswith("UMBEL_") and any(fnmatch.fnmatchcase(name, p) for p in self.pass_environment)
+        }
+        return {**passed, **self.environment}
+
+
+def load(file: Path, name: str, **flags: Any) -> Settings:
+    """Read ``endpoint.toml``; flags that are None count as not given. Raises SettingsError."""
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        table = {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}") from None
+    kinds = {f.name: f for f in fields(Settings) if f.name != "name"}
+    for key in table:
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(sorted(kinds))}"
+            raise SettingsError(f"{file}: unknown setting '{key}'{hint}")
+    table.update({key: value for key, value in flags.items() if value is not None})
+    defaults = Settings()
+    values = {key: _convert(key, value, getattr(defaults, key)) for key, value in table.items()}
+    return Settings(name=name, **values)
+
+
+def template(name: str, **values: Any) -> str:
+    """Text of a new ``endpoint.toml``: every setting with its meaning, all but ``values`` commented out."""
+    lines = [f"# How the endpoint '{name}' runs calls. Restart it after changes: umbel-endpoint restart {name}", ""]
+    tables = []
+    for f in fields(Settings):
+        if f.name == "name":
+            continue
+        lines_of = [f"# {f.metadata['docs']}"]
+        if f.name == "environment":
+            tables = [*lines_of, "#[environment]", '#OMP_NUM_THREADS = "1"']
+            continue
+        mark = "" if values.get(f.name) is not None else "#"
+        value = values.get(f.name)
+        text = _toml(value if value is not None else getattr(Settings(), f.name))
+        lines += [*lines_of, f"{mark}{f.name} = {text}", ""]
+    return "\n".join([*lines, *tables, ""])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)
+
+
+def _convert(name: str, value: Any, default: Any) -> Any:
+    """Turn a value of TOML into the kind that a setting has. Raises SettingsError."""
+    if name in ("memory", "recycle_memory") and isinstance(value, str):
+        return _bytes(name, value)
+    if isinstance(default, tuple):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise SettingsError(f"setting '{name}' wants a list of texts, not {value!r}")
+    if isinstance(default, dict):
+        if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+            return dict(value)
+        raise SettingsError(f"setting '{name}' wants a table of texts, not {value!r}")
+    good = (str,) if isinstance(default, str) else (int, float) if isinstance(default, float) else (int,)
+    if isinstance(value, bool) or not isinstance(value, good) or (not isinstance(value, str) and value < 0):
+        kind = {str: "a text", float: "a number that is not negative", int: "a whole number that is not negative"}
+        raise SettingsError(f"setting '{name}' wants {kind[type(default)]}, not {value!r}")
+    if name == "log_level" and value not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise SettingsError(f"setting 'log_level' wants DEBUG, INFO, WARNING or ERROR, not {value!r}")
+    return type(default)(value)
+
+
+def _bytes(name: str, text: str) -> int:
+    match = _SIZE.match(text)
+    if match is None:
+        raise SettingsError(f"setting '{name}' wants a size such as \"4GiB\", not {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

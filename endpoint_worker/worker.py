@@ -1,0 +1,132 @@
+"""The Celery worker of an endpoint, put together and started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.worker.control import control_command
+
+from umbel.protocol import names
+
+from .broker import without_password
+from .node import Node
+
+log = logging.getLogger(__name__)
+
+#: Seconds after the drain's end at which a worker that does not stop is ended by force.
+FORCE_AFTER = 12.0
+
+
+class Reconnected(bootsteps.StartStopStep):
+    """Tells the node each time that Celery has connected to the broker."""
+
+    requires = {"celery.worker.consumer.tasks:Tasks"}
+
+    def start(self, c: Any) -> None:
+        """Celery consumes (again)."""
+        c.app.umbel_node.poke()
+
+
+@control_command(name=names.CANCEL_COMMAND, args=[("task_ids", list)], signature="<task ids>")
+def cancel_calls(state: Any, task_ids: list[str] | None = None, **_: Any) -> dict[str, int]:
+    """Remote-control command: skip or stop calls of this endpoint."""
+    wanted = [str(task_id) for task_id in task_ids or []]
+    state.app.umbel_node.cancel(wanted)
+    return {"ok": len(wanted)}
+
+
+def make_app(node: Node) -> Celery:
+    """Celery app of one endpoint, whose tasks are all ``names.RUN_TASK``."""
+    app = Celery("umbel-endpoint", broker=node.broker_url, set_as_current=False)
+    app.conf.update(
+        broker_transport="endpoint_worker.transport:Transport",
+        broker_transport_options={
+            "global_keyprefix": names.prefix(node.endpoint),
+            "ack_emulation": False,
+            "priority_steps": [0],
+            "health_check_interval": 10,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+        },
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        result_backend=None,
+        task_default_queue=names.QUEUE,
+        task_ignore_result=True,
+        task_acks_late=False,
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_pool_restarts=True,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=0.0,
+        control_queue_expires=None,
+        event_queue_expires=None,
+    )
+    app.umbel_node = node
+    app.steps["consumer"].add(Reconnected)
+
+    @app.task(name=names.RUN_TASK, ignore_result=True)
+    def run(head: str, body: str | None) -> None:
+        raise RuntimeError("bundles are run by the endpoint's own pool")
+
+    return app
+
+
+def serve(node: Node) -> int:
+    """Run the node's Celery worker until it is told to stop; return an exit code."""
+    # with Python's default of 5 ms a message waits behind whatever another thread computes
+    sys.setswitchinterval(0.0005)
+    app = make_app(node)
+    signals.setup_logging.connect(_logging_is_set_up)
+    stopping = _Stopping(node)
+    signals.worker_shutting_down.connect(stopping)
+    host = node.name.replace("@", "-")
+    log.info(
+        "endpoint %s: node %s, %d slots, broker %s, process %d",
+        node.settings.name, node.name, node.settings.worker_slots, without_password(node.broker_url), os.getpid(),
+    )
+    worker = app.Worker(
+        hostname=f"worker@{node.settings.name}.{host}",
+        pool="endpoint_worker.pool:RunnerPool",
+        concurrency=node.settings.worker_slots,
+        queues=[names.QUEUE],
+        loglevel=node.settings.log_level,
+        without_gossip=True,
+        without_mingle=True,
+        task_events=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+class _Stopping:
+    """Starts the drain the moment a signal asks for it, whatever Celery's main thread is doing."""
+
+    def __init__(self, node: Node):
+        self._node = node
+
+    def __call__(self, *, how: str = "Warm", **_: Any) -> None:
+        self._node.drain(at_once=how != "Warm")
+        force = threading.Timer(self._node.settings.drain_seconds + FORCE_AFTER, _force)
+        force.daemon = True
+        force.start()
+
+
+def _force() -> None:
+    log.critical("the worker did not stop by itself and is ended; reports that were not sent are in the spool")
+    os._exit(1)
+
+
+def _logging_is_set_up(**_: Any) -> None:
+    """Keeps Celery from setting up logging: the command has done it."""
