@@ -17,7 +17,9 @@ from .supervise import Spec
 #: The release tree: children are found in it whether or not it is installed.
 ROOT = Path(__file__).resolve().parent.parent
 #: Who stops when: first the endpoint, so that its last reports are taken; the broker last of all.
-ENDPOINT_RANK, WEB_RANK, COLLECT_RANK, BROKER_RANK = range(4)
+ENDPOINT_RANK, SERVICE_RANK, BROKER_RANK = range(3)
+#: What each of them is given to stop, seconds; 10 in all. The endpoint lets running calls go on for 5.
+ENDPOINT_GRACE, SERVICE_GRACE, BROKER_GRACE = 6.0, 2.5, 0.7
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -43,7 +45,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def broker(settings: Settings) -> Spec:
     """The embedded redis-server; its files are written. Raises StartError."""
     argv = embedded_redis.prepare(settings.home)
-    return Spec("redis", argv, settings.home / "redis", grace=1.0, rank=BROKER_RANK)
+    return Spec("redis", argv, settings.home / "redis", grace=BROKER_GRACE, rank=BROKER_RANK)
 
 
 def services(settings: Settings, environ: Mapping[str, str]) -> list[Spec]:
@@ -51,11 +53,23 @@ def services(settings: Settings, environ: Mapping[str, str]) -> list[Spec]:
     home = ["--home", str(settings.home)]
     python = [sys.executable, "-m"]
     return [
-        Spec("web", [*python, "webapp.serve", *home], ROOT, environ, grace=1.5, rank=WEB_RANK),
+        Spec("web", [*python, "webapp.serve", *home], ROOT, environ, grace=SERVICE_GRACE, rank=SERVICE_RANK),
         Spec(
-            "collect", [*python, "federation", "collect", *home], ROOT, environ, grace=1.5, rank=COLLECT_RANK
+            "collect",
+            [*python, "federation", "collect", *home],
+            ROOT,
+            environ,
+            grace=SERVICE_GRACE,
+            rank=SERVICE_RANK,
         ),
-        Spec("sweep", [*python, "federation", "sweep", *home], ROOT, environ, grace=1.5, rank=COLLECT_RANK),
+        Spec(
+            "sweep",
+            [*python, "federation", "sweep", *home],
+            ROOT,
+            environ,
+            grace=SERVICE_GRACE,
+            rank=SERVICE_RANK,
+        ),
     ]
 
 
@@ -63,10 +77,12 @@ def endpoint(settings: Settings, environ: Mapping[str, str], workers: int) -> Sp
     """The endpoint ``local``."""
     argv = local_endpoint.command("start", local_endpoint.NAME, "--slots", str(workers))
     # SIGTERM when we die: it has processes of its own to end and reports to keep
-    return Spec("endpoint", argv, ROOT, environ, death_signal=signal.SIGTERM, grace=4.5, rank=ENDPOINT_RANK)
+    return Spec(
+        "endpoint", argv, ROOT, environ, death_signal=signal.SIGTERM, grace=ENDPOINT_GRACE, rank=ENDPOINT_RANK
+    )
 
 
 def flower(settings: Settings, environ: Mapping[str, str], port: int) -> Spec:
     """Flower, watching all endpoints."""
     argv = [sys.executable, "-m", "federation", "flower", "--home", str(settings.home), "--port", str(port)]
-    return Spec("flower", argv, ROOT, environ, grace=1.0, rank=ENDPOINT_RANK)
+    return Spec("flower", argv, ROOT, environ, grace=SERVICE_GRACE, rank=ENDPOINT_RANK)

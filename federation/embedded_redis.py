@@ -117,7 +117,7 @@ def check_port(home: Path) -> None:
     if not port_is_free(HOST, port):
         raise StartError(
             f"Port {port}, which this home's broker keeps for its endpoints, is used by another "
-            f"program: stop that, or delete {home / 'redis'} to draw another port (endpoints other than 'local' "
+            f"program: stop that, or delete {home / 'redis'} to draw another port (all endpoints but 'local' "
             "must then be configured again)."
         )
 

@@ -66,7 +66,7 @@ def family(pid: int | None) -> list[psutil.Process]:
 
 
 def dies_with_us(number: signal.Signals) -> Callable[[], None] | None:
-    """What a new child calls to be sent signal ``number`` when this process dies; None where there is no such way."""
+    """What a new child calls to be sent a signal when this process dies; None where there is no such way."""
     if _libc is None:
         return None
     parent, prctl = os.getpid(), _libc.prctl

@@ -51,13 +51,18 @@ class Spec:
 
 @dataclass
 class Child:
-    """One child: its process, how often it has died, when it is to be started again (monotonic seconds)."""
+    """One child and what became of it.
+
+    ``status``: return code of its last process that ended; ``deaths``: how many have; ``due``: when the next
+    is to be started (monotonic seconds), None while one runs.
+    """
 
     spec: Spec
     log_file: Path
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0
+    status: int | None = None
     delay: float = FIRST_DELAY
     due: float | None = field(default=0.0)
 
@@ -91,6 +96,7 @@ class Child:
         if now - self.started >= RECOVERED_AFTER:
             self.delay = FIRST_DELAY
         self.process = None
+        self.status = status
         self.deaths += 1
         self.due = now + self.delay
         log.warning("%s ended (%s); started again in %.1f s", self.spec.name, describe(status), self.delay)

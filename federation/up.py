@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 START_TIMEOUT = 60.0
 #: A child that dies this often before the start is done makes the start fail.
 START_DEATHS = 4
+#: Exit code of a child that cannot be run as asked: trying again would not help.
+REFUSED = 2
 #: How often the API is asked during the start, and log files are looked after later, seconds.
 START_INTERVAL, IDLE_INTERVAL, ECHO_INTERVAL = 0.05, 60.0, 0.2
 
@@ -198,7 +200,7 @@ class Start:
 
     def _check(self, deadline: float) -> None:
         for child in self.supervisor.children.values():
-            if child.deaths >= START_DEATHS:
+            if child.deaths >= START_DEATHS or child.status == REFUSED:
                 raise StartError(
                     f"{child.spec.name} does not stay up; its log {child.log_file} ends:\n{_end_of(child)}"
                 )

@@ -18,7 +18,7 @@ from federation import processes, supervise
 from federation.supervise import Spec, Supervisor
 from tests.support.wait import wait_until
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 SLEEPER = "import time; time.sleep(60)"
 
 

@@ -47,7 +47,7 @@ def test_the_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
         "from pathlib import Path; from federation.files import PidLock\n"
         "lock = PidLock(Path(sys.argv[3])); print(lock.acquire(), flush=True); input()"
     )
-    root = Path(__file__).resolve().parents[4]
+    root = Path(__file__).resolve().parents[3]
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(root), str(root / "sdk"), str(tmp_path / "up.pid")],
         stdin=subprocess.PIPE,
