@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -140,7 +139,6 @@ def listen(app: Flask, settings: Settings, sockets: dict[int, Any]) -> BaseWSGIS
         inbuf_overflow=limits.MAX_REQUEST_BYTES,
         outbuf_overflow=limits.MAX_REQUEST_BYTES,
         asyncore_use_poll=True,
-        socket_options=[(socket.SOL_TCP, socket.TCP_NODELAY, 1)],
         ident="umbel",
     )
     for item in sockets.values():
