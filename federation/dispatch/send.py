@@ -40,13 +40,14 @@ def _blobs(fed: Federation, planned: Sequence[Planned]) -> dict[int, bytes]:
 def _outgoing(fed: Federation, plan: Planned, blobs: dict[int, bytes]) -> Outgoing:
     function = fed.functions.get(plan.function_no)
     parts: list[bytes] = []
-    placed: dict[tuple[int, int], int] = {}
+    # by length too: empty arguments lie at the offset of those that follow them
+    placed: dict[tuple[int, int, int], int] = {}
     size = 0
     calls = []
     for task_id, attempt, blob_no, offset, length in plan.calls:
-        at = placed.get((blob_no, offset))
+        at = placed.get((blob_no, offset, length))
         if at is None:
-            at = placed[blob_no, offset] = size
+            at = placed[blob_no, offset, length] = size
             parts.append(blobs[blob_no][offset : offset + length])
             size += length
         calls.append(Call(task_id, attempt, at, length))
