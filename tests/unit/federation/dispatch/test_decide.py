@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -22,7 +22,7 @@ bounded = settings(max_examples=60, deadline=None)
 
 @st.composite
 def all_queues(draw: st.DrawFn) -> Queues:
-    """Up to five users; each one's calls in runs of one kind, priority and size, in order of priority and age."""
+    """Up to five users; their calls come in runs of one kind, priority and size, by priority and age."""
     queues: Queues = []
     no = 0
     for user in draw(st.lists(st.integers(1, 9), max_size=5, unique=True)):
@@ -81,7 +81,7 @@ def test_no_call_is_doubled_or_changes_its_owner_or_kind(case: tuple[Queues, Sit
 @bounded
 @given(cases())
 def test_no_call_is_lost_over_many_refills(case: tuple[Queues, Situation]) -> None:
-    """Whatever is open ends before the next decision: then every decision makes progress until all are out."""
+    """What is open ends before the next decision: then every decision makes progress until all are out."""
     queues, now = case
     out: Counter[int] = Counter()
     left = dict(queues)
@@ -199,7 +199,7 @@ def test_one_submission_reaches_every_slot(
     count: int, slots: int, seconds: float | None, window: int
 ) -> None:
     """No bundle is so big that another slot has nothing to do."""
-    known = {} if seconds is None else {"a": seconds}
+    known: dict[Hashable, float] = {} if seconds is None else {"a": seconds}
     calls = [Waiting(no, 0, "a", 10) for no in range(1, count + 1)]
     plans = decide([(1, calls)], Situation(slots, 0, count, known, window))
     assert len(plans) >= min(slots, count)

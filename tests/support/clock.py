@@ -1,0 +1,31 @@
+"""A clock that tests move: what waits a minute in life waits no time in a test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+
+class Clock:
+    """Tells the time as ``time.time`` does, ``ahead`` seconds further."""
+
+    def __init__(self) -> None:
+        self._real = time.time
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return self._real() + self.ahead
+
+    def forward(self, seconds: float) -> None:
+        """Let so many seconds pass at once."""
+        self.ahead += seconds
+
+
+@contextmanager
+def movable_clock() -> Iterator[Clock]:
+    """Put a movable clock in the place of ``time.time`` for the length of the block."""
+    clock = Clock()
+    with mock.patch("time.time", clock):
+        yield clock

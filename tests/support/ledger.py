@@ -1,0 +1,138 @@
+"""A whole federation in one process, moved step by step: database, memory broker, collector, sweeper, clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from federation.collect import Collector
+from federation.context import Federation, open_federation
+from federation.ledger import query
+from federation.ledger.submit import Submission, submit
+from federation.options import Options
+from federation.registry import functions, users
+from federation.registry.users import User
+from federation.settings import Settings
+from federation.sweep import Sweeper
+from federation.tables import tasks
+from tests.support import invariants
+from tests.support.clock import Clock, movable_clock
+from tests.support.endpoint import FakeEndpoint
+from tests.support.memory_broker import MemoryBroker
+
+
+class Ledger:
+    """One federation. Nothing happens in it that a test has not asked for.
+
+    ``fed`` and ``broker`` are for looking closer, ``clock`` for letting time pass. ``me`` is a user, ``function_id``
+    a function of theirs.
+    """
+
+    def __init__(self, fed: Federation, broker: MemoryBroker, clock: Clock):
+        self.fed, self.broker, self.clock = fed, broker, clock
+        self.collector = Collector(fed, "c0")
+        self.sweeper = Sweeper(fed)
+        self.me = users.ensure_user(fed, "ada")
+        self.function_id = self.function(self.me, "dock")
+        self.sweep()
+
+    def user(self, name: str) -> User:
+        """The user of this name."""
+        return users.ensure_user(self.fed, name)
+
+    def function(self, user: User, name: str) -> str:
+        """Register a function and return its id."""
+        return str(functions.register(self.fed, user, name=name, body=f"body of {name}".encode())["id"])
+
+    def endpoint(self, name: str = "lab", owner: User | None = None) -> FakeEndpoint:
+        """Register an endpoint."""
+        return FakeEndpoint(self.fed, self.broker, owner or self.me, name)
+
+    def submit(
+        self,
+        endpoint: FakeEndpoint,
+        calls: int | Sequence[bytes] = 1,
+        *,
+        user: User | None = None,
+        function_id: str | None = None,
+        group_id: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Submit calls (so many with arguments of their own, or these); return the answer."""
+        payloads = [b"p%d" % number for number in range(calls)] if isinstance(calls, int) else calls
+        wanted = Submission(
+            function_id or self.function_id, endpoint.id, payloads, group_id, Options(**options)
+        )
+        return submit(self.fed, user or self.me, wanted, key)
+
+    def collect(self) -> Counter[str]:
+        """Take in all reports; return how many tasks ended and how many outcomes were dropped."""
+        counts: Counter[str] = Counter()
+        self.collector.beat()
+        while self.broker.reports():
+            effects = self.collector.collect(1.0)
+            if effects is not None:
+                counts.update(ended=effects.ended, dropped=effects.dropped)
+        return counts
+
+    def sweep(self, after: float = 0.0) -> None:
+        """Let ``after`` seconds pass, in which the collector has nothing to hear, and sweep."""
+        self.clock.forward(after)
+        self.collector.beat()
+        self.sweeper.sweep()
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """A task as its owner sees it, whoever that is."""
+        with self.fed.database.read() as connection:
+            owner = connection.execute(select(tasks.c.user_no).where(tasks.c.id == task_id)).scalar_one()
+        return query.task(self.fed, User(owner, "", ""), task_id)
+
+    def state(self, answer: dict[str, Any]) -> str:
+        """The one state that all tasks of a submission are in; several are joined by '+'."""
+        return "+".join(sorted(self.states(answer)))
+
+    def states(self, answer: dict[str, Any]) -> Counter[str]:
+        """How many tasks of a submission are in which state."""
+        with self.fed.database.read() as connection:
+            found = connection.execute(
+                select(tasks.c.state).where(tasks.c.id.in_(answer["task_ids"]))
+            ).scalars()
+            return Counter(map(str, found))
+
+    def results(self, group_id: str, after: int = 0, limit: int = 100_000, user: User | None = None) -> Any:
+        """One answer of the long poll."""
+        return query.results_after(self.fed, user or self.me, group_id, after, limit)
+
+    def check(self) -> None:
+        """Fail unless the tables agree with each other."""
+        with self.fed.database.read() as connection:
+            invariants.check(connection)
+
+
+def open_memory(home: Path, **settings: Any) -> tuple[Federation, MemoryBroker]:
+    """Open a federation whose broker is in memory. ``settings``: of ``federation.settings.Settings``."""
+    real = open_federation(Settings(home=home, broker_url="redis://broker.example:6379/0", **settings))
+    real.broker.close()
+    broker = MemoryBroker()
+    return replace(real, broker=broker), broker
+
+
+@contextmanager
+def open_ledger(home: Path, **settings: Any) -> Iterator[Ledger]:
+    """A ledger on a new database, guarded by triggers and checked at the end."""
+    with movable_clock() as clock:
+        fed, broker = open_memory(home, **settings)
+        try:
+            invariants.guard(fed.database)
+            ledger = Ledger(fed, broker, clock)
+            yield ledger
+            ledger.check()
+        finally:
+            fed.close()

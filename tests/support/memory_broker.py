@@ -1,0 +1,102 @@
+"""A broker in memory: it keeps what it is given, and loses it when told to."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import fakeredis
+import redis
+
+from federation.broker import Broker, Outgoing
+from umbel.protocol import names
+
+
+class _Redis(fakeredis.FakeRedis):
+    """fakeredis, with the one answer that it does not give."""
+
+    def info(self, section: str | None = None, *args: str, **more: Any) -> Any:
+        return {"redis_version": "7.2.0"}
+
+
+class MemoryBroker(Broker):
+    """Stands where ``federation.broker.Broker`` stands.
+
+    Bundles lie in ``queues`` by endpoint id, as they were sealed. ``down``: it behaves as if it could not be
+    reached. ``deaf``: it takes bundles and loses them on the way.
+    """
+
+    def __init__(self) -> None:  # the real one would connect
+        self.url = "redis://broker.example:6379/0"
+        self.redis = _Redis(server=fakeredis.FakeServer())
+        self.queues: dict[str, list[Outgoing]] = defaultdict(list)
+        self.cancelled: dict[str, list[str]] = defaultdict(list)
+        self.woken: list[str] = []
+        self.sends = 0
+        self.down = False
+        self.deaf = False
+        self._lock = threading.Lock()
+
+    def _check(self) -> None:
+        if self.down:
+            raise redis.ConnectionError("connection refused")
+
+    def send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Put bundles into the queues."""
+        self._check()
+        with self._lock:
+            self.sends += len(outgoing)
+            for item in () if self.deaf else outgoing:
+                self.queues[item.endpoint_id].append(item)
+
+    def queued(self, endpoint_id: str) -> set[str]:
+        """Ids of the bundles that lie in an endpoint's queue."""
+        self._check()
+        with self._lock:
+            return {item.bundle_id for item in self.queues[endpoint_id]}
+
+    def pop(self, endpoint_id: str) -> Outgoing | None:
+        """Take the oldest bundle out of a queue, as a worker does."""
+        with self._lock:
+            queue = self.queues[endpoint_id]
+            return queue.pop(0) if queue else None
+
+    def cancel(self, endpoint_id: str, task_ids: Sequence[str]) -> None:
+        """Remember what workers are told to stop."""
+        self._check()
+        self.cancelled[endpoint_id] += task_ids
+
+    def wake(self, groups: Any) -> None:
+        """Remember whom was woken."""
+        self._check()
+        self.woken += groups
+
+    def taken_done(self, collector: str, wake: Any = ()) -> None:
+        """Forget reports that were taken, and remember who was woken."""
+        wake = list(wake)
+        self.woken += wake
+        super().taken_done(collector, wake)
+
+    def reports(self) -> int:
+        """How many reports wait to be taken."""
+        return int(self.redis.llen(names.REPORTS_KEY))
+
+    def wipe(self) -> None:
+        """Lose everything."""
+        self.redis.flushall()
+        with self._lock:
+            self.queues.clear()
+
+    def forget_functions(self) -> None:
+        """There is nothing to forget: functions are not placed apart."""
+
+    def drop_endpoint(self, endpoint_id: str) -> None:
+        """Delete an endpoint's queue."""
+        with self._lock:
+            self.queues.pop(endpoint_id, None)
+
+    def close(self) -> None:
+        """Close the connection to nowhere."""
+        self.redis.close()
