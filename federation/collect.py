@@ -31,7 +31,7 @@ from .tables import endpoints
 log = logging.getLogger(__name__)
 
 #: How long one wait for reports lasts, and how often a collector shows that it lives, seconds.
-WAIT = 2.0
+WAIT = 1.0
 #: Redis hash of the collectors: name → JSON {"since", "beat"}, seconds since 1970.
 BEATS_KEY = "umbel:collectors"
 #: A collector silent for this long is dead, and what it took goes back.

@@ -194,8 +194,10 @@ class Sweeper:
         """Windows that have room although calls wait (as after a crash between commit and sending) are refilled."""
         with self.fed.database.read() as connection:
             query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
-            waiting = connection.execute(query.limit(BATCH)).scalars().all()
-        for endpoint_no in waiting:
+            waiting = [
+                no for no in connection.execute(query).scalars() if dispatch.wanting(self.fed, connection, no)
+            ]
+        for endpoint_no in waiting[:BATCH]:
             now = time.time()
             with self.fed.database.write() as connection:
                 rows.lock_endpoints(connection, [endpoint_no])

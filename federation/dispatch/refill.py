@@ -105,31 +105,42 @@ def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float
 
     The caller holds the endpoint's lock, and sends after its transaction is committed.
     """
-    live = _waiting.rows(connection, endpoint=endpoint_no)
-    if not live:
-        return []
-    open_bundles, open_calls = _open.rows(connection, endpoint=endpoint_no)[0]
-    queued = sum(count for _, count in live) - int(open_calls)
-    if queued <= 0:
-        return []
-    situation = Situation(
-        slots=_slots.value(connection, endpoint=endpoint_no) or 1,
-        open=open_bundles,
-        queued=queued,
-        seconds={},
-        window=fed.settings.window,
-        bundle_seconds=fed.settings.bundle_seconds,
-    )
-    if not situation.room:
+    live, situation = _situation(fed, connection, endpoint_no)
+    if situation is None:
         return []
     endpoint_id, last_user = _endpoint.rows(connection, endpoint=endpoint_no)[0]
-    turns = _turns([user for user, _ in live], last_user or 0)[: situation.room]
+    turns = _turns(live, last_user or 0)[: situation.room]
     plans, seen = _plan(connection, endpoint_no, situation, turns)
     if not plans:
         return []
     if len(live) > 1:
         _turn.run(connection, user=plans[-1].user, endpoint=endpoint_no)
     return _record(connection, endpoint_no, endpoint_id, plans, seen, now)
+
+
+def wanting(fed: Federation, connection: Connection, endpoint_no: int) -> bool:
+    """Tell whether calls of an endpoint wait although its window has room; changes nothing."""
+    return _situation(fed, connection, endpoint_no)[1] is not None
+
+
+def _situation(
+    fed: Federation, connection: Connection, endpoint_no: int
+) -> tuple[list[int], Situation | None]:
+    """The users with unfinished calls, and the situation; None when there is nothing to send or no room."""
+    live = _waiting.rows(connection, endpoint=endpoint_no)
+    if not live:
+        return [], None
+    open_bundles, open_calls = _open.rows(connection, endpoint=endpoint_no)[0]
+    situation = Situation(
+        slots=_slots.value(connection, endpoint=endpoint_no) or 1,
+        open=open_bundles,
+        queued=sum(count for _, count in live) - int(open_calls),
+        seconds={},
+        window=fed.settings.window,
+        bundle_seconds=fed.settings.bundle_seconds,
+    )
+    wants = situation.queued > 0 and situation.room > 0
+    return [user for user, _ in live], situation if wants else None
 
 
 def _turns(waiting: list[int], last: int) -> list[int]:
