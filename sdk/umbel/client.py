@@ -21,6 +21,10 @@ from .routes import EndpointRoutes, FunctionRoutes, Record, Routes, ServiceRoute
 from .serialize import dump_call, dump_function
 from .transport import PATIENCE, HttpTransport, Request, Transport
 
+#: Longest source and description that the service keeps (characters).
+MAX_SOURCE = 256 * 1024
+MAX_DESCRIPTION = 4096
+
 
 class TaskRoutes(Routes):
     """Tasks and their groups."""
@@ -147,7 +151,9 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, TaskRoutes):
         with self._lock:
             known = self._function_ids.get(digest)
         if known is None:
-            known = str(self.register_body(name, data, source, description)["id"])
+            if source is not None and len(source) > MAX_SOURCE:
+                source = None  # it is for people to read
+            known = str(self.register_body(name[:256], data, source, description[:MAX_DESCRIPTION])["id"])
             with self._lock:
                 self._function_ids[digest] = known
         return known

@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor as BaseExecutor
+from dataclasses import replace
 from typing import Any
 
 from .client import Client
@@ -17,7 +18,7 @@ from .options import Options
 from .protocol import names
 from .protocol.errors import TooLarge, UmbelError
 from .protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_PAYLOAD_BYTES
-from .serialize import FunctionBody, dump_call
+from .serialize import FunctionBody, dump_call, function_name
 from .session import Session
 from .submission import Route
 
@@ -134,7 +135,7 @@ class Executor(BaseExecutor):
             tasks: Iterator[UmbelFuture] = (self.submit(fn, *args) for args in calls)
         else:
             run = functools.partial(_run_chunk, fn)
-            body = self._get_function(run)  # not once per chunk
+            body = replace(self._get_function(run), name=function_name(fn))  # once, not for every chunk
             tasks = (self._submit_body(body, chunk) for chunk in _chunks(calls, chunksize))
         # calls go out now, not when the first result is asked for
         futures = deque(itertools.islice(tasks, buffersize))

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .memory_crew import Crew
 from .protocol import limits, names
-from .protocol.errors import BadRequest, Conflict, NotFound, TooLarge, UmbelError
+from .protocol.errors import BadRequest, Conflict, NotFound, TooLarge
 from .protocol.states import TaskState
-from .serialize import dump_exception, dump_result, load_call, load_function
 
 Record = dict[str, Any]
 S = TaskState
@@ -69,17 +69,13 @@ class MemoryService:
         self.functions: dict[str, Record] = {}
         self.tasks: dict[str, Task] = {}
         self.groups: dict[str, Group] = {}
-        self._loaded: dict[str, Callable[..., Any]] = {}
         self._answers: dict[str, Record] = {}
         self._queue: list[tuple[int, int, Task]] = []
         self._order = itertools.count()
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, args=(f"memory-{n}",), name=f"umbel-memory-{n}", daemon=True)
-            for n in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._crew = Crew(self)
+        for _ in range(workers):
+            self._crew.hire()
 
     def close(self) -> None:
         """Start no more calls."""
@@ -127,6 +123,10 @@ class MemoryService:
             self.changed.notify_all()
             return answer
 
+    def function(self, task: Task) -> bytes:
+        """Return the serialized function of a task."""
+        return bytes(self.functions[task.record["function_id"]]["data"])
+
     def task(self, task_id: str) -> Task:
         """Return a task. Raises NotFound."""
         task = self.tasks.get(task_id)
@@ -145,7 +145,11 @@ class MemoryService:
     def cancel(self, task: Task) -> bool:
         """End a task unless it has ended; return whether this did it."""
         with self.changed:
-            return self._finish(task, task.attempt, S.CANCELLED, {"code": None, "message": None})
+            runs = task.state is S.RUNNING
+            ended = self._finish(task, task.attempt, S.CANCELLED, {"code": None, "message": None})
+        if ended and runs:
+            self._crew.hire()
+        return ended
 
     def result(self, task: Task) -> Record:
         """Return how a task ended. Raises Conflict."""
@@ -223,73 +227,38 @@ class MemoryService:
         expires = task.options.get("expires")
         if expires is not None and task.state is S.QUEUED and time.time() > task.record["created"] + expires:
             with self.changed:
-                message = f"the task was not started within {expires} s"
-                self._finish(task, task.attempt, S.EXPIRED, {"code": "EXPIRED", "message": message})
+                outcome = {"code": "EXPIRED", "message": f"the task was not started within {expires} s"}
+                self._finish(task, task.attempt, S.EXPIRED, outcome)
 
-    def _work(self, node: str) -> None:
-        while True:
-            with self.changed:
+    def take(self) -> tuple[Task, int] | None:
+        """Wait for a call to run; return it and its attempt, or None when the service is closed."""
+        with self.changed:
+            while True:
                 self.changed.wait_for(lambda: self._closed or self._queue)
                 if self._closed:
-                    return
+                    return None
                 task = heapq.heappop(self._queue)[2]
                 self._expire(task)
-                if task.state is not S.QUEUED:
-                    continue
-                task.attempt += 1
-                attempt = task.attempt
-                task.record.update(state=S.RUNNING.value, attempt=attempt, started=time.time(), node=node)
-            self._run(task, attempt)
+                if task.state is S.QUEUED:
+                    task.attempt += 1
+                    node = threading.current_thread().name
+                    started = time.time()
+                    task.record.update(
+                        state=S.RUNNING.value, attempt=task.attempt, started=started, node=node
+                    )
+                    return task, task.attempt
 
-    def _run(self, task: Task, attempt: int) -> None:
-        timer = None
-        seconds = task.options.get("timeout")
-        if seconds is not None:
-            timer = threading.Timer(seconds, self._time_out, (task, attempt, seconds))
-            timer.daemon = True
-            timer.start()
-        state, outcome = self._call(task)
-        if timer is not None:
-            timer.cancel()
+    def end(self, task: Task, attempt: int, state: TaskState, outcome: Record) -> bool:
+        """Take the end of a call; return False when the task had been ended otherwise."""
         with self.changed:
-            if outcome.get("code") == "TASK_ERROR" and self._retry(task, attempt, outcome["name"]):
-                return
-            outcome.pop("name", None)
-            self._finish(task, attempt, state, outcome)
+            name = outcome.pop("name", None)
+            return self._retry(task, attempt, name) or self._finish(task, attempt, state, outcome)
 
-    def _call(self, task: Task) -> tuple[TaskState, Record]:
-        function_id = task.record["function_id"]
-        try:
-            function = self._loaded.get(function_id)
-            if function is None:
-                function = self._loaded[function_id] = load_function(self.functions[function_id]["data"])
-            args, kwargs = load_call(task.payload)
-        except UmbelError as error:
-            return S.FAILED, {"code": error.code, "message": error.message}
-        try:
-            value = function(*args, **kwargs)
-        except BaseException as error:  # whatever the function raises is its task's outcome
-            name = f"{type(error).__module__}.{type(error).__qualname__}"
-            described = {"code": "TASK_ERROR", "message": f"{type(error).__name__}: {error}", "name": name}
-            return S.FAILED, {**described, "exception": dump_exception(error)}
-        try:
-            data = dump_result(value)
-        except UmbelError as error:
-            return S.FAILED, {"code": "RESULT_NOT_SERIALIZABLE", "message": error.message}
-        if len(data) > limits.MAX_PAYLOAD_BYTES:
-            message = f"the result has {len(data)} bytes, {limits.MAX_PAYLOAD_BYTES} are allowed"
-            return S.FAILED, {"code": "RESULT_TOO_LARGE", "message": message}
-        return S.SUCCEEDED, {"code": None, "message": None, "result": data}
-
-    def _time_out(self, task: Task, attempt: int, seconds: float) -> None:
-        with self.changed:
-            outcome = {"code": "TIMEOUT", "message": f"the call ran longer than {seconds} s"}
-            self._finish(task, attempt, S.FAILED, outcome)
-
-    def _retry(self, task: Task, attempt: int, exception: str) -> bool:
-        wanted = task.options.get("retry_on") or [exception]
-        known = {exception, exception.rpartition(".")[2]}
-        if attempt > task.options.get("retries", 0) or not known & set(wanted) or task.state is not S.RUNNING:
+    def _retry(self, task: Task, attempt: int, exception: str | None) -> bool:
+        if exception is None or task.state is not S.RUNNING or attempt > task.options.get("retries", 0):
+            return False
+        wanted = task.options.get("retry_on")
+        if wanted and not {exception, exception.rpartition(".")[2]} & set(wanted):
             return False
         task.record["state"] = S.QUEUED.value
         heapq.heappush(self._queue, (-task.record["priority"], next(self._order), task))
@@ -299,10 +268,8 @@ class MemoryService:
     def _finish(self, task: Task, attempt: int, state: TaskState, outcome: Record) -> bool:
         if task.state.final or attempt != task.attempt:
             return False
-        now = time.time()
-        started = task.record["started"]
-        data = outcome.pop("result", None)
-        exception = outcome.pop("exception", None)
+        now, started = time.time(), task.record["started"]
+        data, exception = outcome.pop("result", None), outcome.pop("exception", None)
         task.record.update(
             state=state.value,
             finished=now,

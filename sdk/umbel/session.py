@@ -69,6 +69,7 @@ class Session:
     def forget(self, future: UmbelFuture, *, tell: bool) -> None:
         """A future was cancelled; ``tell``: the service has not heard of it yet."""
         self.pending.forget(future)
+        self._stop_lingering()
         task_id = future.task_id
         if tell and task_id is not None:
             self.sender.later(lambda: self.client.cancel_task(task_id))
@@ -121,6 +122,12 @@ class Session:
     def _sent_all(self) -> None:
         self.pending.end()
         _live.discard(self)
+        self._stop_lingering()
+
+    def _stop_lingering(self) -> None:
+        """End the follower's last poll when nothing will come any more."""
+        if self.pending.done:
+            self.follower.close(timeout=0.0)
 
 
 @atexit.register

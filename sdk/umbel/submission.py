@@ -61,7 +61,7 @@ class Sender:
         self._ended = ended
         self._pending = pending
         self._route = route
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._unsent: dict[FunctionBody, deque[Call]] = {}
         self._jobs: deque[Callable[[], object]] = deque()
         self._calls = 0
@@ -145,15 +145,19 @@ class Sender:
 
     def _run(self) -> None:
         while self._wait_for_work():
-            taken = self._take()
-            if taken is not None:
-                self._send(*taken)
-            else:
-                self._do_job()
+            self._do_work()
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
         self._ended()
+
+    def _do_work(self) -> None:
+        # in a frame of its own, so that an idle thread keeps no future and its result alive
+        taken = self._take()
+        if taken is not None:
+            self._send(*taken)
+        else:
+            self._do_job()
 
     def _wait_for_work(self) -> bool:
         """Wait until there is something to do; False when all is done and nothing more will come."""
