@@ -11,17 +11,13 @@ import os
 import sys
 import traceback
 
-THIRD_PARTY = [
-    "celery",
-    "click",
-    "cryptography",
-    "flask",
-    "flask_smorest",
-    "kombu",
-    "redis",
-    "sqlalchemy",
-    "urllib3",
-]
+THIRD_PARTY = (
+    "alembic click cloudpickle cryptography.hazmat.primitives.asymmetric.ed25519 "
+    "cryptography.hazmat.primitives.serialization flask flask_smorest psutil redis "
+    "urllib3 waitress celery.app.amqp celery.app.base celery.app.control celery.app.events celery.app.log "
+    "celery.concurrency.base celery.worker.components kombu.transport.redis sqlalchemy.dialects.sqlite "
+    "sqlalchemy.dialects.postgresql"
+).split()
 
 
 def main() -> int:
