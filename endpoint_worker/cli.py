@@ -44,7 +44,9 @@ def main() -> None:
 
 @main.command()
 @NAME
-@click.option("--slots", type=click.IntRange(1), help="Calls that run at once (default: number of processors).")
+@click.option(
+    "--slots", type=click.IntRange(1), help="Calls that run at once (default: number of processors)."
+)
 @click.option("--description", default="", help="What people shall know of this endpoint.")
 @click.option("--broker-address", metavar="HOST:PORT", help="Where this machine reaches the broker.")
 def configure(name: str, slots: int | None, description: str, broker_address: str | None) -> None:
@@ -144,7 +146,9 @@ def list_() -> None:
     """List the endpoints that are configured here."""
     found = configured(default_home())
     if not found:
-        click.echo(f"There are no endpoints in {default_home()}; make one with 'umbel-endpoint configure NAME'")
+        click.echo(
+            f"There are no endpoints in {default_home()}; make one with 'umbel-endpoint configure NAME'"
+        )
         return
     width = max(len(folder.name) for folder in found)
     for folder in found:

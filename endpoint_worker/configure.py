@@ -62,7 +62,10 @@ def register(folder: EndpointFolder, login: Login, settings: str, description: s
         )
     _check_writable(folder.path)
     key = new_private_key()
-    request: dict[str, Any] = {"name": folder.name, "public_key": base64.b64encode(Signer(key).public_key).decode()}
+    request: dict[str, Any] = {
+        "name": folder.name,
+        "public_key": base64.b64encode(Signer(key).public_key).decode(),
+    }
     if description:
         request["description"] = description
     answer = _ask(login, "POST", "/v1/endpoints", request)
@@ -76,7 +79,9 @@ def register(folder: EndpointFolder, login: Login, settings: str, description: s
             base64.b64decode(given["service_key"], validate=True),
         )
     except (KeyError, TypeError, ValueError):
-        raise ServiceUnavailable(f"{login.url} answered without credentials: is it an Umbel service?") from None
+        raise ServiceUnavailable(
+            f"{login.url} answered without credentials: is it an Umbel service?"
+        ) from None
     try:
         folder.write(credentials, key, settings)
     except OSError as error:

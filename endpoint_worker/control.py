@@ -97,5 +97,7 @@ def _alive(pid: int) -> bool:
 
 def _python_path() -> str:
     # this process may have been started inside a checkout: the child starts elsewhere
-    folders = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    folders = [
+        os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder
+    ]
     return os.pathsep.join(dict.fromkeys([*folders, str(Path(__file__).resolve().parents[1])]))

@@ -140,6 +140,7 @@ class Crew:
     def dismiss(self) -> None:
         """Kill all runners and wait a moment until they are gone."""
         for slot in self.slots:
+            slot.retiring = True
             slot.kill()
         deadline = time.monotonic() + 2.0
         while self.slots and time.monotonic() < deadline:
@@ -147,4 +148,3 @@ class Crew:
                 if slot.ended() is not None:
                     self.bury(slot, "stopped")
             time.sleep(0.005)
-

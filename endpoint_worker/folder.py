@@ -64,7 +64,8 @@ class EndpointFolder:
     def __init__(self, home: Path, name: str):
         if not valid_name(name):
             raise FolderError(
-                f"'{name}' cannot name an endpoint: use up to 63 letters, digits and _ . -, not starting with a mark"
+                f"'{name}' cannot name an endpoint: use up to 63 letters, digits and _ . -, "
+                "not starting with a mark"
             )
         self.name = name
         self.path = home / "endpoints" / name
@@ -157,12 +158,14 @@ class EndpointFolder:
         try:
             return file.read_bytes()
         except FileNotFoundError:
-            raise FolderError(f"there is no endpoint '{self.name}' in {self.path.parent}: {self._again()}") from None
+            raise FolderError(
+                f"there is no endpoint '{self.name}' in {self.path.parent}: {self._again()}"
+            ) from None
         except OSError as error:
             raise FolderError(f"{file} cannot be read: {error.strerror}") from None
 
     def _again(self) -> str:
-        return f"make it with 'umbel-endpoint configure {self.name}', or set UMBEL_HOME to the folder that has it"
+        return f"run 'umbel-endpoint configure {self.name}', or set UMBEL_HOME to the folder that has it"
 
 
 def configured(home: Path) -> list[EndpointFolder]:

@@ -80,7 +80,7 @@ class Intake:
             return inline
         key = names.body_key(self._endpoint, bundle.id)
         try:
-            pipe = self._client.pipeline(transaction=False)
+            pipe: Any = self._client.pipeline(transaction=False)
             body, _ = pipe.get(key).delete(key).execute()
         except BROKER_ERRORS as error:
             raise Unavailable(bundle, f"BROKER_UNREACHABLE: {error}") from None
@@ -91,7 +91,7 @@ class Intake:
     def _fetch_function(self, bundle: Bundle) -> bytes:
         digest = bundle.function.sha256
         try:
-            data = self._client.get(names.function_key(self._endpoint, digest))
+            data: Any = self._client.get(names.function_key(self._endpoint, digest))
         except BROKER_ERRORS as error:
             raise Unavailable(bundle, f"BROKER_UNREACHABLE: {error}") from None
         if data is None:

@@ -36,9 +36,16 @@ class Job:
     hollow: bool = False
 
 
-def unstarted(bundle: Bundle, message: str | None = None, cancelled: frozenset[str] | set[str] = frozenset()) -> list[Outcome]:
+def unstarted(
+    bundle: Bundle, message: str | None = None, cancelled: frozenset[str] | set[str] = frozenset()
+) -> list[Outcome]:
     """Outcomes of a bundle of which no call has started: RETURNED, or SKIPPED where cancelled."""
     return [
-        Outcome(c.task_id, c.attempt, Status.SKIPPED if c.task_id in cancelled else Status.RETURNED, message=message)
+        Outcome(
+            c.task_id,
+            c.attempt,
+            Status.SKIPPED if c.task_id in cancelled else Status.RETURNED,
+            message=message,
+        )
         for c in bundle.calls
     ]

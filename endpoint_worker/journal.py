@@ -38,7 +38,7 @@ _RECORD = struct.Struct("<IBddII")
 class Record(NamedTuple):
     """One outcome as the runner wrote it; ``note`` is JSON with code, message and usage, or empty."""
 
-    index: int
+    call: int
     status: int
     started: float
     wall: float
@@ -105,7 +105,10 @@ class Journal:
 
     @property
     def began(self) -> float:
-        """When the running call, or the loading of the function, began (monotonic clock). Read ``started`` first."""
+        """When the running call, or the loading of the function, began (monotonic clock).
+
+        Read ``started`` first: then a call that begins in between looks young, never old.
+        """
         return self._times[_BEGAN]
 
     @property
@@ -133,7 +136,9 @@ class Journal:
         """Runner: call ``index`` is over and its outcome is written or sent."""
         self._words[_FINISHED] = index + 1
 
-    def write(self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes) -> bool:
+    def write(
+        self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
+    ) -> bool:
         """Runner: write an outcome; False when there is no room for it."""
         tail = self._words[_TAIL]
         begin = _DATA + tail

@@ -109,7 +109,7 @@ class Node:
         try:
             bundle, function = self.intake.open(raw)
         except ProtocolError as error:
-            # nothing can be reported of a bundle that may be anybody's; the service sends again what it misses
+            # nothing can be reported of a bundle that may be anybody's; the service misses it and sends again
             log.error("a message is dropped: %s", error)
         except Unavailable as error:
             log.warning("bundle %s goes back: %s", error.bundle.id, error.message)

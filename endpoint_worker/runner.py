@@ -120,14 +120,16 @@ class Runner:
             self._send(index, status, started, wall, note, payload)
         self._journal.finish(index)
 
-    def _send(self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes) -> None:
+    def _send(
+        self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
+    ) -> None:
         """Send an outcome that the journal has no room for."""
         header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(note)}
         self._sock.sendall(wire.pack(wire.OUTCOME, header, note, payload))
 
 
 def _call(function: Callable[..., Any], data: bytes, limited: bool) -> tuple[int, bytes, bytes]:
-    """Run one call; return status, note and payload of its outcome. Whatever the call raises is an outcome."""
+    """Run one call; return status, note and payload of its outcome, whatever the call raises."""
     try:
         args, kwargs = load_call(data)
     except BaseException as error:  # unpickling runs code of the user's: it may raise anything
@@ -153,7 +155,11 @@ def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes
     if limited and (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
         # the frames hold what filled the memory
         traceback.clear_frames(error.__traceback__)
-        return FAILED, _note("MEMORY_LIMIT", "the call needed more memory than its limit: raise `memory`"), b""
+        return (
+            FAILED,
+            _note("MEMORY_LIMIT", "the call needed more memory than its limit: raise `memory`"),
+            b"",
+        )
     if code == "DESERIALIZE_ERROR":
         code = getattr(error, "code", code)
         code = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
@@ -184,7 +190,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _limit_memory(extra: int | None) -> bool:
-    """Let this process take ``extra`` more bytes of address space than now; None: no limit. Tell if limited."""
+    """Let this process take ``extra`` more bytes than now (None: no limit); tell if it is limited."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = hard
     if extra:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from umbel.protocol.messages import Outcome, Status
@@ -25,14 +26,17 @@ TELL_RUNNING = 0.2
 class Verdict(NamedTuple):
     """Why a running call is to be stopped, and what is then said of it."""
 
-    index: int
+    call: int
     status: str
     code: str | None
     message: str
 
 
 class Run:
-    """A bundle in a runner. ``now`` is always the monotonic clock, ``epoch`` what to add for seconds since 1970."""
+    """A bundle in a runner.
+
+    ``now`` is always the monotonic clock, ``epoch`` what to add to it for seconds since 1970.
+    """
 
     def __init__(self, job: Job, journal: Journal, now: float, epoch: float):
         self.job = job
@@ -58,7 +62,7 @@ class Run:
         return started - 1 if self._journal.finished < started <= len(self.calls) else None
 
     def news(self, now: float) -> list[Outcome]:
-        """Outcomes since the last time: finished calls, calls given back, and the one that has run for long."""
+        """Outcomes since the last time: finished calls, calls given back, and one that runs for long."""
         outcomes = self._finished()
         index = self.running()
         elapsed = now - self._journal.began
@@ -71,11 +75,13 @@ class Run:
             self.close(now)
         if index is not None and elapsed >= TELL_RUNNING and self._told != index and not self._over[index]:
             self._told = index
-            outcomes.append(self._outcome(index, Status.RUNNING, started=self._epoch + now - elapsed, wall=elapsed))
+            outcomes.append(
+                self._outcome(index, Status.RUNNING, started=self._epoch + now - elapsed, wall=elapsed)
+            )
         return outcomes
 
     def close(self, now: float, keep: int = 1) -> None:
-        """Start no further calls (but of the first ``keep``); ``news`` gives them back once that is certain."""
+        """Start no further calls but of the first ``keep``; ``news`` gives them back once it is certain."""
         limit = max(self._journal.started, keep)
         if self._closing is None or limit < self._journal.limit:
             self._closing = now
@@ -92,11 +98,11 @@ class Run:
         for index, call in enumerate(self.calls):
             if call.task_id in task_ids and not self._over[index]:
                 self._journal.skip[index] = 1
-        index = self.running()
-        if index is None and self._journal.loading and all(self._journal.skip[: len(self.calls)]):
-            index = 0
-        if index is not None and self.calls[index].task_id in task_ids and not self._over[index]:
-            self.verdict = Verdict(index, Status.SKIPPED, None, "cancelled while it ran")
+        running = self.running()
+        if running is None and self._journal.loading and all(self._journal.skip[: len(self.calls)]):
+            running = 0
+        if running is not None and self.calls[running].task_id in task_ids and not self._over[running]:
+            self.verdict = Verdict(running, Status.SKIPPED, None, "cancelled while it ran")
 
     def late(self, record: dict[str, Any], note: bytes, payload: bytes) -> list[Outcome]:
         """The outcome in a frame, which did not fit the journal; [] if it is not one that can be."""
@@ -111,28 +117,27 @@ class Run:
         outcomes = self._finished() + self._rest(max(0, ran), None)
         for index in range(len(self.calls)):
             if not self._over[index]:
-                outcomes.append(self._end(index, Status.LOST, None, "its runner did not say what became of it"))
+                outcomes.append(
+                    self._end(index, Status.LOST, None, "its runner did not say what became of it")
+                )
         return outcomes
 
     def died(self, how: str, *, blame: bool) -> list[Outcome]:
-        """The runner is dead. ``how``: a sentence; ``blame``: it died by itself, was not stopped for a drain."""
+        """The runner is dead. ``how``: a sentence; ``blame``: False if it was stopped for a drain."""
         outcomes = self._finished()
-        started = self._journal.started
-        running = self.running()
-        if self.verdict is not None and not self._over[self.verdict.index]:
-            _, status, code, message = self.verdict
-            if self._journal.loading and status != Status.SKIPPED:
+        count = len(self.calls)
+        loading = self._journal.loading
+        started = min(self._journal.started, count)
+        verdict = self.verdict
+        if verdict is not None:
+            if loading and verdict.status != Status.SKIPPED:
                 # what kept the function from being loaded would keep it for each call
-                outcomes += [self._end(i, status, code, message) for i in range(len(self.calls)) if not self._over[i]]
-            elif self.verdict.index == running or self._journal.loading:
-                outcomes.append(self._end(self.verdict.index, status, code, message))
-        elif self._journal.loading and blame:
-            text = f"{how} while it loaded the function"
-            outcomes += [self._end(i, Status.LOST, None, text) for i in range(len(self.calls)) if not self._over[i]]
-        for index in range(min(started, len(self.calls))):
-            if not self._over[index]:
-                outcomes.append(self._end(index, Status.LOST, None, how))
-        return outcomes + self._rest(0, None)
+                outcomes += self._end_all(range(count), verdict.status, verdict.code, verdict.message)
+            elif loading or verdict.call == self.running():
+                outcomes += self._end_all([verdict.call], verdict.status, verdict.code, verdict.message)
+        elif loading and blame:
+            outcomes += self._end_all(range(count), Status.LOST, None, f"{how} while it loaded the function")
+        return outcomes + self._end_all(range(started), Status.LOST, None, how) + self._rest(0, None)
 
     def _finished(self) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -152,9 +157,15 @@ class Run:
         if status == SUCCEEDED and not note:
             return [Outcome(task_id, attempt, Status.SUCCEEDED, started, wall, payload=payload)]
         facts = _facts(note)
-        name = Status.SUCCEEDED if status == SUCCEEDED else Status.SKIPPED if status == SKIPPED else Status.FAILED
+        name = (
+            Status.SUCCEEDED
+            if status == SUCCEEDED
+            else Status.SKIPPED if status == SKIPPED else Status.FAILED
+        )
         code = facts["code"] if name == Status.FAILED else None
-        return [Outcome(task_id, attempt, name, started, wall, code, facts["message"], facts["usage"], payload)]
+        return [
+            Outcome(task_id, attempt, name, started, wall, code, facts["message"], facts["usage"], payload)
+        ]
 
     def _rest(self, first: int, message: str | None) -> list[Outcome]:
         outcomes = []
@@ -163,6 +174,11 @@ class Run:
                 status = Status.SKIPPED if self._journal.skip[index] else Status.RETURNED
                 outcomes.append(self._end(index, status, None, message))
         return outcomes
+
+    def _end_all(
+        self, indices: Iterable[int], status: str, code: str | None, message: str | None
+    ) -> list[Outcome]:
+        return [self._end(i, status, code, message) for i in indices if not self._over[i]]
 
     def _end(self, index: int, status: str, code: str | None, message: str | None) -> Outcome:
         self._over[index] = 1

@@ -22,11 +22,9 @@ else:
     import tomli as tomllib
 
 #: Variables that runners get from the worker's environment unless endpoint.toml says otherwise.
-PASSED = (
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "LD_LIBRARY_PATH",
-    "VIRTUAL_ENV", "CONDA_*", "MODULEPATH", "LOADEDMODULES", "LMOD_*", "XDG_*", "OMP_*", "MKL_*", "OPENBLAS_*",
-    "NUMEXPR_*", "CUDA_*", "NVIDIA_*", "ROCR_*", "HIP_*", "SLURM_*", "PBS_*", "LSB_*", "PMI*", "OMPI_*", "I_MPI_*",
-)  # fmt: skip
+PASSED = tuple("""PATH HOME USER LOGNAME SHELL LANG LC_* TZ TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV CONDA_* XDG_*
+    MODULEPATH LOADEDMODULES LMOD_* OMP_* MKL_* OPENBLAS_* NUMEXPR_* CUDA_* NVIDIA_* ROCR_* HIP_*
+    SLURM_* PBS_* LSB_* PMI* OMPI_* I_MPI_*""".split())
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*\Z", re.IGNORECASE)
@@ -50,16 +48,20 @@ class Settings:
         default=0, metadata={"docs": "Calls that run at once on one node. 0: as many as it has processors."}
     )
     timeout: float = field(
-        default=0.0, metadata={"docs": "Longest run of a call, seconds. A submission may ask for less. 0: no limit."}
+        default=0.0,
+        metadata={"docs": "Longest run of a call, seconds. A submission may ask for less. 0: no limit."},
     )
     memory: int = field(
-        default=0, metadata={"docs": 'Most memory that a call may take, such as "4GiB". 0: no limit.', "size": True}
+        default=0,
+        metadata={"docs": 'Most memory that a call may take, such as "4GiB". 0: no limit.', "size": True},
     )
     cpu: float = field(
-        default=0.0, metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."}
+        default=0.0,
+        metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."},
     )
     drain_seconds: float = field(
-        default=5.0, metadata={"docs": "How long running calls may go on when the endpoint is stopped, seconds."}
+        default=5.0,
+        metadata={"docs": "How long running calls may go on when the endpoint is stopped, seconds."},
     )
     work: str = field(
         default="", metadata={"docs": "Folder in which calls start. Empty: the folder work beside this file."}
@@ -68,13 +70,19 @@ class Settings:
         default=0, metadata={"docs": "Replace a runner process after that many calls. 0: never."}
     )
     recycle_memory: int = field(
-        default=0, metadata={"docs": 'Replace a runner process that has grown beyond, such as "2GiB". 0: never.', "size": True}
+        default=0,
+        metadata={
+            "docs": 'Replace a runner process that has grown beyond, such as "2GiB". 0: never.',
+            "size": True,
+        },
     )
     broker_address: str = field(
-        default="", metadata={"docs": 'Reach the broker at this "host:port" instead of the registered address.'}
+        default="",
+        metadata={"docs": 'Reach the broker at this "host:port" instead of the registered address.'},
     )
     pass_environment: tuple[str, ...] = field(
-        default=PASSED, metadata={"docs": "Variables that calls see of the environment in which the endpoint was started."}
+        default=PASSED,
+        metadata={"docs": "Variables that calls see of the environment in which the endpoint was started."},
     )
     environment: Mapping[str, str] = field(
         default_factory=dict, metadata={"docs": "Variables that calls see besides."}
@@ -103,7 +111,8 @@ class Settings:
         passed = {
             name: value
             for name, value in environ.items()
-            if not name.startswith("UMBEL_") and any(fnmatch.fnmatchcase(name, p) for p in self.pass_environment)
+            if not name.startswith("UMBEL_")
+            and any(fnmatch.fnmatchcase(name, p) for p in self.pass_environment)
         }
         return {**passed, **self.environment}
 
@@ -130,7 +139,10 @@ def load(file: Path, name: str, **flags: Any) -> Settings:
 
 def template(name: str, **values: Any) -> str:
     """Text of a new ``endpoint.toml``: every setting with its meaning, all but ``values`` commented out."""
-    lines = [f"# How the endpoint '{name}' runs calls. Restart it after changes: umbel-endpoint restart {name}", ""]
+    lines = [
+        f"# How the endpoint '{name}' runs calls. Restart it after changes: umbel-endpoint restart {name}",
+        "",
+    ]
     tables = []
     for f in fields(Settings):
         if f.name == "name":
@@ -168,7 +180,11 @@ def _convert(name: str, value: Any, default: Any) -> Any:
         raise SettingsError(f"setting '{name}' wants a table of texts, not {value!r}")
     good = (str,) if isinstance(default, str) else (int, float) if isinstance(default, float) else (int,)
     if isinstance(value, bool) or not isinstance(value, good) or (not isinstance(value, str) and value < 0):
-        kind = {str: "a text", float: "a number that is not negative", int: "a whole number that is not negative"}
+        kind = {
+            str: "a text",
+            float: "a number that is not negative",
+            int: "a whole number that is not negative",
+        }
         raise SettingsError(f"setting '{name}' wants {kind[type(default)]}, not {value!r}")
     if name == "log_level" and value not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"setting 'log_level' wants DEBUG, INFO, WARNING or ERROR, not {value!r}")

@@ -166,7 +166,7 @@ class Slot:
         elapsed = now - self._journal.began
         if timeout is not None and elapsed > timeout:
             what = "the call" if index is not None else "loading the function"
-            message = f"{what} ran longer than its time limit of {timeout:g} s: raise `timeout` or do less in a call"
+            message = f"{what} ran longer than its time limit of {timeout:g} s: raise `timeout` or do less"
             return Verdict(index or 0, Status.FAILED, "TIMEOUT", message)
         if cpu is not None and index is not None and elapsed > 0.5:
             used = self.child.cpu_seconds() - self._journal.cpu
@@ -179,12 +179,12 @@ class Slot:
         """Kill the runner for a call, but only while it still is in that call."""
         if self._kill_at is None:
             # no other call may begin and be hit in its place
-            run.close(now, keep=verdict.index + 1)
+            run.close(now, keep=verdict.call + 1)
             self._kill_at = now + journals.SETTLE
         elif now >= self._kill_at:
             self._kill_at = None
             index = run.running()
-            if index == verdict.index or (index is None and self._journal.loading):
+            if index == verdict.call or (index is None and self._journal.loading):
                 self.kill()
             else:
                 run.verdict = None

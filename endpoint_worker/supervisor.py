@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import logging
 import selectors
-import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from queue import Empty, SimpleQueue
 
 from umbel.protocol.messages import Outcome
 
 from .child import RunnerOptions
 from .crew import Crew
+from .inbox import Inbox
 from .jobs import Job, Sink, unstarted
 from .journal import SETTLE
 from .slot import Slot
+from .waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +34,7 @@ TICK, SLOW_TICK = 0.02, 0.1
 WAIT_FOR_SLOT, WAIT_FOR_RUNNER = 0.4, 5.0
 #: An idle runner with leftovers of its last call is replaced after this long (seconds).
 LINGER = 1.0
-#: A cancelled call is remembered this long (seconds).
-REMEMBER = 3600.0
+STOPPING = "its worker is stopping"
 
 
 class Supervisor(threading.Thread):
@@ -52,15 +50,11 @@ class Supervisor(threading.Thread):
         self._sink = sink
         self._tell = tell
         self._selector = selectors.DefaultSelector()
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        self._selector.register(self._wake_out, selectors.EVENT_READ)
-        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._inbox = Inbox()
+        self._selector.register(self._inbox.sock, selectors.EVENT_READ)
         self._crew = Crew(options, slots, self._selector)
-        self._waiting: deque[Job] = deque()
+        self._waiting = Waiting()
         self._held: dict[str, Job] = {}
-        self._cancelled: dict[str, float] = {}
         self._next_look = 0.0
         self._drain_until: float | None = None
         self._drained = threading.Event()
@@ -71,11 +65,11 @@ class Supervisor(threading.Thread):
     def submit(self, job: Job) -> None:
         """Take a bundle: run it, or give it back."""
         self._held[job.bundle.id] = job
-        self._command(partial(self._take, job))
+        self._inbox.put(partial(self._take, job))
 
     def cancel(self, task_ids: Iterable[str]) -> None:
         """Skip these calls, now or when they come, and stop those that run."""
-        self._command(partial(self._cancel, set(task_ids)))
+        self._inbox.put(partial(self._cancel, set(task_ids)))
 
     def cancel_bundle(self, bundle_id: str) -> None:
         """Skip or stop all calls of a bundle."""
@@ -85,23 +79,23 @@ class Supervisor(threading.Thread):
 
     def resize(self, difference: int) -> None:
         """Add slots, or remove some: idle ones at once, others when their bundle has ended."""
-        self._command(partial(self._crew.resize, difference))
+        self._inbox.put(partial(self._crew.resize, difference))
 
     def renew(self) -> None:
         """Replace all runners, each when it is idle."""
-        self._command(self._crew.renew)
+        self._inbox.put(self._crew.renew)
 
     def drain(self, seconds: float) -> threading.Event:
         """Take nothing more, give back what has not started, let running calls run ``seconds`` more.
 
         The event is set when nothing is held any more. May be called again with less time.
         """
-        self._command(partial(self._drain, time.monotonic() + seconds))
+        self._inbox.put(partial(self._drain, time.monotonic() + seconds))
         return self._drained
 
     def stop(self, timeout: float = 5.0) -> None:
         """Kill all runners and end the thread."""
-        self._command(self._end)
+        self._inbox.put(self._end)
         self.join(timeout)
 
     # What others may look at
@@ -144,21 +138,13 @@ class Supervisor(threading.Thread):
                 time.sleep(0.1)
         self._crew.dismiss()
         self._selector.close()
-        self._wake_in.close()
-        self._wake_out.close()
+        self._inbox.close()
 
     def _turn(self) -> None:
         for key, mask in self._selector.select(self._patience()):
-            slot: Slot | None = key.data
-            if slot is None:
-                self._drink()
-            else:
-                self._serve(slot, mask)
-        while True:
-            try:
-                command = self._inbox.get_nowait()
-            except Empty:
-                break
+            if key.data is not None:
+                self._serve(key.data, mask)
+        for command in self._inbox.commands():
             command()
         now = time.monotonic()
         if now >= self._next_look:
@@ -179,33 +165,21 @@ class Supervisor(threading.Thread):
             return TICK if now - began < 1.0 else SLOW_TICK
         return SLOW_TICK if self._waiting or self._crew.starting else 1.0
 
-    def _command(self, command: Callable[[], None]) -> None:
-        self._inbox.put(command)
-        try:
-            self._wake_in.send(b"\0")
-        except OSError:
-            # full: the thread is awake anyway; closed: it has ended
-            pass
-
-    def _drink(self) -> None:
-        try:
-            while self._wake_out.recv(4096):
-                pass
-        except BlockingIOError:
-            pass
-
     def _serve(self, slot: Slot, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
             slot.write()
         if mask & selectors.EVENT_READ:
             outcomes, finished = slot.read()
-            self._finish(slot, outcomes) if finished else self._emit(slot.run and slot.run.job, outcomes)
+            if finished:
+                self._finish(slot, outcomes)
+            elif slot.run is not None:
+                self._emit(slot.run.job, outcomes)
         self._crew.listen(slot)
         if slot.eof:
             self._next_look = 0.0
 
-    def _emit(self, job: Job | None, outcomes: list[Outcome]) -> None:
-        if job is not None and outcomes:
+    def _emit(self, job: Job, outcomes: list[Outcome]) -> None:
+        if outcomes:
             self._sink(job.bundle.id, outcomes)
 
     def _finish(self, slot: Slot, outcomes: list[Outcome]) -> None:
@@ -235,8 +209,7 @@ class Supervisor(threading.Thread):
                 slot.kill()
         self._crew.replace(now, hire=self._drain_until is None)
         self._give_back_waiting(now)
-        for task_id in [t for t, until in self._cancelled.items() if until < now]:
-            del self._cancelled[task_id]
+        self._waiting.forget(now)
 
     def _bury(self, slot: Slot, how: str, blame: bool) -> None:
         outcomes, finished = slot.read()
@@ -244,18 +217,16 @@ class Supervisor(threading.Thread):
         if run is not None:
             self._emit(run.job, outcomes if finished else outcomes + run.died(how, blame=blame))
             self._let_go(run.job)
-            log.warning("slot %d: %s", slot.number, how)
+            if run.verdict is None:
+                log.warning("slot %d, %s: %s", slot.number, run.job.bundle.function.name, how)
         self._crew.bury(slot, how)
 
     def _take(self, job: Job) -> None:
-        job.arrived = time.monotonic()
-        if self._cancelled:
-            job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in self._cancelled)
         if self._drain_until is None:
-            self._waiting.append(job)
+            self._waiting.add(job, time.monotonic())
             self._next_look = min(self._next_look, job.arrived + SLOW_TICK)
         else:
-            self._return(job, "its worker is stopping")
+            self._return(job, STOPPING)
             self._discard(job)
 
     def _return(self, job: Job, message: str) -> None:
@@ -268,12 +239,11 @@ class Supervisor(threading.Thread):
         self._tell(job.on_done)
 
     def _assign(self, now: float) -> None:
-        while self._waiting:
-            job = self._waiting[0]
+        while (job := self._waiting.first()) is not None:
             slot = self._crew.choose(job.bundle.function.sha256)
             if slot is None:
                 return
-            self._waiting.popleft()
+            self._waiting.pop()
             if job.hollow:
                 self._discard(job)
                 continue
@@ -288,15 +258,11 @@ class Supervisor(threading.Thread):
         Their place in Celery's window is kept until a slot is free, or Celery would fetch the next ones.
         """
         limit = WAIT_FOR_SLOT if self._crew.busy else WAIT_FOR_RUNNER
-        for job in self._waiting:
-            if not job.hollow and now - job.arrived > limit:
-                self._return(job, "it waited behind long calls" if self._crew.busy else "no runner starts")
+        for job in self._waiting.overdue(now, limit):
+            self._return(job, "it waited behind long calls" if self._crew.busy else "no runner starts")
 
     def _cancel(self, task_ids: set[str]) -> None:
-        until = time.monotonic() + REMEMBER
-        self._cancelled.update(dict.fromkeys(task_ids, until))
-        for job in self._waiting:
-            job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in task_ids)
+        self._waiting.cancel(task_ids, time.monotonic())
         for slot in self._crew.slots:
             if slot.run is not None:
                 slot.run.skip(task_ids)
@@ -305,9 +271,9 @@ class Supervisor(threading.Thread):
     def _drain(self, until: float) -> None:
         self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
         while self._waiting:
-            job = self._waiting.popleft()
+            job = self._waiting.pop()
             if not job.hollow:
-                self._return(job, "its worker is stopping")
+                self._return(job, STOPPING)
             self._discard(job)
         now = time.monotonic()
         for slot in self._crew.slots:

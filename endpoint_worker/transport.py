@@ -3,8 +3,9 @@
 - Messages are not put aside until they are acknowledged (``ack_emulation`` off): the ledger sends again what
   is lost, and two round trips per message are saved. What a node holds when its connection breaks stays with
   it; kombu would put it back into the queue and have it run twice.
-- ``Channel.close`` forgets an unanswered BRPOP on a dead connection. In kombu 5.7 it raises there, is called a
-  second time on a half-closed channel, and an AttributeError ends the worker.
+- ``Channel.close`` forgets an unanswered BRPOP on a dead connection. In kombu 5.7 it raises there, is
+  called a second time on a half-closed channel, and an AttributeError ends the worker.
+- A lost connection is tried again every few seconds for ever; kombu waits up to half a minute in between.
 - One client is kept for commands; kombu makes a new one for each, a quarter of the time of a message.
 """
 
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
+import kombu
 from kombu.transport import redis as kombu_redis
 
 
@@ -31,7 +33,7 @@ class Channel(kombu_redis.Channel):
             try:
                 self._brpop_read()
             except (Empty, *self.connection_errors):
-                self._in_poll = None
+                self._in_poll = False
         super().close()
 
     @contextmanager
@@ -43,6 +45,17 @@ class Channel(kombu_redis.Channel):
                 self._commands = (pool, self._create_client())
             client = self._commands[1]
         yield client
+
+
+class Connection(kombu.Connection):
+    """A connection that is tried again soon."""
+
+    def ensure_connection(
+        self, errback: Any = None, max_retries: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        """Connect, however long it takes (unless ``max_retries`` is given)."""
+        options = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 3.0, **options}
+        return super().ensure_connection(errback, max_retries, *args, **options)
 
 
 class Transport(kombu_redis.Transport):

@@ -15,21 +15,41 @@ from umbel.protocol import names
 
 from .broker import without_password
 from .node import Node
+from .transport import Connection
 
 log = logging.getLogger(__name__)
 
 #: Seconds after the drain's end at which a worker that does not stop is ended by force.
 FORCE_AFTER = 12.0
+#: Celery's events (for Flower) are sent together, this often (seconds), or when there are so many.
+EVENTS_INTERVAL, EVENTS_AT_ONCE = 0.25, 1000
 
 
-class Reconnected(bootsteps.StartStopStep):
-    """Tells the node each time that Celery has connected to the broker."""
+class Attached(bootsteps.StartStopStep):
+    """What is to be done each time that Celery has connected to the broker.
 
-    requires = {"celery.worker.consumer.tasks:Tasks"}
+    The node looks for what it missed. And events are sent a few times per second together: Celery sends them
+    after every message, which takes longer than all else that the main thread does for it.
+    """
+
+    requires = {"celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.events:Events"}
+
+    def __init__(self, c: Any, **options: Any):
+        self._timer: Any = None
+        super().__init__(c, **options)
 
     def start(self, c: Any) -> None:
         """Celery consumes (again)."""
+        c.event_dispatcher.on_send_buffered = None
+        c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
+        self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
         c.app.umbel_node.poke()
+
+    def stop(self, c: Any) -> None:
+        """The connection is gone or goes."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 @control_command(name=names.CANCEL_COMMAND, args=[("task_ids", list)], signature="<task ids>")
@@ -72,8 +92,9 @@ def make_app(node: Node) -> Celery:
         control_queue_expires=None,
         event_queue_expires=None,
     )
+    app.amqp.Connection = Connection
     app.umbel_node = node
-    app.steps["consumer"].add(Reconnected)
+    app.steps["consumer"].add(Attached)
 
     @app.task(name=names.RUN_TASK, ignore_result=True)
     def run(head: str, body: str | None) -> None:
@@ -85,7 +106,7 @@ def make_app(node: Node) -> Celery:
 def serve(node: Node) -> int:
     """Run the node's Celery worker until it is told to stop; return an exit code."""
     # with Python's default of 5 ms a message waits behind whatever another thread computes
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0002)
     app = make_app(node)
     signals.setup_logging.connect(_logging_is_set_up)
     stopping = _Stopping(node)
@@ -93,7 +114,11 @@ def serve(node: Node) -> int:
     host = node.name.replace("@", "-")
     log.info(
         "endpoint %s: node %s, %d slots, broker %s, process %d",
-        node.settings.name, node.name, node.settings.worker_slots, without_password(node.broker_url), os.getpid(),
+        node.settings.name,
+        node.name,
+        node.settings.worker_slots,
+        without_password(node.broker_url),
+        os.getpid(),
     )
     worker = app.Worker(
         hostname=f"worker@{node.settings.name}.{host}",
@@ -124,7 +149,9 @@ class _Stopping:
 
 
 def _force() -> None:
-    log.critical("the worker did not stop by itself and is ended; reports that were not sent are in the spool")
+    log.critical(
+        "the worker did not stop by itself and is ended; reports that were not sent are in the spool"
+    )
     os._exit(1)
 
 

@@ -1,0 +1,53 @@
+"""Bundles that wait for a slot, and what is known to be cancelled."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from .jobs import Job
+
+#: A cancelled call is remembered this long (seconds): its bundle may still be on its way.
+REMEMBER = 3600.0
+
+
+class Waiting:
+    """First come, first served. ``now`` is the monotonic clock; one thread uses it."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._cancelled: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: Job, now: float) -> None:
+        """Put a bundle at the end."""
+        job.arrived = now
+        if self._cancelled:
+            job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in self._cancelled)
+        self._jobs.append(job)
+
+    def first(self) -> Job | None:
+        """The bundle whose turn it is."""
+        return self._jobs[0] if self._jobs else None
+
+    def pop(self) -> Job:
+        """Take the first bundle out."""
+        return self._jobs.popleft()
+
+    def overdue(self, now: float, limit: float) -> list[Job]:
+        """Bundles that have calls and have waited longer than ``limit`` seconds."""
+        return [job for job in self._jobs if not job.hollow and now - job.arrived > limit]
+
+    def cancel(self, task_ids: set[str], now: float) -> None:
+        """Mark calls that wait, and those that come later."""
+        self._cancelled.update(dict.fromkeys(task_ids, now + REMEMBER))
+        for job in self._jobs:
+            job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in task_ids)
+
+    def forget(self, now: float) -> None:
+        """Forget cancelled calls that nobody asks for any more."""
+        old: Iterable[str] = [task_id for task_id, until in self._cancelled.items() if until < now]
+        for task_id in old:
+            del self._cancelled[task_id]
