@@ -20,7 +20,8 @@ from pathlib import Path
 
 from umbel.protocol.errors import UmbelError, Unauthorized
 
-from . import components, embedded_redis, local_endpoint, logfiles, monitor_access, runstate
+from . import acl, components, embedded_redis, local_endpoint, logfiles, monitor_access, runstate
+from .broker import BrokerError
 from .context import Federation, open_federation
 from .database import Database
 from .files import PidLock, StartError, append_private, private_folder, write_private
@@ -164,11 +165,20 @@ class Start:
             supervisor.add(components.flower(settings, self.environ, self.up.options.flower_port))
         fed = open_federation(settings)
         try:
+            self._admit(fed)
             self._identify(fed)
         finally:
             fed.close()
         if self._configured and self.up.options.workers:
             supervisor.add(components.endpoint(settings, self.environ, self.up.options.workers))
+
+    def _admit(self, fed: Federation) -> None:
+        """Make the accounts of the endpoints at the new broker before one of them knocks in vain and naps."""
+        if not self.settings.broker_url:
+            try:
+                acl.ensure_endpoint_users(fed)
+            except BrokerError as error:
+                log.warning("the sweeper will make the accounts of the endpoints: %s", error)
 
     def _identify(self, fed: Federation) -> None:
         """Find or make the user of this account and her token; see whether the endpoint is known."""
