@@ -57,15 +57,27 @@ def _nothing_left_running() -> Iterator[None]:
 
     def left() -> list[object]:
         new_threads = [t for t in threading.enumerate() if t not in threads and t.is_alive() and not t.daemon]
-        return [*new_threads, *(set(_children()) - children)]
+        return [*new_threads, *_new_since(children)]
 
     try:
         wait_until(lambda: not left(), GRACE, what="the end of what the test started")
     except AssertionError:
         names = [_describe(item) for item in left()]
-        for process in set(_children()) - children:
+        for process in _new_since(children):
             process.kill()
         pytest.fail(f"the test leaves behind: {', '.join(names)}", pytrace=False)
+
+
+def _new_since(before: set[psutil.Process]) -> set[psutil.Process]:
+    """Processes that came after ``before``; a service that was there may replace its own at any time."""
+    found = set()
+    for process in set(_children()) - before:
+        try:
+            if not before.intersection(process.parents()):
+                found.add(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def _children() -> list[psutil.Process]:
