@@ -18,7 +18,7 @@ from .. import dispatch, rows
 from ..context import Federation
 from ..estimates import learn
 from ..statements import Statement, constant
-from ..tables import endpoints, tasks
+from ..tables import bundles, endpoints, tasks
 from .end import Ending, end_tasks
 from .nodes import hear
 from .requeue import put_back, put_back_lost
@@ -36,6 +36,11 @@ Pair = tuple[Task, Row]
 _known = Statement(
     lambda d: select(endpoints.c.id, endpoints.c.no).where(
         d.among(endpoints.c.id, "ids"), endpoints.c.deleted.is_(None)
+    )
+)
+_bundle_nos = Statement(
+    lambda d: select(bundles.c.id, bundles.c.no).where(
+        d.among(bundles.c.id, "ids"), bundles.c.endpoint_no == bindparam("endpoint")
     )
 )
 _run = Statement(
@@ -87,7 +92,12 @@ def _take_rows(
     seen: set[str] = set()
     for row in report.rows:
         task = found.get(row.task_id)
-        if task is None or task.state in FINAL or row.attempt > task.attempt:
+        # of a call that was put back uncounted the attempt taken back may have been the last one sent
+        if (
+            task is None
+            or task.state in FINAL
+            or row.attempt > task.attempt + (task.state == TaskState.QUEUED)
+        ):
             effects.dropped += row.status != Status.RUNNING
             continue
         pairs.append((task, row))
@@ -100,30 +110,41 @@ def _take_rows(
             seen.add(row.task_id)
         by_status[row.status].append((task, row))
     learn(connection, endpoint_no, ((task.function_no, row) for task, row in pairs), now)
-    _note_running(connection, by_status[Status.RUNNING], node_no)
-    current = [
-        (t, r) for t, r in by_status[Status.RETURNED] + by_status[Status.LOST] if r.attempt == t.attempt
-    ]
-    _give_back(connection, effects, current, now)
-    _end(connection, effects, report, by_status, node_no, now)
+    current = _current(connection, endpoint_no, pairs)
+    _note_running(connection, [p for p in by_status[Status.RUNNING] if p[0].no in current], node_no)
+    put_back(connection, [t for t, _ in by_status[Status.RETURNED] if t.no in current], counted=False)
+    _lose(connection, effects, [p for p in by_status[Status.LOST] if p[0].no in current], now)
+    failed = by_status[Status.FAILED]
+    repeated = _retry(connection, report, failed, current)
+    ending = (
+        by_status[Status.SUCCEEDED]
+        + [p for p in failed if p[0].no not in repeated]
+        + by_status[Status.SKIPPED]
+    )
+    _end(connection, effects, report, ending, node_no, now)
+
+
+def _current(connection: Connection, endpoint_no: int, pairs: list[Pair]) -> set[int]:
+    """Numbers of the tasks of which a report speaks from the bundle that they are in now.
+
+    A result counts wherever it comes from. Anything else that a report says of a call is news only from the
+    call's present bundle: a report that is taken in twice, or an earlier bundle's late word, changes nothing.
+    """
+    told = [pair for pair in pairs if pair[1].status not in (Status.SUCCEEDED, Status.SKIPPED)]
+    if not told:
+        return set()
+    ids = sorted({row.bundle_id for _, row in told})
+    numbers = dict(_bundle_nos.rows(connection, ids=ids, endpoint=endpoint_no))
+    return {task.no for task, row in told if numbers.get(row.bundle_id, 0) == task.bundle_no}
 
 
 def _note_running(connection: Connection, pairs: list[Pair], node_no: int) -> None:
-    begun = [
-        (node_no, row.started, task.no)
-        for task, row in pairs
-        if task.state == TaskState.DISPATCHED and row.attempt == task.attempt
-    ]
+    begun = [(node_no, row.started, task.no) for task, row in pairs if task.state == TaskState.DISPATCHED]
     _run.each(connection, ("v_node", "v_started", "v_no"), begun)
 
 
-def _give_back(connection: Connection, effects: Effects, pairs: list[Pair], now: float) -> None:
-    """Calls that were not started go back for nothing, those whose runner died as a counted attempt."""
-    back = [task for task, row in pairs if row.status == Status.RETURNED and task.state != TaskState.QUEUED]
-    put_back(connection, back, counted=False)
-    lost = [
-        (task, row) for task, row in pairs if row.status == Status.LOST and task.state != TaskState.QUEUED
-    ]
+def _lose(connection: Connection, effects: Effects, lost: list[Pair], now: float) -> None:
+    """Calls whose runner died go back, and the attempt is counted."""
     messages = {task.no: _short(row.message) or "the process that ran it died" for task, row in lost}
     effects.groups.update(put_back_lost(connection, [task for task, _ in lost], now, messages))
 
@@ -132,19 +153,10 @@ def _end(
     connection: Connection,
     effects: Effects,
     report: OpenReport,
-    by_status: dict[str, list[Pair]],
+    ending: list[Pair],
     node_no: int,
     now: float,
 ) -> None:
-    failed = by_status[Status.FAILED]
-    again = _to_retry(connection, report, failed)
-    put_back(connection, again, counted=True, retried=True)
-    repeated = {task.no for task in again}
-    ending = (
-        by_status[Status.SUCCEEDED]
-        + [p for p in failed if p[0].no not in repeated]
-        + by_status[Status.SKIPPED]
-    )
     if not ending:
         return
     blob_no = None
@@ -182,25 +194,33 @@ def _ending(task: Task, row: Row, node_no: int, blob_no: int | None) -> Ending:
 
 
 def _short(message: str | None) -> str | None:
-    if message is None or len(message) <= MESSAGE_LENGTH:
-        return message
-    return message[:MESSAGE_LENGTH] + " …"
+    """A message as the database takes it: not too long, no NUL (PostgreSQL), no halves of characters."""
+    if message is None:
+        return None
+    text = message.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH] + " …"
 
 
-def _to_retry(connection: Connection, report: OpenReport, failed: list[Pair]) -> list[Task]:
-    """Failed calls that their caller wants to be tried again."""
-    raised = [
-        (task, row) for task, row in failed if row.code == "TASK_ERROR" and task.state != TaskState.QUEUED
-    ]
+def _retry(connection: Connection, report: OpenReport, failed: list[Pair], current: set[int]) -> set[int]:
+    """Queue failed calls again that their caller wants to be retried; return the numbers of those not to end.
+
+    Of a call that is not in that bundle any more another try waits or runs already, and decides.
+    """
+    raised = [(task, row) for task, row in failed if row.code == "TASK_ERROR"]
     if not raised:
-        return []
+        return set()
     options = options_of(connection, [task for task, _ in raised])
-    again = []
+    again, going_on = [], set()
     for task, row in raised:
         wanted = options[task.submission_no]
-        if task.retried < wanted.retries and wanted.retries_on(_exception_name(report, row)):
+        if not wanted.retries or not wanted.retries_on(_exception_name(report, row)):
+            continue
+        if task.no not in current:
+            going_on.add(task.no)
+        elif task.retried < wanted.retries:
             again.append(task)
-    return again
+    put_back(connection, again, counted=True, retried=True)
+    return going_on.union(task.no for task in again)
 
 
 def _exception_name(report: OpenReport, row: Row) -> str:
