@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from umbel.protocol.envelope import Verifier, unseal
 from umbel.protocol.errors import ProtocolError
@@ -50,15 +51,21 @@ class Collector:
         self.dropped = 0
         self._keys: dict[str, tuple[float, Verifier | None]] = {}
         self._beat = 0.0
+        # whether reports may lie in our own list that are not in the ledger
+        self._unsure = True
 
     def run(self, stop: Stop) -> None:
-        """Collect until ``stop`` is set; survives a broker that is away."""
+        """Collect until ``stop`` is set; survives a broker and a database that are away."""
         while not stop.is_set():
             try:
                 self.beat()
                 self.collect(WAIT)
             except BrokerError as error:
                 log.warning("collector lost the broker, trying again: %s", error)
+                stop.wait(0.5)
+            except OperationalError as error:
+                # a database that is away or restarts, or a deadlock that PostgreSQL has cut
+                log.warning("collector cannot use the database, trying again: %s", error)
                 stop.wait(0.5)
 
     def beat(self) -> None:
@@ -77,12 +84,18 @@ class Collector:
 
     def collect(self, timeout: float) -> Effects | None:
         """Take one batch of reports in; return what came of it, None when there was none."""
+        if self._unsure:
+            # by an earlier process of this name, or by a take or a transaction that failed
+            self.fed.broker.recover(self.name)
+        self._unsure = True
         raw = self.fed.broker.take(self.name, timeout)
         if not raw:
+            self._unsure = False
             return None
         reports = [report for report in map(self._open, raw) if report is not None]
         effects = self._take_in(reports)
         self.fed.broker.taken_done(self.name, effects.groups)
+        self._unsure = False
         dispatch.send(self.fed, effects.planned)
         self.dropped += effects.dropped
         log.debug("%d reports, %d tasks ended, %d dropped", len(reports), effects.ended, effects.dropped)
@@ -92,7 +105,9 @@ class Collector:
         try:
             with self.fed.database.write() as connection:
                 return take_in(self.fed, connection, reports, time.time())
-        except (TypeError, ValueError, KeyError, AttributeError):
+        except OperationalError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, DBAPIError):
             # a signed report with nonsense in it: find it, and let the others through
             if len(reports) == 1:
                 log.exception(
@@ -161,21 +176,11 @@ def _own_name(fed: Federation) -> Iterator[str]:
     raise SettingsError(f"there are already 1000 collectors on {folder}")
 
 
-def _recover_own(collector: Collector) -> None:
-    """What an earlier process of this name took and did not finish."""
-    try:
-        collector.fed.broker.recover(collector.name)
-    except BrokerError as error:
-        log.warning("broker unreachable at start: %s", error)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m federation collect``: collect until SIGTERM."""
 
     def run(fed: Federation, stop: Stop) -> None:
         with _own_name(fed) as name:
-            collector = Collector(fed, name)
-            _recover_own(collector)
-            collector.run(stop)
+            Collector(fed, name).run(stop)
 
     return run_process("collect", run, argv)
