@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from federation.ledger import query
+from federation.ledger import query, results
 from federation.options import Options
 from federation.tables import blobs, tasks
 from tests.support.endpoint import FakeEndpoint
@@ -91,7 +91,7 @@ def test_calls_of_many_sizes_arrive_whole(ledger: Ledger, lab: FakeEndpoint) -> 
         node.finish()
         ledger.collect()
     for task_id, payload in zip(answer["task_ids"], payloads):
-        result = query.result(ledger.fed, ledger.me, task_id)
+        result = results.result(ledger.fed, ledger.me, task_id)
         assert base64.b64decode(result["result"]) == b"r:" + payload
 
 
