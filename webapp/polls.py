@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from federation.context import Federation
-from federation.ledger import query
+from federation.ledger import results
 from federation.registry.users import User
 from federation.wake import Waker
 from umbel.protocol.errors import TooMany
@@ -42,13 +42,13 @@ class Polls:
         limit: int,
         gone: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """Return the results of a group with completion numbers above ``after``; see ``query.results_after``.
+        """Return the results of a group with completion numbers above ``after``; see ``results.results_after``.
 
         Waits up to ``wait`` seconds for the first one, but no longer than until the waker stops or ``gone()``
         says that nobody listens any more. Raises NotFound, and TooMany when it should wait and all places are
         taken.
         """
-        page = query.results_after(self._fed, user, group_id, after, limit)
+        page = results.results_after(self._fed, user, group_id, after, limit)
         if page["results"] or wait <= 0:
             return page
         if not self._free.acquire(blocking=False):
@@ -67,7 +67,7 @@ class Polls:
         with self._waker.watch(group_id) as watch:
             # watching began after the first look, so look again before waiting
             while True:
-                page = query.results_after(self._fed, user, group_id, after, limit)
+                page = results.results_after(self._fed, user, group_id, after, limit)
                 if page["results"]:
                     return page
                 while not (left := deadline - time.monotonic()) <= 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from federation.ledger import cancel, query
+from federation.ledger import cancel, query, results
 from federation.ledger.submit import Submission, submit
 
 from ..auth import user
@@ -62,4 +62,4 @@ def cancel_task(task_id: str) -> dict[str, Any]:
 @blp.response(200, Result)
 def result(task_id: str) -> dict[str, Any]:
     """Show how a task ended and what it returned or raised"""
-    return query.result(fed(), user(), task_id)
+    return results.result(fed(), user(), task_id)

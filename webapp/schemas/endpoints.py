@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
+from federation.registry.endpoints import PUBLIC_KEY_BYTES
 from umbel.protocol.states import EndpointState
 
 from .common import TIME, page_of
@@ -20,6 +21,7 @@ class EndpointIn(Schema):
     )
     public_key = Base64(
         required=True,
+        exactly=PUBLIC_KEY_BYTES,
         metadata={
             "description": "Raw Ed25519 key (32 bytes) that the endpoint signs its reports with.",
             "pattern": "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",

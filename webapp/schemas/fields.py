@@ -83,17 +83,20 @@ def _size(value: Any, deep: int) -> int:
 
 
 class Base64(fields.Field):
-    """Bytes as base64 text, at least ``least`` of them."""
+    """Bytes as base64 text: at least ``least`` of them, or ``exactly`` so many."""
 
-    def __init__(self, *, least: int = 0, **options: Any):
+    def __init__(self, *, least: int = 0, exactly: int | None = None, **options: Any):
         described = {"contentEncoding": "base64", "pattern": _BASE64, **options.pop("metadata", {})}
         super().__init__(metadata=described, **options)
         self.least = least
+        self.exactly = exactly
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bytes:
         (decoded,) = decode_all([value])
         if len(decoded) < self.least:
             raise ValidationError(f"must hold at least {self.least} bytes")
+        if self.exactly is not None and len(decoded) != self.exactly:
+            raise ValidationError(f"must hold {self.exactly} bytes, not {len(decoded)}")
         return decoded
 
 

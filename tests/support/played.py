@@ -1,0 +1,94 @@
+"""An endpoint played by a test: takes real messages from its queue and answers with real, signed reports."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+
+import redis
+
+from federation.collect import Collector
+from federation.context import Federation
+from federation.registry import endpoints
+from federation.registry.users import User
+from umbel.protocol import names
+from umbel.protocol.envelope import Signer, Verifier, new_private_key
+from umbel.protocol.messages import Bundle, Call, Heartbeat, Outcome, Report, Status
+
+#: What a played endpoint does with one call: its bundle, the call and its arguments as bytes.
+Play = Callable[[Bundle, Call, bytes], Outcome]
+
+
+def echo(bundle: Bundle, call: Call, payload: bytes) -> Outcome:
+    """End a call with its own arguments as result."""
+    return Outcome(call.task_id, call.attempt, Status.SUCCEEDED, time.time(), 0.25, payload=payload)
+
+
+def fail(bundle: Bundle, call: Call, payload: bytes) -> Outcome:
+    """End a call with an exception."""
+    return Outcome(
+        call.task_id,
+        call.attempt,
+        Status.FAILED,
+        time.time(),
+        0.25,
+        "TASK_ERROR",
+        "ValueError: no",
+        None,
+        b"{}",
+    )
+
+
+class PlayedEndpoint:
+    """An endpoint of ``user`` with one node; ``node_slots`` calls at once. Nothing happens by itself."""
+
+    def __init__(self, fed: Federation, user: User, name: str, node_slots: int = 4):
+        self.fed = fed
+        self._signer = Signer(new_private_key())
+        made = endpoints.register(fed, user, name=name, public_key=self._signer.public_key)
+        self.id: str = made["id"]
+        self._redis = redis.Redis.from_url(made["credentials"]["broker_url"])
+        self._verifier = Verifier(base64.b64decode(made["credentials"]["service_key"]))
+        self._instance = names.new_id()
+        self._slots = node_slots
+        self._collector = Collector(fed, f"played-{name}")
+
+    def beat(self) -> None:
+        """Report that the node lives."""
+        facts = {"python": "3.12.1", "platform": "Linux", "hostname": "n1"}
+        self._report(heartbeat=Heartbeat(self._slots, 0, [], facts))
+
+    def play(self, how: Play = echo) -> int:
+        """Take what lies in the queue and end each call with ``how``; return how many there were."""
+        count = 0
+        # the commands that a worker may use: there is no LPOP among them
+        while (taken := self._redis.brpop([names.queue_key(self.id)], 0.05)) is not None:
+            bundle = self._open(taken[1])
+            outcomes = [how(bundle, c, bundle.body[c.offset : c.offset + c.size]) for c in bundle.calls]
+            self._report(outcomes={bundle.id: outcomes})
+            count += len(outcomes)
+        return count
+
+    def close(self) -> None:
+        """Close the connection to the broker."""
+        self._redis.close()
+
+    def _open(self, message: bytes) -> Bundle:
+        (head, body), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+        bundle, header = Bundle.open_head(
+            self._verifier, base64.b64decode(head), endpoint=self.id, now=time.time()
+        )
+        if body is None:
+            raw = self._redis.get(names.body_key(self.id, bundle.id))
+            assert raw is not None
+            return bundle.with_body(header, raw)
+        return bundle.with_body(header, base64.b64decode(body))
+
+    def _report(
+        self, outcomes: dict[str, list[Outcome]] | None = None, heartbeat: Heartbeat | None = None
+    ) -> None:
+        report = Report(self.id, "n1", self._instance, outcomes or {}, heartbeat)
+        self._redis.lpush(names.REPORTS_KEY, report.seal(self._signer, time.time(), names.new_id()))
+        self._collector.collect(5.0)
