@@ -46,14 +46,14 @@ def embedded_federation(workers: int = 2) -> Iterator[str]:
             _stop(process, log)
 
 
-def exit_on_signals() -> None:
-    """Make SIGTERM and SIGHUP end the program as Ctrl-C does, so that ``with`` blocks clean up."""
+def interrupt_on_signals() -> None:
+    """Make SIGTERM and SIGHUP interrupt the program as Ctrl-C does, so that ``with`` blocks clean up."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
 
 
 def _forget_other_services(home: str) -> None:

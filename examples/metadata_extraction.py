@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from embedded import embedded_federation, exit_on_signals
+from embedded import embedded_federation, interrupt_on_signals
 
 from umbel import Executor
 
@@ -84,22 +84,30 @@ def examine_python(source: bytes) -> dict[str, Any]:
 
 def main() -> int:
     """Run the demo; return the exit status."""
-    exit_on_signals()
+    interrupt_on_signals()
     print("Starting Umbel in a temporary home: web API, ledger, broker, collector, sweeper, one endpoint ...")
     with embedded_federation() as url:
         print(f"Ready at {url} (the API is described at {url}/docs).\n", flush=True)
         with Executor("local") as executor:
-            paths = executor.submit(list_files, STDLIB).result(timeout=60)
-
-            started = time.monotonic()
-            futures = [executor.submit(examine, path) for path in paths]
-            with click.progressbar(length=len(paths), label=f"Examining {len(paths):,} files") as bar:
-                for _ in as_completed(futures, timeout=DEADLINE):
-                    bar.update(1)
-            found = [future.result() for future in futures]
-            seconds = time.monotonic() - started
+            try:
+                paths = executor.submit(list_files, STDLIB).result(timeout=60)
+                started = time.monotonic()
+                found = examine_all(executor, paths)
+                seconds = time.monotonic() - started
+            except KeyboardInterrupt:
+                executor.shutdown(cancel_futures=True)  # else leaving the block waits for all calls
+                raise
     report(found, seconds)
     return check(paths, found)
+
+
+def examine_all(executor: Executor, paths: list[str]) -> list[dict[str, Any]]:
+    """Have every file examined, one call each; show the progress; return the answers in order."""
+    futures = [executor.submit(examine, path) for path in paths]
+    with click.progressbar(length=len(paths), label=f"Examining {len(paths):,} files") as bar:
+        for _ in as_completed(futures, timeout=DEADLINE):
+            bar.update(1)
+    return [future.result() for future in futures]
 
 
 def report(found: list[dict[str, Any]], seconds: float) -> None:
@@ -147,4 +155,8 @@ def check(paths: list[str], found: list[dict[str, Any]]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nInterrupted. Everything is stopped and removed.")
+        sys.exit(130)
