@@ -143,7 +143,8 @@ groups = Table(
     Column("id", String(36), nullable=False, unique=True),
     _ref("user_no", "users", nullable=False),
     Column("created", Float, nullable=False),
-    # completion number given last
+    # tasks that ever joined, and the completion number given last: they differ by the unfinished tasks
+    Column("size", BigInteger, nullable=False, server_default="0"),
     Column("completions", BigInteger, nullable=False, server_default="0"),
 )
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from umbel.protocol.errors import Conflict, NotFound
-from umbel.protocol.states import FINAL, LIVE, TaskState
+from umbel.protocol.errors import NotFound
+from umbel.protocol.states import LIVE, TaskState
 
-from .. import rows
 from ..context import Federation
 from ..registry.pages import fetch
 from ..registry.users import User
-from ..statements import Statement, constant
+from ..statements import constant
 from ..tables import endpoints, functions, groups, nodes, submissions, tasks
 
 #: Bytes of results in one answer of a long poll, before base64.
@@ -113,43 +110,6 @@ def tasks_page(
     return [_shown(row) for row in found], following
 
 
-def result(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
-    """Return how a task ended and its result. Raises NotFound, Conflict (RESULT_NOT_READY)."""
-    with fed.database.read() as connection:
-        row = _one(connection, user, task_id)
-        if TaskState(row.state) not in FINAL:
-            raise Conflict(
-                f"task '{task_id}' is {row.state}: wait for it, e.g. with GET /v1/groups/{row.group_id}/results",
-                code="RESULT_NOT_READY",
-                details={"state": row.state},
-            )
-        blobs = rows.read_blobs(connection, [row.result_blob_no])
-    return _outcome(row, blobs, row.node)
-
-
-def _outcome(row: Row[Any], blobs: dict[int, bytes], node: str | None) -> dict[str, Any]:
-    """A finished task as results are shown."""
-    data = None
-    if row.result_blob_no is not None:
-        start = row.result_offset
-        data = base64.b64encode(blobs[row.result_blob_no][start : start + row.result_size]).decode()
-    succeeded = row.state == TaskState.SUCCEEDED
-    return {
-        "task_id": row.id,
-        "completion": row.completion,
-        "state": row.state,
-        "code": row.code,
-        "message": row.message,
-        "result": data if succeeded else None,
-        "exception": None if succeeded else data,
-        "node": node,
-        "started": row.started,
-        "finished": row.finished,
-        "wall": row.wall,
-        "usage": json.loads(row.usage) if row.usage else None,
-    }
-
-
 def _group(connection: Connection, user: User, group_id: str) -> Row[Any]:
     row = connection.execute(
         select(groups).where(groups.c.id == group_id, groups.c.user_no == user.no)
@@ -174,64 +134,3 @@ def group(fed: Federation, user: User, group_id: str) -> dict[str, Any]:
         "states": counts,
         "finished": not any(counts.get(state.value) for state in LIVE),
     }
-
-
-_RESULT = (
-    tasks.c.id,
-    tasks.c.completion,
-    tasks.c.state,
-    tasks.c.code,
-    tasks.c.message,
-    tasks.c.result_blob_no,
-    tasks.c.result_offset,
-    tasks.c.result_size,
-    tasks.c.node_no,
-    tasks.c.started,
-    tasks.c.finished,
-    tasks.c.wall,
-    tasks.c.usage,
-)
-
-
-def results_after(fed: Federation, user: User, group_id: str, after: int, limit: int) -> dict[str, Any]:
-    """Return the tasks of a group that ended with a completion number above ``after``, in that order.
-
-    ``cursor`` is the number to ask with next; ``live`` is 0 when no task of the group is left to wait for (it may
-    be any other number while there are some). Raises NotFound.
-    """
-    with fed.database.read() as connection:
-        found = _group(connection, user, group_id)
-        query = select(*_RESULT).where(tasks.c.group_no == found.no, tasks.c.completion > after)
-        found_rows: Sequence[Any] = connection.execute(query.order_by(tasks.c.completion).limit(limit)).all()
-        ended = _within(found_rows, ANSWER_BYTES)
-        blobs = rows.read_blobs(connection, {row.result_blob_no for row in ended})
-        node_names = _node_names(connection, {row.node_no for row in ended})
-        live = 0 if ended else _any_live(connection, found.no)
-    return {
-        "results": [_outcome(row, blobs, node_names.get(row.node_no)) for row in ended],
-        "cursor": ended[-1].completion if ended else after,
-        "live": live or len(ended),
-    }
-
-
-def _within(ended: Sequence[Any], most: int) -> Sequence[Any]:
-    """As many rows as hold ``most`` bytes of results together; one at least."""
-    size = 0
-    for index, row in enumerate(ended):
-        size += row.result_size or 0
-        if size > most and index:
-            return ended[:index]
-    return ended
-
-
-def _node_names(connection: Connection, numbers: set[int | None]) -> dict[int | None, str]:
-    wanted = sorted({number for number in numbers if number is not None})
-    if not wanted:
-        return {}
-    query = select(nodes.c.no, nodes.c.name).where(rows.among(connection, nodes.c.no, wanted))
-    return {no: name for no, name in connection.execute(query)}
-
-
-def _any_live(connection: Connection, group_no: int) -> int:
-    query = select(tasks.c.no).where(tasks.c.group_no == group_no, tasks.c.finished.is_(None)).limit(1)
-    return 1 if connection.execute(query).first() is not None else 0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from umbel.protocol import limits, names
@@ -130,6 +130,11 @@ _find_function = Statement(
 )
 _find_group = Statement(lambda d: select(groups.c.no, groups.c.user_no).where(groups.c.id == bindparam("id")))
 _add_group = insert_returning(groups, "id", "user_no", "created")
+_grow_group = Statement(
+    lambda d: update(groups)
+    .values(size=groups.c.size + bindparam("count"))
+    .where(groups.c.no == bindparam("group"))
+)
 _add_submission = insert_returning(
     submissions, "group_no", "user_no", "endpoint_no", "function_no", "options", "created"
 )
@@ -221,6 +226,7 @@ def _insert(
         [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)],
     )
     rows.add_load(connection, {(endpoint_no, user.no): count})
+    _grow_group.run(connection, count=count, group=group_no)
     return {"group_id": group_id, "task_ids": task_ids}
 
 

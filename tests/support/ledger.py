@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from federation.collect import Collector
 from federation.context import Federation, open_federation
-from federation.ledger import query
+from federation.ledger import query, results
 from federation.ledger.submit import Submission, submit
 from federation.options import Options
 from federation.registry import functions, users
@@ -108,7 +108,7 @@ class Ledger:
 
     def results(self, group_id: str, after: int = 0, limit: int = 100_000, user: User | None = None) -> Any:
         """One answer of the long poll."""
-        return query.results_after(self.fed, user or self.me, group_id, after, limit)
+        return results.results_after(self.fed, user or self.me, group_id, after, limit)
 
     def check(self) -> None:
         """Fail unless the tables agree with each other."""

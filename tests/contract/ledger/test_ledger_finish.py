@@ -152,7 +152,7 @@ def test_completion_numbers_follow_the_order_of_ends_without_gaps(
         found = ledger.results(answer["group_id"], cursor, limit=200)
         cursor = found["cursor"]
         seen += [r["completion"] for r in found["results"]]
-        assert found["live"] > 0
+        assert 0 <= found["live"] <= 900 - len(seen)
     assert seen == list(range(1, 901))
     assert ledger.results(answer["group_id"], cursor)["live"] == 0
 
