@@ -72,7 +72,8 @@ def _wait_until_online(process: subprocess.Popen[bytes], log: Path) -> str:
                     return find_account().url
         except UmbelError:  # not there yet: no token file, no web server or no endpoint
             time.sleep(0.05)
-    raise RuntimeError(f"the service did not start within {START_DEADLINE:g} s:\n{_tail(log)}")
+    what = "ended" if process.poll() is not None else f"is not ready after {START_DEADLINE:g} s"
+    raise RuntimeError(f"the service {what}:\n{_tail(log)}")
 
 
 def _stop(process: subprocess.Popen[bytes], log: Path) -> None:
