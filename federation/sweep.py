@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol import names
@@ -24,7 +24,7 @@ from .ledger.cancel import expire
 from .ledger.nodes import held_tasks
 from .ledger.requeue import put_back, put_back_lost
 from .ledger.retain import forget_answers, retain
-from .ledger.tasks import in_bundles
+from .ledger.tasks import Task, in_bundles
 from .process import Stop, run_process
 from .tables import bundles, endpoints, loads, nodes
 
@@ -72,7 +72,7 @@ class Sweeper:
         acl.ensure_endpoint_users(self.fed)
         self.fed.broker.forget_functions()
         now = time.time()
-        self._resend(now)
+        self._resend(now, everywhere=True)
         # written last: a sweeper that dies before starts over
         redis.set(names.EPOCH_KEY, str(now), nx=True)
         return True
@@ -91,7 +91,7 @@ class Sweeper:
             self._bury(node, now)
 
     def _ears_open(self, now: float) -> bool:
-        """Whether silence means something: a collector has listened for as long, to a broker up for as long."""
+        """Whether silence means something: a collector has listened as long, to a broker up as long."""
         patience = self.fed.settings.node_lost_after
         epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
         if epoch is None or float(epoch) > now - patience:
@@ -129,27 +129,34 @@ class Sweeper:
         calm = self.fed.settings.resend_after
         return any(beat["beat"] > now - 3 * collect.WAIT and beat["since"] < now - calm for beat in beats)
 
-    def _resend(self, before: float) -> None:
-        """Look after the bundles that were sent, or held for the last time, before that moment."""
-        suspects = select(
-            bundles.c.no, bundles.c.id, bundles.c.endpoint_no, bundles.c.sent, bundles.c.node_no
-        ).where(bundles.c.sent < before, bundles.c.held.is_(None) | (bundles.c.held < before))
-        with self.fed.database.read() as connection:
-            found = connection.execute(
-                suspects.order_by(bundles.c.endpoint_no, bundles.c.sent).limit(BATCH)
-            ).all()
-            live = set(
-                connection.execute(
-                    select(nodes.c.no).where(nodes.c.live == 1, nodes.c.seen < before)
-                ).scalars()
-            )
-        by_endpoint: dict[int, list[Any]] = defaultdict(list)
-        for bundle in found:
+    def _resend(self, before: float, *, everywhere: bool = False) -> None:
+        """Look after the bundles that were sent, or held for the last time, before that moment.
+
+        Those of endpoints without a live node are left alone unless ``everywhere``: whatever became of
+        them, it is early enough to look when somebody is there to take them.
+        """
+        live = select(nodes.c.endpoint_no).where(nodes.c.live == 1)
+        columns = bundles.c.no, bundles.c.id, bundles.c.endpoint_no, bundles.c.sent
+        suspects = select(*columns).where(
+            bundles.c.sent < before,
+            bundles.c.held.is_(None) | (bundles.c.held < before),
             # its node is live and has been silent for as long: the node's burial decides, not we
-            if bundle.node_no is None or bundle.node_no not in live:
-                by_endpoint[bundle.endpoint_no].append(bundle)
-        for endpoint_no, suspected in by_endpoint.items():
-            self._resend_at(endpoint_no, suspected, before)
+            ~exists().where(nodes.c.no == bundles.c.node_no, nodes.c.live == 1, nodes.c.seen < before),
+        )
+        if not everywhere:
+            suspects = suspects.where(bundles.c.endpoint_no.in_(live))
+        last = (0, 0)
+        while True:
+            page = suspects.where(tuple_(bundles.c.endpoint_no, bundles.c.no) > last)
+            with self.fed.database.read() as connection:
+                found = connection.execute(
+                    page.order_by(bundles.c.endpoint_no, bundles.c.no).limit(BATCH)
+                ).all()
+            if not found:
+                return
+            last = found[-1].endpoint_no, found[-1].no
+            for endpoint_no, suspected in groupby(found, lambda bundle: bundle.endpoint_no):
+                self._resend_at(endpoint_no, list(suspected), before)
 
     def _resend_at(self, endpoint_no: int, suspected: Sequence[Any], before: float) -> None:
         with self.fed.database.read() as connection:
@@ -169,8 +176,11 @@ class Sweeper:
             gone = {row.no: row for row in connection.execute(still)}
             calls = in_bundles(connection, sorted(gone))
             deaths = self._deaths(connection, endpoint_no)
-            run = [call for call in calls if _may_have_run(gone[call.bundle_no], deaths)]
-            put_back(connection, [call for call in calls if call not in run], counted=False)
+            run: list[Task] = []
+            waited: list[Task] = []
+            for call in calls:
+                (run if _may_have_run(gone[call.bundle_no], deaths) else waited).append(call)
+            put_back(connection, waited, counted=False)
             groups = put_back_lost(connection, run, now, {})
             planned = dispatch.refill(self.fed, connection, endpoint_no, now)
         log.warning(
@@ -191,7 +201,7 @@ class Sweeper:
             pass
 
     def refill(self) -> None:
-        """Windows that have room although calls wait (as after a crash between commit and sending) are refilled."""
+        """Windows that have room although calls wait (as after a crash before sending) are refilled."""
         with self.fed.database.read() as connection:
             query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
             waiting = [
