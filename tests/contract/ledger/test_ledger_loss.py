@@ -1,0 +1,352 @@
+"""Everything that can be lost on the way: nodes, bundles, reports, the broker itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from federation import sweep
+from federation.collect import Collector
+from tests.support.endpoint import FakeEndpoint, outcome
+from tests.support.ledger import Ledger
+from umbel.protocol import names
+from umbel.protocol.messages import Status
+
+
+def _hold(ledger: Ledger, lab: FakeEndpoint, **options: Any) -> Any:
+    """A node that has said that it holds the one bundle there is."""
+    node = lab.node()
+    ledger.collect()
+    answer = ledger.submit(lab, 1, **options)
+    node.take()
+    node.beat()
+    ledger.collect()
+    return node, answer
+
+
+def _attempt(ledger: Ledger, answer: dict[str, Any]) -> int:
+    return int(ledger.task(answer["task_ids"][0])["attempt"])
+
+
+# Nodes
+
+
+def test_the_calls_of_a_silent_node_go_to_another(ledger: Ledger, lab: FakeEndpoint) -> None:
+    _, answer = _hold(ledger, lab)
+    other = lab.node("n2")
+    ledger.collect()
+    for _ in range(13):
+        ledger.sweep(after=5)
+        other.beat()
+        ledger.collect()
+    (bundle,) = other.take()
+    assert bundle.calls[0].attempt == 2
+    other.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+    assert ledger.task(answer["task_ids"][0])["node"] == "n2"
+
+
+def test_a_node_that_speaks_in_time_keeps_its_calls(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node, answer = _hold(ledger, lab)
+    for _ in range(10):
+        ledger.sweep(after=50)
+        assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+        node.beat()
+        ledger.collect()
+
+
+def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 1, max_attempts=2)
+    for number in range(2):
+        node = lab.node(f"n{number}")
+        ledger.collect()
+        ledger.sweep(after=1)
+        node.take()
+        assert node.held, "nothing was sent"
+        node.beat()
+        ledger.collect()
+        ledger.sweep(after=61)
+    task = ledger.task(answer["task_ids"][0])
+    assert (task["state"], task["code"], task["attempt"]) == ("failed", "WORKER_LOST", 2)
+    assert ledger.results(answer["group_id"])["results"][0]["code"] == "WORKER_LOST"
+    assert answer["group_id"] in ledger.broker.woken
+
+
+def test_silence_says_nothing_while_nobody_listens(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """The collector was away for an hour: nodes get their time to be heard before any is buried."""
+    node, answer = _hold(ledger, lab)
+    ledger.clock.forward(3600)
+    ledger.collector = Collector(ledger.fed, "c1")
+    ledger.sweep()
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    node.beat()
+    ledger.collect()
+    ledger.sweep(after=30)
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+
+
+def test_a_new_instance_is_the_old_ones_death(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node, answer = _hold(ledger, lab)
+    node.restart()
+    ledger.collect()
+    (bundle,) = node.take()
+    assert bundle.calls[0].attempt == 2
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_results_of_the_old_instance_still_count(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """They were on its disk, and are sent after the restart."""
+    node, answer = _hold(ledger, lab)
+    (bundle,) = node.held.values()
+    old = node.instance
+    node.restart()
+    node.instance, new = old, node.instance
+    node.finish([bundle])
+    node.instance = new
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_goodbye_gives_everything_back(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node, answer = _hold(ledger, lab)
+    node.goodbye()
+    ledger.collect()
+    other = lab.node("n2")
+    ledger.collect()
+    assert len(other.take()) == 1
+    other.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_late_goodbye_of_the_old_instance_is_not_the_new_ones(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node, _ = _hold(ledger, lab)
+    old = node.instance
+    node.restart()
+    ledger.collect()
+    node.take()
+    node.beat()
+    node.instance, new = old, node.instance
+    node.goodbye()
+    node.instance = new
+    ledger.collect()
+    assert not node.take()
+
+
+# Bundles
+
+
+def test_a_bundle_that_nobody_took_is_sent_again_for_nothing(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node()
+    ledger.collect()
+    ledger.clock.forward(60)
+    node.beat()
+    ledger.collect()
+    ledger.broker.deaf = True
+    answer = ledger.submit(lab, 3, max_attempts=1)
+    ledger.broker.deaf = False
+    node.beat()
+    ledger.collect()
+    ledger.sweep(after=19)
+    assert not node.take(), "it may still be on its way"
+    node.beat()
+    ledger.collect()
+    ledger.sweep(after=5)
+    node.take()
+    assert node.finish() == 3
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded" and _attempt(ledger, answer) == 1
+
+
+def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 3)
+    sent = ledger.broker.sends
+    for _ in range(5):
+        ledger.sweep(after=3600)
+    assert ledger.broker.sends == sent
+    assert ledger.state(answer) == "dispatched"
+
+
+def test_a_bundle_that_a_live_node_holds_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node, answer = _hold(ledger, lab)
+    for _ in range(20):
+        node.beat()
+        ledger.collect()
+        ledger.sweep(after=10)
+    assert ledger.broker.sends == 1 and _attempt(ledger, answer) == 1
+
+
+def test_a_bundle_that_its_node_holds_no_more_is_sent_again_and_counted(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    """Its report was lost, so its calls may have run."""
+    node, answer = _hold(ledger, lab)
+    node.held.clear()
+    for _ in range(5):
+        ledger.clock.forward(5)
+        node.beat()
+        ledger.collect()
+    ledger.sweep()
+    assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
+
+
+def test_a_bundle_that_a_dying_node_took_in_silence_is_counted(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """It died between taking the bundle and saying so."""
+    node = lab.node()
+    ledger.collect()
+    answer = ledger.submit(lab, 1)
+    node.take()
+    node.restart()
+    ledger.collect()
+    for _ in range(5):
+        ledger.clock.forward(5)
+        node.beat()
+        ledger.collect()
+    ledger.sweep()
+    assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
+
+
+def test_bundles_that_wait_do_not_hide_a_lost_one(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bundles in the queues of busy endpoints are looked at each time, and are more than one batch."""
+    monkeypatch.setattr(sweep, "BATCH", 4)
+    busy = [ledger.endpoint(f"busy{number}").node() for number in range(4)]
+    for node in busy:
+        ledger.submit(node.endpoint, 100)
+    ledger.broker.deaf = True
+    answer = ledger.submit(lab, 10)
+    ledger.broker.deaf = False
+    ledger.clock.forward(30)
+    node = lab.node()
+    for other in busy:
+        other.beat()
+    ledger.collect()
+    ledger.sweep()
+    while node.take():
+        node.finish()
+        ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_sweeping_asks_nothing_about_endpoints_that_are_away(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.submit(lab, 100)
+    ledger.clock.forward(3600)
+    asked: list[str] = []
+    queued = ledger.broker.queued
+
+    def ask(endpoint_id: str) -> set[str]:
+        asked.append(endpoint_id)
+        return queued(endpoint_id)
+
+    monkeypatch.setattr(ledger.broker, "queued", ask)
+    ledger.sweep()
+    assert asked == []
+    lab.node()
+    ledger.collect()
+    ledger.sweep()
+    assert asked == [lab.id]
+
+
+# The broker
+
+
+def test_a_broker_that_lost_everything_gets_it_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=1)
+    ledger.collect()
+    ledger.clock.forward(60)
+    node.beat()
+    ledger.collect()
+    answer = ledger.submit(lab, 2000)
+    (held,) = node.take(1)
+    node.beat()
+    ledger.collect()
+    ledger.broker.wipe()
+    ledger.sweep(after=0.1)
+    assert ledger.broker.redis.exists(names.EPOCH_KEY)
+    node.finish([held])
+    done = len(held.calls)
+    ledger.collect()
+    while node.take():
+        assert all(call.attempt == 1 for bundle in node.held.values() for call in bundle.calls)
+        done += node.finish()
+        ledger.collect()
+    assert done == 2000 and ledger.state(answer) == "succeeded"
+
+
+def test_a_broker_is_restored_once(ledger: Ledger, lab: FakeEndpoint) -> None:
+    ledger.submit(lab, 10)
+    ledger.broker.wipe()
+    ledger.clock.forward(1)
+    assert ledger.sweeper.restore_broker() and not ledger.sweeper.restore_broker()
+    sent = ledger.broker.sends
+    ledger.sweep()
+    assert ledger.broker.sends == sent
+
+
+def test_a_broker_that_is_down_stops_no_sweep(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 1, expires=5)
+    ledger.broker.down = True
+    ledger.clock.forward(6)
+    ledger.sweeper.sweep()
+    assert ledger.state(answer) == "expired"
+
+
+# Reports
+
+
+def test_reports_that_a_dead_collector_took_are_taken_in_by_another(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    node, answer = _hold(ledger, lab)
+    node.finish()
+    assert len(ledger.broker.take("c0", 1.0)) == 1  # and dies
+    ledger.clock.forward(40)
+    ledger.collector = Collector(ledger.fed, "c1")
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_reports_whose_transaction_failed_are_taken_in_later(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, answer = _hold(ledger, lab)
+    node.finish()
+
+    def fail(*_: Any) -> None:
+        raise OperationalError("UPDATE", None, Exception("the database went away"))
+
+    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+        patch.setattr("federation.collect.take_in", fail)
+        ledger.collect()
+    node.beat()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_the_sweeper_may_run_twice_at_any_time(ledger: Ledger, lab: FakeEndpoint) -> None:
+    _, answer = _hold(ledger, lab)
+    other = sweep.Sweeper(ledger.fed)
+    ledger.sweep(after=61)
+    other.sweep()
+    assert _attempt(ledger, answer) == 2
+    assert lab.queued_calls() == 1
+
+
+def test_a_runner_death_and_a_node_death_are_counted_alike(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node, answer = _hold(ledger, lab, max_attempts=2)
+    (bundle,) = node.held.values()
+    node.report({bundle.id: [outcome(bundle, bundle.calls[0], Status.LOST)]})
+    ledger.collect()
+    node.take()
+    node.beat()
+    ledger.collect()
+    ledger.sweep(after=61)
+    assert ledger.task(answer["task_ids"][0])["code"] == "WORKER_LOST"
