@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from endpoint_worker import cli as endpoint_cli
+from endpoint_worker import settings as endpoint_settings
 from federation.options import Options
 from federation.settings import Settings
 from tests.architecture.sources import ROOT
@@ -32,6 +34,17 @@ def _first_column(text: str) -> set[str]:
 def test_every_setting_of_the_service_is_documented_and_no_other() -> None:
     section = _text("docs/configuration.rst").partition("The service\n---")[2]
     assert _first_column(section.partition("\nFlags")[0]) == {field.name for field in fields(Settings)}
+
+
+def test_every_setting_of_an_endpoint_is_documented_and_no_other() -> None:
+    section = _text("docs/configuration.rst").partition("An endpoint\n---")[2].partition("=\n``")[2]
+    known = {field.name for field in fields(endpoint_settings.Settings)} - {"name"}
+    assert _first_column("``" + section) == known
+
+
+def test_every_command_of_an_endpoint_is_shown() -> None:
+    shown = set(re.findall(r"^    umbel-endpoint ([a-z]+)", _text("docs/endpoints.rst"), re.MULTILINE))
+    assert shown == set(endpoint_cli.main.commands)
 
 
 @pytest.mark.parametrize("field", [f for f in fields(Settings) if isinstance(f.default, (int, float))])
