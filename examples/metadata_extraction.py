@@ -124,7 +124,8 @@ def report(found: list[dict[str, Any]], seconds: float) -> None:
     broken = sum("unparsable" in file for file in found)
     print("\nMost imported  " + ", ".join(f"{name} ({count:,})" for name, count in imports.most_common(8)))
     print(f"Largest file   {os.path.relpath(largest['path'], STDLIB)} ({largest['size'] / 1e6:.1f} MB)")
-    print(f"Not parsable   {broken} Python files (bad syntax on purpose, in the library's own tests)")
+    if broken:
+        print(f"Not parsable   {broken} Python files (bad syntax on purpose, in the library's own tests)")
 
     print(f"\n{len(found):,} tasks in {seconds:.1f} s, {len(found) / seconds:,.0f} tasks/s:")
     for place, count in sorted(Counter(file["ran_on"] for file in found).items()):
