@@ -72,6 +72,11 @@ class Blueprint(flask_smorest.Blueprint):
 
     ARGUMENTS_PARSER = Parser()
 
+    def arguments(self, schema: type[Schema], **options: Any) -> Callable[..., Any]:
+        """Read the arguments of a view; one schema object serves all requests, it is costly to make."""
+        decorator: Callable[..., Any] = super().arguments(schema(), **options)
+        return decorator
+
     def response(self, status_code: int, schema: Any = None, **options: Any) -> Callable[..., Any]:
         """Document a view's answer, and write what the view returns: a value, or a value and a status."""
         document = super().response(status_code, schema, **options)

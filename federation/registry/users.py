@@ -17,6 +17,7 @@ from umbel.protocol import names
 from umbel.protocol.errors import BadRequest, Unauthorized
 
 from ..context import Federation
+from ..statements import Statement
 from ..tables import tokens, users
 
 TOKEN_PREFIX = "umb_"
@@ -33,8 +34,8 @@ class User(NamedTuple):
     name: str
 
 
-_BY_TOKEN = (
-    select(users.c.no, users.c.id, users.c.name)
+_by_token = Statement(
+    lambda d: select(users.c.no, users.c.id, users.c.name)
     .join(tokens, tokens.c.user_no == users.c.no)
     .where(
         tokens.c.sha256 == bindparam("digest"),
@@ -47,9 +48,8 @@ _BY_TOKEN = (
 def authenticate(fed: Federation, token: str) -> User:
     """Return the user whose valid token this is. Raises Unauthorized."""
     if len(token) == TOKEN_LENGTH and token.startswith(TOKEN_PREFIX):
-        digest = _digest(token)
         with fed.database.read() as connection:
-            row = connection.execute(_BY_TOKEN, {"digest": digest, "now": time.time()}).first()
+            row = _by_token.first(connection, digest=_digest(token), now=time.time())
         if row is not None:
             return User(*row)
     raise Unauthorized("this token is unknown, expired or revoked: ask the service's owner for a new one")
