@@ -1,0 +1,137 @@
+"""``python -m benchmarks``: run the rounds, print the tables, keep the records, draw the picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .environments import CACHE, python_of
+from .peers import PEERS
+from .plot import draw
+from .report import as_text, render
+from .rounds import plan, run_session
+from .tables import COLUMNS
+from .works import WORKS
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ends the program when a name is unknown."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure Umbel and its peers side by side."
+    )
+    parser.add_argument("--only", default="W1,W2,W3,W4,W5,W6,W7", help="works (default: %(default)s)")
+    parser.add_argument(
+        "--peers", default="celery,parsl,dask,dramatiq", help="beside Umbel (default: %(default)s)"
+    )
+    parser.add_argument("--without-umbel", action="store_true", help="measure the peers only")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured (default: 3)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the calls: a look, not a measurement"
+    )
+    parser.add_argument("--limit", type=int, default=300, help="seconds that one run may take (default: 300)")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=60.0,
+        help="seconds a session may wait for a quiet machine (default: 60)",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the sessions' folders in .bench/runs")
+    parser.add_argument(
+        "--output", type=Path, default=CACHE / "results.json", help="default: .bench/results.json"
+    )
+    parser.add_argument("--plot", type=Path, help="default: beside the output, as .svg")
+    options = parser.parse_args(arguments)
+    options.only = options.only.split(",")
+    options.names = ([] if options.without_umbel else ["umbel"]) + [
+        name for name in options.peers.split(",") if name
+    ]
+    known = {*WORKS, *PEERS}
+    for name in [*options.only, *options.names]:
+        if name not in known:
+            parser.error(f"unknown name {name}; known are {', '.join(sorted(known))}")
+    if "W7" in options.only:
+        options.only.append("W7old")
+    return options
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, beside the versions in the records."""
+    return {
+        "processors": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "architecture": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run all sessions; the records so far are on disk after each."""
+    records: list[dict[str, Any]] = []
+    pythons: dict[str, str] = {}
+    for name in list(options.names):
+        try:
+            pythons[name] = python_of(name)
+        except RuntimeError as error:
+            options.names.remove(name)
+            records.append({"peer": name, "work": "error", "round": 0, "error": str(error)})
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"rounds": options.rounds, "quick": options.quick}
+    for number, name, works in plan(options.only, options.names, options.rounds):
+        print(
+            f"{time.strftime('%H:%M:%S')} round {number}: {name} {' '.join(works)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        for record in run_session(options, pythons[name], name, works, number):
+            records.append(record)
+            print("         " + summary(record), file=sys.stderr, flush=True)
+        kept = {"machine": machine(), "settings": settings, "records": records}
+        options.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return records
+
+
+def summary(record: dict[str, Any]) -> str:
+    """A record in one line, for who waits."""
+    if "error" in record:
+        return f"{record['peer']}: {record['error']}"
+    if record["work"] == "start":
+        return f"started in {record['seconds']} s"
+    shown = [
+        f"{column.head} {record[column.key]:,}" for column in COLUMNS[record["work"]] if column.key in record
+    ]
+    return f"{record['work']} {record['n']:,}: " + ", ".join(shown) + f", others {record['others']:.0%}"
+
+
+def main() -> int:
+    """Run the benchmark; return 1 if something could not be measured."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    options = parse()
+    records = measure(options)
+    print(render(records, as_text))
+    print(f"Records: {options.output}")
+    picture = options.plot or options.output.with_suffix(".svg")
+    try:
+        draw(records, picture)
+        print(f"Picture: {picture}")
+    except ImportError:
+        print("No picture: matplotlib is not installed")
+    return int(any("error" in record for record in records))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Counts the SQL statements of a server process; loaded by Python when this folder is on its path.
+
+Writes ``<pid>.json`` (statement -> [how often, with how many rows of parameters]) into the folder that
+UMBEL_BENCH_COUNTS names, whenever it has changed. ``benchmarks.profile`` alone uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+#: Seconds between two looks.
+INTERVAL = 0.1
+
+
+def _follow(folder: Path) -> None:
+    while "federation.collect" not in sys.modules and "webapp.serve" not in sys.modules:
+        if "federation.sweep" in sys.modules or not threading.main_thread().is_alive():
+            break
+        time.sleep(INTERVAL)
+    time.sleep(1)  # its own imports are done by then
+    from sqlalchemy import Engine, event
+
+    from federation.statements import observed
+
+    counts: dict[str, list[int]] = {}
+
+    def tell(sql: str, rows: int) -> None:
+        entry = counts.setdefault(" ".join(sql.split()), [0, 0])
+        entry[0] += 1
+        entry[1] += rows
+
+    def before(connection: object, cursor: object, sql: str, parameters: object, *_: object) -> None:
+        tell(sql, len(parameters) if isinstance(parameters, list) else 1)
+
+    watching = observed(tell)
+    watching.__enter__()
+    event.listen(Engine, "before_cursor_execute", before)
+    file, written = folder / f"{os.getpid()}.json", ""
+    while threading.main_thread().is_alive():
+        text = json.dumps(dict(counts))
+        if text != written:
+            draft = file.with_suffix(".tmp")
+            draft.write_text(text)
+            os.replace(draft, file)
+            written = text
+        time.sleep(INTERVAL)
+
+
+if "UMBEL_BENCH_COUNTS" in os.environ and {"webapp.serve", "collect", "sweep"} & set(sys.orig_argv):
+    threading.Thread(target=_follow, args=(Path(os.environ["UMBEL_BENCH_COUNTS"]),), daemon=True).start()

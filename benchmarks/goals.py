@@ -1,0 +1,85 @@
+"""What Umbel is to reach, as ratios within one run, and whether it does."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .tables import Record, Table, by_round, ratios, short
+
+#: No process of the service may take more memory than this, in MiB.
+MOST_MEMORY = 400
+#: What runs on the service's side.
+SERVICE = {"web", "collect", "sweep", "up", "redis"}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``value``: what was reached in each round; its median must be >= ``least``, or <= ``most``."""
+
+    name: str
+    value: Callable[[Sequence[Record]], list[float]]
+    least: float | None = None
+    most: float | None = None
+
+    def line(self, records: Sequence[Record]) -> list[str] | None:
+        """Name, goal, what was reached, verdict; None if it was not measured."""
+        values = self.value(records)
+        if not values:
+            return None
+        middle = statistics.median(values)
+        met = middle >= self.least if self.least is not None else middle <= (self.most or 0.0)
+        goal = f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
+        return [self.name, goal, short(middle), "met" if met else "MISSED"]
+
+
+def _against(peer: str, work: str, n: int, key: str) -> Callable[[Sequence[Record]], list[float]]:
+    return lambda records: ratios(
+        by_round(records, "umbel", work, n, key), by_round(records, peer, work, n, key)
+    )
+
+
+def _own(work: str, key: str) -> Callable[[Sequence[Record]], list[float]]:
+    return lambda records: list(by_round(records, "umbel", work, None, key).values())
+
+
+def _growth(key: str, work: str, n: int, base: str, base_n: int) -> Callable[[Sequence[Record]], list[float]]:
+    return lambda records: ratios(
+        by_round(records, "umbel", work, n, key), by_round(records, "umbel", base, base_n, key)
+    )
+
+
+def _largest(records: Sequence[Record]) -> list[float]:
+    return [
+        max([peak for name, peak in record["peak_mb"] if name in SERVICE], default=0.0)
+        for record in records
+        if record["peer"] == "umbel" and "peak_mb" in record
+    ]
+
+
+GOALS = (
+    Goal("W1: 10,000 no-ops, × Parsl", _against("parsl", "W1", 10_000, "tasks_per_s"), least=4),
+    Goal("W1: 10,000 no-ops, × Celery", _against("celery", "W1", 10_000, "tasks_per_s"), least=10),
+    Goal("W2: round trip p50, × Celery's", _against("celery", "W2", 300, "p50_ms"), most=5),
+    Goal("W2: round trip p95, × Celery's", _against("celery", "W2", 300, "p95_ms"), most=5),
+    Goal("W3: 100 kB echo, × Celery", _against("celery", "W3", 500, "tasks_per_s"), least=1.5),
+    Goal("W4: 1 ms calls, efficiency", _own("W4", "efficiency"), least=0.85),
+    Goal("W5: 100,000 no-ops, × W1's rate", _growth("tasks_per_s", "W5", 100_000, "W1", 10_000), least=0.8),
+    Goal("W5: largest process of the service, MiB", _largest, most=MOST_MEMORY),
+    Goal("W6: mixed bag, makespan / ideal", _own("W6", "stretch"), most=1.15),
+    Goal(
+        "W7: time per task, 100,000 / 10,000", _growth("us_per_task", "W7", 100_000, "W7", 10_000), most=1.25
+    ),
+    Goal(
+        "W7: time per task, old tasks / none",
+        _growth("us_per_task", "W7old", 10_000, "W7", 10_000),
+        most=1.25,
+    ),
+)
+
+
+def goal_tables(records: Sequence[Record]) -> list[Table]:
+    """The table of all goals that the records can answer, if there are any."""
+    lines = [line for goal in GOALS if (line := goal.line(records)) is not None]
+    return [Table("What Umbel is to reach", ("what", "goal", "median", "verdict"), lines)] if lines else []

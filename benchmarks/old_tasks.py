@@ -1,0 +1,91 @@
+"""A ledger with a past: many finished tasks, written straight into the SQLite file of a stopped service."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from contextlib import closing
+from pathlib import Path
+
+#: Tasks of one group, and of one blob of arguments and of results.
+PER_GROUP = 10_000
+#: Seconds between the ends of two old tasks.
+SPACING = 0.5
+
+#: What differs between the copies of a task; all other columns are copied as they are. Its place among the
+#: copies of its group is ``k.k``, counted from 0.
+_OWN = {
+    "id": "printf('%s%012x', :prefix, k.k)",
+    "group_no": ":group_no",
+    "submission_no": ":submission_no",
+    "blob_no": ":blob_no",
+    "result_blob_no": ":result_blob_no",
+    "completion": "k.k + 1",
+    "created": "t.created - :age - k.k * :spacing",
+    "dispatched": "t.dispatched - :age - k.k * :spacing",
+    "started": "t.started - :age - k.k * :spacing",
+    "finished": "t.finished - :age - k.k * :spacing",
+}
+
+
+def add(ledger: Path, count: int) -> None:
+    """Copy a succeeded task of the ledger ``count`` times, with groups, submissions and blobs of their own.
+
+    The copies end before all others, half a second apart. Raises RuntimeError if there is none to copy.
+    """
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA cache_size=-500000")
+        row = connection.execute(
+            "SELECT no FROM tasks WHERE state = 'succeeded' AND result_blob_no IS NOT NULL "
+            "ORDER BY no DESC LIMIT 1"
+        ).fetchone()
+        if row is None:
+            raise RuntimeError(f"{ledger} holds no succeeded task with a result to copy")
+        connection.execute("BEGIN IMMEDIATE")
+        for begin in range(0, count, PER_GROUP):
+            _add_group(connection, row[0], begin, min(PER_GROUP, count - begin))
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _add_group(connection: sqlite3.Connection, task_no: int, begin: int, size: int) -> None:
+    template = "SELECT {} FROM tasks WHERE no = ?"
+    group, submission, blob, result = connection.execute(
+        template.format("group_no, submission_no, blob_no, result_blob_no"), (task_no,)
+    ).fetchone()
+    group_no = _copy(connection, "groups", group, id=str(uuid.uuid4()), completions=size)
+    values = {
+        "prefix": str(uuid.uuid4())[:24],
+        "group_no": group_no,
+        "submission_no": _copy(connection, "submissions", submission, group_no=group_no),
+        "blob_no": _copy(connection, "blobs", blob, refs=size),
+        "result_blob_no": _copy(connection, "blobs", result, refs=size),
+        "age": 3600 + begin * SPACING,
+        "spacing": SPACING,
+        "task_no": task_no,
+        "size": size,
+    }
+    names = [name for name in _columns(connection, "tasks") if name != "no"]
+    taken = [_OWN.get(name, f"t.{name}") for name in names]
+    connection.execute(
+        "WITH RECURSIVE k(k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM k WHERE k + 1 < :size) "
+        f"INSERT INTO tasks ({', '.join(names)}) "
+        f"SELECT {', '.join(taken)} FROM k, tasks t WHERE t.no = :task_no",
+        values,
+    )
+
+
+def _copy(connection: sqlite3.Connection, table: str, no: int, **changes: object) -> int:
+    """Copy the row ``no`` of a table with some columns changed; return the number of the copy."""
+    names = [name for name in _columns(connection, table) if name != "no"]
+    taken = [f":{name}" if name in changes else name for name in names]
+    cursor = connection.execute(
+        f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(taken)} FROM {table} WHERE no = :no",
+        {**changes, "no": no},
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]

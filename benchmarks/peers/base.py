@@ -1,0 +1,71 @@
+"""What an adapter does: start a system with two worker slots, run calls on it, stop it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+#: Folder that holds the package ``benchmarks``.
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Peer:
+    """Base of all adapters. ``folder``: for its files; ``redis_port``: of its Redis, if it asked for one."""
+
+    #: Whether a session starts a Redis first.
+    needs_redis = False
+    #: Distributions whose versions are written into the records.
+    packages: tuple[str, ...] = ()
+    #: (part of a command line, role) of its processes, tried in order.
+    roles: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self, folder: Path, redis_port: int):
+        self.folder, self.redis_port = folder, redis_port
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start the system; it may still be on its way up afterwards, as long as ``run`` waits for it."""
+        raise NotImplementedError
+
+    def run(self, function: str, items: Sequence[Any]) -> list[Any]:
+        """Call the function of that name with each item; return all results in order."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop the system."""
+        self.end_children()
+
+    def spawn(
+        self, command: Sequence[str], environ: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a child process whose output goes to ``output.log`` in the session's folder."""
+        with (self.folder / "output.log").open("ab") as output:
+            child = subprocess.Popen(
+                list(command), cwd=self.folder, env={**os.environ, **(environ or {})},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self._children.append(child)
+        return child
+
+    def end_children(self, grace: float = 15.0) -> None:
+        """Ask the children that ``spawn`` started to end; after ``grace`` seconds make them."""
+        for child in self._children:
+            if child.poll() is None:
+                child.terminate()
+        deadline = time.monotonic() + grace
+        for child in self._children:
+            try:
+                child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._children = []
+
+    def log_end(self) -> str:
+        """The last lines of what the children printed."""
+        log = self.folder / "output.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""

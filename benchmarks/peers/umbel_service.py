@@ -1,0 +1,69 @@
+"""Umbel as anybody starts it: ``python -m federation up`` with two slots, and a ``umbel.Executor``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.functions import BY_NAME
+from benchmarks.works import SLOTS
+from umbel import Client, Executor, UmbelError
+
+from .base import ROOT, Peer
+
+#: Seconds until the endpoint must be online.
+START_LIMIT = 60.0
+ENDPOINT = "local"
+
+
+class UmbelService(Peer):
+    """REST, the durable ledger (SQLite, synchronous=FULL), the embedded Redis: the default settings."""
+
+    packages = ("umbel", "celery", "redis", "SQLAlchemy")
+    roles = (
+        ("webapp", "web"), ("federation collect", "collect"), ("federation sweep", "sweep"),
+        ("federation up", "up"), ("redis-server", "redis"), ("endpoint_worker.runner", "runners"),
+        ("endpoint_worker", "endpoint"), ("umbel-endpoint", "endpoint"),
+    )  # fmt: skip
+
+    _executor: Executor | None = None
+
+    def start(self) -> None:
+        """Start a service on a free port with a new home and wait until its endpoint is online."""
+        for name in [name for name in os.environ if name.startswith("UMBEL_") and "BENCH" not in name]:
+            del os.environ[name]
+        home = self.folder / "home"
+        os.environ["UMBEL_HOME"] = str(home)
+        command = [sys.executable, "-m", "federation", "up", "--home", str(home), "--port", "0"]
+        paths = [os.environ.get("PYTHONPATH", ""), str(ROOT), str(ROOT / "sdk")]
+        search = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        service = self.spawn([*command, "--workers", str(SLOTS)], search)
+        deadline = time.monotonic() + START_LIMIT
+        while not self._online():
+            if service.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the service did not start:\n{self.log_end()}")
+            time.sleep(0.05)
+        self._executor = Executor(ENDPOINT)
+
+    def _online(self) -> bool:
+        try:
+            with Client(patience=1.0) as client:
+                return bool(client.get_endpoint(ENDPOINT)["state"] == "online")
+        except UmbelError:  # no token file, no web server or no endpoint yet
+            return False
+
+    def run(self, function: str, items: Sequence[Any]) -> list[Any]:
+        """Map, or submit a lone call."""
+        assert self._executor is not None, "start it first"
+        if len(items) == 1:
+            return [self._executor.submit(BY_NAME[function], items[0]).result()]
+        return list(self._executor.map(BY_NAME[function], items))
+
+    def stop(self) -> None:
+        """Close the client, stop the service."""
+        if self._executor is not None:
+            self._executor.shutdown()
+        self.end_children()

@@ -1,0 +1,229 @@
+"""One session of one system: start it, warm it up, run works, check all results, stop it.
+
+Run with the interpreter of the system's own environment: ``python -m benchmarks.session --peer celery ...``.
+Prints one JSON record per run; whatever the system prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from . import old_tasks, processes
+from .clock import Clock, settle
+from .peers import adapter
+from .peers.base import Peer
+from .redis_server import RedisServer
+from .works import SHORT_NAP, SLOTS, WORKS, arguments, expected, ideal_seconds, sizes
+
+#: No-ops run before anything is measured; and seconds for the start with them, and for the end.
+WARM_UP = 200
+START_LIMIT, STOP_LIMIT = 120, 40
+#: W7: a size is run so often that about this many calls come together, but not more often than this.
+GROWTH_CALLS, GROWTH_RUNS = 10_000, 10
+
+
+class TooLong(BaseException):
+    """A run has reached its limit. Not an Exception, so that no system's own handler swallows it."""
+
+
+@contextmanager
+def limit(seconds: int) -> Iterator[None]:
+    """Raise TooLong in the block after so many seconds."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TooLong(f"not done within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` (0..1) of all values do not exceed."""
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, max(0, -int(-share * len(ranked) // 1) - 1))]
+
+
+class Session:
+    """``output`` takes the records; ``folder`` is the working directory of all that is started."""
+
+    def __init__(self, options: argparse.Namespace, output: TextIO):
+        self.options, self.output = options, output
+        self.mark = os.environ[processes.MARK]
+        self.folder: Path = options.folder
+        self.allowance: float = options.settle
+        self.started: dict[int, int] = {}
+        self.redis: RedisServer | None = None
+
+    def emit(self, work: str, **fields: Any) -> None:
+        """Write a record."""
+        record = {"peer": self.options.peer, "work": work, "round": self.options.round, **fields}
+        print(json.dumps(record), file=self.output, flush=True)
+
+    def remember(self) -> None:
+        """Note all processes of the session, in a file too, so that they can be ended whatever happens."""
+        found = processes.of_session(self.mark)
+        self.started.update({pid: process.start for pid, process in found.items() if pid != os.getpid()})
+        lines = "".join(f"{pid} {start}\n" for pid, start in self.started.items())
+        (self.folder / "pids").write_text(lines)
+
+    def run(self) -> bool:
+        """Do everything; return whether all went well."""
+        try:
+            self.peer = self._start()
+            for work in self.options.works.split(","):
+                self._work(work)
+            return True
+        except (Exception, TooLong) as error:  # whatever goes wrong in a peer is a finding, not our crash
+            self.emit("error", error=f"{type(error).__name__}: {error}"[:2000])
+            return False
+        finally:
+            self.remember()
+            self._stop()
+
+    def _start(self) -> Peer:
+        cls = adapter(self.options.peer)
+        if cls.needs_redis:
+            self.redis = RedisServer(self.folder)
+        peer = cls(self.folder, self.redis.port if self.redis else 0)
+        began = time.perf_counter()
+        with limit(START_LIMIT):
+            peer.start()
+            self.remember()
+            first = peer.run("same", [0])
+            seconds = time.perf_counter() - began
+            if first != [0] or peer.run("same", list(range(WARM_UP))) != list(range(WARM_UP)):
+                raise RuntimeError("wrong results while warming up")
+            if self.options.old_tasks:
+                peer.stop()
+                old_tasks.add(self.folder / "home" / "ledger.sqlite", self.options.old_tasks)
+                peer.start()
+                peer.run("same", list(range(WARM_UP)))
+        self.remember()
+        self.emit("start", seconds=round(seconds, 3), versions=versions(cls.packages))
+        return peer
+
+    def _stop(self) -> None:
+        try:
+            with limit(STOP_LIMIT):
+                if hasattr(self, "peer"):
+                    self.peer.stop()
+        except (Exception, TooLong) as error:  # what does not stop is ended below
+            print(f"{self.options.peer} did not stop: {type(error).__name__}: {error}", file=sys.stderr)
+        if self.redis is not None:
+            self.redis.stop()
+        left = processes.end(self.started)
+        if left:
+            print(f"still alive: {left}", file=sys.stderr)
+
+    def _work(self, name: str) -> None:
+        for n in sizes(WORKS[name], self.options.quick):
+            self.allowance = settle(self.mark, self.allowance)
+            with limit(self.options.limit):
+                if name == "W2":
+                    self._round_trips(n)
+                else:
+                    self._calls(name, n)
+            self.remember()
+
+    def _round_trips(self, n: int) -> None:
+        each = []
+        with Clock(self.mark, self.peer.roles) as clock:
+            for number in range(n):
+                began = time.perf_counter()
+                result = self.peer.run("same", [number])
+                each.append((time.perf_counter() - began) * 1000)
+                if result != [number]:
+                    raise RuntimeError(f"round trip {number} brought {result!r}")
+        self.emit(
+            "W2", p50_ms=round(statistics.median(each), 3), p95_ms=round(percentile(each, 0.95), 3),
+            p99_ms=round(percentile(each, 0.99), 3), max_ms=round(max(each), 3), **clock.record(n),
+        )  # fmt: skip
+
+    def _calls(self, name: str, n: int) -> None:
+        growth = name.startswith("W7")
+        for _ in range(max(1, min(GROWTH_RUNS, GROWTH_CALLS // n)) if growth else 1):
+            pids = processes.of_session(self.mark)
+            if name == "W5":
+                processes.reset_peaks(pids)
+            items = arguments(name, n)
+            wanted = expected(name, items)
+            with Clock(self.mark, self.peer.roles) as clock:
+                results = self.peer.run(WORKS[name].function, items)
+            if results != wanted:
+                raise RuntimeError(f"{name}: wrong results ({len(results)} of {n})")
+            self.emit(name, **clock.record(n), **self._extra(name, items, clock.seconds))
+
+    def _extra(self, name: str, items: Sequence[Any], seconds: float) -> dict[str, Any]:
+        if name == "W3":
+            return {"mb_per_s": round(sum(map(len, items)) / 1e6 / seconds, 2)}
+        if name == "W4":
+            return {"efficiency": round(len(items) * SHORT_NAP / SLOTS / seconds, 4)}
+        if name == "W5":
+            found = processes.of_session(self.mark)
+            peaks = [(processes.role(pid, self.peer.roles), processes.peak_megabytes(pid)) for pid in found]
+            return {"peak_mb": [[what, round(peak, 1)] for what, peak in sorted(peaks) if peak]}
+        if name == "W6":
+            return {"stretch": round(seconds / ideal_seconds(items), 4)}
+        if name.startswith("W7"):
+            return {"us_per_task": round(seconds / len(items) * 1e6, 2), "old_tasks": self.options.old_tasks}
+        return {}
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The installed versions of these distributions, and Python's."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            continue
+    return found
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.session", description=__doc__)
+    parser.add_argument("--peer", required=True)
+    parser.add_argument("--works", required=True, help="names, with commas between them")
+    parser.add_argument("--folder", required=True, type=Path)
+    parser.add_argument("--round", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=300, help="seconds for one run")
+    parser.add_argument(
+        "--settle", type=float, default=60, help="seconds to wait, in all, for a quiet machine"
+    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of the calls")
+    parser.add_argument("--old-tasks", type=int, default=0, help="finished tasks already in the ledger")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run the session; end without the exit handlers of the system's threads, which may wait for ever."""
+    options = parse()
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.chdir(options.folder)
+    well = Session(options, output).run()
+    output.flush()
+    sys.stderr.flush()
+    os._exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""From the records of a benchmark to tables of medians and ratios.
+
+A cell is the median over the rounds, with the smallest and largest value in brackets. A ratio is taken in
+each round by itself, between sessions that ran soon after each other; then the ratios get their median.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .works import WORKS
+
+Record = dict[str, Any]
+#: Ratios are to this system.
+BASE = "celery"
+#: A run during which other programs used more than this share of the machine is marked with "~".
+NOISY = 0.15
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measured value: its key in the records, the head of its column, whether ratios to BASE are shown."""
+
+    key: str
+    head: str
+    ratio: bool = False
+
+
+_RATE = Column("tasks_per_s", "tasks/s", True)
+_CPU = Column("cpu_ms_per_task", "CPU ms/task")
+#: Work -> the columns of its table; the first is the one that is plotted.
+COLUMNS = {
+    "W1": (_RATE, _CPU),
+    "W2": (
+        Column("p50_ms", "p50 ms", True),
+        Column("p95_ms", "p95 ms", True),
+        Column("p99_ms", "p99 ms"),
+        Column("max_ms", "max ms"),
+    ),
+    "W3": (_RATE, Column("mb_per_s", "MB/s"), _CPU),
+    "W4": (Column("efficiency", "efficiency", True), _RATE),
+    "W5": (_RATE, _CPU),
+    "W6": (Column("stretch", "makespan / ideal", True), Column("seconds", "s")),
+    "W7": (Column("us_per_task", "µs/task"), Column("tasks_per_s", "tasks/s"), _CPU),
+}
+COLUMNS["W7old"] = COLUMNS["W7"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the heads of the columns, and lines of cells."""
+
+    title: str
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+def by_round(records: Iterable[Record], peer: str, work: str, n: int | None, key: str) -> dict[int, float]:
+    """Round -> the value that the system had in it: the median if it ran several times."""
+    found: dict[int, list[float]] = {}
+    for record in records:
+        if (
+            (record["peer"], record["work"]) == (peer, work)
+            and n in (None, record.get("n"))
+            and key in record
+        ):
+            found.setdefault(record["round"], []).append(record[key])
+    return {number: statistics.median(values) for number, values in found.items()}
+
+
+def ratios(values: dict[int, float], base: dict[int, float]) -> list[float]:
+    """The ratio to ``base`` in each round that has both; a base measured once serves all rounds."""
+    if len(base) == 1:
+        (lone,) = base.values()
+        return [value / lone for value in values.values()]
+    return [value / base[number] for number, value in values.items() if number in base]
+
+
+def short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def cell(values: Sequence[float]) -> str:
+    """Median, and the extremes if there are several values."""
+    if not values:
+        return ""
+    middle = short(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({short(min(values))} - {short(max(values))})"
+
+
+def work_tables(records: Sequence[Record]) -> list[Table]:
+    """One table for each work and number of calls that was measured."""
+    tables = []
+    for work in WORKS.values():
+        for n in sorted({record["n"] for record in records if record["work"] == work.name}):
+            tables.append(_work_table(records, work.name, n))
+    return tables
+
+
+def _work_table(records: Sequence[Record], work: str, n: int) -> Table:
+    mine = [record for record in records if record["work"] == work and record["n"] == n]
+    heads = ["system"]
+    for column in COLUMNS[work]:
+        heads += [column.head, f"× {BASE}"] if column.ratio else [column.head]
+    lines = []
+    for peer in dict.fromkeys(record["peer"] for record in mine):
+        noisy = any(record["others"] > NOISY for record in mine if record["peer"] == peer)
+        line = [("~" if noisy else "") + peer]
+        for column in COLUMNS[work]:
+            values = by_round(mine, peer, work, n, column.key)
+            line.append(cell(list(values.values())))
+            if column.ratio:
+                line.append(cell(ratios(values, by_round(mine, BASE, work, n, column.key))))
+        lines.append(line)
+    old = max(record.get("old_tasks", 0) for record in mine)
+    title = f"{work}: {n:,} {WORKS[work].title}" + (f" ({old:,})" if old else "")
+    return Table(title, heads, lines)
+
+
+def process_tables(records: Sequence[Record]) -> list[Table]:
+    """Umbel's processor time per task and process, and every system's peak memory."""
+    lines = []
+    for work, n in dict.fromkeys((r["work"], r["n"]) for r in records if r["peer"] == "umbel" and "n" in r):
+        mine = [r for r in records if (r["peer"], r["work"], r.get("n")) == ("umbel", work, n)]
+        for name in sorted({name for record in mine for name in record["cpu_ms_per_task_by_process"]}):
+            values = [record["cpu_ms_per_task_by_process"].get(name, 0.0) for record in mine]
+            lines.append([f"{work} {n:,}", name, cell(values)])
+    tables = [Table("Umbel: processor time", ("work", "process", "CPU ms/task"), lines)] if lines else []
+    memory = []
+    for peer in dict.fromkeys(record["peer"] for record in records if "peak_mb" in record):
+        peaks = [peak for record in records if record["peer"] == peer for peak in record.get("peak_mb", ())]
+        for name in sorted({name for name, _ in peaks}):
+            memory.append([peer, name, short(max(peak for what, peak in peaks if what == name))])
+    return tables + (
+        [Table("W5: largest peak memory", ("system", "process", "MiB"), memory)] if memory else []
+    )
+
+
+def faults(records: Sequence[Record]) -> list[str]:
+    """What could not be measured."""
+    return [f"{r['peer']}, round {r['round']}: {r['error']}" for r in records if "error" in r]
