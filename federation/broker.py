@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -16,10 +15,12 @@ from urllib.parse import urlsplit
 
 import redis
 from celery import Celery
-from kombu import Connection, Producer
+from kombu import Connection
 
 from umbel.protocol import names
 from umbel.protocol.limits import BUNDLE_LIFETIME, INLINE_BODY_BYTES
+
+from .celery_message import bundle_message
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class Broker:
             health_check_interval=30,
             max_connections=256,
         )
-        self._publisher = _Publisher(url)
+        self._app = Celery("umbel-service", broker=url, set_as_current=False)
+        self._app.conf.update(result_backend=None, control_queue_expires=None)
         self._functions: dict[tuple[str, str], float] = {}
 
     @property
@@ -73,24 +75,28 @@ class Broker:
         return f"{parts.hostname}:{parts.port or 6379}"
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
-        """Put bundles into their endpoints' queues, bodies and functions first."""
-        self._place_bodies(outgoing)
-        self._publisher.publish(outgoing)
-
-    def _place_bodies(self, outgoing: Sequence[Outgoing]) -> None:
+        """Put bundles into their endpoints' queues, functions and bodies before them, in one round trip."""
         now = time.monotonic()
         pipe = self.redis.pipeline(transaction=False)
         for item in outgoing:
             known = (item.endpoint_id, item.function_sha256)
             if self._functions.get(known, 0.0) < now - FUNCTION_CHECK:
-                key = names.function_key(*known)
-                pipe.set(key, item.function_body, ex=int(BUNDLE_LIFETIME))
+                pipe.set(names.function_key(*known), item.function_body, ex=int(BUNDLE_LIFETIME))
+            body = None
+            if len(item.body) <= INLINE_BODY_BYTES:
+                body = b64encode(item.body).decode()
+            else:
+                pipe.set(names.body_key(item.endpoint_id, item.bundle_id), item.body, ex=int(BUNDLE_LIFETIME))
+            head = b64encode(item.head).decode()
+            message = bundle_message(
+                item.endpoint_id, item.bundle_id, head, body, item.function_name, item.calls
+            )
+            pipe.lpush(names.queue_key(item.endpoint_id), message)
+        pipe.execute()
+        for item in outgoing:
+            known = (item.endpoint_id, item.function_sha256)
+            if self._functions.get(known, 0.0) < now - FUNCTION_CHECK:
                 self._functions[known] = now
-            if len(item.body) > INLINE_BODY_BYTES:
-                key = names.body_key(item.endpoint_id, item.bundle_id)
-                pipe.set(key, item.body, ex=int(BUNDLE_LIFETIME))
-        if len(pipe):
-            pipe.execute()
         if len(self._functions) > 10_000:
             self._functions.clear()
 
@@ -160,7 +166,10 @@ class Broker:
         pipe.zremrangebyscore(key, 0, now - BUNDLE_LIFETIME)
         pipe.expire(key, int(BUNDLE_LIFETIME))
         pipe.execute()
-        self._publisher.broadcast(endpoint_id, names.CANCEL_COMMAND, {"task_ids": list(task_ids)})
+        options = _transport_options(global_keyprefix=names.prefix(endpoint_id))
+        with Connection(self.url, transport_options=options) as connection:
+            arguments = {"task_ids": list(task_ids)}
+            self._app.control.broadcast(names.CANCEL_COMMAND, arguments=arguments, connection=connection)
 
     def drop_endpoint(self, endpoint_id: str) -> None:
         """Delete everything that belongs to an endpoint."""
@@ -169,78 +178,7 @@ class Broker:
 
     def close(self) -> None:
         """Close all connections."""
-        self._publisher.close()
         self.redis.close()
-
-
-class _Publisher:
-    """Writes Celery messages into the queues of all endpoints over one connection.
-
-    Workers of an endpoint see queue ``q`` below their key prefix; from here, without a prefix, the same
-    list is the queue named ``<prefix>q``, reached through the default exchange (no bindings needed).
-    """
-
-    def __init__(self, url: str):
-        self._url = url
-        self._lock = threading.Lock()
-        self._app = Celery("umbel-service", broker=url, set_as_current=False)
-        self._app.conf.update(result_backend=None, task_ignore_result=True, control_queue_expires=None)
-        self._producer: Producer | None = None
-
-    def publish(self, outgoing: Sequence[Outgoing]) -> None:
-        with self._lock:
-            try:
-                for item in outgoing:
-                    self._publish(self._open(), item)
-            except Exception:
-                self._shut()  # whatever happened, the next call starts on a fresh connection
-                raise
-
-    def _publish(self, producer: Producer, item: Outgoing) -> None:
-        inline = len(item.body) <= INLINE_BODY_BYTES
-        calls = "1 call" if item.calls == 1 else f"{item.calls} calls"
-        message = self._app.amqp.as_task_v2(
-            item.bundle_id,
-            names.RUN_TASK,
-            args=[b64encode(item.head).decode(), b64encode(item.body).decode() if inline else None],
-            kwargs={},
-            ignore_result=True,
-            shadow=item.function_name,
-            argsrepr=f"{calls} of {item.function_name}",
-            kwargsrepr="{}",
-        )
-        producer.publish(
-            message.body,
-            exchange="",
-            routing_key=names.queue_key(item.endpoint_id),
-            headers=message.headers,
-            serializer="json",
-            **message.properties,
-        )
-
-    def _open(self) -> Producer:
-        if self._producer is None:
-            connection = Connection(self._url, transport_options=_transport_options())
-            self._producer = Producer(connection.channel(), auto_declare=False)
-        return self._producer
-
-    def _shut(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            try:
-                producer.channel.connection.client.close()
-            except BrokerError as error:
-                log.debug("closing a broken connection: %s", error)
-
-    def broadcast(self, endpoint_id: str, command: str, arguments: dict[str, Any]) -> None:
-        """Send a remote-control command to all workers of one endpoint."""
-        options = _transport_options(global_keyprefix=names.prefix(endpoint_id))
-        with Connection(self._url, transport_options=options) as connection:
-            self._app.control.broadcast(command, arguments=arguments, connection=connection)
-
-    def close(self) -> None:
-        with self._lock:
-            self._shut()
 
 
 def _transport_options(**more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from federation.context import Federation
 from federation.ledger import results
 from federation.registry.users import User
-from federation.wake import Waker
+from federation.wake import Waker, Watch
 from umbel.protocol.errors import TooMany
 
 #: A waiting poll looks this often whether its client is still there, seconds.
@@ -42,38 +42,35 @@ class Polls:
         limit: int,
         gone: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """Return the results of a group with completion numbers above ``after``; see ``results.results_after``.
+        """Return results of a group with completion numbers above ``after``; see ``results.results_after``.
 
         Waits up to ``wait`` seconds for the first one, but no longer than until the waker stops or ``gone()``
         says that nobody listens any more. Raises NotFound, and TooMany when it should wait and all places are
         taken.
         """
-        page = results.results_after(self._fed, user, group_id, after, limit)
-        if page["results"] or wait <= 0:
-            return page
-        if not self._free.acquire(blocking=False):
-            raise TooMany(
-                f"{self.places} polls are waiting already: ask again in a moment",
-                details={"retry_after": RETRY_AFTER},
-            )
-        try:
-            return self._wait(user, group_id, after, time.monotonic() + wait, limit, gone)
-        finally:
-            self._free.release()
-
-    def _wait(
-        self, user: User, group_id: str, after: int, deadline: float, limit: int, gone: Callable[[], bool]
-    ) -> dict[str, Any]:
+        deadline = time.monotonic() + wait
+        # watch before looking: what comes in between is not missed
         with self._waker.watch(group_id) as watch:
-            # watching began after the first look, so look again before waiting
-            while True:
-                page = results.results_after(self._fed, user, group_id, after, limit)
-                if page["results"]:
-                    return page
-                while not (left := deadline - time.monotonic()) <= 0:
-                    if self._waker.stopped or gone():
-                        return page
-                    if watch.wait(min(left, LOOK_UP)):
-                        break
-                else:
-                    return page
+            page = results.results_after(self._fed, user, group_id, after, limit)
+            if page["results"] or wait <= 0:
+                return page
+            if not self._free.acquire(blocking=False):
+                raise TooMany(
+                    f"{self.places} polls are waiting already: ask again in a moment",
+                    details={"retry_after": RETRY_AFTER},
+                )
+            try:
+                while not page["results"] and self._wait(watch, deadline, gone):
+                    page = results.results_after(self._fed, user, group_id, after, limit)
+                return page
+            finally:
+                self._free.release()
+
+    def _wait(self, watch: Watch, deadline: float, gone: Callable[[], bool]) -> bool:
+        """Wait for news; False when there was none before it was time to answer."""
+        while (left := deadline - time.monotonic()) > 0:
+            if self._waker.stopped or gone():
+                return False
+            if watch.wait(min(left, LOOK_UP)):
+                return True
+        return False
