@@ -11,6 +11,7 @@ usage: python -m federation COMMAND [OPTION...]
   up       run a whole federation on this machine: broker, API, collector, sweeper and one endpoint
   collect  take the reports of the endpoints into the ledger
   sweep    put right what was lost, expired or forgotten, again and again
+  provision  start and end the batch jobs of elastic endpoints (provision simulate: try a policy out)
   web      serve the API (python -m webapp.serve)
   flower   show the Celery workers and messages of all endpoints in a browser
 """
@@ -18,6 +19,7 @@ MODULES = {
     "up": "federation.up",
     "collect": "federation.collect",
     "sweep": "federation.sweep",
+    "provision": "federation.provision.main",
     "flower": "federation.monitor",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from .files import write_private
+from .files import private_folder, write_private
 
 USER = "umbel"
 
@@ -13,6 +13,7 @@ USER = "umbel"
 def prepare(home: Path) -> None:
     """Make the password unless there is one."""
     file = _file(home)
+    private_folder(file.parent)
     if not file.exists():
         write_private(file, secrets.token_urlsafe(24) + "\n")
 

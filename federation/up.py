@@ -8,35 +8,25 @@ from __future__ import annotations
 
 import argparse
 import errno
-import getpass
-import json
 import logging
 import os
 import socket
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from umbel.protocol.errors import UmbelError, Unauthorized
+from sqlalchemy.exc import SQLAlchemyError
 
-from . import acl, components, embedded_redis, local_endpoint, logfiles, monitor_access, runstate
-from .broker import BrokerError
-from .context import Federation, open_federation
-from .database import Database
-from .files import PidLock, StartError, append_private, private_folder, write_private
-from .registry import users
+from umbel.protocol.errors import UmbelError
+
+from . import logfiles, runstate
+from .files import PidLock, StartError, append_private, private_folder
 from .settings import load
-from .supervise import Child, Supervisor
+from .start import Start, Wanted
+from .supervise import Supervisor
 
 log = logging.getLogger(__name__)
 
-#: The whole start must be done within this time, seconds.
-START_TIMEOUT = 60.0
-#: A child that dies this often before the start is done makes the start fail.
-START_DEATHS = 4
-#: Exit code of a child that cannot be run as asked: trying again would not help.
-REFUSED = 2
 #: How often the API is asked during the start, and log files are looked after later, seconds.
 START_INTERVAL, IDLE_INTERVAL, ECHO_INTERVAL = 0.05, 60.0, 0.2
 
@@ -47,8 +37,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         return Up(options).run()
     except UmbelError as error:
-        print(f"umbel: {error.message}", file=sys.stderr)
-        return 2
+        reason = error.message
+    except OSError as error:
+        reason = f"{error.filename or 'The operating system'}: {error.strerror}."
+    except SQLAlchemyError as error:
+        reason = f"The database cannot be used: {getattr(error, 'orig', None) or error}."
+    print(f"umbel: {reason}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,142 +113,31 @@ class Up:
 
     def _start_and_wait(self, logs: Path) -> None:
         echo = logfiles.Echo(logs, sys.stdout) if self.options.verbose else None
-        starting = Start(self)
+        wanted = Wanted(self.options.workers, self.options.flower_port if self.options.flower else None)
+        starting = Start(self.settings, self.supervisor, self.url, wanted)
         starting.processes()
-        deadline = time.monotonic() + START_TIMEOUT
         while not self.supervisor.stopping:
             if not starting.done:
-                starting.advance(deadline)
+                starting.advance()
             self.supervisor.step(
                 START_INTERVAL if not starting.done else ECHO_INTERVAL if echo else IDLE_INTERVAL
             )
             if echo is not None:
                 echo.step()
-            logfiles.trim(logs)
+            self._keep_going(lambda: logfiles.trim(logs))
         log.info("stopping")
 
     def _changed(self) -> None:
-        runstate.write_status(self.home, self.url, self.supervisor.children.values())
+        children = self.supervisor.children.values()
+        self._keep_going(lambda: runstate.write_status(self.home, self.url, children))
 
-
-class Start:
-    """The steps of a start, each taken as soon as what it needs is there."""
-
-    def __init__(self, up: Up):
-        self.up = up
-        self.settings = up.settings
-        self.supervisor = up.supervisor
-        self.environ = components.environment(up.settings)
-        self.done = False
-        self._began = time.monotonic()
-        self._configured = False
-        self._announced = False
-
-    def processes(self) -> None:
-        """Start all that needs nothing else: everything but an endpoint that is not configured yet."""
-        settings, supervisor = self.settings, self.supervisor
-        if not settings.broker_url:
-            spec = components.broker(settings)
-            embedded_redis.check_port(settings.home)
-            supervisor.add(spec)
-        # tables first: the services meet them ready
-        Database(settings.database).create()
-        for spec in components.services(settings, self.environ):
-            supervisor.add(spec)
-        if self.up.options.flower:
-            monitor_access.prepare(settings.home)
-            supervisor.add(components.flower(settings, self.environ, self.up.options.flower_port))
-        fed = open_federation(settings)
+    @staticmethod
+    def _keep_going(work: Callable[[], object]) -> None:
+        """A full disk is no reason to stop what runs."""
         try:
-            self._admit(fed)
-            self._identify(fed)
-        finally:
-            fed.close()
-        if self._configured and self.up.options.workers:
-            supervisor.add(components.endpoint(settings, self.environ, self.up.options.workers))
-
-    def _admit(self, fed: Federation) -> None:
-        """Make the accounts of the endpoints at the new broker before one of them knocks in vain and naps."""
-        if not self.settings.broker_url:
-            try:
-                acl.ensure_endpoint_users(fed)
-            except BrokerError as error:
-                log.warning("the sweeper will make the accounts of the endpoints: %s", error)
-
-    def _identify(self, fed: Federation) -> None:
-        """Find or make the user of this account and her token; see whether the endpoint is known."""
-        user = users.ensure_user(fed, _account())
-        file = self.settings.home / "client.json"
-        try:
-            token = str(json.loads(file.read_text(encoding="utf-8"))["token"])
-            users.authenticate(fed, token)
-        except (OSError, ValueError, KeyError, TypeError, Unauthorized):
-            token = users.create_token(fed, user, "made by 'up' on this machine")
-        write_private(file, json.dumps({"url": self.up.url, "token": token}) + "\n")
-        self.api = local_endpoint.Api(self.up.url, token)
-        self._configured = local_endpoint.configured(fed, user)
-
-    def advance(self, deadline: float) -> None:
-        """Take the next step if it can be taken. Raises StartError when the start has failed."""
-        self._check(deadline)
-        if not self._announced:
-            if not self.api.answers():
-                return
-            self._announced = True
-            if not self._configured and self.up.options.workers:
-                local_endpoint.configure(self.up.options.workers, self.environ, components.ROOT)
-                self.supervisor.add(components.endpoint(self.settings, self.environ, self.up.options.workers))
-        if self.up.options.workers and not self.api.online():
-            return
-        self.done = True
-        self._greet()
-
-    def _check(self, deadline: float) -> None:
-        for child in self.supervisor.children.values():
-            if child.deaths >= START_DEATHS or child.status == REFUSED:
-                raise StartError(
-                    f"{child.spec.name} does not stay up; its log {child.log_file} ends:\n{_end_of(child)}"
-                )
-        if time.monotonic() > deadline:
-            waiting = "endpoint" if self._announced else "web"
-            child = self.supervisor.children[waiting]
-            raise StartError(
-                f"Not ready within {START_TIMEOUT:g} s, waiting for {waiting}; "
-                f"its log {child.log_file} ends:\n{_end_of(child)}"
-            )
-
-    def _greet(self) -> None:
-        options, home = self.up.options, self.settings.home
-        lines = [
-            f"Umbel is ready after {time.monotonic() - self._began:.1f} s.",
-            f"  API       {self.up.url}",
-        ]
-        lines.append(f"  API docs  {self.up.url}/docs")
-        if options.workers:
-            slots = "1 slot" if options.workers == 1 else f"{options.workers} slots"
-            lines.append(f"  Endpoint  {local_endpoint.NAME} ({slots})")
-        if options.flower:
-            lines.append(f"  Flower    http://127.0.0.1:{options.flower_port}, {monitor_access.hint(home)}")
-        lines.append(f"  Home      {home} (logs in logs/, token in client.json)")
-        prefix = "" if home == Path.home() / ".umbel" else f"UMBEL_HOME={home} "
-        lines.append(f"Try: {prefix}umbel run platform:node --endpoint {local_endpoint.NAME}")
-        lines.append("or in Python, with the same environment:" if prefix else "or in Python:")
-        lines.append("  from umbel import Executor")
-        lines.append(f'  with Executor("{local_endpoint.NAME}") as executor:')
-        lines.append("      print(executor.submit(pow, 2, 10).result())")
-        lines.append("Ctrl-C stops it.")
-        print("\n".join(lines), flush=True)
-
-
-def _account() -> str:
-    try:
-        return getpass.getuser()[: users.MAX_NAME]
-    except (KeyError, OSError):  # a user id without a name, as in containers
-        return f"uid-{os.getuid()}"
-
-
-def _end_of(child: Child) -> str:
-    return logfiles.tail(child.log_file)
+            work()
+        except OSError as error:
+            log.error("%s: %s", error.filename, error.strerror)
 
 
 def _reachable(host: str) -> str:
@@ -265,10 +149,8 @@ def _reachable(host: str) -> str:
 def _listenable(host: str, port: int, flag: str) -> int:
     """Return ``port``, or a free one for 0, when a server can listen there. Raises StartError."""
     try:
-        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
-            0
-        ]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             return int(probe.getsockname()[1])
