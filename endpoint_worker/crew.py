@@ -105,9 +105,8 @@ class Crew:
 
     def bury(self, slot: Slot, how: str) -> None:
         """Forget a slot whose runner has ended."""
-        if not slot.eof:
-            slot.eof = True
-            self.listen(slot)
+        slot.eof = True
+        self.listen(slot)
         self.slots.remove(slot)
         slot.child.bury()
         if slot.greeted:

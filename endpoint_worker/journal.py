@@ -12,6 +12,7 @@ earlier write for some nanoseconds, never for ``SETTLE``, so one of the two alwa
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -32,6 +33,8 @@ _LIMIT, _STARTED, _FINISHED, _TAIL, _LOADING = range(5)
 _BEGAN, _CPU = 5, 6
 _FLAGS = 64
 _DATA = _FLAGS + MAX_CALLS
+#: Linux 5.1; not in module fcntl before Python 3.13.
+_F_SEAL_FUTURE_WRITE = 0x0010
 _RECORD = struct.Struct("<IBddII")
 
 
@@ -48,13 +51,26 @@ class Record(NamedTuple):
 
 def create(size: int = SIZE) -> int:
     """Return a file descriptor of fresh shared memory that no path leads to."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("umbel-journal")
-    else:
+    if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
+        os.ftruncate(fd, size)
+        return fd
+    fd = os.memfd_create("umbel-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
+    # a call that truncates whatever is open must not kill the supervisor when it looks here
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return fd
+
+
+def protect(fd: int) -> None:
+    """Runner: let nobody write through the descriptor, which Python keeps open; mappings go on as they are."""
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        try:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE)
+        except OSError:
+            # Linux before 5.1: a call that writes to descriptors that are not its own harms its own bundle
+            pass
 
 
 class Journal:

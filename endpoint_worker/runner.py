@@ -25,7 +25,7 @@ from umbel.protocol import limits
 from umbel.serialize import dump_exception, dump_result, load_call, load_function
 
 from . import wire
-from .journal import FAILED, SKIPPED, SUCCEEDED, Journal
+from .journal import FAILED, SKIPPED, SUCCEEDED, Journal, protect
 from .tidy import Baseline
 
 #: Longest message of a failure (characters); the traceback travels apart.
@@ -91,7 +91,8 @@ class Runner:
 
     def _calls(self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool) -> int:
         """The hot loop: about eight microseconds for a call that does nothing."""
-        journal, tidy = self._journal, self._baseline.after_call
+        journal, baseline = self._journal, self._baseline
+        tidy = baseline.after_call
         start, finish, write, skip = journal.start, journal.finish, journal.write, journal.skip
         clock, processor = time.monotonic, time.process_time
         epoch = time.time() - clock()
@@ -106,6 +107,9 @@ class Runner:
                 self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
                 continue
             status, note, payload = _call(function, data, limited)
+            if baseline.forked:
+                # the call forked and came back in the child, too: only the parent reports and goes on
+                os._exit(0)
             wall = clock() - began
             if wall > MEASURED_FROM:
                 note = _measured(note, cpu)
@@ -224,6 +228,7 @@ def main(sock_fd: int, journal_fd: int, parent: int) -> None:
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)
     journal = Journal(journal_fd)
+    protect(journal_fd)
     os.close(journal_fd)
     # standard error told of troubles at the start; from here on it is the call's and goes nowhere
     null = os.open(os.devnull, os.O_WRONLY)

@@ -102,8 +102,7 @@ class Slot:
             while True:
                 data = self.sock.recv(_CHUNK)
                 if not data:
-                    self.eof = True
-                    self.kill()
+                    self._hang_up()
                     break
                 for frame in self._reader.feed(data):
                     finished = self._frame(frame, outcomes) or finished
@@ -116,6 +115,15 @@ class Slot:
             self.eof = True
             self.kill()
         return outcomes, finished
+
+    def _hang_up(self) -> None:
+        """The runner's end of the socket is closed: it has died, or a call closed it."""
+        self.eof = True
+        if self.run is None:
+            self.kill()
+        elif not self._journal.loading:
+            # it ends by itself after the call that it is in, whose outcome comes by the journal
+            self.run.close(time.monotonic(), keep=0)
 
     def _frame(self, frame: wire.Frame, outcomes: list[Outcome]) -> bool:
         if frame.kind == wire.HELLO and self.state == "starting":

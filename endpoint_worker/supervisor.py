@@ -257,9 +257,10 @@ class Supervisor(threading.Thread):
 
         Their place in Celery's window is kept until a slot is free, or Celery would fetch the next ones.
         """
-        limit = WAIT_FOR_SLOT if self._crew.busy else WAIT_FOR_RUNNER
+        behind = self._crew.busy and not self._crew.starting
+        limit = WAIT_FOR_SLOT if behind else WAIT_FOR_RUNNER
         for job in self._waiting.overdue(now, limit):
-            self._return(job, "it waited behind long calls" if self._crew.busy else "no runner starts")
+            self._return(job, "it waited behind long calls" if behind else "no runner starts")
 
     def _cancel(self, task_ids: set[str]) -> None:
         self._waiting.cancel(task_ids, time.monotonic())

@@ -45,16 +45,14 @@ class Baseline:
         self._limits = [resource.getrlimit(kind) for kind in _LIMITS]
         self._threads = _thread._count()
         self._signals_touched = False
-        self._forked = False
+        #: True in a child that a call forked: it must not go on as if it were the runner
+        self.forked = False
         for name in ("signal", "alarm", "setitimer", "siginterrupt", "set_wakeup_fd"):
             setattr(signal, name, self._watch(getattr(signal, name)))
         os.register_at_fork(after_in_child=self._in_child)
 
     def after_call(self) -> None:
         """Put right what a call may have changed; costs about two microseconds when it changed nothing."""
-        if self._forked:
-            # a call forked and came back in the child: the parent goes on, this copy must not
-            os._exit(0)
         if os.environ._data != self._environment:  # type: ignore[attr-defined]
             self._restore_environment()
         try:
@@ -143,7 +141,7 @@ class Baseline:
         return watched
 
     def _in_child(self) -> None:
-        self._forked = True
+        self.forked = True
 
 
 def _catchable() -> list[int]:
