@@ -76,7 +76,7 @@ class PlayedEndpoint:
         self._redis.close()
 
     def _open(self, message: bytes) -> Bundle:
-        (head, body), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+        (head, body), _, _ = json.loads(json.loads(message)["body"])
         bundle, header = Bundle.open_head(
             self._verifier, base64.b64decode(head), endpoint=self.id, now=time.time()
         )
