@@ -72,6 +72,15 @@ class Blueprint(flask_smorest.Blueprint):
 
     ARGUMENTS_PARSER = Parser()
 
+    def route(self, rule: str, *, methods: list[str], **options: Any) -> Callable[..., Any]:
+        """Route requests to a view, whose name is the operation's in the document."""
+        register = super().route(rule, methods=methods, **options)
+
+        def decorator(view: Callable[..., Any]) -> Any:
+            return register(self.doc(operationId=view.__name__)(view))
+
+        return decorator
+
     def arguments(self, schema: type[Schema], **options: Any) -> Callable[..., Any]:
         """Read the arguments of a view; one schema object serves all requests, it is costly to make."""
         decorator: Callable[..., Any] = super().arguments(schema(), **options)

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from federation.context import Federation, open_federation
 from federation.settings import Settings, load
 from federation.wake import Waker
 from umbel.protocol import limits
-from umbel.protocol.errors import UmbelError
+from umbel.protocol.errors import HTTP_STATUS, UmbelError
 
 from . import errors
 from .app import SECURITY_HEADERS, create_app
@@ -35,9 +36,9 @@ log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: Connections at once; more wait to be accepted.
-CONNECTIONS = 1000
-#: An idle connection is closed after this long; longer than clients keep theirs between two requests.
-IDLE_TIMEOUT = 120
+CONNECTIONS = 500
+#: Seconds after which an idle connection is closed.
+IDLE_TIMEOUT = 60
 #: A body only somewhat too large is read to its end, so that its sender gets our 413 and is not cut off.
 MAX_BODY = 2 * limits.MAX_REQUEST_BYTES
 #: Seconds that requests have to finish once the server is told to stop.
@@ -49,9 +50,11 @@ class _ErrorTask(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        code = errors.CODES.get(error.code, "INTERNAL_ERROR" if error.code >= 500 else "BAD_REQUEST")
+        # 501 is its answer to a Transfer-Encoding that it does not know
+        code = "INTERNAL_ERROR" if error.code == 500 else errors.CODES.get(error.code, "BAD_REQUEST")
         content = errors.body(code, f"{error.reason}: {error.body}").encode()
-        self.status = f"{error.code} {error.reason}"
+        status = HTTPStatus(HTTP_STATUS[code])
+        self.status = f"{status.value} {status.phrase}"
         self.response_headers.extend([("Content-Type", "application/json"), *SECURITY_HEADERS.items()])
         self.set_close_on_finish()
         self.content_length = len(content)
@@ -108,7 +111,8 @@ def _serve(fed: Federation, settings: Settings) -> int:
             f"cannot listen on {settings.host}:{settings.port} ({why}): choose others with --host and --port"
         )
     with _stop_signals():
-        log.info("serving http://%s:%s", settings.host, settings.port)
+        for item in listeners(sockets):
+            log.info("serving http://%s:%s", item.effective_host, item.effective_port)
         try:
             server.asyncore.loop(timeout=60, map=sockets, use_poll=True)
         except _Stop:
@@ -141,10 +145,14 @@ def listen(app: Flask, settings: Settings, sockets: dict[int, Any]) -> BaseWSGIS
         asyncore_use_poll=True,
         ident="umbel",
     )
-    for item in sockets.values():
-        if isinstance(item, BaseWSGIServer):
-            item.channel_class = _Channel
+    for listener in listeners(sockets):
+        listener.channel_class = _Channel
     return server
+
+
+def listeners(sockets: dict[int, Any]) -> list[BaseWSGIServer]:
+    """The listening ones among ``sockets``: a host name may stand for several addresses."""
+    return [item for item in sockets.values() if isinstance(item, BaseWSGIServer)]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ blp = Blueprint("endpoints", __name__, url_prefix="/v1/endpoints", description=_
 @blp.arguments(EndpointIn)
 @blp.fails("NAME_TAKEN")
 @blp.response(201, NewEndpoint)
-def register(values: dict[str, Any]) -> dict[str, Any]:
+def register_endpoint(values: dict[str, Any]) -> dict[str, Any]:
     """Register an endpoint
 
     The answer holds its credentials, which cannot be read again.
@@ -38,7 +38,7 @@ def list_endpoints(query: dict[str, Any]) -> dict[str, Any]:
 @blp.route("/<endpoint>", methods=["GET"])
 @blp.fails("ENDPOINT_NOT_FOUND")
 @blp.response(200, Endpoint)
-def get(endpoint: str) -> dict[str, Any]:
+def get_endpoint(endpoint: str) -> dict[str, Any]:
     """Show an endpoint with its nodes and its queue"""
     return endpoints.get(fed(), user(), endpoint)
 
@@ -47,7 +47,7 @@ def get(endpoint: str) -> dict[str, Any]:
 @blp.arguments(EndpointChange)
 @blp.fails("ENDPOINT_NOT_FOUND")
 @blp.response(200, Endpoint)
-def change(values: dict[str, Any], endpoint: str) -> dict[str, Any]:
+def change_endpoint(values: dict[str, Any], endpoint: str) -> dict[str, Any]:
     """Change an endpoint's description or metadata"""
     return endpoints.update(fed(), user(), endpoint, **values)
 
@@ -55,7 +55,7 @@ def change(values: dict[str, Any], endpoint: str) -> dict[str, Any]:
 @blp.route("/<endpoint>", methods=["DELETE"])
 @blp.fails("ENDPOINT_NOT_FOUND", "IN_USE")
 @blp.response(204)
-def delete(endpoint: str) -> None:
+def delete_endpoint(endpoint: str) -> None:
     """Take an endpoint out of use
 
     Refused while tasks wait or run there.

@@ -20,7 +20,7 @@ blp = Blueprint("functions", __name__, url_prefix="/v1/functions", description=_
 @blp.fails("PAYLOAD_TOO_LARGE")
 @blp.alt_response(200, schema=Function, description="It was there already, and stays as it is.", success=True)
 @blp.response(201, Function)
-def register(values: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def register_function(values: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Keep a function
 
     The same body of the same owner is the same function and keeps its id.
@@ -40,7 +40,7 @@ def list_functions(query: dict[str, Any]) -> dict[str, Any]:
 @blp.route("/<function_id>", methods=["GET"])
 @blp.fails("FUNCTION_NOT_FOUND")
 @blp.response(200, Function)
-def get(function_id: str) -> dict[str, Any]:
+def get_function(function_id: str) -> dict[str, Any]:
     """Show a function"""
     return functions.get(fed(), user(), function_id)
 
@@ -48,7 +48,7 @@ def get(function_id: str) -> dict[str, Any]:
 @blp.route("/<function_id>", methods=["DELETE"])
 @blp.fails("FUNCTION_NOT_FOUND")
 @blp.response(204)
-def delete(function_id: str) -> None:
+def delete_function(function_id: str) -> None:
     """Take a function out of use
 
     Tasks that were submitted before still run.

@@ -19,7 +19,7 @@ blp = Blueprint("groups", __name__, url_prefix="/v1/groups", description=__doc__
 @blp.route("/<group_id>", methods=["GET"])
 @blp.fails("GROUP_NOT_FOUND")
 @blp.response(200, Group)
-def get(group_id: str) -> dict[str, Any]:
+def get_group(group_id: str) -> dict[str, Any]:
     """Show a group with its tasks counted by state"""
     return query.group(fed(), user(), group_id)
 
@@ -28,7 +28,7 @@ def get(group_id: str) -> dict[str, Any]:
 @blp.arguments(ResultsQuery, location="query")
 @blp.fails("GROUP_NOT_FOUND", "TOO_MANY_REQUESTS")
 @blp.response(200, Results)
-def results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
+def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
     """Follow the results of a group
 
     Answers at once when there are results after `after`; else waits for the first, up to `wait` seconds.

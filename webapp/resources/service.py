@@ -17,7 +17,7 @@ blp = Blueprint("service", __name__, description=__doc__)
 
 @blp.route("/v1/whoami", methods=["GET"])
 @blp.response(200, Whoami)
-def whoami() -> dict[str, Any]:
+def get_user() -> dict[str, Any]:
     """Tell whose token this is"""
     return {"id": user().id, "name": user().name}
 
@@ -27,7 +27,7 @@ def whoami() -> dict[str, Any]:
 @open_to_all
 @blp.alt_response(503, schema=Health, description="The database does not answer.")
 @blp.response(200, Health)
-def show_health() -> tuple[dict[str, Any], int]:
+def get_health() -> tuple[dict[str, Any], int]:
     """Tell whether database, broker and collector are well
 
     `degraded` with status 200: work is accepted and kept, but may have to wait.
@@ -40,6 +40,6 @@ def show_health() -> tuple[dict[str, Any], int]:
 @blp.doc(security=[])
 @open_to_all
 @blp.response(200, Version)
-def version() -> dict[str, Any]:
+def get_version() -> dict[str, Any]:
     """Tell the versions of the product and of its protocol"""
     return {"version": __version__, "protocol": PROTOCOL_VERSION}

@@ -41,7 +41,7 @@ def list_tasks(filters: dict[str, Any]) -> dict[str, Any]:
 @blp.route("/<task_id>", methods=["GET"])
 @blp.fails("TASK_NOT_FOUND")
 @blp.response(200, Task)
-def get(task_id: str) -> dict[str, Any]:
+def get_task(task_id: str) -> dict[str, Any]:
     """Show a task"""
     return query.task(fed(), user(), task_id)
 
@@ -60,6 +60,6 @@ def cancel_task(task_id: str) -> dict[str, Any]:
 @blp.route("/<task_id>/result", methods=["GET"])
 @blp.fails("TASK_NOT_FOUND", "RESULT_NOT_READY")
 @blp.response(200, Result)
-def result(task_id: str) -> dict[str, Any]:
+def get_result(task_id: str) -> dict[str, Any]:
     """Show how a task ended and what it returned or raised"""
     return results.result(fed(), user(), task_id)
