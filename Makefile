@@ -37,7 +37,7 @@ test: $(DEV_STAMP) ## run every test that needs nothing but Python
 
 e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
 	@.ci/services
-	$(BIN)/python -m pytest tests/e2e $(ARGS)
+	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 bench: $(DEV_STAMP) ## measure Umbel and its peers side by side
 	$(BIN)/python -m benchmarks $(ARGS)
