@@ -1,0 +1,179 @@
+"""What goes out when: the window, bundles, turns, priorities."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from federation.registry.users import User
+from tests.support.endpoint import FakeEndpoint, FakeNode
+from tests.support.ledger import Ledger
+from umbel.protocol.messages import Bundle
+
+
+def _calls(bundles: list[Bundle]) -> int:
+    return sum(len(bundle.calls) for bundle in bundles)
+
+
+def _drain(ledger: Ledger, node: FakeNode, wall: float = 0.0001) -> list[Bundle]:
+    """Run everything, one bundle after the other; return the bundles in the order they were run."""
+    done = []
+    while bundles := node.take(1):
+        node.finish(bundles, wall=wall)
+        ledger.collect()
+        done += bundles
+    return done
+
+
+@pytest.mark.parametrize("slots", [1, 2, 7])
+def test_a_window_of_bundles_goes_out_and_is_kept_full(ledger: Ledger, lab: FakeEndpoint, slots: int) -> None:
+    node = lab.node(slots=slots)
+    ledger.collect()
+    answer = ledger.submit(lab, 2000)
+    assert len(ledger.broker.queues[lab.id]) == 3 * slots
+    while bundles := node.take(1):
+        node.finish(bundles)
+        ledger.collect()
+        waiting = ledger.states(answer)["queued"]
+        assert len(ledger.broker.queues[lab.id]) == 3 * slots or not waiting
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_the_window_follows_the_nodes(ledger: Ledger, lab: FakeEndpoint) -> None:
+    ledger.submit(lab, 5000)
+    assert len(ledger.broker.queues[lab.id]) == 3, "an endpoint that was never seen counts for one slot"
+    lab.node("n1", slots=4)
+    ledger.collect()
+    assert len(ledger.broker.queues[lab.id]) == 12
+    lab.node("n2", slots=2)
+    ledger.collect()
+    assert len(ledger.broker.queues[lab.id]) == 18
+
+
+def test_every_call_runs_once_whatever_the_sizes(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=3)
+    answers = [ledger.submit(lab, count) for count in (1, 10, 2500, 3)]
+    run = Counter(call.task_id for bundle in _drain(ledger, node) for call in bundle.calls)
+    assert run == Counter(task_id for answer in answers for task_id in answer["task_ids"])
+
+
+def test_bundles_grow_with_short_calls_and_shrink_with_long_ones(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=1)
+    ledger.collect()
+    ledger.submit(lab, 4000)
+    sizes = [len(bundle.calls) for bundle in _drain(ledger, node, wall=1e-5)]
+    assert max(sizes) == 1000
+    ledger.submit(lab, 200)
+    assert [len(bundle.calls) for bundle in _drain(ledger, node, wall=0.05)] == [200]
+    ledger.submit(lab, 200)
+    assert [len(bundle.calls) for bundle in _drain(ledger, node, wall=0.05)][-20:] == [1] * 20
+
+
+def test_a_bundle_holds_one_function_with_one_set_of_options(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=4)
+    ledger.collect()
+    other = ledger.function(ledger.me, "other")
+    for _ in range(3):
+        ledger.submit(lab, 3)
+        ledger.submit(lab, 3, function_id=other)
+        ledger.submit(lab, 3, timeout=5.0)
+    seen = {(bundle.function.name, bundle.options.timeout) for bundle in _drain(ledger, node)}
+    assert seen == {("dock", None), ("other", None), ("dock", 5.0)}
+
+
+def test_higher_priority_goes_first(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=1)
+    ledger.collect()
+    low = ledger.submit(lab, 2000, priority=-5)
+    normal = ledger.submit(lab, 200)
+    high = ledger.submit(lab, 200, priority=10)
+    already = _calls(node.take())  # the window was full of the first ones
+    node.finish()
+    ledger.collect()
+    order = [call.task_id for bundle in _drain(ledger, node) for call in bundle.calls]
+    assert set(order[:200]) == set(high["task_ids"])
+    assert set(order[200:400]) == set(normal["task_ids"])
+    assert set(order[400:]) == set(low["task_ids"][already:])
+
+
+def _share(ledger: Ledger, lab: FakeEndpoint, name: str, calls: int) -> User:
+    """Another user's calls on an endpoint: there are no grants yet, so the ledger's rows change hands."""
+    user = ledger.user(name)
+    answer = ledger.submit(lab, calls)
+    with ledger.fed.database.write() as connection:
+        for table, column in (("tasks", "submission_no"), ("submissions", "no")):
+            connection.exec_driver_sql(
+                f"UPDATE {table} SET user_no = {user.no} WHERE {column} IN (SELECT submission_no FROM tasks"
+                f" WHERE id = '{answer['task_ids'][0]}')"
+            )
+        connection.exec_driver_sql("DELETE FROM loads")
+        connection.exec_driver_sql(
+            "INSERT INTO loads SELECT endpoint_no, user_no, count(*) FROM tasks"
+            " WHERE finished IS NULL GROUP BY 1, 2"
+        )
+    return user
+
+
+def test_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Whoever has calls gets a bundle in every round, however many others wait."""
+    node = lab.node(slots=1)
+    ledger.collect()
+    for name, calls in (("u1", 1500), ("u2", 300), ("u3", 1500)):
+        _share(ledger, lab, name, calls)
+    ledger.submit(lab, 1500)
+    names = [bundle.user for bundle in _drain(ledger, node, wall=0.001)]
+    assert set(names) == {"ada", "u1", "u2", "u3"}
+    begin = next(index for index in range(len(names)) if len(set(names[index : index + 4])) == 4)
+    assert begin <= 6, f"turns begin late: {names[:20]}"
+    last = {name: max(index for index, other in enumerate(names) if other == name) for name in set(names)}
+    for index in range(begin, min(last.values()) - 4):
+        assert len(set(names[index : index + 4])) == 4, f"somebody was passed over: {names[index:index + 8]}"
+
+
+def test_an_endpoint_that_is_away_gets_a_window_and_the_rest_later(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 2000)
+    assert 0 < lab.queued_calls() < 2000
+    ledger.sweep(after=3600)
+    assert 0 < lab.queued_calls() < 2000
+    node = lab.node()
+    ledger.collect()
+    _drain(ledger, node)
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_endpoints_do_not_wait_for_each_other(ledger: Ledger, lab: FakeEndpoint) -> None:
+    ledger.submit(lab, 5000)
+    other = ledger.endpoint("other")
+    node = other.node()
+    ledger.collect()
+    answer = ledger.submit(other, 5)
+    _drain(ledger, node)
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_large_calls_travel_in_bundles_of_bounded_size(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=1)
+    ledger.collect()
+    ledger.submit(lab, [bytes([number]) * 400_000 for number in range(12)])
+    bundles = _drain(ledger, node)
+    assert max(len(bundle.body) for bundle in bundles) <= 1024 * 1024
+    assert _calls(bundles) == 12
+
+
+def test_a_crash_between_commit_and_sending_is_mended(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = lab.node()
+    ledger.collect()
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.dispatch.send", lambda *_: None)
+        answer = ledger.submit(lab, 10)
+    assert not node.take()
+    for _ in range(6):
+        ledger.clock.forward(5)
+        node.beat()
+        ledger.collect()
+    ledger.sweep()
+    _drain(ledger, node)
+    assert ledger.state(answer) == "succeeded"

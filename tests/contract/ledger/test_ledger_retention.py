@@ -1,0 +1,147 @@
+"""Forgetting: finished tasks, results, groups and answers go after their time, and nothing else does."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from federation.ledger import query, retain
+from federation.tables import blobs, groups, idempotency, submissions, tasks
+from tests.support.endpoint import FakeEndpoint
+from tests.support.ledger import Ledger
+from umbel.protocol.errors import NotFound
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def server_settings() -> dict[str, Any]:
+    return {"retention": 2 * DAY}
+
+
+def _counts(ledger: Ledger) -> dict[str, int]:
+    with ledger.fed.database.read() as connection:
+        return {
+            str(table.name): connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in (tasks, blobs, groups, submissions)
+        }
+
+
+def _finish(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node()
+    ledger.collect()
+    while node.take():
+        node.finish()
+        ledger.collect()
+
+
+def test_nothing_goes_before_its_time(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 100)
+    _finish(ledger, lab)
+    before = _counts(ledger)
+    ledger.sweep(after=1.9 * DAY)
+    assert _counts(ledger) == before
+    assert len(ledger.results(answer["group_id"])["results"]) == 100
+
+
+def test_finished_tasks_go_with_all_that_belongs_to_them(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 100)
+    _finish(ledger, lab)
+    ledger.sweep(after=3 * DAY)
+    assert _counts(ledger) == {"tasks": 0, "blobs": 0, "groups": 0, "submissions": 0}
+    with pytest.raises(NotFound):
+        ledger.results(answer["group_id"])
+    with pytest.raises(NotFound):
+        query.task(ledger.fed, ledger.me, answer["task_ids"][0])
+
+
+def test_live_tasks_never_go(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 5)
+    ledger.sweep(after=6 * DAY)
+    assert _counts(ledger)["tasks"] == 5
+    _finish(ledger, lab)
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_group_with_live_tasks_stays_and_goes_on_counting(ledger: Ledger, lab: FakeEndpoint) -> None:
+    old = ledger.submit(lab, 5)
+    _finish(ledger, lab)
+    new = ledger.submit(lab, 3, group_id=old["group_id"])
+    ledger.sweep(after=3 * DAY)
+    assert _counts(ledger)["tasks"] == 3
+    _finish(ledger, lab)
+    found = ledger.results(old["group_id"], after=5)
+    assert [r["completion"] for r in found["results"]] == [6, 7, 8]
+    assert {r["task_id"] for r in found["results"]} == set(new["task_ids"])
+
+
+def test_arguments_that_tasks_share_go_with_the_last_of_them(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, [b"the same"] * 4)
+    node = lab.node(slots=1)
+    first, *_ = node.take(1)
+    node.finish([first])
+    ledger.collect()
+    assert 0 < ledger.states(answer)["succeeded"] < 4
+    ledger.sweep(after=3 * DAY)
+    left = _counts(ledger)
+    assert (left["tasks"], left["blobs"]) == (4 - len(first.calls), 1)
+    ledger.check()
+    _finish(ledger, lab)
+    assert ledger.states(answer) == {"succeeded": 4 - len(first.calls)}
+
+
+def test_forgetting_goes_in_small_batches(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retain, "BATCH", 7)
+    ledger.submit(lab, 100)
+    _finish(ledger, lab)
+    ledger.clock.forward(3 * DAY)
+    sizes = []
+    while count := retain.retain(ledger.fed, ledger.clock()):
+        sizes.append(count)
+    assert sizes == [7] * 14 + [2]
+    assert _counts(ledger) == {"tasks": 0, "blobs": 0, "groups": 0, "submissions": 0}
+
+
+@pytest.mark.parametrize("server_settings", [{"retention": 60.0}])
+def test_the_time_is_a_setting(ledger: Ledger, lab: FakeEndpoint) -> None:
+    ledger.submit(lab, 3)
+    _finish(ledger, lab)
+    ledger.sweep(after=61)
+    assert _counts(ledger)["tasks"] == 0
+
+
+def test_answers_for_repeated_requests_are_kept_a_day(ledger: Ledger, lab: FakeEndpoint) -> None:
+    first = ledger.submit(lab, 1, key="k")
+    ledger.sweep(after=0.9 * DAY)
+    assert ledger.submit(lab, 1, key="k") == first
+    ledger.sweep(after=0.2 * DAY)
+    with ledger.fed.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(idempotency)).scalar_one() == 0
+
+
+def test_two_sweepers_forget_a_task_once(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one finds the rows that the first is about to delete; the references are given back once."""
+    kept = ledger.submit(lab, [b"the same"] * 4)
+    node = lab.node(slots=1)
+    first, *_ = node.take(1)
+    node.finish([first])
+    ledger.collect()
+    ledger.clock.forward(3 * DAY)
+    counts: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: counts.append(retain.retain(ledger.fed, ledger.clock())))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(counts) == len(first.calls)
+    assert ledger.states(kept)["succeeded"] == 0
