@@ -201,7 +201,10 @@ class Outbox(threading.Thread):
         if data is not None:
             self._push([data])
         self._backlog.popleft()
-        first.path.unlink(missing_ok=True)
+        try:
+            first.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s was sent but cannot be removed: %s", first.path, error)
         with self._lock:
             for bundle_id in first.bundles:
                 self._forget(bundle_id)

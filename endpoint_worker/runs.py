@@ -21,6 +21,8 @@ GIVE_BACK_CALL = 0.1
 GIVE_BACK_BUNDLE = 0.25
 #: A call that runs longer (seconds) is reported as running.
 TELL_RUNNING = 0.2
+#: What a resource record may hold.
+USAGE = ("cpu", "max_rss")
 
 
 class Verdict(NamedTuple):
@@ -46,7 +48,6 @@ class Run:
         self._journal = journal
         self._epoch = epoch
         self._position = 0
-        self._open = len(self.calls)
         self._over = bytearray(len(self.calls))
         self._closing: float | None = None
         self._closed = False
@@ -152,7 +153,8 @@ class Run:
         if not 0 <= index < len(self.calls) or self._over[index]:
             return []
         self._over[index] = 1
-        self._open -= 1
+        if not (0 <= started < 1e11 and 0 <= wall < 1e11):
+            started = wall = 0.0
         task_id, attempt, _, _ = self.calls[index]
         if status == SUCCEEDED and not note:
             return [Outcome(task_id, attempt, Status.SUCCEEDED, started, wall, payload=payload)]
@@ -182,7 +184,6 @@ class Run:
 
     def _end(self, index: int, status: str, code: str | None, message: str | None) -> Outcome:
         self._over[index] = 1
-        self._open -= 1
         started, wall = 0.0, 0.0
         if status not in (Status.RETURNED, Status.SKIPPED):
             wall = max(0.0, time.monotonic() - self._journal.began)
@@ -210,9 +211,9 @@ def _facts(note: bytes) -> dict[str, Any]:
         if isinstance(given.get("code"), str):
             facts["code"] = given["code"][:32]
         if isinstance(given.get("message"), str):
-            facts["message"] = given["message"]
+            facts["message"] = given["message"][:2000]
         if isinstance(given.get("usage"), dict):
-            facts["usage"] = given["usage"]
-    except (ValueError, AttributeError, RecursionError):
+            facts["usage"] = {key: float(given["usage"][key]) for key in USAGE if key in given["usage"]}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         facts["message"] = "the call's runner wrote a damaged record"
     return facts

@@ -14,10 +14,18 @@ from typing import Any
 import psutil
 import pytest
 
+from endpoint_worker import runs
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, statuses
 from umbel.protocol.messages import Status
 from umbel.serialize import load_exception, load_result
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine must not make calls be given back here."""
+    monkeypatch.setattr(runs, "GIVE_BACK_CALL", 60.0)
+    monkeypatch.setattr(runs, "GIVE_BACK_BUNDLE", 60.0)
 
 
 def echo(value: Any = None) -> Any:
