@@ -18,7 +18,7 @@ def observe(connection: Connection, endpoint_no: int, now: float) -> Demand:
     """Count the unfinished calls of an endpoint by function.
 
     Costs the same for a million calls as for some thousand: the oldest are counted and stand for the rest.
-    A call that runs is expected to take twice what it has taken so far, if its kind is not known to be longer.
+    A call that runs is expected to take twice what it has taken so far, unless its kind is longer.
     """
     total = connection.execute(
         select(func.coalesce(func.sum(loads.c.live), 0)).where(loads.c.endpoint_no == endpoint_no)

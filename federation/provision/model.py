@@ -157,7 +157,7 @@ class Verb(str, Enum):
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do. ``block``: the name of an existing block, "" for a new one; ``reason``: one sentence."""
+    """One thing to do. ``block``: the name of a block, "" for a new one; ``reason``: one sentence."""
 
     verb: Verb
     block: str

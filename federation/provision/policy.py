@@ -60,13 +60,13 @@ class Policy:
                 )
         if self.min_blocks > self.max_blocks or self.init_blocks > self.max_blocks:
             raise BadRequest(
-                f"policy: init_blocks ({self.init_blocks}) and min_blocks ({self.min_blocks}) must not be above "
-                f"max_blocks ({self.max_blocks})",
+                f"policy: init_blocks ({self.init_blocks}) and min_blocks ({self.min_blocks}) must not be "
+                f"above max_blocks ({self.max_blocks})",
                 code="VALIDATION_ERROR",
             )
         if self.drain_margin >= self.walltime:
             raise BadRequest(
-                f"policy: drain_margin ({self.drain_margin:g} s) leaves nothing of walltime ({self.walltime:g} s)",
+                f"policy: drain_margin ({self.drain_margin:g} s) leaves nothing of walltime ({self.walltime:g})",
                 code="VALIDATION_ERROR",
             )
 

@@ -11,7 +11,7 @@ from federation.provision.policy import Policy
 from federation.provision.world import Arrival, Site, World
 
 DAY = 86400.0
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 arrivals = st.builds(
     Arrival,
@@ -122,9 +122,8 @@ def test_no_flapping(trace: list[Arrival], policy: Policy, site: Site) -> None:
 def test_steady_demand_gets_enough_and_then_nothing_changes(trace: list[Arrival], policy: Policy) -> None:
     """With endless calls on a calm site the number of blocks reaches what is needed, and stays there."""
     endless = [Arrival(0.0, 40, 40_000.0)]
-    calm = Policy.from_dict(
-        {**policy.to_dict(), "budget_day": 0.0, "budget_total": 0.0, "walltime": 50_000.0}
-    )
+    values = {"init_blocks": 0, "budget_day": 0.0, "budget_total": 0.0, "walltime": 50_000.0}
+    calm = Policy.from_dict({**policy.to_dict(), **values})
     world = World(endless, calm, Site(queue_wait=20.0, start_up=5.0))
     world.run(20_000.0)
     needed = needed_blocks(40, calm)
