@@ -64,6 +64,13 @@ class _ErrorTask(ErrorTask):
 class _Channel(HTTPChannel):
     error_task_class = _ErrorTask
 
+    def send_continue(self) -> None:
+        # waitress would ask even those for their body whose headers it has refused
+        if self.request.error is None:
+            super().send_continue()
+        else:
+            self.request.expect_continue = False
+
 
 class _Stop(SystemExit):
     """Leaves waitress's loop."""
