@@ -53,7 +53,8 @@ def broker_url(settings: Settings) -> str:
         return file.read_text().strip()
     except OSError:
         raise SettingsError(
-            f"no broker: set UMBEL_BROKER_URL, or start the embedded one with 'python -m federation up' ({file} is missing)"
+            f"no broker: set UMBEL_BROKER_URL, or start the embedded one with 'python -m federation up' "
+            f"({file} is missing)"
         ) from None
 
 

@@ -19,8 +19,8 @@ from .context import Federation
 def health(fed: Federation) -> dict[str, Any]:
     """Return ``status`` ("ok", or "degraded" when a part does not answer) and each part's state.
 
-    ``collector_lag``: seconds since a collector showed itself (None: none ever did); ``reports_waiting``: how many
-    reports nobody has taken yet.
+    ``collector_lag``: seconds since a collector showed itself (None: none ever did); ``reports_waiting``:
+    how many reports nobody has taken yet.
     """
     database = _database(fed)
     broker, lag, waiting = _broker(fed)

@@ -14,11 +14,12 @@ from umbel.protocol.messages import RunOptions
 class Options:
     """Options of a submission; they hold for each of its calls. Times in seconds, sizes in bytes.
 
-    ``timeout``: run time after which a call is ended with TIMEOUT. ``memory``, ``cpu``: likewise. ``expires``:
-    time in the queue after which a call that has not started ends as expired. ``retries``: how often a call
-    that raised is run again; ``retry_on``: only for these exception names (``ValueError`` or
-    ``package.Error``), empty: for all. ``priority``: −100 to 100, higher goes first among the user's own calls.
-    ``max_attempts``: how often a call is started at most when workers die under it. ``tags``: free labels.
+    ``timeout``: run time after which a call is ended with TIMEOUT. ``memory``, ``cpu``: likewise.
+    ``expires``: time in the queue after which a call that has not started ends as expired. ``retries``: how
+    often a call that raised is run again; ``retry_on``: only for these exception names (``ValueError`` or
+    ``package.Error``), empty: for all. ``priority``: −100 to 100, higher goes first among the user's own
+    calls. ``max_attempts``: how often a call is started at most when workers die under it. ``tags``: free
+    labels.
     """
 
     timeout: float | None = None

@@ -25,7 +25,8 @@ class Watch:
         self._news = threading.Event()
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for news; return whether there were any, and be ready for the next."""
+        """Wait up to ``timeout`` seconds for news; return whether there were any, and be ready for the
+        next."""
         news = self._news.wait(timeout)
         if news:  # clearing after a time-out could wipe out news that come just now
             self._news.clear()

@@ -23,7 +23,8 @@ from umbel.protocol.limits import BUNDLE_BODY_BYTES, MAX_CALLS_PER_BUNDLE
 UNKNOWN_CALLS = 256
 #: Worth of work, seconds, below which a bundle is not cut smaller for the sake of sharing.
 LEAST_SECONDS = 0.005
-#: A bundle that is worth more than this, seconds, need not wait at the endpoint: the slot's end is time enough.
+#: A bundle that is worth more than this, seconds, need not wait at the endpoint: the slot's end is time
+#: enough.
 LONG_SECONDS = 0.5
 
 
@@ -86,7 +87,8 @@ class Plan(NamedTuple):
 def decide(queues: Sequence[tuple[int, Sequence[Waiting]]], now: Situation) -> list[Plan]:
     """Return the bundles that go out now, in order.
 
-    ``queues``: (user, that user's calls) in the order of turns; a call appears once. No call is planned twice.
+    ``queues``: (user, that user's calls) in the order of turns; a call appears once. No call is planned
+    twice.
     """
     lanes = [(user, _Lane(calls)) for user, calls in queues if calls]
     plans: list[Plan] = []

@@ -44,7 +44,8 @@ def cancel_task(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
 
 
 def cancel_group(fed: Federation, user: User, group_id: str) -> dict[str, Any]:
-    """Cancel all tasks of a group that have not ended; return ``{"cancelled": how many}``. Raises NotFound."""
+    """Cancel all tasks of a group that have not ended; return ``{"cancelled": how many}``. Raises
+    NotFound."""
     with fed.database.read() as connection:
         query = select(groups.c.no).where(groups.c.id == group_id, groups.c.user_no == user.no)
         group_no = connection.execute(query).scalar()

@@ -47,8 +47,8 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
     shown = {
         name: getattr(row, name)
         for name in (
-            "id state group_id function_id function_name endpoint_id attempt retried priority created expires "
-            "dispatched started finished wall node code message result_size completion"
+            "id state group_id function_id function_name endpoint_id attempt retried priority created "
+            "expires dispatched started finished wall node code message result_size completion"
         ).split()
     }
     return {

@@ -23,7 +23,8 @@ from ..registry.users import User
 from ..statements import Statement, insert_into, insert_returning
 from ..tables import endpoints, functions, groups, idempotency, loads, submissions, tasks
 
-#: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it needs.
+#: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it
+#: needs.
 BLOB_BYTES = 256 * 1024
 #: When a queue is full, ask again after this long.
 RETRY_AFTER = 1.0
@@ -33,8 +34,8 @@ RETRY_AFTER = 1.0
 class Submission:
     """Calls of one function on one endpoint.
 
-    ``payloads``: serialized arguments, one per call. ``group_id``: the group that the tasks join; one that does
-    not exist is made with this id; None: a new one.
+    ``payloads``: serialized arguments, one per call. ``group_id``: the group that the tasks join; one that
+    does not exist is made with this id; None: a new one.
     """
 
     function_id: str
@@ -193,7 +194,8 @@ def _check_room(connection: Connection, fed: Federation, user: User, endpoint_no
     ):
         if live >= limit:
             raise TooMany(
-                f"{live} calls of {whose} are not finished yet, {limit} are allowed: send more when some are done",
+                f"{live} calls of {whose} are not finished yet, {limit} are allowed: send more when some are "
+                "done",
                 code="QUEUE_FULL",
                 details={"live": live, "limit": limit, "retry_after": RETRY_AFTER},
             )

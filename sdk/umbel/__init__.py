@@ -16,14 +16,28 @@ if TYPE_CHECKING:
     from .executor import Executor
     from .protocol.errors import TaskError, UmbelError
     from .protocol.states import TaskState
+    from .shell import MPIFunction, ShellFunction, ShellResult
 
-__all__ = ["Client", "Executor", "TaskError", "TaskState", "UmbelError", "__version__"]
+__all__ = [
+    "Client",
+    "Executor",
+    "MPIFunction",
+    "ShellFunction",
+    "ShellResult",
+    "TaskError",
+    "TaskState",
+    "UmbelError",
+    "__version__",
+]
 
 # `import umbel` itself costs nothing: the command line and the service's own processes import parts of it
 # only.
 _HOMES = {
     "Client": ".client",
     "Executor": ".executor",
+    "MPIFunction": ".shell",
+    "ShellFunction": ".shell",
+    "ShellResult": ".shell",
     "TaskError": ".protocol.errors",
     "TaskState": ".protocol.states",
     "UmbelError": ".protocol.errors",

@@ -89,9 +89,7 @@ class Verifier:
         self._check(sealed, typ=typ, aud=aud, now=now)
         return sealed.header
 
-    def open(
-        self, data: bytes | Sealed, *, typ: str, aud: str, now: float
-    ) -> tuple[dict[str, Any], bytes]:
+    def open(self, data: bytes | Sealed, *, typ: str, aud: str, now: float) -> tuple[dict[str, Any], bytes]:
         """Check a whole envelope; return its header and its body. Raises ProtocolError."""
         sealed = data if isinstance(data, Sealed) else unseal(data)
         self._check(sealed, typ=typ, aud=aud, now=now)
@@ -132,11 +130,12 @@ def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float) 
     version = header.get("v")
     if version != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"envelope speaks protocol {version!r}, this side speaks {PROTOCOL_VERSION}: upgrade the older one",
+            f"envelope speaks protocol {version!r}, this side {PROTOCOL_VERSION}: upgrade the older one",
             code="VERSION_MISMATCH",
         )
     if header.get("typ") != typ or header.get("aud") != aud:
-        raise ProtocolError(f"envelope is a {header.get('typ')!r} for {header.get('aud')!r}, not a {typ!r} for {aud!r}")
+        found = f"a {header.get('typ')!r} for {header.get('aud')!r}"
+        raise ProtocolError(f"envelope is {found}, not a {typ!r} for {aud!r}")
     issued, expires = header.get("iat"), header.get("exp")
     if not isinstance(issued, (int, float)) or issued > now + LEEWAY:
         raise ProtocolError("envelope was issued in the future: compare the clocks of both machines")

@@ -182,7 +182,9 @@ _BY_STATUS: dict[int, type[ServiceError]] = {
 }
 
 
-def service_error(status: int, code: str | None, message: str, details: dict[str, Any] | None = None) -> ServiceError:
+def service_error(
+    status: int, code: str | None, message: str, details: dict[str, Any] | None = None
+) -> ServiceError:
     """Build the error that belongs to an HTTP answer of status ``status``."""
     cls = _BY_STATUS.get(status, ServiceUnavailable if status >= 500 else BadRequest)
     return cls(message, code=code, details=details)

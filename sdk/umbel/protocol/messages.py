@@ -112,7 +112,9 @@ class Bundle:
         return signer.seal(header, self.body)
 
     @classmethod
-    def open_head(cls, verifier: Verifier, head: bytes, *, endpoint: str, now: float) -> tuple[Bundle, dict[str, Any]]:
+    def open_head(
+        cls, verifier: Verifier, head: bytes, *, endpoint: str, now: float
+    ) -> tuple[Bundle, dict[str, Any]]:
         """Check a bundle's head; return the bundle without its body, and the header for ``with_body``.
 
         Raises ProtocolError.

@@ -24,7 +24,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 def valid_name(text: str) -> bool:
-    """Tell whether ``text`` may name an endpoint: 1 to 63 letters, digits, ``_ . -``, not starting with a mark."""
+    """Tell whether ``text`` may name an endpoint: 1 to 63 letters, digits, ``_ . -``, not starting with a
+    mark."""
     return bool(_NAME.match(text))
 
 
