@@ -15,6 +15,7 @@ from endpoint_worker import settings as endpoint_settings
 from federation.options import Options
 from federation.settings import Settings
 from tests.architecture.sources import ROOT
+from umbel import cli as user_cli
 from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, TASK_CODES
 from umbel.protocol.states import TRANSITIONS
 from webapp.app import create_app
@@ -40,6 +41,11 @@ def test_every_setting_of_an_endpoint_is_documented_and_no_other() -> None:
     section = _text("docs/configuration.rst").partition("An endpoint\n---")[2].partition("=\n``")[2]
     known = {field.name for field in fields(endpoint_settings.Settings)} - {"name"}
     assert _first_column("``" + section) == known
+
+
+def test_every_command_of_a_user_is_shown() -> None:
+    shown = set(re.findall(r"(?<!from )\bumbel ([a-z]+)\b", _text("docs/quickstart.rst")))
+    assert set(user_cli.main.commands) == shown
 
 
 def test_every_command_of_an_endpoint_is_shown() -> None:
