@@ -11,19 +11,29 @@ settings   ``endpoint.toml``: how this site runs calls
 folder     an endpoint's folder: credentials, keys, pid files, spool, logs
 configure  registration with the service
 worker     the Celery worker, put together and started
+control    starting in the background, stopping
 transport  kombu's Redis transport with the repairs that a long-lived worker needs
+jobs       a bundle on its way through the worker
+inbox      commands for a thread that waits in a selector
 intake     from a Celery message to a checked job
 pool       the Celery pool, a door to the supervisor
+node       what a worker node is made of; its heartbeat
 supervisor the thread that owns all runners
-slot       one runner process and the bundle that it runs
+crew       the runners of a node as a group
+slot       one runner and the bundle that it runs
+child      one runner's process
 runs       what became of each call of a running bundle
 journal    memory that supervisor and runner share
+waiting    bundles that wait for a slot
 wire       frames on the socket between them
 runner     the child process: the only place where user code runs
+kernel     the two favours that only Linux does for processes
+strays     processes that got away from their runner
 tidy       what a runner puts right between calls
 reports    the outbox: signs reports, keeps them on disk until the broker has them
-heartbeat  tells the service that this node lives, and hears what was cancelled
+broker     the endpoint's own connections to the broker
 ========== ==================================================================
 
-Only ``runner`` and ``tidy`` run in the child, and only ``runner`` imports ``umbel.serialize``.
+``runner``, ``tidy``, ``journal``, ``wire`` and ``kernel`` are loaded in the child; only ``runner``
+imports ``umbel.serialize``.
 """

@@ -22,6 +22,7 @@ import psutil
 import umbel
 
 from . import journal as journals
+from . import strays
 from .journal import Journal
 
 
@@ -111,8 +112,7 @@ class Child:
         """Kill the runner and everything that it started."""
         if not self._killed:
             self._killed = True
-            for child in _descendants(self.pid):
-                _signal(child.pid)
+            strays.kill(strays.descendants(self.pid))
         self._kill_group()
 
     def _kill_group(self) -> None:
@@ -161,20 +161,6 @@ def death(code: int) -> str:
     }
     hint = hints.get(name)
     return f"the process that ran the call was killed by {name}" + (f": {hint}" if hint else "")
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _signal(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _import_path() -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import selectors
 import time
 
+from . import strays
 from .child import RunnerOptions
 from .slot import Slot
 
@@ -13,6 +14,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds to wait before a runner that could not start is tried again: doubled each time up to the most.
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
+#: For so long (seconds) after a runner ended its orphans are looked for.
+SWEEP = 0.5
 
 
 class Crew:
@@ -27,6 +30,9 @@ class Crew:
         self._listening: dict[Slot, int] = {}
         self._delay = 0.0
         self._hire_at = 0.0
+        self._sweep_until = 0.0
+        #: this process has no children but runners: what else appears below it got away from one
+        self.sweeps = False
 
     @property
     def busy(self) -> int:
@@ -109,6 +115,7 @@ class Crew:
         self.listen(slot)
         self.slots.remove(slot)
         slot.child.bury()
+        self._sweep_until = time.monotonic() + SWEEP
         if slot.greeted:
             self._delay = 0.0
         elif not slot.retiring:
@@ -122,6 +129,8 @@ class Crew:
         """Start runners for slots that have none."""
         if self.problem and any(slot.greeted for slot in self.slots):
             self.problem = ""
+        if self.sweeps and now < self._sweep_until:
+            strays.kill_strays({slot.child.pid for slot in self.slots})
         taken = {slot.number for slot in self.slots if not slot.retiring}
         numbers = (number for number in range(self.wanted) if number not in taken)
         while hire and now >= self._hire_at and sum(not s.retiring for s in self.slots) < self.wanted:

@@ -64,7 +64,7 @@ def create(size: int = SIZE) -> int:
 
 
 def protect(fd: int) -> None:
-    """Runner: let nobody write through the descriptor, which Python keeps open; mappings go on as they are."""
+    """Runner: let nobody write through the descriptor, which Python keeps open; mappings go on."""
     if hasattr(fcntl, "F_ADD_SEALS"):
         try:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE)

@@ -26,6 +26,7 @@ from .child import RunnerOptions
 from .folder import EndpointFolder
 from .intake import FunctionCache, Intake, Unavailable
 from .jobs import Accepted, Job, unstarted
+from .kernel import adopt_orphans
 from .reports import Origin, Outbox
 from .settings import Settings
 from .supervisor import Supervisor
@@ -42,11 +43,11 @@ class Teller(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="umbel-teller", daemon=True)
-        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[list[Callable[[], None]] | None] = SimpleQueue()
 
-    def tell(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called soon."""
-        self._inbox.put(callback)
+    def tell(self, callbacks: list[Callable[[], None]]) -> None:
+        """Have these called soon."""
+        self._inbox.put(callbacks)
 
     def close(self, timeout: float) -> None:
         """Run what there is and end."""
@@ -55,12 +56,13 @@ class Teller(threading.Thread):
 
     def run(self) -> None:
         """Run callbacks until ``close``."""
-        while (callback := self._inbox.get()) is not None:
-            try:
-                callback()
-            except Exception:
-                # Celery's bookkeeping over a broken connection may raise anything; bundles go on without it
-                log.warning("a bundle's end could not be told to Celery", exc_info=True)
+        while (callbacks := self._inbox.get()) is not None:
+            for callback in callbacks:
+                try:
+                    callback()
+                except Exception:
+                    # Celery's bookkeeping over a broken connection may raise anything; bundles go on
+                    log.warning("a bundle's progress could not be told to Celery", exc_info=True)
 
 
 class Node:
@@ -92,7 +94,9 @@ class Node:
             recycle_calls=settings.recycle_calls,
             recycle_memory=settings.recycle_memory,
         )
-        self.supervisor = Supervisor(options, settings.worker_slots, self.outbox.add, self.teller.tell)
+        self.supervisor = Supervisor(
+            options, settings.worker_slots, self.outbox.add, self.teller.tell, sweeps=adopt_orphans()
+        )
         self._client = connect(self.broker_url, timeout=5.0)
         self._newest_cancelled = 0.0
         self._ear = threading.Event()
@@ -119,8 +123,7 @@ class Node:
                 self.supervisor.submit(Job(bundle, function, on_accept, on_done))
                 return
             log.warning("bundle %s came twice", bundle.id)
-        self.teller.tell(partial(on_accept, "", 0))
-        self.teller.tell(on_done)
+        self.teller.tell([partial(on_accept, "", 0), on_done])
 
     def held(self) -> list[str]:
         """Ids of bundles whose calls are not all accounted for at the service."""

@@ -175,6 +175,8 @@ class Outbox(threading.Thread):
     def _send(self) -> None:
         """Push what is in the backlog, then the heartbeat; on failure wait longer before the next attempt."""
         make, self._beat = self._beat, None
+        if make is None and not self._backlog:
+            return
         try:
             while self._backlog:
                 self._send_first()

@@ -8,7 +8,6 @@ socket does.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -24,7 +23,7 @@ from typing import Any
 from umbel.protocol import limits
 from umbel.serialize import dump_exception, dump_result, load_call, load_function
 
-from . import wire
+from . import kernel, wire
 from .journal import FAILED, SKIPPED, SUCCEEDED, Journal, protect
 from .tidy import Baseline
 
@@ -32,7 +31,6 @@ from .tidy import Baseline
 MAX_MESSAGE = 500
 #: A call that ran for less (seconds) gets no resource record beside its run time.
 MEASURED_FROM = 0.01
-_PR_SET_PDEATHSIG = 1
 
 
 class Runner:
@@ -213,17 +211,10 @@ def _address_space() -> int:
         return 512 * 1024 * 1024
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ask the system to kill this process when the supervisor dies, even in the middle of a call."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def main(sock_fd: int, journal_fd: int, parent: int) -> None:
     """Serve as a runner on two inherited descriptors; does not return."""
-    _die_with_parent(parent)
+    kernel.die_with(parent)
+    kernel.adopt_orphans()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)

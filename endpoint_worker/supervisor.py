@@ -41,10 +41,17 @@ class Supervisor(threading.Thread):
     """Runs bundles in ``slots`` runner processes.
 
     ``sink`` takes outcomes; ``tell`` takes callbacks of jobs (they may block, so another thread runs them).
+    ``sweeps``: this process has no other children, so orphans of calls may be killed.
     """
 
     def __init__(
-        self, options: RunnerOptions, slots: int, sink: Sink, tell: Callable[[Callable[[], None]], None]
+        self,
+        options: RunnerOptions,
+        slots: int,
+        sink: Sink,
+        tell: Callable[[list[Callable[[], None]]], None],
+        *,
+        sweeps: bool = False,
     ):
         super().__init__(name="umbel-supervisor", daemon=True)
         self._sink = sink
@@ -53,6 +60,8 @@ class Supervisor(threading.Thread):
         self._inbox = Inbox()
         self._selector.register(self._inbox.sock, selectors.EVENT_READ)
         self._crew = Crew(options, slots, self._selector)
+        self._crew.sweeps = sweeps
+        self._news: list[Callable[[], None]] = []
         self._waiting = Waiting()
         self._held: dict[str, Job] = {}
         self._next_look = 0.0
@@ -151,6 +160,10 @@ class Supervisor(threading.Thread):
             self._look(now)
             self._next_look = time.monotonic() + self._interval(now)
         self._assign(now)
+        if self._news:
+            # all of a turn at once: waking a thread costs more than what it has to do
+            news, self._news = self._news, []
+            self._tell(news)
         if self._drain_until is not None and not self._held:
             self._drained.set()
 
@@ -193,7 +206,7 @@ class Supervisor(threading.Thread):
     def _let_go(self, job: Job) -> None:
         # outcomes are with the sink before the bundle is no longer held: a heartbeat in between names both
         self._held.pop(job.bundle.id, None)
-        self._tell(job.on_done)
+        self._news.append(job.on_done)
 
     def _look(self, now: float) -> None:
         blame = self._drain_until is None or now < self._drain_until
@@ -235,8 +248,7 @@ class Supervisor(threading.Thread):
         job.hollow = True
 
     def _discard(self, job: Job) -> None:
-        self._tell(partial(job.on_accept, "", 0))
-        self._tell(job.on_done)
+        self._news += [partial(job.on_accept, "", 0), job.on_done]
 
     def _assign(self, now: float) -> None:
         while (job := self._waiting.first()) is not None:
@@ -249,7 +261,7 @@ class Supervisor(threading.Thread):
                 continue
             slot.begin(job, now)
             self._crew.listen(slot)
-            self._tell(partial(job.on_accept, job.bundle.id, slot.child.pid))
+            self._news.append(partial(job.on_accept, job.bundle.id, slot.child.pid))
             self._next_look = min(self._next_look, now + TICK)
 
     def _give_back_waiting(self, now: float) -> None:

@@ -86,7 +86,7 @@ class Bench:
         self.said: dict[str, list[Outcome]] = defaultdict(list)
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "MARK": "clean"}
         chosen = RunnerOptions(**{"folder": folder / "work", "environment": environment, **options})
-        self.supervisor = Supervisor(chosen, slots, self._hear, lambda callback: callback())
+        self.supervisor = Supervisor(chosen, slots, self._hear, _call_all)
 
     def __enter__(self) -> Bench:
         self.supervisor.start()
@@ -118,6 +118,11 @@ class Bench:
         (outcome,) = self.run(function, [args])
         assert outcome.status == Status.SUCCEEDED, outcome
         return load_result(outcome.payload)
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        callback()
 
 
 def statuses(outcomes: Sequence[Outcome]) -> list[str]:

@@ -1,0 +1,29 @@
+"""The two favours that only Linux does for a family of processes; elsewhere nothing happens."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when its parent dies, even in the middle of a call."""
+    _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        # it died before it could be asked
+        os._exit(1)
+
+
+def adopt_orphans() -> bool:
+    """Make this process the parent of orphans below it; False where the system cannot."""
+    return _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
