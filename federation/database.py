@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, make_url
+from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
 
-from .tables import metadata
+from umbel.protocol.errors import UmbelError
 
+#: The newest revision in ``migrations``. Revisions are numbered, so that their order is that of the text.
+SCHEMA = "0001"
+#: Advisory lock of PostgreSQL that one changer of the schema holds (any number will do).
+SCHEMA_LOCK = 7_566_268_765
 #: How long a SQLite writer waits for another process's transaction, milliseconds.
 BUSY_MILLIS = 20_000
+
+
+class SchemaError(UmbelError):
+    """The database's tables are not ones that this release can use."""
 
 
 class Database:
@@ -25,6 +33,8 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 64):
         self.url = make_url(url)
+        if self.url.drivername in ("postgresql", "postgres"):
+            self.url = self.url.set(drivername="postgresql+psycopg")
         self.sqlite = self.url.get_backend_name() == "sqlite"
         options: dict[str, Any] = {
             "pool_size": pool_size,
@@ -61,12 +71,62 @@ class Database:
                     yield connection
 
     def create(self) -> None:
-        """Bring an empty database to the present schema; does nothing to one that has it."""
-        metadata.create_all(self.engine)
+        """Bring the database to the present schema; costs a look where it has it.
+
+        Any number of processes may do so at once. Raises SchemaError when the database is newer than this
+        code.
+        """
+        if self.schema() == SCHEMA:
+            return
+        # Alembic takes a while to import, which a process pays only when there is something to do
+        from . import migrate
+
+        with self._schema_change() as connection:
+            found = _version(connection)
+            if found is not None and found > SCHEMA:
+                raise SchemaError(
+                    f"the database has schema {found}, this release of Umbel knows up to {SCHEMA}: "
+                    "run a newer release, or restore the backup from before the upgrade"
+                )
+            migrate.upgrade(connection)
+
+    def schema(self) -> str | None:
+        """The database's revision; None for an empty one."""
+        with self.read() as connection:
+            return _version(connection)
+
+    @contextmanager
+    def _schema_change(self) -> Iterator[Connection]:
+        """A transaction that is the only one of its kind, for changes of tables."""
+        if not self.sqlite:
+            with self.write() as connection:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
+                yield connection
+            return
+        with self._writer, self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            # a table that is made anew is dropped first; only outside a transaction can the checks be put off
+            driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with contextmanager(_sqlite_transaction)(connection, "BEGIN IMMEDIATE"):
+                    yield connection
+                    broken = driver.execute("PRAGMA foreign_key_check").fetchall()
+                    if broken:
+                        raise SchemaError(f"a migration broke references, nothing was changed: {broken[:5]}")
+            finally:
+                driver.execute("PRAGMA foreign_keys = ON")
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _version(connection: Connection) -> str | None:
+    """The revision that Alembic has noted, if any."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
 
 
 def _sqlite_transaction(connection: Connection, begin: str) -> Iterator[Connection]:
