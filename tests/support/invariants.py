@@ -1,4 +1,4 @@
-"""What always holds in the ledger's tables: checked by triggers at every statement, and by queries afterwards."""
+"""What always holds in the ledger's tables: checked by triggers at every statement, by queries afterwards."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ _NEVER = {
         LEFT JOIN tasks ON tasks.endpoint_no = loads.endpoint_no AND tasks.user_no = loads.user_no
              AND tasks.finished IS NULL
         GROUP BY loads.endpoint_no, loads.user_no, loads.live HAVING loads.live <> count(tasks.no)""",
+    "a group counts its live tasks wrong": """
+        SELECT groups.id, groups.size, groups.completions, count(tasks.no) FROM groups
+        LEFT JOIN tasks ON tasks.group_no = groups.no AND tasks.finished IS NULL
+        GROUP BY groups.id, groups.size, groups.completions
+        HAVING groups.size - groups.completions <> count(tasks.no)""",
     "live tasks have no load": """
         SELECT tasks.id FROM tasks LEFT JOIN loads
             ON tasks.endpoint_no = loads.endpoint_no AND tasks.user_no = loads.user_no
@@ -65,7 +70,7 @@ def check(connection: Connection) -> None:
 
 
 def guard(database: Database) -> None:
-    """Let the database itself refuse a move that ``protocol.states`` does not allow, and changes of ended tasks."""
+    """Let the database itself refuse moves that ``protocol.states`` does not allow, and changes of ends."""
     allowed = ", ".join(
         f"'{before.value}>{after.value}'" for before in TaskState for after in sorted(TRANSITIONS[before])
     )

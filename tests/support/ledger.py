@@ -1,11 +1,13 @@
-"""A whole federation in one process, moved step by step: database, memory broker, collector, sweeper, clock."""
+"""A whole federation in one process, moved by hand: database, memory broker, collector, sweeper, clock."""
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from sqlalchemy import select
 
 from federation.collect import Collector
 from federation.context import Federation, open_federation
+from federation.database import Database
 from federation.ledger import query, results
 from federation.ledger.submit import Submission, submit
 from federation.options import Options
@@ -30,8 +33,8 @@ from tests.support.memory_broker import MemoryBroker
 class Ledger:
     """One federation. Nothing happens in it that a test has not asked for.
 
-    ``fed`` and ``broker`` are for looking closer, ``clock`` for letting time pass. ``me`` is a user, ``function_id``
-    a function of theirs.
+    ``fed`` and ``broker`` are for looking closer, ``clock`` for letting time pass. ``me`` is a user,
+    ``function_id`` a function of theirs.
     """
 
     def __init__(self, fed: Federation, broker: MemoryBroker, clock: Clock):
@@ -116,8 +119,21 @@ class Ledger:
             invariants.check(connection)
 
 
+@lru_cache(maxsize=1)
+def _empty_ledger() -> bytes:
+    """The file of a SQLite ledger with nothing in it: copying is quicker than making tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ledger.sqlite"
+        database = Database(f"sqlite:///{file}")
+        database.create()
+        database.close()
+        return file.read_bytes()
+
+
 def open_memory(home: Path, **settings: Any) -> tuple[Federation, MemoryBroker]:
     """Open a federation whose broker is in memory. ``settings``: of ``federation.settings.Settings``."""
+    if not settings.get("database_url") and not (home / "ledger.sqlite").exists():
+        (home / "ledger.sqlite").write_bytes(_empty_ledger())
     real = open_federation(Settings(home=home, broker_url="redis://broker.example:6379/0", **settings))
     real.broker.close()
     broker = MemoryBroker()

@@ -224,6 +224,10 @@ def test_one_users_full_queue_is_not_anothers(ledger: Ledger, lab: FakeEndpoint)
 
 def test_a_broker_that_is_away_delays_and_loses_nothing(ledger: Ledger, lab: FakeEndpoint) -> None:
     node = lab.node()
+    ledger.collect()
+    ledger.clock.forward(60)
+    node.beat()
+    ledger.collect()
     ledger.broker.down = True
     answer = ledger.submit(lab, 5)
     assert ledger.state(answer) == "dispatched" and not node.take()
