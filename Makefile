@@ -17,7 +17,7 @@ DEV_STAMP := $(VENV)/.installed-to-develop
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test e2e bench lint format docs build clean
+.PHONY: help setup demo up test e2e soak bench lint format docs build clean
 
 help: ## show this list
 	@echo "Umbel: your functions on your machines. Targets:"
@@ -33,11 +33,14 @@ up: $(RUN_STAMP) ## start the embedded federation (HOST=, PORT=, ARGS="--flower 
 	@exec $(BIN)/python -m federation up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(DEV_STAMP) ## run every test that needs nothing but Python
-	$(BIN)/python -m pytest tests --ignore=tests/e2e $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/soak/test_soak.py $(ARGS)
 
 e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
 	@.ci/services
-	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/soak $(ARGS)
+
+soak: $(DEV_STAMP) ## a quarter of an hour of random work while processes die, then proof from the logs
+	SOAK_SECONDS=$${SOAK_SECONDS:-900} SOAK_INTERVAL=$${SOAK_INTERVAL:-20} $(BIN)/python -m pytest -s tests/soak/test_soak.py $(ARGS)
 
 bench: $(DEV_STAMP) ## measure Umbel and its peers side by side
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -7,6 +7,9 @@ import umbel
 PUBLIC = {
     "Client",
     "Executor",
+    "MPIFunction",
+    "ShellFunction",
+    "ShellResult",
     "TaskError",
     "TaskState",
     "UmbelError",
