@@ -66,7 +66,7 @@ class Policy:
             )
         if self.drain_margin >= self.walltime:
             raise BadRequest(
-                f"policy: drain_margin ({self.drain_margin:g} s) leaves nothing of walltime ({self.walltime:g})",
+                f"policy: drain_margin ({self.drain_margin:g} s) leaves nothing of {self.walltime:g} s",
                 code="VALIDATION_ERROR",
             )
 

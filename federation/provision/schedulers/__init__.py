@@ -1,0 +1,1 @@
+"""Batch systems: one contract (``base.Scheduler``), one module each."""

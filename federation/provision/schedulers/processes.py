@@ -1,0 +1,156 @@
+"""No batch system: a block is a process on the machine itself, or on one of a list of hosts.
+
+Beside a block's script lie the process id (``.pid``) and, once it has ended, the exit code (``.code``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from ..model import BlockState
+from ..shell import Shell, SiteError, Unreachable
+from .base import JOB_NAME, Job, JobSpec, LimitReached, Unanswered, asked, parsing, submitted
+from .template import script
+
+_S = BlockState
+#: Start a script in a session of its own. Its time limit is kept here, as no batch system does it.
+_START = """\
+cd -- "$1" || exit 71
+rm -f -- "$2.code" "$2.pid"
+nohup setsid sh -c 'sh -- "$1.sh" & child=$!
+trap : TERM
+( sleep "$2"; kill -s TERM "$child"; sleep 30; kill -s KILL "$child" ) 2>/dev/null & guard=$!
+wait "$child"; code=$?
+while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+echo "$code" > "$1.code.new" && mv -- "$1.code.new" "$1.code"
+kill -s KILL -- -$$ 2>/dev/null' sh "$2" "$3" > "$2.out" 2> "$2.err" < /dev/null &
+echo "$!" > "$2.pid"
+echo "started $!"
+"""
+#: Tell of every block of the folder, with one command.
+_LIST = """\
+cd -- "$1" 2>/dev/null || exit 0
+for file in umbel-*.pid; do
+  [ -f "$file" ] || continue
+  name="${file%.pid}"; pid="$(cat -- "$file")"
+  if [ -f "$name.code" ]; then echo "$name $pid ended $(cat -- "$name.code")"
+  elif kill -0 "$pid" 2>/dev/null && tr '\\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -q -F -- "$name"
+  then echo "$name $pid running 0"
+  else echo "$name $pid ended 137"
+  fi
+done
+"""
+#: End a block: a signal to its session; a second time it is not asked any more.
+_END = """\
+cd -- "$1" 2>/dev/null || exit 0
+shift
+for name in "$@"; do
+  [ -f "$name.pid" ] && [ ! -f "$name.code" ] || continue
+  pid="$(cat -- "$name.pid")"
+  if [ -f "$name.told" ]; then signal=KILL; else signal=TERM; fi
+  kill -s "$signal" -- "-$pid" 2>/dev/null
+  : > "$name.told"
+done
+exit 0
+"""
+
+
+class Processes:
+    """Blocks as processes of the account. ``most``: how many may run at once."""
+
+    kind = "processes"
+
+    def __init__(self, folder: str, most: int = 1):
+        self._folder = folder
+        self._most = most
+
+    def script(self, spec: JobSpec) -> str:
+        """The block's script. Raises BadRequest."""
+        return script(JobSpec(**{**spec.__dict__, "directives": ()}), "#", [spec.name], r"\Z")
+
+    def submit(self, shell: Shell, spec: JobSpec) -> str:
+        """Start a block; return its id. Raises Refused, LimitReached, InDoubt."""
+        running = [job for job in self.jobs(shell, ()) if job.state is _S.RUNNING]
+        if len(running) >= self._most:
+            raise LimitReached(f"{len(running)} blocks run here, and {self._most} may")
+        shell.write(f"{self._folder}/{spec.name}.sh", self.script(spec).encode(), 0o700)
+        words = ["sh", "-c", _START, "sh", self._folder, spec.name, str(int(spec.walltime))]
+        submitted(shell, words, r"^started (\d+)$")
+        return spec.name
+
+    def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
+        """All blocks of the folder. Raises Unanswered."""
+        out = asked(shell, ["sh", "-c", _LIST, "sh", self._folder])
+        found = []
+        with parsing("the list of processes", out):
+            for line in out.splitlines():
+                name, _, state, code = line.split(" ")
+                if JOB_NAME.match(name):
+                    found.append(_job(name, state, int(code)))
+        return found
+
+    def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
+        """End blocks. Raises Unanswered."""
+        if ids:
+            asked(shell, ["sh", "-c", _END, "sh", self._folder, *ids])
+
+
+def _job(name: str, state: str, code: int, host: str = "") -> Job:
+    where = (host,) if host else ()
+    if state == "running":
+        return Job(name, name, _S.RUNNING, "", where)
+    end = _S.COMPLETED if code == 0 else _S.CANCELLED if code in (130, 143) else _S.FAILED
+    return Job(name, name, end, f"exit code {code}", where)
+
+
+class Hosts:
+    """Blocks as processes on hosts without a batch system. ``hosts``: names that ``open`` makes shells of."""
+
+    kind = "hosts"
+
+    def __init__(self, hosts: Sequence[str], open: Callable[[str], Shell], folder: str, per_host: int = 1):
+        self._hosts = list(hosts)
+        self._open = open
+        self._processes = Processes(folder, per_host)
+
+    def script(self, spec: JobSpec) -> str:
+        """The block's script. Raises BadRequest."""
+        return self._processes.script(spec)
+
+    def submit(self, shell: Shell, spec: JobSpec) -> str:
+        """Start a block on the first host with room; return ``host/name``. Raises LimitReached, InDoubt."""
+        words = []
+        for host in self._hosts:
+            if host in spec.exclude:
+                continue
+            try:
+                return f"{host}/{self._processes.submit(self._open(host), spec)}"
+            except (LimitReached, Unreachable, Unanswered) as error:
+                words.append(f"{host}: {error.message}")
+        raise LimitReached("no host has room: " + "; ".join(words)[:400])
+
+    def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
+        """All blocks of all hosts; a silent host's are UNKNOWN. Raises Unanswered when all are silent."""
+        found, silent = [], []
+        for host in self._hosts:
+            try:
+                jobs = self._processes.jobs(self._open(host), ())
+            except SiteError:
+                silent.append(host)
+                continue
+            found += [Job(f"{host}/{job.id}", job.name, job.state, job.reason, (host,)) for job in jobs]
+        for id in known:
+            host, _, name = id.partition("/")
+            if host in silent:
+                found.append(Job(id, name, _S.UNKNOWN, f"{host} does not answer", (host,)))
+        if len(silent) == len(self._hosts):
+            raise Unanswered(f"none of the hosts answers: {', '.join(silent)}")
+        return found
+
+    def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
+        """End blocks. Raises Unanswered."""
+        for host in self._hosts:
+            names = [re.sub(r"^.*/", "", id) for id in ids if id.startswith(f"{host}/")]
+            if names:
+                self._processes.cancel(self._open(host), names)

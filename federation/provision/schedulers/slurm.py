@@ -1,0 +1,128 @@
+"""Slurm. Text with a format of our own is its stable interface: JSON changes with every release."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..model import BlockState
+from ..shell import Shell
+from .base import JOB_NAME, Job, JobSpec, asked, clock, parsing, seconds, submitted
+from .template import hosts, script
+
+_RESERVED = (
+    r"(-J|--job-name|-o|--output|-e\b|--error|-t\b|--time\b|-N|--nodes|-a\b|--array|-x\b|--exclude\b"
+    r"|--wrap|--signal)"
+)
+_PARTS = re.compile(r"([A-Za-z0-9_.-]*)\[([0-9,-]+)\]|([A-Za-z0-9_.-]+)")
+_S = BlockState
+_STATES = {
+    "PENDING": _S.PENDING, "CONFIGURING": _S.PENDING, "REQUEUED": _S.PENDING, "REQUEUE_FED": _S.PENDING,
+    "REQUEUE_HOLD": _S.HELD, "RESV_DEL_HOLD": _S.HELD, "SPECIAL_EXIT": _S.HELD,
+    "SUSPENDED": _S.HELD, "STOPPED": _S.HELD,
+    "RUNNING": _S.RUNNING, "COMPLETING": _S.RUNNING, "RESIZING": _S.RUNNING, "SIGNALING": _S.RUNNING,
+    "STAGE_OUT": _S.RUNNING,
+    "COMPLETED": _S.COMPLETED, "FAILED": _S.FAILED, "BOOT_FAIL": _S.FAILED, "REVOKED": _S.FAILED,
+    "LAUNCH_FAILED": _S.FAILED, "RECONFIG_FAIL": _S.FAILED, "TIMEOUT": _S.TIMEOUT, "DEADLINE": _S.TIMEOUT,
+    "PREEMPTED": _S.PREEMPTED, "NODE_FAIL": _S.NODE_FAIL, "OUT_OF_MEMORY": _S.OUT_OF_MEMORY,
+    "CANCELLED": _S.CANCELLED,
+}  # fmt: skip
+#: Reasons of pending jobs that will not start by themselves.
+_HOLDS = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "launch_failed_requeued_held")
+#: A user's variables change what these commands print.
+_VARIABLES = ("SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SQUEUE_PARTITION", "SQUEUE_SORT")
+_PLAIN = ["env", *(word for name in (*_VARIABLES, "SQUEUE_NAMES", "SLURM_CLUSTERS") for word in ("-u", name))]
+
+
+class Slurm:
+    """Slurm 20.11 or later."""
+
+    kind = "slurm"
+
+    def script(self, spec: JobSpec) -> str:
+        """The job's script. Raises BadRequest."""
+        lines = [
+            f"--job-name={spec.name}",
+            f"--output={spec.out}",
+            f"--error={spec.err}",
+            f"--time={clock(spec.walltime)}",
+            f"--nodes={spec.nodes}",
+            "--ntasks-per-node=1",
+            f"--cpus-per-task={spec.slots_per_node}",
+            # a job that is started again by Slurm would be a block that nobody asked for
+            "--no-requeue",
+            "--open-mode=append",
+        ]
+        avoided = hosts(spec.exclude)
+        if avoided:
+            lines.append(f"--exclude={','.join(avoided)}")
+        if spec.nodes > 1 and not spec.launcher:
+            spec = with_launcher(
+                spec, ("srun", "--nodes={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0")
+            )
+        return script(spec, "#SBATCH", lines, _RESERVED)
+
+    def submit(self, shell: Shell, spec: JobSpec) -> str:
+        """Hand a job over; return its id. Raises Refused, LimitReached, InDoubt."""
+        return submitted(shell, ["sbatch", "--parsable"], r"^(\d+)(?:;\S+)?\s*$", input=self.script(spec))
+
+    def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
+        """All jobs of the account with names of ours. Raises Unanswered."""
+        # the reason last: it may hold anything
+        words = [*_PLAIN, "squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%M|%N|%j|%r"]
+        out = asked(shell, words)
+        found = []
+        with parsing("squeue", out):
+            for line in filter(None, map(str.strip, out.splitlines())):
+                id, state, ran, nodes, name, reason = line.split("|", 5)
+                if JOB_NAME.match(name):
+                    found.append(Job(id, name, state_of(state, reason), reason, expand(nodes), seconds(ran)))
+        gone = sorted(set(known) - {job.id for job in found})
+        return found + (self._ended(shell, gone) if gone else [])
+
+    def _ended(self, shell: Shell, ids: Sequence[str]) -> list[Job]:
+        """Jobs that squeue has forgotten, if the site keeps accounts."""
+        fields = "--format=JobIDRaw,State,NodeList,ElapsedRaw,JobName%60"
+        words = ["sacct", "-X", "--noheader", "--parsable2", fields, f"--jobs={','.join(ids)}"]
+        done = shell.run(words)
+        if done.code != 0:
+            return []  # no accounting: they are gone, and how they ended is not told
+        found = []
+        with parsing("sacct", done.out):
+            for line in filter(None, map(str.strip, done.out.splitlines())):
+                id, state, nodes, ran, name = line.split("|", 4)
+                if JOB_NAME.match(name):
+                    found.append(Job(id, name, state_of(state, ""), state, expand(nodes), float(ran or 0)))
+        return found
+
+    def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
+        """End jobs. Raises Unanswered."""
+        if ids:
+            asked(shell, ["scancel", *ids], fine=r"invalid job id|already completing|already completed")
+
+
+def with_launcher(spec: JobSpec, launcher: tuple[str, ...]) -> JobSpec:
+    """The same job with a launcher."""
+    return JobSpec(**{**spec.__dict__, "launcher": launcher})
+
+
+def state_of(word: str, reason: str) -> BlockState:
+    """The state that Slurm's word (``CANCELLED by 1000``, ``COMPLETING``) and reason mean."""
+    state = _STATES.get(word.split(" ")[0].rstrip("+").upper(), _S.UNKNOWN)
+    return _S.HELD if state is _S.PENDING and reason.strip("()") in _HOLDS else state
+
+
+def expand(nodes: str) -> tuple[str, ...]:
+    """Names in a host list such as ``cn[1-3,7],gpu1``; at most 10,000."""
+    names: list[str] = []
+    for prefix, inside, plain in _PARTS.findall(nodes):
+        if plain:
+            names.append(plain)
+            continue
+        for part in inside.split(","):
+            low, _, high = part.partition("-")
+            for number in range(int(low), int(high or low) + 1):
+                names.append(f"{prefix}{number:0{len(low)}d}")
+                if len(names) >= 10_000:
+                    return tuple(names)
+    return tuple(names)
