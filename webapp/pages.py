@@ -118,7 +118,6 @@ def _type(value: dict[str, Any]) -> str:
 
 _BOUNDS = {
     "format": "format",
-    "contentEncoding": "encoding",
     "minimum": "at least",
     "exclusiveMinimum": "above",
     "maximum": "at most",

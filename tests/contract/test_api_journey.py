@@ -193,3 +193,11 @@ def test_ten_thousand_calls_are_one_request(api: Api) -> None:
 def test_no_other_number_of_calls_is_accepted(api: Api, too_many: int) -> None:
     body = {"function_id": str(uuid.uuid4()), "endpoint_id": "lab", "payloads": [""] * too_many}
     assert api.ada("POST", "/v1/tasks", body).status_code == 422
+
+
+def test_text_of_every_kind_comes_back_as_it_was(api: Api) -> None:
+    metadata = {"nul \0": ["\0", "🌿", "\u2028", 10**30, -0.5, None, True, {"": {}}]}
+    body = {"name": "lab", "public_key": b64(bytes(32)), "description": "é\n\t🌿", "metadata": metadata}
+    made = api.ada.ok("POST", "/v1/endpoints", body)
+    assert (made["metadata"], made["description"]) == (metadata, "é\n\t🌿")
+    assert api.ada.ok("GET", "/v1/endpoints/lab")["metadata"] == metadata

@@ -19,7 +19,8 @@ class Text(fields.String):
     """Text of ``least`` to ``most`` characters that every database can hold: NUL is refused."""
 
     def __init__(self, *, most: int, least: int = 0, **options: Any):
-        super().__init__(validate=validate.Length(least, most), **options)
+        described = {"pattern": r"^[^\u0000]*$", **options.pop("metadata", {})}
+        super().__init__(validate=validate.Length(least, most), metadata=described, **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text: str = super()._deserialize(value, attr, data, **kwargs)
@@ -42,6 +43,15 @@ def _check_id(value: str) -> None:
         raise ValidationError("must be an id: a UUID in lower case, as the service gives them out")
 
 
+class Whole(fields.Integer):
+    """A whole JSON number, written as 3 or as 3.0; unlike marshmallow's Integer not the text of one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, str) or (isinstance(value, float) and not value.is_integer()):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class Number(fields.Float):
     """A JSON number; unlike marshmallow's Float not the text of one."""
 
@@ -51,7 +61,7 @@ class Number(fields.Float):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class Object(fields.Field):
+class Object(fields.Dict):
     """A JSON object of the caller's own making: at most ``most`` bytes as JSON and ``deep`` levels."""
 
     def __init__(self, *, most: int = 16 * 1024, deep: int = 16, **options: Any):
@@ -68,12 +78,10 @@ class Object(fields.Field):
 
 
 def _size(value: Any, deep: int) -> int:
-    """Rough size of a JSON value in bytes; refuses what no database can hold or nobody can read."""
+    """Rough size of a JSON value in bytes. Raises ValidationError when it is nested too deeply."""
     if deep < 0:
         raise ValidationError("is nested too deeply")
     if isinstance(value, str):
-        if "\0" in value:
-            raise ValidationError("must not contain the character NUL")
         return len(value.encode()) + 3
     if isinstance(value, Mapping):
         return 2 + sum(_size(key, deep) + _size(item, deep - 1) for key, item in value.items())
@@ -82,16 +90,16 @@ def _size(value: Any, deep: int) -> int:
     return 8
 
 
-class Base64(fields.Field):
+class Base64(fields.String):
     """Bytes as base64 text: at least ``least`` of them, or ``exactly`` so many."""
 
     def __init__(self, *, least: int = 0, exactly: int | None = None, **options: Any):
-        described = {"contentEncoding": "base64", "pattern": _BASE64, **options.pop("metadata", {})}
-        super().__init__(metadata=described, **options)
+        described = {"format": "byte", "pattern": _BASE64, "minLength": -(-least // 3) * 4}
+        super().__init__(metadata={**described, **options.pop("metadata", {})}, **options)
         self.least = least
         self.exactly = exactly
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bytes:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         (decoded,) = decode_all([value])
         if len(decoded) < self.least:
             raise ValidationError(f"must hold at least {self.least} bytes")
@@ -100,16 +108,20 @@ class Base64(fields.Field):
         return decoded
 
 
-class Payloads(fields.Field):
+class Payloads(fields.List):
     """The calls of a submission: a list of base64 texts, decoded together.
 
     marshmallow's List would spend ten times longer on each of ten thousand small items than decoding takes.
     """
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[bytes]:
+    def __init__(self, **options: Any):
+        item = fields.String(metadata={"format": "byte", "pattern": _BASE64})
+        super().__init__(item, validate=validate.Length(1, MAX_CALLS_PER_SUBMISSION), **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, list):
             raise ValidationError("must be a list")
-        if not 1 <= len(value) <= MAX_CALLS_PER_SUBMISSION:
+        if len(value) > MAX_CALLS_PER_SUBMISSION:  # do not decode what will be refused
             raise ValidationError(f"must have 1 to {MAX_CALLS_PER_SUBMISSION} items")
         return decode_all(value)
 

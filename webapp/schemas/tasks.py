@@ -11,11 +11,12 @@ from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS, MAX_CALLS_PER_SUBMISSION
 from umbel.protocol.states import TaskState
 
 from .common import TIME, PageQuery, page_of
-from .fields import Id, Number, Payloads, Text
+from .fields import Id, Number, Payloads, Text, Whole
 
 _STATES = [state.value for state in TaskState]
 _DAY = 86400.0
 _POSITIVE: dict[str, Any] = {"min": 0, "min_inclusive": False}
+_ABOVE_0 = {"exclusiveMinimum": 0}
 
 
 class OptionsIn(Schema):
@@ -24,10 +25,9 @@ class OptionsIn(Schema):
     timeout = Number(
         allow_none=True,
         validate=validate.Range(**_POSITIVE, max=366 * _DAY),
-        metadata={"description": "Run time after which a call ends with TIMEOUT."},
+        metadata={"description": "Run time after which a call ends with TIMEOUT.", **_ABOVE_0},
     )
-    memory = fields.Integer(
-        strict=True,
+    memory = Whole(
         allow_none=True,
         validate=validate.Range(1024 * 1024, 2**50),
         metadata={"description": "Memory above which a call ends with MEMORY_LIMIT."},
@@ -35,15 +35,17 @@ class OptionsIn(Schema):
     cpu = Number(
         allow_none=True,
         validate=validate.Range(**_POSITIVE, max=366 * _DAY),
-        metadata={"description": "Processor time after which a call ends with TIMEOUT."},
+        metadata={"description": "Processor time after which a call ends with TIMEOUT.", **_ABOVE_0},
     )
     expires = Number(
         allow_none=True,
         validate=validate.Range(**_POSITIVE, max=366 * _DAY),
-        metadata={"description": "Time in the queue after which a call that has not started expires."},
+        metadata={
+            "description": "Time in the queue after which a call that has not started expires.",
+            **_ABOVE_0,
+        },
     )
-    retries = fields.Integer(
-        strict=True,
+    retries = Whole(
         validate=validate.Range(0, 100),
         metadata={"description": "How often a call that raised is run again.", "default": 0},
     )
@@ -54,13 +56,11 @@ class OptionsIn(Schema):
             "description": "Only for these exceptions (`ValueError`, `package.Error`); empty: for all."
         },
     )
-    priority = fields.Integer(
-        strict=True,
+    priority = Whole(
         validate=validate.Range(-100, 100),
         metadata={"description": "Higher goes first among the user's own calls.", "default": 0},
     )
-    max_attempts = fields.Integer(
-        strict=True,
+    max_attempts = Whole(
         validate=validate.Range(1, 100),
         metadata={
             "description": "How often a call is started at most when workers die under it.",

@@ -37,7 +37,7 @@ def test_any_bytes_are_read_or_refused_and_what_is_read_can_be_stored(data: byte
 
 
 @pytest.mark.parametrize(
-    "number", ["1" * 20, "-" + "1" * 5000, "1e400", "-1e400", "NaN", "Infinity", "-Infinity"]
+    "number", ["1" * 301, "-" + "1" * 5000, "1e400", "-1e400", "NaN", "Infinity", "-Infinity"]
 )
 def test_numbers_beyond_every_range_are_refused(number: str) -> None:
     with pytest.raises(BadRequest):
