@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -18,10 +19,11 @@ from .protocol import names
 from .protocol.errors import Conflict
 from .protocol.limits import MAX_WAIT
 from .routes import EndpointRoutes, FunctionRoutes, Record, Routes, ServiceRoutes
-from .serialize import dump_call, dump_function
+from .serialize import FunctionBody, dump_call, dump_function
 from .transport import PATIENCE, HttpTransport, Request, Transport
 
-#: Longest source and description that the service keeps (characters).
+#: Longest name, source and description that the service keeps (characters).
+MAX_NAME = 256
 MAX_SOURCE = 256 * 1024
 MAX_DESCRIPTION = 4096
 
@@ -141,19 +143,20 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, TaskRoutes):
         Raises SerializeError when the function cannot be turned into bytes.
         """
         body = dump_function(fn)
-        if description is None:
-            description = (getattr(fn, "__doc__", None) or "").strip().partition("\n")[0]
-        return self.function_id(body.name, body.data, body.source, description)
+        return self.function_id(body if description is None else replace(body, description=description))
 
-    def function_id(self, name: str, data: bytes, source: str | None = None, description: str = "") -> str:
+    def function_id(self, function: FunctionBody) -> str:
         """Return the id of a serialized function, registering it if this client has not done so yet."""
-        digest = hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(function.data).hexdigest()
         with self._lock:
             known = self._function_ids.get(digest)
         if known is None:
-            if source is not None and len(source) > MAX_SOURCE:
-                source = None  # it is for people to read
-            known = str(self.register_body(name[:256], data, source, description[:MAX_DESCRIPTION])["id"])
+            # the text is for people only, so one that is too long may stay here
+            source = function.source if len(function.source or "") <= MAX_SOURCE else None
+            description = function.description[:MAX_DESCRIPTION]
+            known = str(
+                self.register_body(function.name[:MAX_NAME], function.data, source, description)["id"]
+            )
             with self._lock:
                 self._function_ids[digest] = known
         return known

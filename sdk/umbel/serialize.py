@@ -63,11 +63,16 @@ _unpickle = pickle.loads
 
 @dataclass(frozen=True)
 class FunctionBody:
-    """A serialized function: its bytes, the name people know it by, and its source text if there is one."""
+    """A serialized function.
+
+    ``data``: its bytes; ``name``: what people know it by; ``source``: its text if there is one;
+    ``description``: first line of its docstring.
+    """
 
     data: bytes
     name: str
     source: str | None
+    description: str = ""
 
 
 class _NotPlain(Exception):
@@ -129,7 +134,9 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
     if fallback is not None:
         header["fallback"] = fallback.to_json()
     raw = json.dumps(header, separators=(",", ":")).encode()
-    return FunctionBody(FUNCTION_MAGIC + len(raw).to_bytes(4, "big") + raw + body, name, source)
+    return FunctionBody(
+        FUNCTION_MAGIC + len(raw).to_bytes(4, "big") + raw + body, name, source, _description(fn)
+    )
 
 
 def load_function(data: bytes) -> Callable[..., Any]:
@@ -161,6 +168,12 @@ def function_name(fn: Callable[..., Any]) -> str:
         fn = fn.func
     name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or type(fn).__qualname__
     return str(name).replace("<locals>.", "")
+
+
+def _description(fn: Callable[..., Any]) -> str:
+    documented = fn if not isinstance(fn, functools.partial) else fn.func
+    text = getattr(documented, "__doc__", None)
+    return text.strip().partition("\n")[0] if isinstance(text, str) else ""
 
 
 def version_text(version: tuple[int, int]) -> str:

@@ -219,7 +219,7 @@ class Sender:
         deadline = None if route.submit_timeout is None else time.monotonic() + route.submit_timeout
         registered_again = False
         while True:
-            function_id = self._client.function_id(function.name, function.data, function.source)
+            function_id = self._client.function_id(function)
             try:
                 answer = self._client.submit(
                     function_id,

@@ -29,6 +29,8 @@ PATIENCE = 600.0
 #: internal error of the service, which may be a defect as well as a passing trouble.
 BRIEF_PATIENCE = 10.0
 CONNECT_TIMEOUT = 10.0
+#: Pauses from this length on are logged as warnings.
+NOTICED = 2.0
 #: Longest time between two tries (seconds).
 LONGEST_PAUSE = 10.0
 #: Statuses that say: the same request may succeed a little later.
@@ -140,7 +142,9 @@ class HttpTransport:
             brief = failure.brief or not self._reached.is_set()
             if time.monotonic() + pause > started + (min(patience, BRIEF_PATIENCE) if brief else patience):
                 raise failure.error
-            logger.info("%s %s: %s; again in %.2f s", request.method, request.path, failure.error, pause)
+            # short troubles are nobody's concern, longer ones must not look like a program that hangs
+            level = logging.WARNING if pause >= NOTICED else logging.INFO
+            logger.log(level, "%s; trying again in %.1f s", failure.error, pause)
             (request.given_up or self._closed).wait(pause)
         raise AssertionError("pauses never end")
 
