@@ -1,0 +1,43 @@
+"""The soak; SOAK_SECONDS, SOAK_INTERVAL (seconds between kills) and SOAK_SEED change it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.soak.history import History
+from tests.soak.load import JOB_DEADLINE, Load
+from tests.soak.nemesis import Nemesis
+from tests.support.embedded import Embedded
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "75"))
+INTERVAL = float(os.environ.get("SOAK_INTERVAL", "8"))
+
+
+@pytest.mark.timeout(SECONDS + JOB_DEADLINE + 120)
+def test_promises_are_kept_while_processes_die(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "umbel")  # that the service is away now and then is no news here
+    seed = int(os.environ.get("SOAK_SEED") or random.randrange(1_000_000))
+    print(f"\nSOAK_SEED={seed}: {SECONDS:g} s, a kill about every {INTERVAL:g} s", flush=True)
+    with Embedded(tmp_path, workers=2) as umbel:
+        load = Load(umbel, tmp_path, seed)
+        nemesis = Nemesis(umbel, INTERVAL, seed, load.hopeless)
+        nemesis.start()
+        try:
+            load.run(SECONDS)
+        finally:
+            nemesis.stop()
+        # once more, from the beginning: nothing that was shown has changed
+        client = umbel.client()
+        for group_id in load.groups:
+            load.look(client, group_id)
+        load.log.close()
+    history = History.read(tmp_path / "client.jsonl", tmp_path / "starts")
+    print(f"{history.summary()}; {len(nemesis.kills)} kills", flush=True)
+    assert not (faults := history.faults()), "\n".join(faults)
+    assert nemesis.kills, "nothing was killed: the soak was too short to show anything"
+    assert len(history.made) > SECONDS, "hardly any work was done"
