@@ -129,11 +129,11 @@ class EndpointFolder:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise FolderError(
-                    f"endpoint '{self.name}' already runs here: process {_pid(file) or '?'}; stop it with "
+                    f"endpoint '{self.name}' already runs here: {_who(file)}; stop it with "
                     f"'umbel-endpoint stop {self.name}', or start another node of it with --node NAME"
                 ) from None
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
             try:
                 yield
             finally:
@@ -145,9 +145,9 @@ class EndpointFolder:
         """Nodes that run on this machine: name → process id."""
         found = {}
         for file in sorted(self._run.glob("*.pid")):
-            pid = _holder(file)
-            if pid:
-                found[file.stem] = pid
+            # a home on a shared file system holds the nodes of other machines, too
+            if _locked(file) and (held := _read(file))[1] == socket.gethostname():
+                found[file.stem] = held[0]
         return found
 
     def remove(self) -> None:
@@ -192,23 +192,29 @@ def write_private(file: Path, data: bytes) -> None:
         raise
 
 
-def _pid(file: Path) -> int:
+def _read(file: Path) -> tuple[int, str]:
+    """Process id and host in a pid file."""
     try:
-        return int(file.read_text() or 0)
+        pid, host = file.read_text().split()
+        return int(pid), host
     except (OSError, ValueError):
-        return 0
+        return 0, ""
 
 
-def _holder(file: Path) -> int:
-    """Process id in a pid file, or 0 if nobody on this machine holds its lock."""
+def _who(file: Path) -> str:
+    pid, host = _read(file)
+    return f"process {pid or '?'}" + (f" on {host}" if host != socket.gethostname() else "")
+
+
+def _locked(file: Path) -> bool:
     try:
         fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return _pid(file)
+        return True
     finally:
         os.close(fd)
-    return 0
+    return False

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 #: A cancelled call is looked for this long (seconds) before the newest one that was seen: clocks and
 #: transactions overlap.
 OVERLAP = 60.0
+#: That a message was refused is told with heartbeats for so long (seconds): often two clocks differ.
+TELL_REFUSED = 600.0
 
 
 class Teller(threading.Thread):
@@ -99,6 +101,7 @@ class Node:
         )
         self._client = connect(self.broker_url, timeout=5.0)
         self._newest_cancelled = 0.0
+        self._refused = (-TELL_REFUSED, "")
         self._ear = threading.Event()
         self._over = False
         self._pulse = threading.Thread(target=self._beat_for_ever, name="umbel-pulse", daemon=True)
@@ -115,6 +118,7 @@ class Node:
         except ProtocolError as error:
             # nothing can be reported of a bundle that may be anybody's; the service misses it and sends again
             log.error("a message is dropped: %s", error)
+            self._refused = (time.monotonic(), f"a message was refused: {error.message}")
         except Unavailable as error:
             log.warning("bundle %s goes back: %s", error.bundle.id, error.message)
             self.outbox.add(error.bundle.id, unstarted(error.bundle, error.message))
@@ -137,6 +141,7 @@ class Node:
     def poke(self) -> None:
         """Send a heartbeat and look for cancelled calls now: the broker is there (again)."""
         self._newest_cancelled = 0.0
+        self._refused = (-TELL_REFUSED, "")
         self._ear.set()
 
     def drain(self, *, at_once: bool = False) -> threading.Event:
@@ -178,8 +183,11 @@ class Node:
             "queue": self.supervisor.waiting,
             "time": time.time(),
         }
-        if self.supervisor.problem:
-            facts["problem"] = self.supervisor.problem[:500]
+        problem = self.supervisor.problem
+        if not problem and time.monotonic() - self._refused[0] < TELL_REFUSED:
+            problem = self._refused[1]
+        if problem:
+            facts["problem"] = problem[:500]
         return facts
 
     def _hear_cancelled(self) -> None:

@@ -216,6 +216,8 @@ def main(sock_fd: int, journal_fd: int, parent: int) -> None:
     kernel.die_with(parent)
     kernel.adopt_orphans()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # a call that crashes must not fill the site's disk with images of its memory
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)
     journal = Journal(journal_fd)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
+import warnings
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -70,7 +72,7 @@ def make_app(node: Node) -> Celery:
             "ack_emulation": False,
             "priority_steps": [0],
             "health_check_interval": 10,
-            "socket_timeout": 30,
+            "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
         },
@@ -107,10 +109,13 @@ def serve(node: Node) -> int:
     """Run the node's Celery worker until it is told to stop; return an exit code."""
     # with Python's default of 5 ms a message waits behind whatever another thread computes
     sys.setswitchinterval(0.0002)
+    # Celery warns of root, of settings to come and of every lost connection; what matters is logged anyway
+    warnings.filterwarnings("ignore", module=r"celery\.")
     app = make_app(node)
     signals.setup_logging.connect(_logging_is_set_up)
     stopping = _Stopping(node)
     signals.worker_shutting_down.connect(stopping)
+    signals.worker_ready.connect(_hang_up_is_stop)
     host = node.name.replace("@", "-")
     log.info(
         "endpoint %s: node %s, %d slots, broker %s, process %d",
@@ -153,6 +158,11 @@ def _force() -> None:
         "the worker did not stop by itself and is ended; reports that were not sent are in the spool"
     )
     os._exit(1)
+
+
+def _hang_up_is_stop(**_: Any) -> None:
+    """A terminal that is closed stops the worker; Celery would start it again by its own command line."""
+    signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
 
 
 def _logging_is_set_up(**_: Any) -> None:
