@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import IntegrityError
 
 from umbel.protocol.errors import UmbelError
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 #: The newest revision in ``migrations``. Revisions are numbered, so that their order is that of the text.
-SCHEMA = "0001"
+SCHEMA = "0002"
 #: Advisory lock of PostgreSQL that one changer of the schema holds (any number will do).
 SCHEMA_LOCK = 7_566_268_765
 #: How long a SQLite writer waits for another process's transaction, milliseconds.
 BUSY_MILLIS = 20_000
+#: How often a transaction is tried when others make the same row.
+SETTLE_TRIES = 4
 
 
 class SchemaError(UmbelError):
@@ -45,8 +53,14 @@ class Database:
             # the driver's own transaction handling would begin too late; we say BEGIN ourselves
             options["connect_args"] = {"isolation_level": None, "check_same_thread": False}
         self.engine = create_engine(self.url, **options)
+        self._reader = self.engine
         if self.sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
+        else:
+            # else each statement would see a moment of its own, and a poll could miss what ended between two
+            self._reader = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
         # SQLite's own waiting naps and is unfair; threads of one process queue here instead
         self._writer = threading.RLock()
 
@@ -60,10 +74,25 @@ class Database:
         with self._writer, self.engine.connect() as connection:
             yield from _sqlite_transaction(connection, "BEGIN IMMEDIATE")
 
+    def settle(self, act: Callable[[Connection], T]) -> T:
+        """Return what ``act`` returns, called in a transaction that may change rows.
+
+        Where another process has made the same row at the same moment, ``act`` is called again, and finds it:
+        so it looks first, then makes what is missing.
+        """
+        for _ in range(SETTLE_TRIES - 1):
+            try:
+                with self.write() as connection:
+                    return act(connection)
+            except IntegrityError as error:
+                log.debug("another process was quicker, looking again: %s", error)
+        with self.write() as connection:
+            return act(connection)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one moment of the database and changes nothing."""
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             if self.sqlite:
                 yield from _sqlite_transaction(connection, "BEGIN")
             else:

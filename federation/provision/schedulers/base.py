@@ -151,7 +151,7 @@ def refusal(command: str, done: Done) -> SiteError:
 
 
 def asked(shell: Shell, words: Sequence[str], *, fine: str = "", input: str = "") -> str:
-    """Run a question; return its output. Raises Unanswered if it fails without saying ``fine`` (a pattern)."""
+    """Run a question; return its output. Raises Unanswered if it fails and does not say ``fine``."""
     done = shell.run(words, input=input, timeout=COMMAND_TIMEOUT)
     if done.code != 0 and not (fine and re.search(fine, done.err + done.out, re.IGNORECASE)):
         raise Unanswered(f"{words[0]}: {done.said}")

@@ -1,0 +1,298 @@
+"""One SSH connection to a site: pinned host key, commands, files; healed when it breaks.
+
+Commands are sent as the input of ``/bin/sh`` between two markers. So the account's login shell does not
+matter, banners of its start-up files are cut off, and every word is quoted once, here.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paramiko
+
+from .shell import TIMEOUT, Done, SiteError, Unreachable
+
+#: Seconds to connect and to authenticate, and between two signs of life on an idle connection.
+CONNECT_TIMEOUT, KEEPALIVE = 15.0, 20
+#: Commands that run at once on one connection: sshd allows 10 sessions (MaxSessions), one is for files.
+SESSIONS = 4
+#: Most bytes of output that are kept of a command.
+MOST_OUTPUT = 16 * 1024 * 1024
+#: What else may go wrong within paramiko.
+_ERRORS = (paramiko.SSHException, OSError, EOFError)
+_ADDRESS = re.compile(
+    r"(?:ssh://)?(?P<user>[A-Za-z_][A-Za-z0-9_.-]{0,63})@"
+    r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{1,5}))?/?\Z"
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """An account on a host: ``ssh://user@host:port``."""
+
+    user: str
+    host: str
+    port: int = 22
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address. Raises SiteError."""
+        found = _ADDRESS.match(text)
+        if not found or int(found["port"] or 22) not in range(1, 65536):
+            raise SiteError(f"'{text[:80]}' is no address of a site: write ssh://user@host:port")
+        return cls(found["user"], found["host"].strip("[]"), int(found["port"] or 22))
+
+    def __str__(self) -> str:
+        return f"ssh://{self.user}@{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A machine on the way, or its end. ``host_key``: type and base64, as in known_hosts."""
+
+    address: Address
+    host_key: str
+
+
+def host_key(address: Address, timeout: float = CONNECT_TIMEOUT) -> str:
+    """The key that a host shows, to be confirmed by a person once. Raises Unreachable."""
+    try:
+        transport = paramiko.Transport(socket.create_connection((address.host, address.port), timeout))
+        try:
+            transport.start_client(timeout=timeout)
+            key = transport.get_remote_server_key()
+            return f"{key.get_name()} {key.get_base64()}"
+        finally:
+            transport.close()
+    except _ERRORS as error:
+        raise Unreachable(f"{address} does not answer: {error}") from None
+
+
+class SSHShell:
+    """One account on one machine over one shared connection. ``hops``: jump hosts, then the machine itself.
+
+    ``keys``: private keys to try; none: the ones that the agent of this process's account has.
+    """
+
+    def __init__(self, hops: Sequence[Hop], keys: Sequence[paramiko.PKey] = ()):
+        self.address = hops[-1].address
+        self._hops = list(hops)
+        self._keys = list(keys)
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(SESSIONS)
+        self._transports: list[paramiko.Transport] = []
+        self._sftp: paramiko.SFTPClient | None = None
+
+    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> Done:
+        """Run a command to its end. Raises Unreachable."""
+        deadline = time.monotonic() + timeout
+        mark = secrets.token_hex(8)
+        command = shlex.join(words)
+        given = f"<<'{mark}-input'\n{input}\n{mark}-input" if input else "</dev/null"
+        text = (
+            f"printf '\\n%s\\n' {mark}-begin\n{command} {given}\ncode=$?\n"
+            f"printf '\\n%s %d\\n' {mark}-end \"$code\"\nexit 0\n"
+        )
+        if not self._slots.acquire(timeout=timeout):
+            raise Unreachable(f"{self.address}: too many commands wait for an answer")
+        try:
+            out, err = self._execute(text.encode(), deadline)
+        except _ERRORS as error:
+            self.close()
+            raise Unreachable(f"{self.address}: '{command[:60]}' got no answer: {_said(error)}") from None
+        finally:
+            self._slots.release()
+        found = re.search(rf"{mark}-begin\n(.*)\n{mark}-end (\d+)\n", out, re.DOTALL)
+        if not found:
+            said = (err or out).strip()[-200:]
+            raise Unreachable(f"{self.address}: '{command[:60]}' was cut off: {said!r}")
+        return Done(int(found[2]), found[1], err)
+
+    def _execute(self, text: bytes, deadline: float) -> tuple[str, str]:
+        channel = self._session()
+        try:
+            channel.settimeout(max(1.0, deadline - time.monotonic()))
+            channel.exec_command("exec /bin/sh")
+            channel.sendall(text)
+            channel.shutdown_write()
+            return _gather(channel, deadline)
+        finally:
+            channel.close()
+
+    def _session(self) -> paramiko.Channel:
+        """A new session; one that cannot be opened proves the connection dead, and is tried on a new one."""
+        with self._lock:
+            fresh = not self._alive()
+            transport = self._connect()
+            try:
+                return transport.open_session(timeout=CONNECT_TIMEOUT)
+            except _ERRORS:
+                if fresh:
+                    raise
+                self._shut()
+                return self._connect().open_session(timeout=CONNECT_TIMEOUT)
+
+    def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Write a file, whole or not at all, with its folder. Raises SiteError, Unreachable."""
+        draft = f"{path}.{secrets.token_hex(4)}"
+        folder = path.rpartition("/")[0]
+        if folder:
+            made = self.run(["mkdir", "-p", "-m", "700", "--", folder])
+            if made.code != 0:
+                raise SiteError(f"{self.address}: {made.said}")
+        with self._lock:
+            sftp = self._files()
+            try:
+                with sftp.open(draft, "w") as file:
+                    file.chmod(mode)  # before anything is in it
+                    file.set_pipelined(True)
+                    file.write(data)
+                sftp.posix_rename(draft, path)
+            except OSError as error:
+                raise SiteError(f"{self.address}: {path} cannot be written: {_said(error)}") from None
+            except (paramiko.SSHException, EOFError) as error:
+                self._shut()
+                raise Unreachable(f"{self.address}: {path} was not written: {_said(error)}") from None
+
+    def read(self, path: str, tail: int = 65536) -> bytes:
+        """The last ``tail`` bytes of a file; b"" when there is none. Raises Unreachable."""
+        with self._lock:
+            sftp = self._files()
+            try:
+                with sftp.open(path, "r") as file:
+                    size = file.stat().st_size or 0
+                    file.seek(max(0, size - tail))
+                    return bytes(file.read(tail))
+            except OSError:
+                return b""
+            except (paramiko.SSHException, EOFError) as error:
+                self._shut()
+                raise Unreachable(f"{self.address}: {path} was not read: {_said(error)}") from None
+
+    def forward(self, bind: str, port: int, handler: Any) -> tuple[paramiko.Transport, int]:
+        """Have the site listen on ``bind:port`` (0: any) and give connections to ``handler(channel, ...)``.
+
+        Returns the connection that carries it, and the port. Raises Unreachable.
+        """
+        with self._lock:
+            try:
+                transport = self._connect()
+                return transport, transport.request_port_forward(bind, port, handler)
+            except _ERRORS as error:
+                raise Unreachable(f"{self.address}: no reverse tunnel: {_said(error)}") from None
+
+    def close(self) -> None:
+        """Close the connection; the next use opens a new one."""
+        with self._lock:
+            self._shut()
+
+    def _alive(self) -> bool:
+        return bool(self._transports) and all(transport.is_active() for transport in self._transports)
+
+    def _connect(self) -> paramiko.Transport:
+        if self._alive():
+            return self._transports[-1]
+        self._shut()
+        try:
+            for hop in self._hops:
+                self._transports.append(self._open(hop))
+        except BaseException:
+            self._shut()
+            raise
+        return self._transports[-1]
+
+    def _open(self, hop: Hop) -> paramiko.Transport:
+        place = (hop.address.host, hop.address.port)
+        if self._transports:
+            before = self._transports[-1]
+            way: Any = before.open_channel("direct-tcpip", place, ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT)
+        else:
+            way = socket.create_connection(place, CONNECT_TIMEOUT)
+        transport = paramiko.Transport(way)
+        try:
+            transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
+            transport.set_keepalive(KEEPALIVE)
+            kind, _, _ = hop.host_key.partition(" ")
+            # a server with several keys shall show the pinned one
+            wanted = ["rsa-sha2-512", "rsa-sha2-256"] if kind == "ssh-rsa" else [kind]
+            transport.get_security_options().key_types = wanted
+            transport.start_client(timeout=CONNECT_TIMEOUT)
+            shown = transport.get_remote_server_key()
+            if f"{shown.get_name()} {shown.get_base64()}" != hop.host_key:
+                raise paramiko.SSHException(
+                    f"{hop.address.host} shows another host key than the pinned one: somebody is in between, "
+                    "or the host is new; check it with the site and confirm the new key"
+                )
+            self._authenticate(transport, hop.address.user)
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+    def _authenticate(self, transport: paramiko.Transport, user: str) -> None:
+        keys: Sequence[Any] = self._keys or paramiko.Agent().get_keys()
+        for key in keys:
+            try:
+                transport.auth_publickey(user, key)
+            except paramiko.AuthenticationException:
+                continue
+            if transport.is_authenticated():
+                return
+        raise paramiko.SSHException(
+            f"none of {len(keys)} keys is accepted for {user}: is the line in its authorized_keys?"
+        )
+
+    def _files(self) -> paramiko.SFTPClient:
+        try:
+            transport = self._connect()
+            if self._sftp is None:
+                self._sftp = paramiko.SFTPClient.from_transport(transport)
+            assert self._sftp is not None
+            self._sftp.get_channel().settimeout(TIMEOUT)
+            return self._sftp
+        except _ERRORS as error:
+            self._shut()
+            raise Unreachable(f"{self.address}: {_said(error)}") from None
+
+    def _shut(self) -> None:
+        self._sftp = None
+        for transport in reversed(self._transports):
+            transport.close()
+        self._transports.clear()
+
+
+def _gather(channel: paramiko.Channel, deadline: float) -> tuple[str, str]:
+    """All output of a command. Raises TimeoutError at the deadline."""
+    parts: tuple[list[bytes], list[bytes]] = ([], [])
+    size, pause = 0, 0.002
+    while True:
+        ended = channel.exit_status_ready() or channel.closed
+        got = b""
+        for ready, receive, into in (
+            (channel.recv_ready, channel.recv, parts[0]),
+            (channel.recv_stderr_ready, channel.recv_stderr, parts[1]),
+        ):
+            while ready():
+                got = receive(65536)
+                size += len(got)
+                if size <= MOST_OUTPUT:
+                    into.append(got)
+        if ended and not got:
+            return b"".join(parts[0]).decode(errors="replace"), b"".join(parts[1]).decode(errors="replace")
+        if time.monotonic() > deadline:
+            raise TimeoutError("it took too long")
+        if not got:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
