@@ -20,7 +20,8 @@ from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import UnprocessableEntity, UnsupportedMediaType
 
-from umbel.protocol.errors import HTTP_STATUS
+from umbel.protocol import parcel
+from umbel.protocol.errors import HTTP_STATUS, BadRequest, ProtocolError
 
 from . import jsons
 from .schemas.common import Error
@@ -33,6 +34,8 @@ class Parser(FlaskParser):
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         """The body; raises UnsupportedMediaType and BadRequest."""
+        if req.mimetype == parcel.SUBMISSION_TYPE and "payloads" in schema.fields:
+            return _read_parcel(req.get_data(cache=False))
         if req.mimetype != "application/json":
             raise UnsupportedMediaType(
                 "send the body as JSON, with the header 'Content-Type: application/json'"
@@ -53,6 +56,19 @@ class Parser(FlaskParser):
         refused = UnprocessableEntity(_sentence(messages))
         refused.details = messages  # type: ignore[attr-defined]
         raise refused
+
+
+def _read_parcel(data: bytes) -> Any:
+    """A body whose payloads come as bytes beside the JSON. Raises BadRequest."""
+    try:
+        head, joined = parcel.split(data)
+        record = jsons.loads(head)
+        if not isinstance(record, dict) or "payloads" in record:
+            raise BadRequest("the parcel's record must be a JSON object without 'payloads'")
+        record["payloads"] = parcel.cut(record.pop("sizes", None), joined)
+        return record
+    except ProtocolError as error:
+        raise BadRequest(error.message) from None
 
 
 def _sentence(messages: Mapping[str, Any]) -> str:

@@ -123,6 +123,8 @@ class Payloads(fields.List):
             raise ValidationError("must be a list")
         if len(value) > MAX_CALLS_PER_SUBMISSION:  # do not decode what will be refused
             raise ValidationError(f"must have 1 to {MAX_CALLS_PER_SUBMISSION} items")
+        if value and isinstance(value[0], bytes):
+            return value  # they came as bytes, in a parcel
         return decode_all(value)
 
 

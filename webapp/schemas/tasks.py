@@ -87,6 +87,7 @@ class SubmissionIn(Schema):
         metadata={
             "description": "Id or name of the endpoint.",
             "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+            "example": "local",
         },
     )
     group_id = Id(
