@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,9 +104,8 @@ class MemoryService:
             self.functions[record["id"]] = record
             return record
 
-    def submit(self, body: Record, key: str | None) -> Record:
+    def submit(self, body: Record, payloads: Sequence[bytes], key: str | None) -> Record:
         """Accept calls. Raises BadRequest, NotFound, TooLarge, Conflict."""
-        payloads = [base64.b64decode(text) for text in body["payloads"]]
         with self.changed:
             if key is not None and key in self._answers:
                 return self._answers[key]
@@ -190,7 +189,7 @@ class MemoryService:
             "platform": sys.platform,
         }
 
-    def _check(self, body: Record, payloads: list[bytes]) -> None:
+    def _check(self, body: Record, payloads: Sequence[bytes]) -> None:
         self.endpoint(body["endpoint_id"])
         if body["function_id"] not in self.functions:
             raise NotFound(f"there is no function {body['function_id']}", code="FUNCTION_NOT_FOUND")

@@ -24,7 +24,7 @@ from .serialize import FunctionBody
 
 logger = logging.getLogger(__name__)
 
-#: A submission is filled up to this many bytes of base64 (one larger call still makes one of its own).
+#: A submission is filled up to this many bytes (one larger call still makes one of its own).
 SUBMISSION_BYTES = 8 * 1024 * 1024
 #: submit() waits while more than this is unsent (calls; bytes of arguments).
 MAX_UNSENT_CALLS = 20_000
@@ -183,7 +183,7 @@ class Sender:
             calls: list[Call] = []
             size = 0
             while queue and len(calls) < self._route.batch_size:
-                size += len(queue[0].payload) * 4 // 3 + CALL_OVERHEAD
+                size += len(queue[0].payload) + CALL_OVERHEAD
                 if calls and size > SUBMISSION_BYTES:
                     break
                 calls.append(queue.popleft())

@@ -137,7 +137,7 @@ class _Routes:
         return self.service.endpoint(name)
 
     def submit(self, request: Request) -> Record:
-        return self.service.submit(request.body, request.key)
+        return self.service.submit(request.body, list(request.blobs or ()), request.key)
 
     def tasks(self, request: Request) -> Record:
         query = request.query or {}

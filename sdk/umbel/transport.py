@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, SSLError
 
 from .auth import Account
+from .protocol import parcel
 from .protocol.errors import ServiceError, ServiceUnavailable, service_error
 from .protocol.version import __version__
 
@@ -56,7 +57,8 @@ class _Again(Exception):
 class Request:
     """One request to the service.
 
-    ``query``: parameters, those that are None left out. ``body``: a JSON value. ``key``: Idempotency-Key;
+    ``query``: parameters, those that are None left out. ``body``: a JSON value. ``blobs``: bytes that travel
+    beside it, in a parcel (see ``umbel.protocol.parcel``). ``key``: Idempotency-Key;
     without one a POST is sent once, unless ``repeatable`` says that it may be repeated. ``wait``: how long
     the service may think about it (seconds). ``patience``: how long to keep trying; None: the transport's.
     ``given_up``: once it is set there are no more tries.
@@ -66,6 +68,7 @@ class Request:
     path: str
     query: dict[str, Any] | None = None
     body: Any = None
+    blobs: Sequence[bytes] | None = None
     key: str | None = None
     repeatable: bool = False
     wait: float = 30.0
@@ -92,14 +95,21 @@ class _Connections:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: list[HTTPConnection] = []
+        self._shut = False
 
     def add(self, connection: HTTPConnection) -> None:
+        """Note a new connection; refuse it with an OSError after ``shut``, which may have come meanwhile."""
         with self._lock:
+            if self._shut:
+                connection.close()
+                raise ConnectionAbortedError("the transport was closed")
             self._open = [c for c in self._open if c.sock is not None]
             self._open.append(connection)
 
     def shut(self) -> None:
+        """Wake every thread that reads from a connection, and let no new one be made."""
         with self._lock:
+            self._shut = True
             for connection in self._open:
                 sock = connection.sock
                 try:
@@ -165,7 +175,10 @@ class HttpTransport:
     def _try(self, request: Request) -> Any:
         headers = dict(self._headers)
         body = None
-        if request.body is not None:
+        if request.blobs is not None:
+            body = parcel.pack(request.body, request.blobs)
+            headers["Content-Type"] = parcel.SUBMISSION_TYPE
+        elif request.body is not None:
             body = json.dumps(request.body, separators=(",", ":")).encode()
             headers["Content-Type"] = "application/json"
         if request.key is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.work import DEADLINE, Service, divide, open_gate, square, through_gate
+from tests.support.wait import wait_until
 from umbel import Executor
 from umbel.protocol.errors import NotFound
 
@@ -19,6 +20,7 @@ def test_futures_of_a_group(service: Service, gate: Path) -> None:
     for future in squares:
         future.result(DEADLINE)
     assert bad.exception(DEADLINE) is not None
+    wait_until(lambda: late.task_id, DEADLINE, what="the last task to be accepted")
 
     with service.client() as client:
         again = Executor.reload(first.group_id, client=client)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -16,13 +18,20 @@ import pytest
 from tests.conformance.work import DEADLINE, Service, open_gate, square, through_gate
 from tests.support.wait import wait_until
 from umbel import Executor
+from umbel.protocol.errors import NotFound
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def umbel_threads() -> list[threading.Thread]:
+Threads = Callable[[], list[threading.Thread]]
+
+
+@pytest.fixture
+def umbel_threads() -> Threads:
+    """A function that returns the threads of executors that the test has made."""
+    before = set(threading.enumerate())
     names = ("umbel-send", "umbel-follow")
-    return [thread for thread in threading.enumerate() if thread.name in names]
+    return lambda: [t for t in threading.enumerate() if t.name in names and t not in before]
 
 
 def test_no_calls_after_it(service: Service) -> None:
@@ -41,7 +50,7 @@ def test_twice(service: Service) -> None:
     executor.shutdown()
 
 
-def test_waits_for_everything(service: Service, gate: Path) -> None:
+def test_waits_for_everything(service: Service, gate: Path, umbel_threads: Threads) -> None:
     executor = service.executor()
     futures = [executor.submit(square, n) for n in range(500)]
     late = executor.submit(through_gate, str(gate), "late")
@@ -60,7 +69,7 @@ def test_with_statement(service: Service) -> None:
         executor.submit(square, 1)
 
 
-def test_without_waiting_calls_still_end(service: Service, gate: Path) -> None:
+def test_without_waiting_calls_still_end(service: Service, gate: Path, umbel_threads: Threads) -> None:
     executor = service.executor()
     future = executor.submit(through_gate, str(gate), "late")
     executor.shutdown(wait=False)
@@ -70,7 +79,7 @@ def test_without_waiting_calls_still_end(service: Service, gate: Path) -> None:
     wait_until(lambda: not umbel_threads(), DEADLINE, what="the end of the threads")
 
 
-def test_cancel_futures(service: Service, gate: Path) -> None:
+def test_cancel_futures(service: Service, gate: Path, umbel_threads: Threads) -> None:
     executor = service.executor()
     ended = [executor.submit(square, n) for n in range(5)]
     wait(ended, timeout=DEADLINE)
@@ -98,13 +107,13 @@ def test_cancel_futures_of_a_group_that_others_use(service: Service, gate: Path)
     first.shutdown()
 
 
-def test_one_that_was_never_used(service: Service) -> None:
+def test_one_that_was_never_used(service: Service, umbel_threads: Threads) -> None:
     with service.executor():
         pass
     assert not umbel_threads()
 
 
-def test_one_that_is_forgotten_leaves_no_threads(service: Service) -> None:
+def test_one_that_is_forgotten_leaves_no_threads(service: Service, umbel_threads: Threads) -> None:
     executor = service.executor()
     future = executor.submit(square, 3)
     gone = weakref.ref(executor)
@@ -176,17 +185,34 @@ def run_program(service: Service, text: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def end_of(service: Service, group_id: str) -> None:
+    """Cancel what a program has left at a service that outlives it."""
+    with service.client() as client, contextlib.suppress(NotFound):
+        client.cancel_group(group_id)
+
+
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(0)", "executor.shutdown(wait=False)"])
 def test_a_program_ends_although_calls_run(service: Service, ending: str) -> None:
-    text = (
-        f"import time\nfutures = [executor.submit(time.sleep, 60) for _ in range(20)]\nprint('end')\n{ending}"
-    )
+    text = f"""
+import time
+futures = [executor.submit(time.sleep, 60) for _ in range(20)]
+print(executor.group_id)
+{ending}
+"""
     done = run_program(service, text)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+    end_of(service, done.stdout.strip())
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_program_that_fails_ends_too(service: Service) -> None:
-    done = run_program(service, "import time\nexecutor.submit(time.sleep, 60)\nraise ValueError('mine')\n")
+    text = """
+import time
+executor.submit(time.sleep, 60)
+print(executor.group_id)
+raise ValueError('mine')
+"""
+    done = run_program(service, text)
+    end_of(service, done.stdout.strip())
     assert done.returncode == 1 and "ValueError: mine" in done.stderr
 
 

@@ -1,0 +1,3 @@
+"""See tests/conformance/test_map.py."""
+
+from tests.conformance.test_map import *  # noqa: F401, F403
