@@ -21,6 +21,9 @@ GIVE_BACK_CALL = 0.1
 GIVE_BACK_BUNDLE = 0.25
 #: A call that runs longer (seconds) is reported as running.
 TELL_RUNNING = 0.2
+#: Ends of calls are told at least this often (seconds) while the bundle goes on: each report is a
+#: transaction at the service, so not for every look.
+TELL_ENDS = 0.1
 #: What a resource record may hold.
 USAGE = ("cpu", "max_rss")
 
@@ -52,6 +55,7 @@ class Run:
         self._closing: float | None = None
         self._closed = False
         self._told = -1
+        self._told_ends = now
         journal.reset(len(self.calls), now)
         for index, call in enumerate(self.calls):
             if call.task_id in job.cancelled:
@@ -64,7 +68,10 @@ class Run:
 
     def news(self, now: float) -> list[Outcome]:
         """Outcomes since the last time: finished calls, calls given back, and one that runs for long."""
-        outcomes = self._finished()
+        outcomes: list[Outcome] = []
+        if now - self._told_ends >= TELL_ENDS:
+            self._told_ends = now
+            outcomes = self._finished()
         index = self.running()
         elapsed = now - self._journal.began
         if self._closing is not None:
