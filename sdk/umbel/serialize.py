@@ -6,6 +6,7 @@ The first bytes name the codec, so that more can be added:
 ========== ==============================================================================
 ``P``      arguments or a result of builtin types only: a plain pickle, protocol 5
 ``C``      anything else: two bytes with the writer's Python version, then a cloudpickle
+``Z``      either of these, squeezed because it was large and that paid, see ``umbel.squeeze``
 ``UMBF``   a function: length (4 bytes, big endian) of a JSON header, header, cloudpickle
 ``{``      an exception: JSON, see ``umbel.remote_errors``
 ========== ==============================================================================
@@ -31,6 +32,7 @@ from . import by_value
 from .exceptions import DeserializeError, SerializeError, VersionMismatch
 from .remote_errors import dump_exception, load_exception
 from .source import Fallback, find_source, rebuild
+from .squeeze import SQUEEZED, squeeze, unsqueeze
 
 __all__ = [
     "FunctionBody",
@@ -47,7 +49,7 @@ __all__ = [
 FUNCTION_MAGIC = b"UMBF"
 PLAIN = b"P"
 CLOUD = b"C"
-_P, _C = PLAIN[0], CLOUD[0]
+_P, _C, _Z = PLAIN[0], CLOUD[0], SQUEEZED[0]
 
 #: This Python's version as it is written into bytes.
 PYTHON: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
@@ -94,7 +96,7 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     for value in kwargs.values():
         if type(value) not in _SCALARS:
             return _dump((args, kwargs))
-    return PLAIN + _pickle((args, kwargs))
+    return squeeze(PLAIN + _pickle((args, kwargs)))
 
 
 def load_call(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -108,7 +110,7 @@ def load_call(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def dump_result(value: Any) -> bytes:
     """Turn what a function returned into bytes. Raises SerializeError."""
     if type(value) in _SCALARS:
-        return PLAIN + _pickle(value)
+        return squeeze(PLAIN + _pickle(value))
     return _dump(value)
 
 
@@ -187,13 +189,13 @@ def _dump(value: Any) -> bytes:
     buffer.write(PLAIN)
     try:
         _PlainPickler(buffer, 5).dump(value)
-        return buffer.getvalue()
+        return squeeze(buffer.getvalue())
     except _NotPlain:
         pass
     except RecursionError as error:
         raise SerializeError(f"{_short(value)} cannot be serialized: it is nested too deeply") from error
     try:
-        return CLOUD + bytes(PYTHON) + by_value.dumps(value)
+        return squeeze(CLOUD + bytes(PYTHON) + by_value.dumps(value))
     except Exception as error:  # pickling runs code of any library, which may raise anything
         raise SerializeError(f"{_short(value)} cannot be serialized: {_why(error)}") from error
 
@@ -203,6 +205,9 @@ def _load(data: bytes) -> Any:
     if not data:
         raise DeserializeError("there are no bytes to read")
     codec = data[0]
+    if codec == _Z:
+        data = unsqueeze(data)
+        codec = data[0] if data else 0
     try:
         if codec == _P:
             return _unpickle(memoryview(data)[1:])
