@@ -13,10 +13,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
+from federation import embedded_redis
 from tests.support.embedded import ROOT, Embedded, Service, environment, gone, processes_of
 from tests.support.wait import wait_until
 
@@ -133,10 +135,11 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_broker_port_in_other_hands_is_refused(tmp_path: Path) -> None:
-    with Embedded(tmp_path, workers=0) as umbel:
-        address = (umbel.home / "redis" / "service.url").read_text().strip().rsplit("@")[1].split("/")[0]
-    with socket.create_server(("127.0.0.1", int(address.split(":")[1]))):
-        assert "used by another program" in _refusal("--home", str(umbel.home), "--port", "0")
+    embedded_redis.prepare(tmp_path)
+    port = urlsplit(embedded_redis.broker_url(tmp_path)).port
+    assert port is not None
+    with socket.create_server(("127.0.0.1", port)):
+        assert f"Port {port}" in _refusal("--home", str(tmp_path), "--port", "0")
 
 
 def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
             function = client.register_function(_wait_and_return)
             done = client.run("done", 0.0, function_id=function, endpoint_id="local")
             assert client.get_result(done, timeout=30) == "done"
-            running = client.run("running", 3.0, function_id=function, endpoint_id="local")
+            running = client.run("running", 1.0, function_id=function, endpoint_id="local")
             queued = [client.run(n, 0.0, function_id=function, endpoint_id="local") for n in range(20)]
             wait_until(lambda: client.get_task(running)["state"] == "running", what="the long call to run")
         account = umbel.account()
