@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
-from sqlalchemy.exc import IntegrityError
 
 from umbel.protocol import limits, names
 from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge, TooMany
@@ -62,32 +61,29 @@ def submit(
     ``idempotency_key`` with the same submission gets the first one's answer again.
 
     Raises NotFound (function, endpoint), BadRequest, TooLarge, TooMany (``QUEUE_FULL``), Conflict
-    (``IDEMPOTENCY_MISMATCH``, or a group of somebody else's).
+    (``IDEMPOTENCY_MISMATCH``).
     """
     _check(submission)
-    now = time.time()
-    try:
-        with fed.database.write() as connection:
-            earlier = _earlier(connection, user, submission, idempotency_key)
-            if earlier is not None:
-                return earlier
-            endpoint_no, _ = _endpoint(connection, user, submission.endpoint_id)
-            rows.lock_endpoints(connection, [endpoint_no])
-            _check_room(connection, fed, user, endpoint_no)
-            answer = _insert(connection, user, endpoint_no, submission, now)
-            if idempotency_key is not None:
-                values = (user.no, idempotency_key, submission.digest(), json.dumps(answer), now)
-                _add_answer.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
-            planned = dispatch.refill(fed, connection, endpoint_no, now)
-    except IntegrityError:
-        # the same key or group at the same moment in another process: by now the first one is there
-        with fed.database.read() as connection:
-            earlier = _earlier(connection, user, submission, idempotency_key)
-        if earlier is None:
-            raise Conflict("the same group was created at the same moment: send the request again") from None
-        return earlier
+    answer, planned = fed.database.settle(
+        lambda connection: _accept(connection, fed, user, submission, idempotency_key, time.time())
+    )
     dispatch.send(fed, planned)
     return answer
+
+
+def _accept(
+    connection: Connection, fed: Federation, user: User, submission: Submission, key: str | None, now: float
+) -> tuple[dict[str, Any], list[dispatch.Planned]]:
+    earlier = _earlier(connection, user, submission, key)
+    if earlier is not None:
+        return earlier, []
+    endpoint_no, _ = _lock_endpoint(connection, user, submission.endpoint_id)
+    _check_room(connection, fed, user, endpoint_no)
+    answer = _insert(connection, user, endpoint_no, submission, now)
+    if key is not None:
+        values = (user.no, key, submission.digest(), json.dumps(answer), now)
+        _add_answer.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
+    return answer, dispatch.refill(fed, connection, endpoint_no, now)
 
 
 def _check(submission: Submission) -> None:
@@ -113,11 +109,13 @@ _find_answer = Statement(
 )
 _add_answer = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
 _find_endpoint = Statement(
-    lambda d: select(endpoints.c.no, endpoints.c.id).where(
+    lambda d: select(endpoints.c.no, endpoints.c.id)
+    .where(
         (endpoints.c.id == bindparam("id")) | (endpoints.c.name == bindparam("name")),
         endpoints.c.user_no == bindparam("user"),
         endpoints.c.deleted.is_(None),
     )
+    .with_for_update()
 )
 _live = func.coalesce(func.sum(loads.c.live), 0)
 _endpoint_live = Statement(lambda d: select(_live).where(loads.c.endpoint_no == bindparam("no")))
@@ -172,8 +170,8 @@ def _earlier(
     return dict(json.loads(row[1]))
 
 
-def _endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
-    """Number and id of an endpoint."""
+def _lock_endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
+    """Number and id of an endpoint, locked as by ``rows.lock_endpoints``: it cannot be deleted meanwhile."""
     by_id = names.is_id(id_or_name)
     row = _find_endpoint.first(
         connection, user=user.no, id=id_or_name if by_id else None, name=None if by_id else id_or_name

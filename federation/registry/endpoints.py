@@ -21,6 +21,7 @@ from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceUnavail
 from .. import acl
 from ..broker import BrokerError
 from ..context import Federation
+from ..rows import lock_endpoints
 from ..tables import endpoints, loads
 from . import liveness, pages
 from .users import User
@@ -135,6 +136,7 @@ def delete(fed: Federation, user: User, name_or_id: str) -> None:
     """
     with fed.database.write() as connection:
         row = _find(connection, user, name_or_id)
+        lock_endpoints(connection, [row.no])  # nothing is submitted between the look and the end
         if connection.execute(
             select(exists().where(loads.c.endpoint_no == row.no, loads.c.live > 0))
         ).scalar():

@@ -9,7 +9,7 @@ import hashlib
 import time
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from umbel.protocol import limits, names
 from umbel.protocol.errors import NotFound, TooLarge
@@ -57,12 +57,15 @@ def ensure(
     mine = select(*_COLUMNS, _f.source).where(
         _f.user_no == user.no, _f.sha256 == digest, _f.deleted.is_(None)
     )
-    with fed.database.write() as connection:
+
+    def keep(connection: Connection) -> tuple[dict[str, Any], bool]:
         found = connection.execute(mine).first()
         if found is not None:
             return _shown(found), False
         connection.execute(insert(functions).values(user_no=user.no, body=body, **row))
-    return row, True
+        return row, True
+
+    return fed.database.settle(keep)
 
 
 def get(fed: Federation, user: User, id: str) -> dict[str, Any]:

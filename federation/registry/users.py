@@ -11,7 +11,7 @@ import secrets
 import time
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, insert, or_, select
+from sqlalchemy import Connection, bindparam, insert, or_, select
 
 from umbel.protocol import names
 from umbel.protocol.errors import BadRequest, Unauthorized
@@ -59,15 +59,16 @@ def ensure_user(fed: Federation, name: str) -> User:
     """Return the user of this name (1 to 64 characters), made now if there is none. Raises BadRequest."""
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise BadRequest(f"a user's name has 1 to {MAX_NAME} printable characters")
-    with fed.database.write() as connection:
-        row = connection.execute(
-            select(users.c.no, users.c.id, users.c.name).where(users.c.name == name)
-        ).first()
-        if row is not None:
-            return User(*row)
-        id = names.new_id()
-        new = insert(users).values(id=id, name=name, created=time.time()).returning(users.c.no)
-        return User(connection.execute(new).scalar_one(), id, name)
+    return fed.database.settle(lambda connection: _ensure(connection, name))
+
+
+def _ensure(connection: Connection, name: str) -> User:
+    row = connection.execute(select(users.c.no, users.c.id, users.c.name).where(users.c.name == name)).first()
+    if row is not None:
+        return User(*row)
+    id = names.new_id()
+    new = insert(users).values(id=id, name=name, created=time.time()).returning(users.c.no)
+    return User(connection.execute(new).scalar_one(), id, name)
 
 
 def create_token(fed: Federation, user: User, label: str, lifetime: float | None = None) -> str:
