@@ -20,7 +20,7 @@ def among(connection: Connection, column: ColumnElement[Any], values: Sequence[i
     if connection.dialect.name == "sqlite":
         each = func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(select(each.c.value))
-    kind = BigInteger() if values and isinstance(values[0], int) else String()
+    kind = String() if isinstance(column.type, String) else BigInteger()
     return column == func.any(bindparam(None, list(values), type_=postgresql.ARRAY(kind)))
 
 
@@ -41,6 +41,25 @@ def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
     wanted = sorted(set(numbers))
     if wanted and connection.dialect.name != "sqlite":
         _lock.rows(connection, nos=wanted)
+
+
+_free = Statement(
+    lambda d: select(endpoints.c.no)
+    .where(endpoints.c.no == bindparam("no"))
+    .with_for_update(skip_locked=True)
+)
+
+
+def lock_free_endpoint(connection: Connection, number: int) -> bool:
+    """As ``lock_endpoints``, but return False instead of waiting when another transaction is at it."""
+    return connection.dialect.name == "sqlite" or _free.value(connection, no=number) is not None
+
+
+def alone(connection: Connection, lock: int) -> bool:
+    """Tell whether no other transaction holds this advisory lock; from now on this one does."""
+    if connection.dialect.name == "sqlite":
+        return True
+    return bool(connection.execute(select(func.pg_try_advisory_xact_lock(lock))).scalar())
 
 
 def _add_load(dialect: Any) -> Any:

@@ -210,7 +210,8 @@ class Sweeper:
         for endpoint_no in waiting[:BATCH]:
             now = time.time()
             with self.fed.database.write() as connection:
-                rows.lock_endpoints(connection, [endpoint_no])
+                if not rows.lock_free_endpoint(connection, endpoint_no):
+                    continue  # whoever is at it fills the window as well
                 planned = dispatch.refill(self.fed, connection, endpoint_no, now)
             dispatch.send(self.fed, planned)
 

@@ -14,6 +14,8 @@ from ..tables import groups, idempotency, submissions, tasks
 BATCH = 1000
 #: How long answers of submissions are kept for repeated requests.
 IDEMPOTENCY_SECONDS = 86400.0
+#: Advisory lock of PostgreSQL that the one sweeper holds that deletes (any number will do).
+LOCK = 7_566_268_766
 
 
 def retain(fed: Federation, now: float) -> int:
@@ -23,6 +25,8 @@ def retain(fed: Federation, now: float) -> int:
         if connection.execute(old.limit(1)).first() is None:
             return 0
     with fed.database.write() as connection:
+        if not rows.alone(connection, LOCK):
+            return 0  # another sweeper is at it
         columns = tasks.c.no, tasks.c.blob_no, tasks.c.result_blob_no, tasks.c.submission_no, tasks.c.group_no
         query = select(*columns).where(tasks.c.finished < now - fed.settings.retention)
         found = connection.execute(query.order_by(tasks.c.finished).limit(BATCH)).all()
@@ -35,9 +39,11 @@ def retain(fed: Federation, now: float) -> int:
 
 
 def _drop_empty_groups(connection: Connection, group_nos: set[int]) -> None:
-    """Delete groups without tasks, with their submissions."""
+    """Delete groups without tasks, with their submissions; not those that a submission joins just now."""
+    among = rows.among(connection, groups.c.no, sorted(group_nos))
+    held = connection.execute(select(groups.c.no).where(among).with_for_update(skip_locked=True)).scalars()
     mine = select(tasks.c.no).where(tasks.c.group_no == groups.c.no)
-    query = select(groups.c.no).where(rows.among(connection, groups.c.no, sorted(group_nos)), ~exists(mine))
+    query = select(groups.c.no).where(rows.among(connection, groups.c.no, list(held)), ~exists(mine))
     empty = [no for (no,) in connection.execute(query)]
     if empty:
         connection.execute(delete(submissions).where(rows.among(connection, submissions.c.group_no, empty)))
