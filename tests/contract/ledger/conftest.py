@@ -5,22 +5,62 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from federation.database import Database
 from tests.support.endpoint import FakeEndpoint
 from tests.support.ledger import Ledger, open_ledger
+from tests.support.postgres import Server, running_server
 
-DATABASES = ["sqlite"]
+#: Asked once: the guards around the tests take UMBEL_ variables away.
+DATABASES = ["postgresql"] if os.environ.get("UMBEL_E2E") == "1" else ["sqlite"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def postgresql() -> Iterator[Server | None]:
+    """One PostgreSQL server for all tests, with a database "empty" that has the schema.
+
+    Started before the first test, so that none is blamed for the server's processes.
+    """
+    if "postgresql" not in DATABASES:
+        yield None
+        return
+    with running_server() as server:
+        with server.connect() as connection:
+            connection.execute("CREATE DATABASE empty")
+        database = Database(server.url("empty"))
+        database.create()
+        database.close()
+        yield server
 
 
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a new database; empty: SQLite in the home."""
-    return ""
+def bare_database_url(
+    request: pytest.FixtureRequest, tmp_path: Path, postgresql: Server | None
+) -> Iterator[str]:
+    """URL of a new database without any table."""
+    if postgresql is None:
+        yield f"sqlite:///{tmp_path / 'bare.sqlite'}"
+        return
+    name = postgresql.new_database()
+    yield postgresql.url(name)
+    postgresql.drop(name)
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, postgresql: Server | None) -> Iterator[str]:
+    """URL of a new database with the schema; empty: SQLite in the home."""
+    if postgresql is None:
+        yield ""
+        return
+    name = postgresql.new_database("empty")
+    yield postgresql.url(name)
+    postgresql.drop(name)
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ STEPS = [
 
 
 @pytest.fixture
-def database(tmp_path: Path, database_url: str) -> Iterator[Database]:
+def database(bare_database_url: str) -> Iterator[Database]:
     """An empty database."""
-    opened = Database(database_url or f"sqlite:///{tmp_path / 'schema.sqlite'}")
+    opened = Database(bare_database_url)
     yield opened
     opened.close()
 
