@@ -48,7 +48,18 @@ def bundle_message(
         "stamped_headers": None,
         "stamps": {},
     }
-    properties = {
+    message = {
+        "body": json.dumps([[head, body], {}, _EMBED]),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": _properties(endpoint_id, bundle_id),
+    }
+    return json.dumps(message).encode()
+
+
+def _properties(endpoint_id: str, bundle_id: str) -> dict[str, Any]:
+    return {
         "correlation_id": bundle_id,
         "reply_to": "",
         "delivery_mode": 2,
@@ -57,11 +68,3 @@ def bundle_message(
         "body_encoding": "utf-8",
         "delivery_tag": str(uuid.uuid4()),
     }
-    message = {
-        "body": json.dumps([[head, body], {}, _EMBED]),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": headers,
-        "properties": properties,
-    }
-    return json.dumps(message).encode()

@@ -110,39 +110,25 @@ def _shown(connection: Connection, ended: Sequence[_Ended]) -> list[dict[str, An
         return []
     blobs = rows.read_blobs(connection, {row.result_blob_no for row in ended})
     numbers = sorted({row.node_no for row in ended if row.node_no is not None})
-    nodes_by_no = dict(_node_names.rows(connection, nos=numbers)) if numbers else {}
-    shown = []
-    for (
-        id_,
-        completion,
-        state,
-        code,
-        message,
-        node_no,
-        started,
-        finished,
-        wall,
-        usage,
-        blob,
-        at,
-        size,
-    ) in ended:
-        data = None if blob is None else b64encode(blobs[blob][at : at + size]).decode()
-        succeeded = state == "succeeded"
-        shown.append(
-            {
-                "task_id": id_,
-                "completion": completion,
-                "state": state,
-                "code": code,
-                "message": message,
-                "result": data if succeeded else None,
-                "exception": None if succeeded else data,
-                "node": nodes_by_no.get(node_no),
-                "started": started,
-                "finished": finished,
-                "wall": wall,
-                "usage": json.loads(usage) if usage else None,
-            }
-        )
-    return shown
+    nodes_by_no: dict[int | None, str] = dict(_node_names.rows(connection, nos=numbers)) if numbers else {}
+    return [_outcome(row, blobs, nodes_by_no) for row in ended]
+
+
+def _outcome(row: _Ended, blobs: dict[int, bytes], nodes_by_no: dict[int | None, str]) -> dict[str, Any]:
+    id_, completion, state, code, message, node_no, started, finished, wall, usage, blob, at, size = row
+    data = None if blob is None else b64encode(blobs[blob][at : at + size]).decode()
+    succeeded = state == "succeeded"
+    return {
+        "task_id": id_,
+        "completion": completion,
+        "state": state,
+        "code": code,
+        "message": message,
+        "result": data if succeeded else None,
+        "exception": None if succeeded else data,
+        "node": nodes_by_no.get(node_no),
+        "started": started,
+        "finished": finished,
+        "wall": wall,
+        "usage": json.loads(usage) if usage else None,
+    }

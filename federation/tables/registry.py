@@ -1,0 +1,99 @@
+"""Users, functions, endpoints and their worker nodes."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, SmallInteger, String, Table, Text, text
+
+from .base import Number, metadata, no, ref
+
+users = Table(
+    "users",
+    metadata,
+    no(),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("created", Float, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    no(),
+    ref("user_no", "users", nullable=False),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("label", String(128), nullable=False, server_default=""),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+)
+
+functions = Table(
+    "functions",
+    metadata,
+    no(),
+    Column("id", String(36), nullable=False, unique=True),
+    ref("user_no", "users", nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("source", Text),
+    Column("sha256", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("deleted", Float),
+)
+Index(
+    "uq_functions_owner_body",
+    functions.c.user_no,
+    functions.c.sha256,
+    unique=True,
+    sqlite_where=functions.c.deleted.is_(None),
+    postgresql_where=functions.c.deleted.is_(None),
+)
+Index("ix_functions_user", functions.c.user_no, functions.c.no)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    no(),
+    Column("id", String(36), nullable=False, unique=True),
+    ref("user_no", "users", nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("metadata", Text, nullable=False, server_default="{}", key="meta"),
+    Column("public_key", LargeBinary, nullable=False),
+    # sha-256 of the password of its broker account, as Redis ACLs take it
+    Column("broker_sha256", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("deleted", Float),
+    # whose turn came last, so that users take turns over restarts too
+    Column("last_user_no", Number),
+)
+Index(
+    "uq_endpoints_owner_name",
+    endpoints.c.user_no,
+    endpoints.c.name,
+    unique=True,
+    sqlite_where=endpoints.c.deleted.is_(None),
+    postgresql_where=endpoints.c.deleted.is_(None),
+)
+Index("ix_endpoints_user", endpoints.c.user_no, endpoints.c.no)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    no(),
+    ref("endpoint_no", "endpoints", nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("instance", String(36), nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("busy", Integer, nullable=False),
+    Column("facts", Text, nullable=False, server_default="{}"),
+    # by the server's clock: first and last heartbeat of this instance
+    Column("since", Float, nullable=False),
+    Column("seen", Float, nullable=False),
+    # 1 while it counts as live; 0 after its goodbye or its silence
+    Column("live", SmallInteger, nullable=False),
+)
+Index("uq_nodes_endpoint_name", nodes.c.endpoint_no, nodes.c.name, unique=True)
+Index("ix_nodes_live", nodes.c.seen, sqlite_where=text("live = 1"), postgresql_where=text("live = 1"))
