@@ -54,7 +54,7 @@ def _add_group(connection: sqlite3.Connection, task_no: int, begin: int, size: i
     group, submission, blob, result = connection.execute(
         template.format("group_no, submission_no, blob_no, result_blob_no"), (task_no,)
     ).fetchone()
-    group_no = _copy(connection, "groups", group, id=str(uuid.uuid4()), completions=size)
+    group_no = _copy(connection, "groups", group, id=str(uuid.uuid4()), size=size, completions=size)
     values = {
         "prefix": str(uuid.uuid4())[:24],
         "group_no": group_no,

@@ -1,0 +1,56 @@
+"""The works: the same in every run, and what they must bring back."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from benchmarks import functions, rounds
+from benchmarks.works import PASSES, WORKS, arguments, expected, ideal_seconds, sizes
+
+
+@pytest.mark.parametrize("work", sorted(WORKS))
+def test_a_work_asks_for_what_its_function_returns(work: str) -> None:
+    items = [item if not isinstance(item, list) else [item[0], 0.0] for item in arguments(work, 7)]
+    function = functions.BY_NAME[WORKS[work].function]
+    assert [function(item) for item in items] == expected(work, items)
+    assert arguments(work, 7) == arguments(work, 7)
+
+
+def test_large_arguments_are_all_different() -> None:
+    items = arguments("W3", 50)
+    assert {len(item) for item in items} == {100_000} and len(set(items)) == 50
+
+
+def test_the_mixed_bag_is_what_it_is_called() -> None:
+    (n,) = WORKS["W6"].sizes
+    items = arguments("W6", n)
+    assert Counter(seconds for _, seconds in items) == {0.0: 1000, 0.05: 200, 2.0: 20}
+    assert ideal_seconds(items) == pytest.approx(25.0)
+    # interleaved: a long one in every sixty-one
+    assert all(any(seconds == 2.0 for _, seconds in items[k : k + 61]) for k in range(0, n, 61))
+
+
+def test_every_work_has_its_place_in_a_pass() -> None:
+    assert sorted(work for together in PASSES for work in together) == sorted(WORKS)
+
+
+def test_a_quick_look_is_a_tenth() -> None:
+    assert sizes(WORKS["W1"], quick=True) == [200, 1000]
+    assert sizes(WORKS["W1"], quick=False) == [2000, 10_000]
+
+
+def test_rounds_take_turns_and_spare_the_peers_what_takes_them_minutes() -> None:
+    turns = list(rounds.plan(["W1", "W2", "W5", "W7"], ["umbel", "celery"], 2))
+    assert turns == [
+        (1, "umbel", ["W1", "W2"]),
+        (1, "celery", ["W1", "W2"]),
+        (1, "umbel", ["W5"]),
+        (1, "celery", ["W5"]),
+        (1, "umbel", ["W7"]),
+        (2, "umbel", ["W1", "W2"]),
+        (2, "celery", ["W1", "W2"]),
+        (2, "umbel", ["W5"]),
+        (2, "umbel", ["W7"]),
+    ]
