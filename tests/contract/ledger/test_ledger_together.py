@@ -1,0 +1,198 @@
+"""Everything at once: several submitters, collectors, sweepers, cancellers and followers on one ledger."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from federation.collect import Collector
+from federation.ledger.cancel import cancel_group, cancel_task
+from federation.ledger.results import results_after
+from federation.sweep import Sweeper
+from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
+from tests.support.ledger import Ledger
+from umbel.protocol import names
+from umbel.protocol.errors import NotFound
+from umbel.protocol.messages import Status
+
+SECONDS = 6.0
+
+
+class _Crowd:
+    """Threads that do one thing again and again until they are told to stop, and what went wrong in them."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.failures: list[BaseException] = []
+        self._threads: list[threading.Thread] = []
+
+    def let(self, act: Callable[[random.Random], Any], times: int = 1) -> None:
+        """Start ``times`` threads that call ``act`` again and again."""
+        for _ in range(times):
+            seed = len(self._threads)
+            self._threads.append(threading.Thread(target=self._run, args=(act, random.Random(seed))))
+            self._threads[-1].start()
+
+    def _run(self, act: Callable[[random.Random], Any], chance: random.Random) -> None:
+        try:
+            while not self.stop.is_set():
+                act(chance)
+        except BaseException as error:  # kept for the test, which shows it
+            self.failures.append(error)
+            self.stop.set()
+
+    def end(self) -> None:
+        """Stop all; raise what went wrong first."""
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in self._threads), "a thread hangs"
+        if self.failures:
+            raise self.failures[0]
+
+
+class _Follower:
+    """Reads a group's results as they come, and notes what it saw in which order."""
+
+    def __init__(self, ledger: Ledger, group_id: str):
+        self.ledger, self.group_id = ledger, group_id
+        self.seen: list[int] = []
+        self.ended: Counter[str] = Counter()
+
+    def follow(self, _: random.Random) -> None:
+        """Poll once."""
+        if not self.poll():
+            time.sleep(0.005)
+
+    def poll(self) -> int:
+        """Read what there is; return how many. Numbers go on without a gap from the last one seen."""
+        try:
+            found = results_after(self.ledger.fed, self.ledger.me, self.group_id, len(self.seen), 500)
+        except NotFound:
+            return 0  # nothing has been submitted yet
+        self.seen += [result["completion"] for result in found["results"]]
+        self.ended.update(result["task_id"] for result in found["results"])
+        assert self.seen[-500:] == list(range(1, len(self.seen) + 1))[-500:]
+        return len(found["results"])
+
+
+def _work(node: FakeNode) -> Callable[[random.Random], None]:
+    """A node that finishes most bundles, gives back or loses some calls, and sometimes restarts."""
+
+    def act(chance: random.Random) -> None:
+        for bundle in node.take(2):
+            kinds = [Status.SUCCEEDED] * 8 + [Status.FAILED, Status.RETURNED, Status.LOST]
+            node.report({bundle.id: [outcome(bundle, call, chance.choice(kinds)) for call in bundle.calls]})
+        if chance.random() < 0.05:
+            node.repeat()
+        if chance.random() < 0.03:
+            node.restart()
+        elif chance.random() < 0.3:
+            node.beat()
+        time.sleep(0.002)
+
+    return act
+
+
+class _Users:
+    """What users do: submit into a few groups on a few endpoints, and cancel."""
+
+    def __init__(self, ledger: Ledger, places: list[FakeEndpoint], groups: list[str]):
+        self.ledger, self.places, self.groups = ledger, places, groups
+        self.answers: list[dict[str, Any]] = []
+
+    def submit(self, chance: random.Random) -> None:
+        """Submit some calls."""
+        self.answers.append(
+            self.ledger.submit(
+                chance.choice(self.places),
+                chance.choice([1, 5, 200]),
+                group_id=chance.choice(self.groups),
+                key=names.new_id(),
+                retries=chance.choice([0, 1]),
+                expires=chance.choice([None, 2.0]),
+            )
+        )
+        time.sleep(0.02)
+
+    def cancel(self, chance: random.Random) -> None:
+        """Cancel a task, now and then a group."""
+        if self.answers:
+            answer = chance.choice(self.answers[-20:])
+            cancel_task(self.ledger.fed, self.ledger.me, chance.choice(answer["task_ids"]))
+            if chance.random() < 0.02:
+                cancel_group(self.ledger.fed, self.ledger.me, answer["group_id"])
+        time.sleep(0.03)
+
+
+def _collect(ledger: Ledger, name: str) -> Callable[[random.Random], None]:
+    collector = Collector(ledger.fed, name)
+
+    def act(_: random.Random) -> None:
+        collector.beat()
+        try:
+            collector.collect(0.05)
+        except OperationalError as error:  # as Collector.run does: what PostgreSQL cuts is tried again
+            assert "deadlock" in str(error)
+
+    return act
+
+
+def _sweep(ledger: Ledger) -> Callable[[random.Random], None]:
+    sweeper = Sweeper(ledger.fed)
+
+    def act(_: random.Random) -> None:
+        sweeper.sweep()
+        time.sleep(0.05)
+
+    return act
+
+
+def test_everything_at_once_ends_every_task_once(ledger: Ledger, lab: FakeEndpoint) -> None:
+    places = [lab, ledger.endpoint("other"), ledger.endpoint("third")]
+    groups = [names.new_id() for _ in range(3)]
+    users = _Users(ledger, places, groups)
+    followers = [_Follower(ledger, group_id) for group_id in groups]
+    crowd = _Crowd()
+    crowd.let(users.submit, 3)
+    crowd.let(users.cancel)
+    for number in range(2):
+        crowd.let(_collect(ledger, f"together-{number}"))
+        crowd.let(_sweep(ledger))
+    for place in places:
+        crowd.let(_work(place.node("n1")))
+    for follower in followers:
+        crowd.let(follower.follow)
+    crowd.stop.wait(SECONDS)
+    crowd.end()
+    _drain(ledger, places)
+    for follower in followers:
+        while follower.poll():
+            pass
+    told: Counter[str] = sum((follower.ended for follower in followers), Counter())
+    assert told == Counter(task_id for answer in users.answers for task_id in answer["task_ids"])
+    assert len(told) > 300
+
+
+def _drain(ledger: Ledger, places: list[FakeEndpoint]) -> None:
+    """Healthy workers run what is left."""
+    nodes = [place.node("n1") for place in places]
+    for _ in range(200):
+        for node in nodes:
+            node.take()
+            node.finish()
+            node.beat()
+        ledger.collect()
+        ledger.sweep(after=5)
+        with ledger.fed.database.read() as connection:
+            left = connection.exec_driver_sql("SELECT count(*) FROM tasks WHERE finished IS NULL").scalar()
+        if not left:
+            return
+    pytest.fail(f"{left} tasks never end")
