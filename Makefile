@@ -37,7 +37,7 @@ test: $(DEV_STAMP) ## run every test that needs nothing but Python
 
 e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
 	@.ci/services
-	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/soak $(ARGS)
+	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/contract/ledger tests/soak $(ARGS)
 
 soak: $(DEV_STAMP) ## a quarter of an hour of random work while processes die, then proof from the logs
 	SOAK_SECONDS=$${SOAK_SECONDS:-900} SOAK_INTERVAL=$${SOAK_INTERVAL:-20} $(BIN)/python -m pytest -s tests/soak/test_soak.py $(ARGS)
