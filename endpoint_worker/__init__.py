@@ -16,6 +16,7 @@ transport  kombu's Redis transport with the repairs that a long-lived worker nee
 jobs       a bundle on its way through the worker
 inbox      commands for a thread that waits in a selector
 intake     from a Celery message to a checked job
+rules      what the site lets run, whatever the service says
 pool       the Celery pool, a door to the supervisor
 node       what a worker node is made of; its heartbeat
 supervisor the thread that owns all runners

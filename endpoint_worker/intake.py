@@ -13,18 +13,20 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 from umbel.protocol import names
 from umbel.protocol.envelope import Verifier
 from umbel.protocol.errors import ProtocolError
-from umbel.protocol.messages import Bundle
+from umbel.protocol.messages import Bundle, Outcome
 
 from .broker import BROKER_ERRORS
+from .jobs import unstarted
+from .rules import Rules
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +36,34 @@ DISK_BYTES = 1024 * 1024 * 1024
 
 
 class Unavailable(Exception):
-    """A genuine bundle cannot be run now: something that belongs to it is missing. All its calls go back."""
+    """A genuine bundle cannot be run now: something that belongs to it is missing.
 
-    def __init__(self, bundle: Bundle, message: str):
+    ``outcomes``: all its calls go back, but those that are ``refused``.
+    """
+
+    def __init__(self, bundle: Bundle, message: str, refused: Iterable[Outcome] = ()):
         super().__init__(message)
         self.bundle = bundle
         self.message = message
+        self.outcomes = [*unstarted(bundle, message), *refused]
+
+
+class Opened(NamedTuple):
+    """A checked bundle: its calls that may run, its function's bytes, and outcomes of calls that may not run.
+
+    Where no call may run, nothing is fetched: ``function`` is empty.
+    """
+
+    bundle: Bundle
+    function: bytes
+    refused: list[Outcome]
 
 
 class Intake:
-    """Opens messages for one endpoint (its id); ``client`` reads what travels beside them."""
+    """Opens messages for one endpoint (its id); ``client`` reads what travels beside them.
+
+    ``rules``: what the site lets run.
+    """
 
     def __init__(
         self,
@@ -52,28 +72,48 @@ class Intake:
         functions: FunctionCache,
         client: redis.Redis,
         clock: Callable[[], float] = time.time,
+        rules: Rules | None = None,
     ):
         self._endpoint = endpoint
         self._verifier = verifier
         self._functions = functions
         self._client = client
         self._clock = clock
+        self._rules = rules or Rules()
 
-    def open(self, raw: bytes | str) -> tuple[Bundle, bytes]:
-        """Check a message's content (JSON); return the bundle and its function's bytes.
+    def open(self, raw: bytes | str) -> Opened:
+        """Check a message's content (JSON), judge it by the site's rules, fetch what belongs to it.
 
         Raises ProtocolError when it cannot be trusted and Unavailable when it cannot be run.
         """
         head, inline = _arguments(raw)
         bundle, header = Bundle.open_head(self._verifier, head, endpoint=self._endpoint, now=self._clock())
-        body = self._body(bundle, inline)
-        bundle = bundle.with_body(header, body)
+        bundle, refused = self._rules.judge(bundle)
+        if refused:
+            log.warning("bundle %s of %s: %s", bundle.id, bundle.user, refused[0].message)
+            if not bundle.calls:
+                self._drop_body(bundle, inline)
+                return Opened(bundle, b"", refused)
+        try:
+            bundle = bundle.with_body(header, self._body(bundle, inline))
+            return Opened(bundle, self._function(bundle), refused)
+        except Unavailable as error:
+            raise Unavailable(error.bundle, error.message, refused) from None
+
+    def _function(self, bundle: Bundle) -> bytes:
         digest = bundle.function.sha256
         function = self._functions.get(digest)
         if function is None:
             function = self._fetch_function(bundle)
             self._functions.put(digest, function)
-        return bundle, function
+        return function
+
+    def _drop_body(self, bundle: Bundle, inline: bytes | None) -> None:
+        if inline is None:
+            try:
+                self._client.delete(names.body_key(self._endpoint, bundle.id))
+            except BROKER_ERRORS as error:
+                log.debug("the body of bundle %s stays in the broker: %s", bundle.id, error)
 
     def _body(self, bundle: Bundle, inline: bytes | None) -> bytes:
         if inline is not None:

@@ -18,14 +18,14 @@ import celery
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
-from umbel.protocol.messages import Heartbeat
+from umbel.protocol.messages import Heartbeat, Outcome
 from umbel.protocol.version import __version__
 
 from .broker import BROKER_ERRORS, connect
 from .child import RunnerOptions
 from .folder import EndpointFolder
 from .intake import FunctionCache, Intake, Unavailable
-from .jobs import Accepted, Job, unstarted
+from .jobs import Accepted, Job
 from .kernel import adopt_orphans
 from .reports import Origin, Outbox
 from .settings import Settings
@@ -85,6 +85,7 @@ class Node:
             Verifier(credentials.service_key),
             FunctionCache(folder.cache / "functions"),
             connect(self.broker_url, timeout=5.0),
+            rules=settings.rules,
         )
         self.teller = Teller()
         options = RunnerOptions(
@@ -114,20 +115,29 @@ class Node:
     def take(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
         """Take a message. Both callbacks are called in any case, sooner or later, from another thread."""
         try:
-            bundle, function = self.intake.open(raw)
+            bundle, function, refused = self.intake.open(raw)
         except ProtocolError as error:
             # nothing can be reported of a bundle that may be anybody's; the service misses it and sends again
             log.error("a message is dropped: %s", error)
             self._refused = (time.monotonic(), f"a message was refused: {error.message}")
         except Unavailable as error:
             log.warning("bundle %s goes back: %s", error.bundle.id, error.message)
-            self.outbox.add(error.bundle.id, unstarted(error.bundle, error.message))
+            self.outbox.add(error.bundle.id, error.outcomes)
         else:
-            if bundle.id not in self.held():
-                self.supervisor.submit(Job(bundle, function, on_accept, on_done))
+            if bundle.id in self.held():
+                log.warning("bundle %s came twice", bundle.id)
+            elif self._run(Job(bundle, function, on_accept, on_done), refused):
                 return
-            log.warning("bundle %s came twice", bundle.id)
         self.teller.tell([partial(on_accept, "", 0), on_done])
+
+    def _run(self, job: Job, refused: list[Outcome]) -> bool:
+        """Have a bundle's calls run and tell of those that may not; False if none may."""
+        # first what runs: a bundle of which something is unsent counts as held
+        if job.bundle.calls:
+            self.supervisor.submit(job)
+        if refused:
+            self.outbox.add(job.bundle.id, refused)
+        return bool(job.bundle.calls)
 
     def held(self) -> list[str]:
         """Ids of bundles whose calls are not all accounted for at the service."""

@@ -15,6 +15,7 @@ from typing import Any
 from umbel.protocol.errors import UmbelError
 
 from .broker import at_address
+from .rules import Rules
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -88,6 +89,9 @@ class Settings:
         default_factory=dict, metadata={"docs": "Variables that calls see besides."}
     )
     log_level: str = field(default="INFO", metadata={"docs": "DEBUG, INFO, WARNING or ERROR."})
+    rules: Rules = field(
+        default_factory=Rules, metadata={"docs": "What may run here, whatever the service says."}
+    )
 
     @property
     def worker_slots(self) -> int:
@@ -125,16 +129,31 @@ def load(file: Path, name: str, **flags: Any) -> Settings:
         table = {}
     except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read: {error}") from None
-    kinds = {f.name: f for f in fields(Settings) if f.name != "name"}
+    rules = table.pop("rules", {})
+    values = _values(Settings, table, flags, f"{file}")
+    if not isinstance(rules, dict):
+        raise SettingsError(f"setting 'rules' wants a table, [rules], not {rules!r}")
+    try:
+        values["rules"] = Rules(**_values(Rules, rules, {}, f"{file}, [rules]"))
+    except ValueError as error:
+        raise SettingsError(f"{file}, [rules]: {error}") from None
+    return Settings(**{**values, "name": name})
+
+
+def _values(kind: Any, table: dict[str, Any], flags: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check and convert a table's values for the fields of ``kind``. Raises SettingsError."""
+    known = {f.name: f for f in fields(kind) if f.name not in ("name", "rules")}
     for key in table:
-        if key not in kinds:
-            near = difflib.get_close_matches(key, kinds, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(sorted(kinds))}"
-            raise SettingsError(f"{file}: unknown setting '{key}'{hint}")
-    table.update({key: value for key, value in flags.items() if value is not None})
-    defaults = Settings()
-    values = {key: _convert(key, value, getattr(defaults, key)) for key, value in table.items()}
-    return Settings(name=name, **values)
+        if key not in known:
+            near = difflib.get_close_matches(key, [*known, "rules"] if kind is Settings else known, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(sorted(known))}"
+            raise SettingsError(f"{where}: unknown setting '{key}'{hint}")
+    given = {**table, **{key: value for key, value in flags.items() if value is not None}}
+    defaults = kind()
+    return {
+        key: _convert(key, value, getattr(defaults, key), size="size" in known[key].metadata)
+        for key, value in given.items()
+    }
 
 
 def template(name: str, **values: Any) -> str:
@@ -143,19 +162,29 @@ def template(name: str, **values: Any) -> str:
         f"# How the endpoint '{name}' runs calls. Restart it after changes: umbel-endpoint restart {name}",
         "",
     ]
-    tables = []
+    tables: list[str] = []
     for f in fields(Settings):
         if f.name == "name":
             continue
         lines_of = [f"# {f.metadata['docs']}"]
         if f.name == "environment":
-            tables = [*lines_of, "#[environment]", '#OMP_NUM_THREADS = "1"']
+            tables += [*lines_of, "#[environment]", '#OMP_NUM_THREADS = "1"', ""]
+            continue
+        if f.name == "rules":
+            tables += [*lines_of, "#[rules]", *_rules_template()]
             continue
         mark = "" if values.get(f.name) is not None else "#"
         value = values.get(f.name)
         text = _toml(value if value is not None else getattr(Settings(), f.name))
         lines += [*lines_of, f"{mark}{f.name} = {text}", ""]
     return "\n".join([*lines, *tables, ""])
+
+
+def _rules_template() -> list[str]:
+    lines = []
+    for f in fields(Rules):
+        lines += [f"# {f.metadata['docs']}", f"#{f.name} = {_toml(f.metadata.get('example', f.default))}"]
+    return lines
 
 
 def _toml(value: Any) -> str:
@@ -166,11 +195,11 @@ def _toml(value: Any) -> str:
     return repr(value)
 
 
-def _convert(name: str, value: Any, default: Any) -> Any:
+def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
     """Turn a value of TOML into the kind that a setting has. Raises SettingsError."""
-    if name in ("memory", "recycle_memory") and isinstance(value, str):
+    if size and isinstance(value, str):
         return _bytes(name, value)
-    if isinstance(default, tuple):
+    if default is None or isinstance(default, tuple):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise SettingsError(f"setting '{name}' wants a list of texts, not {value!r}")

@@ -60,7 +60,7 @@ def place(broker: redis.Redis, bundle: Bundle, function: bytes) -> None:
 def test_a_genuine_bundle_comes_through(intake: Intake, broker: redis.Redis) -> None:
     bundle, function = make_bundle(double, [(1,), (2,)])
     place(broker, bundle, function)
-    assert intake.open(message(bundle)) == (bundle, function)
+    assert intake.open(message(bundle)) == (bundle, function, [])
 
 
 def test_a_body_beside_the_message_is_fetched_and_removed(intake: Intake, broker: redis.Redis) -> None:
@@ -68,7 +68,7 @@ def test_a_body_beside_the_message_is_fetched_and_removed(intake: Intake, broker
     place(broker, bundle, function)
     key = names.body_key(ENDPOINT, bundle.id)
     broker.set(key, bundle.body)
-    assert intake.open(message(bundle, inline=False)) == (bundle, function)
+    assert intake.open(message(bundle, inline=False)) == (bundle, function, [])
     assert broker.get(key) is None
 
 
@@ -134,7 +134,7 @@ def test_functions_are_kept_over_restarts(intake: Intake, broker: redis.Redis, t
     place(broker, bundle, function)
     intake.open(message(bundle))
     broker.flushall()
-    assert make_intake(broker, tmp_path).open(message(bundle))[1] == function
+    assert make_intake(broker, tmp_path).open(message(bundle)).function == function
 
 
 def test_a_damaged_function_on_disk_is_fetched_again(
@@ -145,7 +145,7 @@ def test_a_damaged_function_on_disk_is_fetched_again(
     make_intake(broker, tmp_path).open(message(bundle))
     (tmp_path / "functions" / bundle.function.sha256).write_bytes(b"rotten")
     with caplog.at_level(logging.WARNING):
-        assert make_intake(broker, tmp_path).open(message(bundle))[1] == function
+        assert make_intake(broker, tmp_path).open(message(bundle)).function == function
     assert "damaged" in caplog.text
 
 

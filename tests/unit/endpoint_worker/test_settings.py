@@ -10,6 +10,7 @@ import pytest
 
 from endpoint_worker import broker, settings
 from endpoint_worker.folder import Credentials, EndpointFolder, FolderError, configured, node_name
+from endpoint_worker.rules import Rules
 from endpoint_worker.settings import SettingsError, load
 from umbel.protocol.envelope import new_private_key
 
@@ -51,6 +52,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("environment = 3", "table of texts"),
         ("log_level = 'LOUD'", "DEBUG"),
         ("slots =", "cannot be read"),
+        ("rule = 3", "did you mean 'rules'"),
+        ("rules = 3", "wants a table"),
+        ("[rules]\nallowed_user = ['ada']", r"\[rules\]: unknown setting.*did you mean 'allowed_users'"),
+        ("[rules]\nallowed_users = 'ada'", "list of texts"),
+        ("[rules]\nallowed_functions = ['dock']", "'dock'.*neither a function's id nor its SHA-256"),
+        ("[rules]\nlargest_payload = 'much'", "4GiB"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
@@ -65,7 +72,23 @@ def test_the_written_file_holds_every_setting_and_changes_none(tmp_path: Path) -
         line.removeprefix("#") if not line.startswith("# ") else line for line in text.splitlines()
     )
     every = load(write(tmp_path, bare), "lab")
-    assert every == settings.Settings(name="lab", slots=2, environment={"OMP_NUM_THREADS": "1"})
+    assert every == settings.Settings(
+        name="lab",
+        slots=2,
+        environment={"OMP_NUM_THREADS": "1"},
+        rules=Rules(allowed_functions=["0123456789abcdef" * 4], allowed_users=["ada"]),
+    )
+
+
+def test_rules_are_read_in_the_units_of_people(tmp_path: Path) -> None:
+    digest = "AB" * 32
+    file = write(
+        tmp_path,
+        f'[rules]\nallowed_functions = ["{digest}"]\nallowed_users = []\nlargest_payload = "2 MiB"\n',
+    )
+    rules = load(file, "lab", slots=2).rules
+    assert rules == Rules(allowed_functions=[digest.lower()], allowed_users=[], largest_payload=2**21)
+    assert load(tmp_path / "none.toml", "lab").rules == Rules(None, None, 0)
 
 
 def test_no_secret_passes_to_runners_by_default() -> None:

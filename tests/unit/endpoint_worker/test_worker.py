@@ -221,6 +221,41 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     assert "pw@" not in (site.home / "worker.log").read_text()
 
 
+def test_the_sites_rules_hold_whatever_the_service_sends(tmp_path: Path) -> None:
+    with running_broker(tmp_path) as url:
+        site = Site(tmp_path, url)
+        mark = tmp_path / "ran"
+
+        def touch(text: str) -> str:
+            with mark.open("a") as file:
+                file.write(text[:1])
+            return text[:1]
+
+        allowed, _ = make_bundle(touch, [("a",)])
+        with site.folder.settings_file.open("a") as file:
+            file.write(
+                f'[rules]\nallowed_functions = ["{allowed.function.sha256}"]\n'
+                'allowed_users = ["ada"]\nlargest_payload = 1000\n'
+            )
+        try:
+            site.start()
+            mixed = site.send(touch, [("a",), ("b" * 1001,), ("c",)])
+            assert site.ended(mixed) == ["succeeded", "NOT_ALLOWED", "succeeded"]
+            assert [site.values.get(c.task_id) for c in mixed.calls] == ["a", None, "c"]
+            other = site.send(nap, [(0.0,), (0.0,)])
+            assert site.ended(other) == ["NOT_ALLOWED"] * 2
+            big = site.send(touch, [(os.urandom(100_000).hex(),)])
+            assert site.ended(big) == ["NOT_ALLOWED"]
+            assert site.broker.get(names.body_key(ENDPOINT, big.id)) is None
+            site.until(lambda: site.beats[-1].heartbeat and not site.beats[-1].heartbeat.held, "nothing held")
+        finally:
+            site.close()
+        assert mark.read_text() == "ac"
+        said = {row.bundle_id: row.message or "" for row in site.rows if row.code}
+        assert "rule allowed_functions" in said[other.id]
+        assert "rule largest_payload" in said[big.id]
+
+
 def test_a_running_call_is_cancelled_by_command_and_by_the_list(site: Site) -> None:
     with Celery("service", broker=site.admin_url, set_as_current=False) as app:
         app.conf.update(
