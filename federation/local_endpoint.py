@@ -37,7 +37,7 @@ def configured(fed: Federation, user: User) -> bool:
     """Tell whether home and registry know the same endpoint ``local``; remove what only one of them knows.
 
     An endpoint whose other half was lost can never work again: its name is freed to be configured anew.
-    Raises ServiceError when the registry's half still has unfinished tasks.
+    Raises Conflict when the folder was lost and the endpoint still has unfinished tasks.
     """
     folder = fed.settings.home / "endpoints" / NAME
     try:

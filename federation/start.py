@@ -8,10 +8,10 @@ import logging
 import os
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from umbel.protocol.errors import Unauthorized
+from umbel.protocol.errors import Conflict, Unauthorized
 
 from . import acl, components, embedded_redis, local_endpoint, logfiles, monitor_access
 from .broker import BrokerError
@@ -106,7 +106,16 @@ class Start:
             token = users.create_token(fed, user, "made by 'up' on this machine")
         write_private(file, json.dumps({"url": self.url, "token": token}) + "\n")
         self.api = local_endpoint.Api(self.url, token)
-        self._configured = local_endpoint.configured(fed, user)
+        try:
+            self._configured = local_endpoint.configured(fed, user)
+        except Conflict as error:
+            # the service must run, or its tasks could not be cancelled
+            log.error(
+                "the folder of endpoint '%s' was lost, so it is not started: %s",
+                local_endpoint.NAME,
+                error.message,
+            )
+            self.options = replace(self.options, workers=0)
 
     def advance(self) -> None:
         """Take the next step if it can be taken. Raises StartError when the start has failed."""

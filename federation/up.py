@@ -171,3 +171,5 @@ def _log_to(file: Path, verbose: bool) -> None:
         handlers=[logging.FileHandler(file), *([] if verbose else [logging.StreamHandler()])],
         force=True,
     )
+    # it tells of every plug-in
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -69,6 +69,7 @@ def test_the_functions_exception_arrives(umbel: Embedded) -> None:
 def test_it_says_how_to_use_it(umbel: Embedded) -> None:
     assert umbel.service is not None
     said = umbel.service.text()
+    assert said.startswith("Umbel is ready")
     assert f"{umbel.url}\n" in said and f"{umbel.url}/docs" in said and str(umbel.home) in said
     with urllib.request.urlopen(f"{umbel.url}/health", timeout=10) as answer:
         assert json.load(answer)["status"] == "ok"
@@ -143,7 +144,9 @@ def test_a_broker_port_in_other_hands_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
-    with Embedded(tmp_path, workers=1) as umbel:
+    folder = tmp_path / "d\u00f6ck it"
+    folder.mkdir()
+    with Embedded(folder, workers=1) as umbel:
         with umbel.client() as client:
             function = client.register_function(_wait_and_return)
             done = client.run("done", 0.0, function_id=function, endpoint_id="local")

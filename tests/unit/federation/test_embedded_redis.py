@@ -112,3 +112,11 @@ def test_no_redis_server_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_home_without_broker_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="federation up"):
         embedded_redis.broker_url(tmp_path)
+
+
+def test_a_redis_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "redis-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert embedded_redis.server_binary() == str(program)
