@@ -44,9 +44,7 @@ def _token() -> str:
     header = request.headers.get("Authorization", "")
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or len(header) > _MAX_HEADER:
-        raise Unauthorized(
-            "send the header 'Authorization: Bearer <token>'; 'umbel login' tells where tokens come from"
-        )
+        raise Unauthorized("send the header 'Authorization: Bearer <token>' with a token of this service")
     return token.strip()
 
 
