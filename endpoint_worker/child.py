@@ -31,6 +31,7 @@ class RunnerOptions:
     """How runners are started and what limits hold where a bundle names none (None: no limit).
 
     ``python``: argv of the interpreter; ``timeout``: seconds; ``memory``: bytes; ``cpu``: seconds;
+    ``open_files``: most descriptors of the process (0: as many as the worker may have);
     ``recycle_calls``: a runner is replaced after that many calls (0: never); ``recycle_memory``: when its
     resident size is larger (bytes, 0: never).
     """
@@ -41,6 +42,7 @@ class RunnerOptions:
     timeout: float | None = None
     memory: int | None = None
     cpu: float | None = None
+    open_files: int = 0
     recycle_calls: int = 0
     recycle_memory: int = 0
 
@@ -69,7 +71,7 @@ class Child:
     def _spawn(self, sock: int, journal: int) -> subprocess.Popen[bytes]:
         code = (
             f"import sys; sys.path[:1] = {_import_path()!r}; from endpoint_worker.runner import main; "
-            f"main({sock}, {journal}, {os.getpid()})"
+            f"main({sock}, {journal}, {os.getpid()}, {self._options.open_files})"
         )
         self._options.folder.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(

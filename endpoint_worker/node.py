@@ -40,6 +40,20 @@ OVERLAP = 60.0
 TELL_REFUSED = 600.0
 
 
+def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
+    """How the runners of an endpoint are started."""
+    return RunnerOptions(
+        folder=settings.work_folder(folder.path / "work"),
+        environment=settings.runner_environment(os.environ),
+        timeout=settings.timeout or None,
+        memory=settings.memory or None,
+        cpu=settings.cpu or None,
+        open_files=settings.open_files,
+        recycle_calls=settings.recycle_calls,
+        recycle_memory=settings.recycle_memory,
+    )
+
+
 class Teller(threading.Thread):
     """Runs callbacks one after another, so that whoever has them need not wait for what they do."""
 
@@ -88,17 +102,12 @@ class Node:
             rules=settings.rules,
         )
         self.teller = Teller()
-        options = RunnerOptions(
-            folder=settings.work_folder(folder.path / "work"),
-            environment=settings.runner_environment(os.environ),
-            timeout=settings.timeout or None,
-            memory=settings.memory or None,
-            cpu=settings.cpu or None,
-            recycle_calls=settings.recycle_calls,
-            recycle_memory=settings.recycle_memory,
-        )
         self.supervisor = Supervisor(
-            options, settings.worker_slots, self.outbox.add, self.teller.tell, sweeps=adopt_orphans()
+            runner_options(folder, settings),
+            settings.worker_slots,
+            self.outbox.add,
+            self.teller.tell,
+            sweeps=adopt_orphans(),
         )
         self._client = connect(self.broker_url, timeout=5.0)
         self._newest_cancelled = 0.0

@@ -211,13 +211,24 @@ def _address_space() -> int:
         return 512 * 1024 * 1024
 
 
-def main(sock_fd: int, journal_fd: int, parent: int) -> None:
-    """Serve as a runner on two inherited descriptors; does not return."""
+def _limit_files(most: int) -> None:
+    """Let this process and what it starts have at most so many files open (0: as many as before)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most and (hard == resource.RLIM_INFINITY or most < hard):
+        hard = most
+    if most:
+        # the hard limit, too: a call must not raise it again
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(sock_fd: int, journal_fd: int, parent: int, files: int = 0) -> None:
+    """Serve as a runner on two inherited descriptors, with at most so many; does not return."""
     kernel.die_with(parent)
     kernel.adopt_orphans()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a call that crashes must not fill the site's disk with images of its memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    _limit_files(files)
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)
     journal = Journal(journal_fd)

@@ -27,6 +27,9 @@ PASSED = tuple("""PATH HOME USER LOGNAME SHELL LANG LC_* TZ TMPDIR LD_LIBRARY_PA
     MODULEPATH LOADEDMODULES LMOD_* OMP_* MKL_* OPENBLAS_* NUMEXPR_* CUDA_* NVIDIA_* ROCR_* HIP_*
     SLURM_* PBS_* LSB_* PMI* OMPI_* I_MPI_*""".split())
 
+#: With fewer open files a runner cannot load functions.
+FEWEST_FILES = 32
+
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*\Z", re.IGNORECASE)
 
@@ -59,6 +62,12 @@ class Settings:
     cpu: float = field(
         default=0.0,
         metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."},
+    )
+    open_files: int = field(
+        default=0,
+        metadata={
+            "docs": "Most files that a call may have open, its runner's own few among them. 0: no limit."
+        },
     )
     drain_seconds: float = field(
         default=5.0,
@@ -215,6 +224,8 @@ def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
             int: "a whole number that is not negative",
         }
         raise SettingsError(f"setting '{name}' wants {kind[type(default)]}, not {value!r}")
+    if name == "open_files" and isinstance(value, int) and 0 < value < FEWEST_FILES:
+        raise SettingsError(f"setting 'open_files' wants 0 or at least {FEWEST_FILES}, not {value!r}")
     if name == "log_level" and value not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"setting 'log_level' wants DEBUG, INFO, WARNING or ERROR, not {value!r}")
     return type(default)(value)

@@ -93,12 +93,24 @@ class Baseline:
             pass
         if self._lost_descriptors():
             found.append("closed standard streams")
+        if self._few_files_left():
+            found.append("open files")
         return " and ".join(found)
 
     def _lost_descriptors(self) -> bool:
         null = os.stat(os.devnull)
         try:
             return any(os.fstat(fd).st_rdev != null.st_rdev for fd in (0, 1, 2))
+        except OSError:
+            return True
+
+    def _few_files_left(self) -> bool:
+        """True when what calls left open takes more than half of the files that may be open."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            return most != resource.RLIM_INFINITY and len(os.listdir("/proc/self/fd")) > most // 2
+        except FileNotFoundError:  # no /proc here
+            return False
         except OSError:
             return True
 

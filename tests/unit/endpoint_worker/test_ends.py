@@ -133,7 +133,7 @@ def unpicklable(_: int) -> Any:
 
 
 def large(_: int) -> bytes:
-    return bytes(11 * 1024 * 1024)
+    return os.urandom(11 * 1024 * 1024)  # bytes that cannot be squeezed
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -85,6 +86,30 @@ def test_a_call_over_its_processor_time_is_stopped(bench: Bench) -> None:
     (outcome,) = bench.run(spin, cpu=0.3)
     assert outcome.code == "TIMEOUT"
     assert "processor time" in (outcome.message or "")
+
+
+def open_many(count: int) -> int:
+    return len([os.open(os.devnull, os.O_RDONLY) for _ in range(count)])  # and never closed
+
+
+def file_limits() -> tuple[int, int]:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def test_a_call_over_its_open_files_fails_and_the_next_function_has_its_own(tmp_path: Path) -> None:
+    with Bench(tmp_path, open_files=64) as bench:
+        first = bench.value(pid)
+        (outcome,) = bench.run(open_many, [(200,)])
+        assert outcome.code == "TASK_ERROR"
+        assert "Too many open files" in (outcome.message or "")
+        assert bench.value(nap, 0.0) == 0.0
+        assert bench.value(pid) != first, "a runner full of files that were left open is replaced"
+        assert bench.value(open_many, 20) == 20
+        assert bench.value(file_limits) == (64, 64), "a call cannot raise it"
+
+
+def test_without_a_limit_calls_have_the_workers_own(bench: Bench) -> None:
+    assert bench.value(open_many, 200) == 200
 
 
 def test_a_long_call_is_told_of_once_and_its_use_is_measured(bench: Bench) -> None:
