@@ -59,9 +59,9 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
         "parameters": [
             _resolved(document, p) for p in item.get("parameters", []) + operation.get("parameters", [])
         ],
-        "body": body and _shape(document, body),
+        "body": _shapes(document, body) if body else [],
         "answers": [
-            {"status": status, "description": answer["description"], "shape": _answer(document, answer)}
+            {"status": status, "description": answer["description"], "shapes": _answer(document, answer)}
             for status, answer in _answers(document, operation)
         ],
     }
@@ -72,9 +72,9 @@ def _answers(document: dict[str, Any], operation: dict[str, Any]) -> list[tuple[
     return sorted((pair for pair in found if pair[0] != "default"), key=lambda pair: pair[0])
 
 
-def _answer(document: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any] | None:
+def _answer(document: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
     schema = answer.get("content", {}).get("application/json", {}).get("schema")
-    return schema and _shape(document, schema)
+    return _shapes(document, schema) if schema else []
 
 
 def _resolved(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +84,13 @@ def _resolved(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]
     for part in value["$ref"].removeprefix("#/").split("/"):
         found = found[part]
     return dict(found)
+
+
+def _shapes(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The shape of an object and of those that its fields hold."""
+    fields = _resolved(document, schema).get("properties", {}).values()
+    inner = [part for field in fields for part in (field, field.get("items", {})) if "$ref" in part]
+    return [_shape(document, part) for part in (schema, *inner)]
 
 
 def _shape(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def test_the_docs_page_shows_every_operation(client: FlaskClient) -> None:
     for path, item in document["paths"].items():
         for method in set(item) - {"parameters"}:
             assert item[method]["summary"] in page and path in page
+    for name in ("SubmissionIn", "OptionsIn", "max_attempts", "Credentials", "Result"):
+        assert name in page
     assert "must be" not in page and "Undefined" not in page
 
 
