@@ -1,0 +1,156 @@
+"""Bundles and reports: the records inside the envelopes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from umbel.protocol import envelope
+from umbel.protocol.envelope import Signer, Verifier
+from umbel.protocol.errors import ProtocolError
+from umbel.protocol.limits import BUNDLE_LIFETIME
+from umbel.protocol.messages import Bundle, Call, FunctionRef, Heartbeat, Outcome, Report, RunOptions, Status
+
+SIGNER = Signer(bytes(range(32)))
+VERIFIER = Verifier(SIGNER.public_key)
+NOW = 1_800_000_000.0
+FUNCTION = FunctionRef("f-1", "dock", "ab" * 32, 100)
+
+STATUSES = [value for name, value in vars(Status).items() if name.isupper()]
+seconds = st.floats(0, 2e9)
+outcomes = st.builds(
+    Outcome,
+    task_id=st.uuids().map(str),
+    attempt=st.integers(1, 100),
+    status=st.sampled_from(STATUSES),
+    started=seconds,
+    wall=seconds,
+    code=st.none() | st.text(max_size=8),
+    message=st.none() | st.text(max_size=20),
+    usage=st.none() | st.dictionaries(st.text(max_size=5), st.integers(0, 2**40), max_size=2),
+    payload=st.binary(max_size=50),
+)
+
+
+def bundle(payloads: list[bytes]) -> Bundle:
+    calls, offset = [], 0
+    for number, payload in enumerate(payloads):
+        calls.append(Call(f"task-{number}", 1, offset, len(payload)))
+        offset += len(payload)
+    options = RunOptions(timeout=3.0)
+    return Bundle("b-1", "e-1", FUNCTION, calls, options, "ada", b"".join(payloads))
+
+
+@given(st.lists(st.binary(max_size=30), min_size=1, max_size=20))
+def test_a_bundle_there_and_back(payloads: list[bytes]) -> None:
+    sent = bundle(payloads)
+    head, body = sent.seal(SIGNER, NOW)
+    received, header = Bundle.open_head(VERIFIER, head, endpoint="e-1", now=NOW)
+    assert received.with_body(header, body) == sent
+    assert [body[c.offset : c.offset + c.size] for c in received.calls] == payloads
+
+
+def test_a_bundle_of_another_endpoint_or_of_long_ago() -> None:
+    head, body = bundle([b"x"]).seal(SIGNER, NOW)
+    with pytest.raises(ProtocolError):
+        Bundle.open_head(VERIFIER, head, endpoint="e-2", now=NOW)
+    with pytest.raises(ProtocolError, match="expired"):
+        Bundle.open_head(VERIFIER, head, endpoint="e-1", now=NOW + BUNDLE_LIFETIME + 1000)
+    received, header = Bundle.open_head(VERIFIER, head, endpoint="e-1", now=NOW)
+    with pytest.raises(ProtocolError):
+        received.with_body(header, b"y")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"calls": [["task", 1]]},
+        {"calls": 3},
+        {"function": {"id": "f"}},
+        {"function": None},
+        {"options": {"colour": "red"}},
+        {"options": None},
+    ],
+)
+def test_a_signed_bundle_that_is_not_one(change: dict[str, Any]) -> None:
+    header = {
+        "typ": "bundle",
+        "aud": "e-1",
+        "iat": NOW,
+        "id": "b",
+        "function": {"id": "f", "name": "n", "sha256": "s", "size": 1},
+        "options": {},
+        "user": "ada",
+        "calls": [],
+    }
+    assert Bundle.open_head(VERIFIER, SIGNER.seal(header)[0], endpoint="e-1", now=NOW)
+    for broken in ({**header, **change}, {k: v for k, v in header.items() if k not in change}):
+        with pytest.raises(ProtocolError):
+            Bundle.open_head(VERIFIER, SIGNER.seal(broken)[0], endpoint="e-1", now=NOW)
+
+
+@given(st.dictionaries(st.uuids().map(str), st.lists(outcomes, max_size=5), max_size=4))
+def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
+    data = Report("e-1", "n-1", "i-1", outcomes=rows).seal(SIGNER, NOW, "r-1")
+    sealed = envelope.unseal(data)
+    assert Report.sender(sealed) == "e-1"
+    assert Report.open(VERIFIER, data, NOW) == Report.open(VERIFIER, sealed, NOW)
+    report = Report.open(VERIFIER, sealed, NOW)
+    assert (report.id, report.endpoint, report.node, report.instance, report.issued) == (
+        "r-1",
+        "e-1",
+        "n-1",
+        "i-1",
+        NOW,
+    )
+    expected = [(bundle_id, outcome) for bundle_id, found in rows.items() for outcome in found]
+    assert len(report.rows) == len(expected)
+    for row, (bundle_id, outcome) in zip(report.rows, expected):
+        assert row.bundle_id == bundle_id
+        assert row[1:9] == outcome[:8]
+        assert report.body[row.offset : row.offset + row.size] == outcome.payload
+
+
+def test_heartbeats_and_goodbyes() -> None:
+    beat = Heartbeat(4, 2, ["b-1", "b-2"], {"python": "3.11"})
+    report = Report.open(VERIFIER, Report("e", "n", "i", heartbeat=beat).seal(SIGNER, NOW, "r"), NOW)
+    assert report.heartbeat == beat and not report.goodbye and report.rows == []
+    report = Report.open(VERIFIER, Report("e", "n", "i", goodbye=True).seal(SIGNER, NOW, "r"), NOW)
+    assert report.goodbye and report.heartbeat is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outcomes": {"b": [["too", "short"]]}},
+        {"outcomes": []},
+        {"outcomes": {"b": 3}},
+        {"heartbeat": {"slots": 1}},
+        {"heartbeat": 3},
+        {"endpoint": None, "node": None},
+        {"iat": []},
+    ],
+)
+def test_a_signed_report_that_is_not_one(change: dict[str, Any]) -> None:
+    header = {
+        "typ": "report",
+        "aud": "service",
+        "iat": NOW,
+        "id": "r",
+        "endpoint": "e",
+        "node": "n",
+        "instance": "i",
+    }
+    assert Report.open(VERIFIER, b"".join(SIGNER.seal(header)), NOW)
+    broken = {k: v for k, v in {**header, **change}.items() if v is not None}
+    with pytest.raises(ProtocolError):
+        Report.open(VERIFIER, b"".join(SIGNER.seal(broken)), NOW)
+
+
+def test_a_bundle_is_no_report() -> None:
+    head, body = bundle([b"x"]).seal(SIGNER, NOW)
+    with pytest.raises(ProtocolError):
+        Report.open(VERIFIER, head + body, NOW)
