@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 from .environments import CACHE, python_of
 from .peers import PEERS
 from .plot import draw
+from .publish import FIGURES, PICTURE, REFERENCE, figures, read_records, write_records
 from .report import as_text, render
 from .rounds import plan, run_session
 from .tables import COLUMNS
@@ -49,6 +49,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, default=CACHE / "results.json", help="default: .bench/results.json"
     )
     parser.add_argument("--plot", type=Path, help="default: beside the output, as .svg")
+    parser.add_argument(
+        "--publish", action="store_true", help="make this the reference that the manual shows"
+    )
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
     options.names = ([] if options.without_umbel else ["umbel"]) + [
@@ -58,6 +61,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name in [*options.only, *options.names]:
         if name not in known:
             parser.error(f"unknown name {name}; known are {', '.join(sorted(known))}")
+    if options.publish:
+        options.output, options.plot = REFERENCE, PICTURE
     if "W7" in options.only:
         options.only.append("W7old")
     return options
@@ -69,7 +74,7 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "architecture": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
@@ -85,7 +90,6 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         except RuntimeError as error:
             options.names.remove(name)
             records.append({"peer": name, "work": "error", "round": 0, "error": str(error)})
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     settings = {"rounds": options.rounds, "quick": options.quick}
     for number, name, works in plan(options.only, options.names, options.rounds):
         print(
@@ -96,8 +100,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         for record in run_session(options, pythons[name], name, works, number):
             records.append(record)
             print("         " + summary(record), file=sys.stderr, flush=True)
-        kept = {"machine": machine(), "settings": settings, "records": records}
-        options.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        write_records(options.output, {"machine": machine(), "settings": settings, "records": records})
     return records
 
 
@@ -124,6 +127,8 @@ def main() -> int:
     records = measure(options)
     print(render(records, as_text))
     print(f"Records: {options.output}")
+    if options.publish:
+        FIGURES.write_text(figures(read_records(REFERENCE)), encoding="utf-8")
     picture = options.plot or options.output.with_suffix(".svg")
     try:
         draw(records, picture)

@@ -14,6 +14,7 @@ from .works import WORKS
 
 #: Umbel's colour, and that of all others.
 _OURS, _OTHERS = "#2e7d32", "#9e9e9e"
+_LESS = {"p50_ms", "stretch"}
 _PANELS = ("W1", "W2", "W3", "W4", "W5", "W6")
 
 
@@ -25,6 +26,8 @@ def draw(records: Sequence[Record], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    # texts stay texts, and the same records give the same file
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "umbel"})
     from matplotlib import pyplot
 
     works = [work for work in _PANELS if any(record["work"] == work for record in records)]
@@ -55,7 +58,8 @@ def _panel(panel: Any, records: Sequence[Record], work: str) -> None:
     panel.barh(peers, middles, xerr=spread, color=colours, capsize=2)
     panel.invert_yaxis()
     panel.set_title(f"{work}: {n:,} {WORKS[work].title}", fontsize=8)
-    panel.set_xlabel(column.head, fontsize=8)
+    better = "less" if column.key in _LESS else "more"
+    panel.set_xlabel(f"{column.head} ({better} is better)", fontsize=8)
     panel.tick_params(labelsize=8)
 
 

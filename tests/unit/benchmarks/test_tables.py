@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from benchmarks import publish
 from benchmarks.goals import GOALS, goal_tables
 from benchmarks.report import as_rst, as_text, render
 from benchmarks.tables import Table, by_round, cell, ratios, work_tables
@@ -79,3 +81,15 @@ def test_tables_for_people_and_for_the_manual() -> None:
     assert as_rst(table) == (
         ".. list-table:: Title\n   :header-rows: 1\n\n   * - a\n     - bb\n   * - ccc\n     - d\n"
     )
+
+
+def test_records_can_be_read_again(tmp_path: Path) -> None:
+    data = {"machine": {"processors": 2}, "settings": {"rounds": 3}, "records": RATES}
+    publish.write_records(tmp_path / "new" / "records.json", data)
+    assert publish.read_records(tmp_path / "new" / "records.json") == data
+
+
+def test_the_manual_shows_the_reference_records() -> None:
+    """Made again by ``python -m benchmarks.publish``."""
+    shown = publish.FIGURES.read_text(encoding="utf-8")
+    assert shown == publish.figures(publish.read_records(publish.REFERENCE))
