@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import redis
-from celery import Celery
 from kombu import Connection
+from kombu.pidbox import Mailbox
 
 from umbel.protocol import names
 from umbel.protocol.limits import BUNDLE_LIFETIME, INLINE_BODY_BYTES
@@ -64,8 +64,6 @@ class Broker:
             health_check_interval=30,
             max_connections=256,
         )
-        self._app = Celery("umbel-service", broker=url, set_as_current=False)
-        self._app.conf.update(result_backend=None, control_queue_expires=None)
         self._functions: dict[tuple[str, str], float] = {}
 
     @property
@@ -166,10 +164,21 @@ class Broker:
         pipe.zremrangebyscore(key, 0, now - BUNDLE_LIFETIME)
         pipe.expire(key, int(BUNDLE_LIFETIME))
         pipe.execute()
+        self.control(endpoint_id, names.CANCEL_COMMAND, {"task_ids": list(task_ids)})
+
+    def control(
+        self,
+        endpoint_id: str,
+        command: str,
+        arguments: dict[str, Any],
+        workers: Sequence[str] | None = None,
+    ) -> None:
+        """Send a Celery remote-control command to workers of an endpoint (host names; None: all)."""
         options = _transport_options(global_keyprefix=names.prefix(endpoint_id))
         with Connection(self.url, transport_options=options) as connection:
-            arguments = {"task_ids": list(task_ids)}
-            self._app.control.broadcast(names.CANCEL_COMMAND, arguments=arguments, connection=connection)
+            # not through Celery's app: its mailbox publishes on connections of its own, without the prefix
+            mailbox = Mailbox("celery", type="fanout", serializer="json", accept=["json"])(connection)
+            mailbox.cast(None if workers is None else list(workers), command, arguments)
 
     def drop_endpoint(self, endpoint_id: str) -> None:
         """Delete everything that belongs to an endpoint."""
