@@ -15,6 +15,7 @@ from umbel.protocol.version import __version__
 from . import configure as registration
 from . import control, settings
 from .folder import EndpointFolder, FolderError, configured, default_home, node_name
+from .leave import Terms, terms_options
 from .node import Node
 from .worker import serve
 
@@ -66,6 +67,7 @@ def configure(name: str, slots: int | None, description: str, broker_address: st
 @click.option("--broker-address", metavar="HOST:PORT", help="Where this machine reaches the broker.")
 @click.option("--log-file", type=click.Path(path_type=Path), hidden=True)
 @NODE
+@terms_options
 def start(
     name: str,
     detach: bool,
@@ -73,18 +75,21 @@ def start(
     broker_address: str | None,
     log_file: Path | None,
     node: str | None,
+    terms: Terms,
 ) -> None:
     """Run a worker of endpoint NAME until it is stopped."""
     folder = EndpointFolder(default_home(), name)
     chosen = settings.load(folder.settings_file, name, slots=slots, broker_address=broker_address)
     folder.credentials()
-    place = node_name(node)
+    place = node_name(terms.node_name(node))
     if detach:
         _start_detached(folder, place, slots, broker_address)
         return
     with folder.lock(place):
         control.set_up_logging(chosen.log_level, log_file)
-        code = serve(Node(folder, chosen, place))
+        code = serve(Node(folder, chosen, place), terms)
+    if terms.block:
+        folder.forget(place)
     sys.exit(code)
 
 

@@ -150,6 +150,14 @@ class EndpointFolder:
                 found[file.stem] = held[0]
         return found
 
+    def forget(self, node: str) -> None:
+        """Remove what a node that never comes back has left, unless reports are in it."""
+        try:
+            (self.spool / node).rmdir()
+            (self._run / f"{node}.pid").unlink()
+        except OSError:
+            pass  # not empty, or gone: the next look at the folder may tell
+
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.path)

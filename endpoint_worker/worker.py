@@ -16,6 +16,7 @@ from celery.worker.control import control_command
 from umbel.protocol import names
 
 from .broker import without_password
+from .leave import Leaver, Terms
 from .node import Node
 from .transport import Connection
 
@@ -46,6 +47,7 @@ class Attached(bootsteps.StartStopStep):
         c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
         self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
         c.app.umbel_node.poke()
+        c.app.umbel_leaver.attach(c)
 
     def stop(self, c: Any) -> None:
         """The connection is gone or goes."""
@@ -62,7 +64,14 @@ def cancel_calls(state: Any, task_ids: list[str] | None = None, **_: Any) -> dic
     return {"ok": len(wanted)}
 
 
-def make_app(node: Node) -> Celery:
+@control_command(name=names.LEAVE_COMMAND, args=[("reason", str)], signature="<reason>")
+def leave(state: Any, reason: str = "", **_: Any) -> dict[str, str]:
+    """Remote-control command: take nothing more, finish what was taken, and end."""
+    state.app.umbel_leaver.leave(str(reason)[:200] or "asked to")
+    return {"ok": "leaving"}
+
+
+def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
     """Celery app of one endpoint, whose tasks are all ``names.RUN_TASK``."""
     app = Celery("umbel-endpoint", broker=node.broker_url, set_as_current=False)
     app.conf.update(
@@ -96,6 +105,7 @@ def make_app(node: Node) -> Celery:
     )
     app.amqp.Connection = Connection
     app.umbel_node = node
+    app.umbel_leaver = leaver or Leaver(node, Terms())
     app.steps["consumer"].add(Attached)
 
     @app.task(name=names.RUN_TASK, ignore_result=True)
@@ -105,13 +115,15 @@ def make_app(node: Node) -> Celery:
     return app
 
 
-def serve(node: Node) -> int:
-    """Run the node's Celery worker until it is told to stop; return an exit code."""
+def serve(node: Node, terms: Terms | None = None) -> int:
+    """Run the node's Celery worker until it is told to stop, or its terms end; return an exit code."""
     # with Python's default of 5 ms a message waits behind whatever another thread computes
     sys.setswitchinterval(0.0002)
     # Celery warns of root, of settings to come and of every lost connection; what matters is logged anyway
     warnings.filterwarnings("ignore", module=r"celery\.")
-    app = make_app(node)
+    leaver = Leaver(node, terms or Terms())
+    app = make_app(node, leaver)
+    leaver.start()
     signals.setup_logging.connect(_logging_is_set_up)
     stopping = _Stopping(node)
     signals.worker_shutting_down.connect(stopping)

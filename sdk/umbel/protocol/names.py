@@ -12,6 +12,8 @@ RUN_TASK = "umbel.run"
 QUEUE = "q"
 #: Celery remote-control command that ends or skips calls.
 CANCEL_COMMAND = "umbel_cancel"
+#: Celery remote-control command that has a worker take nothing more, finish, and end.
+LEAVE_COMMAND = "umbel_leave"
 #: Redis list that endpoints push reports to and only the collector reads.
 REPORTS_KEY = "umbel:reports"
 #: Redis pub/sub channel that carries the ids of groups with news.
