@@ -30,6 +30,11 @@ def limited(memory: Memory, now: float) -> Memory:
     return replace(memory, retry_at=now + LIMIT_PAUSE)
 
 
+def broken(memory: Memory, message: str) -> Memory:
+    """No job can be made of the site's settings: somebody has to put them right."""
+    return replace(memory, paused=message[:300])
+
+
 def accepted(memory: Memory) -> Memory:
     """A submission was taken."""
     return replace(memory, failed_submits=0)

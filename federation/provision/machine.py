@@ -1,0 +1,156 @@
+"""The two things that a site is worked with: its shell and its batch system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from . import keys
+from .schedulers.base import Scheduler
+from .schedulers.gridengine import GridEngine
+from .schedulers.htcondor import HTCondor
+from .schedulers.lsf import LSF
+from .schedulers.pbs import PBS
+from .schedulers.processes import Hosts, Processes
+from .schedulers.slurm import Slurm
+from .shell import LocalShell, Shell, SiteError
+from .sites import Site
+from .ssh import Address, Hop, SSHShell
+from .tunnel import Tunnel
+
+_SIMPLE: dict[str, Callable[[], Scheduler]] = {
+    "slurm": Slurm,
+    "gridengine": GridEngine,
+    "pbs": PBS,
+    "lsf": LSF,
+    "htcondor": HTCondor,
+}
+
+
+class Machine:
+    """One site, connected to when it is first used. ``home``: the service's folder, with its keys.
+
+    ``broker``: host and port at which this process reaches the broker.
+    """
+
+    def __init__(self, site: Site, home: Path, broker: tuple[str, int]):
+        self.site = site
+        self._home = home
+        self._broker = broker
+        self.shell = self._open(site.settings.address)
+        self._hosts: dict[str, Shell] = {}
+        self._folder = ""
+        self._tunnel: Tunnel | None = None
+
+    @property
+    def folder(self) -> str:
+        """Umbel's folder on the site, absolute. Raises SiteError."""
+        if not self._folder:
+            self._folder = self._absolute(self.site.settings.folder)
+        return self._folder
+
+    def _absolute(self, path: str) -> str:
+        if path.startswith("/"):
+            return path
+        done = self.shell.run(["sh", "-c", "cd && pwd -P"])
+        if done.code != 0 or not done.out.strip().startswith("/"):
+            raise SiteError(f"{self.site.settings.address}: the account has no home: {done.said}")
+        return f"{done.out.strip()}/{path.removeprefix('~/')}"
+
+    @property
+    def blocks(self) -> str:
+        """Where scripts and outputs of blocks lie on the site."""
+        return f"{self.folder}/blocks/{self.site.endpoint_name}"
+
+    def scheduler(self) -> Scheduler:
+        """The site's batch system. Raises SiteError."""
+        kind, policy = self.site.settings.scheduler, self.site.policy
+        if kind in _SIMPLE:
+            return _SIMPLE[kind]()
+        if kind == "processes":
+            return Processes(self.blocks, policy.max_blocks)
+        hosts = self.site.settings.hosts
+        per_host = -(-policy.max_blocks // len(hosts))
+        return Hosts(hosts, self._host, self.blocks, per_host)
+
+    def broker_address(self) -> str:
+        """Where the site's workers reach the broker, "" for the address they were registered with.
+
+        Raises SiteError while a tunnel is wanted and cannot be had.
+        """
+        settings = self.site.settings
+        if settings.network == "direct" or not isinstance(self.shell, SSHShell):
+            return ""
+        if self._tunnel is None:
+            if settings.network == "auto" and self._reaches_broker():
+                return ""
+            self._tunnel = Tunnel(self.shell, settings.tunnel_bind, settings.tunnel_port, self._broker)
+        self._tunnel.keep()
+        host = self._tunnel_host()
+        return f"{host}:{self._tunnel.port}"
+
+    def _tunnel_host(self) -> str:
+        bind = self.site.settings.tunnel_bind
+        return (
+            self.site.settings.address.rpartition("@")[2].partition(":")[0]
+            if bind in ("0.0.0.0", "")
+            else bind
+        )
+
+    def _reaches_broker(self) -> bool:
+        """Whether the login node reaches the broker's own address: nodes are taken to be like it."""
+        host, port = self._broker
+        code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
+        words = [self.site.settings.python, "-c", code, host, str(port)]
+        return self.shell.run(words, timeout=20).code == 0
+
+    def close(self) -> None:
+        """Close all connections."""
+        for shell in (self.shell, *self._hosts.values()):
+            if isinstance(shell, SSHShell):
+                shell.close()
+
+    def _open(self, address: str) -> Shell:
+        settings = self.site.settings
+        if address == "local":
+            return LocalShell()
+        way = [Address.parse(text) for text in (*settings.jumps, address)]
+        if len(settings.host_keys) < len(way):
+            raise SiteError(f"{address}: its host key is not confirmed yet")
+        hops = [Hop(place, key) for place, key in zip(way, settings.host_keys)]
+        return SSHShell(hops, self._keys())
+
+    def _keys(self) -> list:
+        settings = self.site.settings
+        if settings.agent:
+            return []
+        if settings.key_file:
+            return [keys.load_key(Path(settings.key_file).expanduser())]
+        return [keys.site_key(self._home, self.site.endpoint_id)]
+
+    def _host(self, name: str) -> Shell:
+        """A host of the list: through the site's own machine, or that machine itself."""
+        if name in ("localhost", self.site.settings.address):
+            return self.shell
+        if name not in self._hosts:
+            settings = self.site.settings
+            extra = settings.host_keys[len(settings.jumps) + 1 :]
+            number = settings.hosts.index(name)
+            if number >= len(extra):
+                raise SiteError(f"host {name}: its host key is not confirmed yet")
+            first = len(settings.jumps) + 1
+            way = [Address.parse(text) for text in (*settings.jumps, settings.address)]
+            hops = [Hop(place, key) for place, key in zip(way, settings.host_keys[:first])]
+            hops.append(Hop(Address.parse(name), extra[number]))
+            self._hosts[name] = SSHShell(hops, self._keys())
+        return self._hosts[name]
+
+
+def refreshed(machine: Machine, site: Site) -> Machine:
+    """The same machine with the site's present rules, or a new one when what it connects to has changed."""
+    if machine.site.settings == site.settings:
+        machine.site = replace(site)
+        return machine
+    machine.close()
+    return Machine(site, machine._home, machine._broker)

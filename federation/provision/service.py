@@ -1,0 +1,146 @@
+"""What people and the API do with elastic endpoints: add, look at, remove."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from umbel.protocol.envelope import Signer, new_private_key
+
+from ..context import Federation
+from ..registry import endpoints as registry
+from ..registry import users
+from ..registry.users import User
+from . import blocks, bootstrap, decide, keys, sites
+from .act import job_spec
+from .machine import Machine
+from .model import BlockState, Memory, View
+from .policy import Policy
+from .shell import SiteError
+from .sites import SiteSettings
+from .ssh import Address, host_key
+
+
+def user_named(fed: Federation, name: str) -> User:
+    """The user with a name, made if there is none."""
+    return users.ensure_user(fed, name)
+
+
+def add(
+    fed: Federation,
+    user: User,
+    name: str,
+    site: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    *,
+    confirm: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Make an elastic endpoint; the provisioner does the rest.
+
+    ``confirm``: pin the host keys that the site shows now, which the answer tells for comparison. The answer
+    has the ``authorized_keys`` line for the site's account when the service made the key. Raises BadRequest,
+    Conflict, SiteError.
+    """
+    settings, rules = SiteSettings.from_dict(site), Policy.from_dict(policy)
+    if dry_run:
+        return {"script": _script(fed, settings, rules, name)}
+    shown = _host_keys(settings) if settings.address != "local" else []
+    if shown and not settings.host_keys and not confirm:
+        return {"host_keys": _shown(shown), "next": "compare them with what the site publishes, then confirm"}
+    settings = settings if settings.host_keys else replace(settings, host_keys=tuple(shown))
+    # the worker's own key comes with the site's preparation; until then nothing can speak for the endpoint
+    nobody = Signer(new_private_key()).public_key
+    made = registry.register(
+        fed, user, name=name, public_key=nobody, metadata={"elastic": settings.scheduler}
+    )
+    no = registry.find(fed, user, name).no
+    sites.add(fed, no, settings, rules)
+    answer: dict[str, Any] = {"id": made["id"], "name": name, "host_keys": _shown(settings.host_keys)}
+    if settings.address != "local" and not settings.key_file and not settings.agent:
+        key = keys.site_key(fed.settings.home, made["id"])
+        tunnel = settings.network != "direct"
+        answer["authorized_keys"] = keys.authorized_line(key, f"umbel:{name}", tunnel=tunnel)
+    return answer
+
+
+def _host_keys(settings: SiteSettings) -> list[str]:
+    if settings.jumps:
+        return list(settings.host_keys)  # behind a jump host nothing can be looked at without logging in
+    places = [settings.address, *(host for host in settings.hosts if "@" in host)]
+    return [host_key(Address.parse(place)) for place in places]
+
+
+def _shown(host_keys: Any) -> list[dict[str, str]]:
+    return [{"key": key, "fingerprint": keys.fingerprint(key)} for key in host_keys]
+
+
+def _script(fed: Federation, settings: SiteSettings, policy: Policy, name: str) -> str:
+    absolute = (
+        settings if settings.folder.startswith("/") else replace(settings, folder=f"/home/{settings.folder}")
+    )
+    example = "00000000-0000-0000-0000-000000000000"
+    if settings.address != "local":
+        absolute = replace(absolute, host_keys=("ssh-ed25519 AAAA",) * (len(settings.jumps) + 1), agent=True)
+    site = sites.Site(
+        0, example, name, replace(absolute, network="direct"), policy, Memory(), "new", "", "", None
+    )
+    machine = Machine(site, fed.settings.home, ("", 0))
+    spec = job_spec(machine, f"{machine.folder}/env-VERSION", "umbel-00000000-00000000", View())
+    return machine.scheduler().script(spec)
+
+
+def look(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
+    """An elastic endpoint with its blocks, its status and its budget. Raises NotFound."""
+    no = registry.find(fed, user, name_or_id).no
+    site = sites.find(fed, no)
+    with fed.database.read() as connection:
+        rows = blocks.active(connection, no)
+        view = View(tuple(blocks.block(row) for row in rows))
+        day = blocks.used_hours(connection, no, time.time() - blocks.DAY)
+        total = blocks.used_hours(connection, no, 0.0)
+        shown = blocks.page(connection, no)
+    return {
+        "status": "paused" if site.memory.paused else site.status,
+        "message": site.memory.paused or site.message,
+        "decision": site.decision,
+        "looked": site.looked,
+        "policy": site.policy.to_dict(),
+        "node_hours": {"day": day, "total": total, "reserved": decide.reserved_hours(view)},
+        "bad_nodes": dict(site.memory.bad_nodes),
+        "blocks": shown,
+    }
+
+
+def remove(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
+    """Cancel an endpoint's blocks, clean its site, and make it an ordinary endpoint again. Raises SiteError."""
+    no = registry.find(fed, user, name_or_id).no
+    sites.pause(fed, user, name_or_id, "it is being removed")
+    host, _, port = fed.broker.address.rpartition(":")
+    machine = Machine(sites.find(fed, no), fed.settings.home, (host, int(port)))
+    try:
+        scheduler, shell = machine.scheduler(), machine.shell
+        mine = f"umbel-{machine.site.endpoint_id[:8]}-"
+        ids = [job.id for job in scheduler.jobs(shell, ()) if job.name.startswith(mine) and job.state.active]
+        scheduler.cancel(shell, ids)
+        left = _wait_gone(machine, mine)
+        if left:
+            raise SiteError(f"jobs {', '.join(left)} do not end: try again in a minute; nothing was deleted")
+        bootstrap.remove(machine)
+    finally:
+        machine.close()
+    sites.remove(fed, no)
+    keys.key_file(fed.settings.home, machine.site.endpoint_id).unlink(missing_ok=True)
+    return {"removed": True, "cancelled": len(ids), "state": BlockState.CANCELLED.value}
+
+
+def _wait_gone(machine: Machine, mine: str, timeout: float = 60.0) -> list[str]:
+    deadline = time.monotonic() + timeout
+    while True:
+        jobs = machine.scheduler().jobs(machine.shell, ())
+        left = [job.id for job in jobs if job.name.startswith(mine) and job.state.active]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(5.0)

@@ -1,0 +1,60 @@
+"""An endpoint on a bare account behind a real sshd, without a batch system."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.support.wait import wait_until
+
+from .elastic import Elastic
+from .machines import Account, Sshd
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def _where(number: int) -> tuple[int, int, str]:
+    import os
+    import time
+
+    time.sleep(0.05)
+    return number, os.getuid(), os.environ.get("HOME", "")
+
+
+def test_a_bare_account_becomes_an_endpoint_and_is_bare_again(
+    service: Elastic, account: Account, sshd: Sshd
+) -> None:
+    account.greet("Welcome to the cluster! 'quotes' and Submitted batch job 7".replace("'", ""))
+    site = {"address": sshd.url, "scheduler": "processes", "network": "direct", "interval": 2.0}
+    policy = {
+        "max_blocks": 2,
+        "slots_per_node": 2,
+        "idle_time": 4,
+        "walltime": 600,
+        "slot_work": 1,
+        "grace": 10,
+    }
+    made = service.add("lab", site, policy)
+    assert made["authorized_keys"].startswith("restrict ssh-ed25519 ")
+    # before the owner has installed the line, the site is frozen with a clear status
+    wait_until(lambda: service.look("lab")["status"] == "unreachable", 30.0)
+    assert "authorized_keys" in service.look("lab")["message"]
+    account.allow(made["authorized_keys"])
+    began = time.monotonic()
+    with service.umbel.executor("lab") as executor:
+        futures = [executor.submit(_where, number) for number in range(400)]
+        results = [future.result(timeout=180) for future in futures]
+    print(f"400 calls in {time.monotonic() - began:.1f} s")
+    assert [number for number, _, _ in results] == list(range(400))
+    assert {uid for _, uid, _ in results} == {account.uid} and account.uid != os.getuid()
+    assert len(service.look("lab")["blocks"]) <= 4
+    service.wait_gone("lab", 90.0)
+    ended = service.look("lab")["blocks"]
+    assert {block["state"] for block in ended} == {"completed"}, ended
+    assert all(block["busy_slot_seconds"] >= 0 and block["node_hours"] > 0 for block in ended)
+    assert (account.home / ".umbel/endpoints/lab/credentials.json").stat().st_mode & 0o777 == 0o600
+    service.call("remove", "lab", "--user", service.owner)
+    assert not (account.home / ".umbel").exists()
+    wait_until(lambda: not [p for p in account.processes() if "python" in p.name()], 20.0)
