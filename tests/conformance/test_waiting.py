@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
+from concurrent.futures import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    TimeoutError,
+    as_completed,
+    wait,
+)
 from pathlib import Path
 
 import pytest
