@@ -11,6 +11,10 @@ settings   ``endpoint.toml``: how this site runs calls
 folder     an endpoint's folder: credentials, keys, pid files, spool, logs
 configure  registration with the service
 worker     the Celery worker, put together and started
+cli_site   its commands for the machine that the endpoint is on
+check      what may keep an endpoint from working
+boot       starting with the machine, by systemd
+logs       what a worker logs, and how it is read
 control    starting in the background, stopping
 transport  kombu's Redis transport with the repairs that a long-lived worker needs
 jobs       a bundle on its way through the worker

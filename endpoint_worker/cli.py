@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,11 @@ import click
 from umbel.protocol.errors import ServiceError, UmbelError
 from umbel.protocol.version import __version__
 
+from . import boot, cli_site
 from . import configure as registration
-from . import control, settings
+from . import control
+from . import logs as log_files
+from . import settings
 from .folder import EndpointFolder, FolderError, configured, default_home, node_name
 from .leave import Terms, terms_options
 from .node import Node
@@ -86,7 +88,7 @@ def start(
         _start_detached(folder, place, slots, broker_address)
         return
     with folder.lock(place):
-        control.set_up_logging(chosen.log_level, log_file)
+        log_files.set_up_logging(chosen.log_level, log_file, chosen.log_format)
         code = serve(Node(folder, chosen, place), terms)
     if terms.block:
         folder.forget(place)
@@ -181,6 +183,7 @@ def delete(name: str, yes: bool, local: bool) -> None:
                 f"the service did not delete endpoint '{name}' ({error.message}): "
                 "try again, or delete only its folder with --local"
             ) from None
+    boot.disable(name)
     folder.remove()
     click.echo(f"Endpoint '{name}' is deleted")
 
@@ -194,13 +197,16 @@ def logs(name: str, lines: int, follow: bool, node: str | None) -> None:
     """Show the log of endpoint NAME's worker (of one started with --detach)."""
     file = control.log_file(_existing(name), node_name(node))
     if not file.exists():
-        raise FolderError(f"there is no {file}: only workers started with --detach log to a file")
-    with file.open(errors="replace") as log:
-        for line in log.readlines()[-lines:]:
-            click.echo(line, nl=False)
-        while follow:
-            line = log.readline()
-            click.echo(line, nl=False) if line else time.sleep(0.2)
+        raise FolderError(
+            f"there is no {file}: only workers started with --detach log to a file; the log of one that "
+            f"systemd started is shown by 'journalctl --user --unit {boot.unit_name(name)}'"
+        )
+    for line in log_files.read(file, lines, follow=follow):
+        click.echo(line, nl=False)
+
+
+for _command in (cli_site.check_command, cli_site.enable_on_boot, cli_site.disable_on_boot):
+    main.add_command(_command)
 
 
 def _existing(name: str) -> EndpointFolder:

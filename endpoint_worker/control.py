@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import logging.handlers
 import os
 import signal
 import subprocess
@@ -13,26 +11,8 @@ from pathlib import Path
 
 from .folder import EndpointFolder, FolderError
 
-#: Bytes of one log file, and how many old ones are kept.
-LOG_BYTES, LOG_FILES = 10 * 1024 * 1024, 5
 #: A worker in the background must hold its place within this long (seconds).
 START_TIMEOUT = 20.0
-_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-
-
-def set_up_logging(level: str, file: Path | None = None) -> None:
-    """Log to standard error, or to a file that rotates."""
-    handler: logging.Handler = logging.StreamHandler()
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    # Celery tells of every message twice at INFO, kombu of every reconnect: bundles are told of by Flower
-    logging.getLogger("celery.worker.strategy").setLevel(max(logging.WARNING, root.level))
-    logging.getLogger("celery.app.trace").setLevel(max(logging.WARNING, root.level))
 
 
 def log_file(folder: EndpointFolder, node: str) -> Path:
@@ -51,7 +31,7 @@ def detach(folder: EndpointFolder, node: str, arguments: list[str]) -> int:
             stdout=errors,
             stderr=errors,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**os.environ, "PYTHONPATH": python_path()},
             start_new_session=True,
         )
     deadline = time.monotonic() + START_TIMEOUT
@@ -95,7 +75,8 @@ def _alive(pid: int) -> bool:
         return True
 
 
-def _python_path() -> str:
+def python_path() -> str:
+    """``PYTHONPATH`` with which a process that starts elsewhere finds this program."""
     # this process may have been started inside a checkout: the child starts elsewhere
     folders = [
         os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder

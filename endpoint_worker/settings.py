@@ -15,6 +15,7 @@ from typing import Any
 from umbel.protocol.errors import UmbelError
 
 from .broker import at_address
+from .logs import FORMATS
 from .rules import Rules
 
 if sys.version_info >= (3, 11):
@@ -98,6 +99,9 @@ class Settings:
         default_factory=dict, metadata={"docs": "Variables that calls see besides."}
     )
     log_level: str = field(default="INFO", metadata={"docs": "DEBUG, INFO, WARNING or ERROR."})
+    log_format: str = field(
+        default="text", metadata={"docs": "text, or json: one JSON object per line, for programs."}
+    )
     rules: Rules = field(
         default_factory=Rules, metadata={"docs": "What may run here, whatever the service says."}
     )
@@ -228,6 +232,8 @@ def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
         raise SettingsError(f"setting 'open_files' wants 0 or at least {FEWEST_FILES}, not {value!r}")
     if name == "log_level" and value not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"setting 'log_level' wants DEBUG, INFO, WARNING or ERROR, not {value!r}")
+    if name == "log_format" and value not in FORMATS:
+        raise SettingsError(f"setting 'log_format' wants {' or '.join(FORMATS)}, not {value!r}")
     return type(default)(value)
 
 

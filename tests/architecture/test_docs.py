@@ -49,7 +49,7 @@ def test_every_command_of_a_user_is_shown() -> None:
 
 
 def test_every_command_of_an_endpoint_is_shown() -> None:
-    shown = set(re.findall(r"^    umbel-endpoint ([a-z]+)", _text("docs/endpoints.rst"), re.MULTILINE))
+    shown = set(re.findall(r"^    umbel-endpoint ([a-z-]+)", _text("docs/endpoints.rst"), re.MULTILINE))
     assert shown == set(endpoint_cli.main.commands)
 
 

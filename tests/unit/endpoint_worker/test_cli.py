@@ -203,7 +203,9 @@ def test_start_refuses_settings_that_it_does_not_know(home: Path) -> None:
     assert "did you mean 'slots'" in result.output
 
 
-@pytest.mark.parametrize("command", ["start", "stop", "restart", "status", "delete", "logs"])
+@pytest.mark.parametrize(
+    "command", ["start", "stop", "restart", "status", "delete", "logs", "check", "enable-on-boot"]
+)
 def test_an_endpoint_that_is_not_there_is_a_sentence(home: Path, command: str) -> None:
     result = run(command, "lab")
     assert result.exit_code == 2

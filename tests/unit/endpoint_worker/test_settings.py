@@ -52,6 +52,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("environment = 3", "table of texts"),
         ("log_level = 'LOUD'", "DEBUG"),
         ("slots =", "cannot be read"),
+        ("log_format = 'xml'", "text or json"),
         ("open_files = 3", "at least 32"),
         ("rule = 3", "did you mean 'rules'"),
         ("rules = 3", "wants a table"),

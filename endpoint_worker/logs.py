@@ -1,0 +1,79 @@
+"""What a worker logs: lines for people, or one JSON object per line; files that rotate, and reading them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+#: Bytes of one log file, and how many old ones are kept.
+LOG_BYTES, LOG_FILES = 10 * 1024 * 1024, 5
+#: What ``log_format`` may be.
+FORMATS = ("text", "json")
+_TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+#: Seconds between two looks at a file that is followed.
+LOOK = 0.2
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        entry = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up_logging(level: str, file: Path | None = None, log_format: str = "text") -> None:
+    """Log to standard error, or to a file that rotates; ``log_format``: one of ``FORMATS``."""
+    handler: logging.Handler = logging.StreamHandler()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
+        )
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Celery tells of every message twice at INFO, kombu of every reconnect: bundles are told of by Flower
+    logging.getLogger("celery.worker.strategy").setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("celery.app.trace").setLevel(max(logging.WARNING, root.level))
+
+
+def read(file: Path, lines: int, *, follow: bool = False) -> Iterator[str]:
+    """Yield the last lines of a log; with ``follow`` also what is added, through rotations, for ever."""
+    log = file.open(encoding="utf-8", errors="replace")
+    try:
+        yield from log.readlines()[-lines:] if lines else []
+        while follow:
+            line = log.readline()
+            if line:
+                yield line
+            elif _rotated(file, log.fileno()):
+                log.close()
+                log = file.open(encoding="utf-8", errors="replace")
+            else:
+                time.sleep(LOOK)
+    finally:
+        log.close()
+
+
+def _rotated(file: Path, descriptor: int) -> bool:
+    """True when another file has the name of the one that is open."""
+    try:
+        return file.stat().st_ino != os.fstat(descriptor).st_ino
+    except FileNotFoundError:  # between two names
+        return False
