@@ -28,7 +28,7 @@ def packed(api: Api, *payloads: bytes, **record: Any) -> bytes:
 def test_same_tasks_as_by_json(api: Api, lab: PlayedEndpoint) -> None:
     answer = send(api, packed(api, b"a", b"", b"ccc", options={"priority": 3}))
     assert answer.status_code == 202, answer.text
-    (task_id, *others) = answer.json["task_ids"]
+    task_id, *others = answer.json["task_ids"]
     assert len(others) == 2
     assert api.ada.ok("GET", f"/v1/tasks/{task_id}")["priority"] == 3
 

@@ -44,8 +44,9 @@ def test_only_known_accounts_get_in(tmp_path: Path) -> None:
         service.set("key", "value")
         port = urlsplit(embedded_redis.broker_url(tmp_path / "a home with blanks")).port
         for account in ({}, {"username": "service", "password": "guess"}, {"username": "default"}):
-            with redis.Redis(port=port, retry=Retry(NoBackoff(), 0), **account) as stranger, pytest.raises(
-                redis.AuthenticationError
+            with (
+                redis.Redis(port=port, retry=Retry(NoBackoff(), 0), **account) as stranger,
+                pytest.raises(redis.AuthenticationError),
             ):
                 stranger.get("key")
 
