@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import threading
@@ -16,7 +15,7 @@ from .auth import find_account
 from .options import Options
 from .outcome import read_outcome
 from .protocol import names
-from .protocol.errors import BadRequest, Conflict
+from .protocol.errors import Conflict
 from .protocol.limits import MAX_WAIT
 from .routes import EndpointRoutes, FunctionRoutes, Record, Routes, ServiceRoutes
 from .serialize import FunctionBody, dump_call, dump_function
@@ -30,9 +29,6 @@ MAX_DESCRIPTION = 4096
 
 class TaskRoutes(Routes):
     """Tasks and their groups."""
-
-    #: Whether arguments travel as bytes beside the JSON; a service that cannot read that gets base64.
-    parcels = True
 
     def submit(
         self,
@@ -56,17 +52,10 @@ class TaskRoutes(Routes):
         asked = options.to_json() if options is not None else {}
         if asked:
             body["options"] = asked
-        key = names.new_id()
-        if self.parcels:
-            request = Request("POST", "/v1/tasks", body=body, blobs=payloads, key=key, given_up=given_up)
-            try:
-                return dict(self.transport.send(request))
-            except BadRequest as error:
-                if error.code != "UNSUPPORTED_MEDIA_TYPE":
-                    raise
-                self.parcels = False
-        body["payloads"] = [base64.b64encode(payload).decode("ascii") for payload in payloads]
-        return dict(self.transport.send(Request("POST", "/v1/tasks", body=body, key=key, given_up=given_up)))
+        request = Request(
+            "POST", "/v1/tasks", body=body, blobs=payloads, key=names.new_id(), given_up=given_up
+        )
+        return dict(self.transport.send(request))
 
     def tasks(self, limit: int | None = None, **filters: Any) -> Iterator[Record]:
         """Yield tasks.

@@ -19,7 +19,7 @@ SAMPLE, PAYS = 16 * 1024, 0.2
 #: zlib's fastest level: a third of the time of its default for a tenth more bytes.
 LEVEL = 1
 #: Most bytes that may come out: squeezed bytes of a stranger must not fill the memory.
-MOST = 2 * 1024**3
+MOST = 1024**3
 
 
 def squeeze(data: bytes) -> bytes:
