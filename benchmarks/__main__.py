@@ -25,6 +25,24 @@ from .works import WORKS
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; ends the program when a name is unknown."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    options.only = options.only.split(",")
+    options.names = ([] if options.without_umbel else ["umbel"]) + [
+        name for name in options.peers.split(",") if name
+    ]
+    known = {*WORKS, *PEERS}
+    for name in [*options.only, *options.names]:
+        if name not in known:
+            parser.error(f"unknown name {name}; known are {', '.join(sorted(known))}")
+    if options.publish:
+        options.output, options.plot = REFERENCE, PICTURE
+    if "W7" in options.only:
+        options.only.append("W7old")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure Umbel and its peers side by side."
     )
@@ -52,20 +70,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--publish", action="store_true", help="make this the reference that the manual shows"
     )
-    options = parser.parse_args(arguments)
-    options.only = options.only.split(",")
-    options.names = ([] if options.without_umbel else ["umbel"]) + [
-        name for name in options.peers.split(",") if name
-    ]
-    known = {*WORKS, *PEERS}
-    for name in [*options.only, *options.names]:
-        if name not in known:
-            parser.error(f"unknown name {name}; known are {', '.join(sorted(known))}")
-    if options.publish:
-        options.output, options.plot = REFERENCE, PICTURE
-    if "W7" in options.only:
-        options.only.append("W7old")
-    return options
+    return parser
 
 
 def machine() -> dict[str, Any]:
