@@ -104,8 +104,7 @@ def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
         event_queue_expires=None,
     )
     app.amqp.Connection = Connection
-    app.umbel_node = node
-    app.umbel_leaver = leaver or Leaver(node, Terms())
+    app.umbel_node, app.umbel_leaver = node, leaver or Leaver(node, Terms())
     app.steps["consumer"].add(Attached)
 
     @app.task(name=names.RUN_TASK, ignore_result=True)

@@ -7,6 +7,7 @@ had nothing to do for ``idle_time``, so that demand that comes and goes does not
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 from .model import Action, Block, BlockState, Decision, Demand, Memory, Verb, View
@@ -118,7 +119,8 @@ def _grow(
     if any(block.state in (BlockState.SUBMITTING, BlockState.UNKNOWN) for block in active):
         return [], "it is not known yet whether the scheduler has the last job"
     if now < memory.retry_at:
-        return [], f"after failures nothing is submitted for another {memory.retry_at - now:.0f} s"
+        until = time.strftime("%H:%M:%S UTC", time.gmtime(memory.retry_at))
+        return [], f"after failures nothing is submitted until {until}"
     pending = sum(block.state.waiting for block in active)
     affordable = affordable_blocks(view, policy)
     caps = {

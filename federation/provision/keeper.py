@@ -75,6 +75,10 @@ class Keeper:
         self._env = bootstrap.install(self._machine, self._wheelhouse)
         if not bootstrap.has_credentials(self._machine):
             bootstrap.give_credentials(self._fed, self._machine)
+        # batch systems do not make folders for a job's output
+        made = self._machine.shell.run(["mkdir", "-p", "-m", "700", "--", self._machine.blocks])
+        if made.code != 0:
+            raise SiteError(f"{self._machine.blocks} cannot be made: {made.said}")
         self._machine.broker_address()
         self._ready = True
 

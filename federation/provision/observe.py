@@ -21,7 +21,7 @@ def apply_jobs(
 ) -> tuple[list[tuple[Any, BlockState]], dict[str, str]]:
     """Bring an answer that was asked for at a time (``asked``) into the rows.
 
-    Returns the blocks that have ended with how, and jobs of the endpoint that no active block owns (id → name).
+    Returns the blocks that have ended and how, and the endpoint's jobs that no block owns (id → name).
     """
     by_name = {job.name: job for job in jobs}
     ended = []

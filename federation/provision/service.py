@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from umbel.protocol.envelope import Signer, new_private_key
+from umbel.protocol.errors import BadRequest
 
 from ..context import Federation
 from ..registry import endpoints as registry
@@ -115,7 +116,7 @@ def look(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
 
 
 def remove(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
-    """Cancel an endpoint's blocks, clean its site, and make it an ordinary endpoint again. Raises SiteError."""
+    """Cancel an endpoint's blocks, clean its site, and make it an ordinary one again. Raises SiteError."""
     no = registry.find(fed, user, name_or_id).no
     sites.pause(fed, user, name_or_id, "it is being removed")
     host, _, port = fed.broker.address.rpartition(":")
@@ -144,3 +145,17 @@ def _wait_gone(machine: Machine, mine: str, timeout: float = 60.0) -> list[str]:
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(5.0)
+
+
+def add_remote(fed: Federation, user: User, **values: Any) -> dict[str, Any]:
+    """``add`` for people who are not on the service's machine: what would use its account is refused.
+
+    Raises BadRequest besides.
+    """
+    settings = SiteSettings.from_dict(values.pop("site"))
+    places = (settings.address, *settings.hosts, *settings.jumps)
+    if settings.key_file or settings.agent or "local" in places or "localhost" in places:
+        raise BadRequest(
+            "over the API a site is reached with a key that the service makes: no key_file, agent or local"
+        )
+    return add(fed, user, values.pop("name"), asdict(settings), values.pop("policy", {}), **values)

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from umbel.protocol.errors import UmbelError
+from umbel.protocol.errors import ServiceUnavailable
 
 #: Seconds that a command may take unless its caller says otherwise.
 TIMEOUT = 60.0
 
 
-class SiteError(UmbelError):
+class SiteError(ServiceUnavailable):
     """Something on a site did not work."""
-
-    default_code = "UNAVAILABLE"
 
 
 class Unreachable(SiteError):

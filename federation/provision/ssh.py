@@ -18,6 +18,8 @@ from typing import Any
 
 import paramiko
 
+from umbel.protocol.errors import BadRequest
+
 from .shell import TIMEOUT, Done, SiteError, Unreachable
 
 #: Seconds to connect and to authenticate, and between two signs of life on an idle connection.
@@ -44,10 +46,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address. Raises SiteError."""
+        """Read an address. Raises BadRequest."""
         found = _ADDRESS.match(text)
         if not found or int(found["port"] or 22) not in range(1, 65536):
-            raise SiteError(f"'{text[:80]}' is no address of a site: write ssh://user@host:port")
+            raise BadRequest(f"'{text[:80]}' is no address of a site: write ssh://user@host:port")
         return cls(found["user"], found["host"].strip("[]"), int(found["port"] or 22))
 
     def __str__(self) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from .elastic import Elastic, elastic
 from .machines import Account, Sshd, need
+from .slurm import Slurm
 
 
 @pytest.fixture
@@ -30,3 +34,24 @@ def sshd(account: Account, tmp_path: Path) -> Iterator[Sshd]:
 def service(tmp_path: Path) -> Iterator[Elastic]:
     with elastic(tmp_path) as service:
         yield service
+
+
+@pytest.fixture
+def slurm(account: Account) -> Iterator[Slurm]:
+    need("slurmctld", "slurmd", "munged", "sbatch")
+    # not in tmp_path: other accounts must be able to look in
+    folder = Path(tempfile.mkdtemp(prefix="umbel-e2e-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    host = socket.gethostname()
+    nodes = {f"node{number}": ("127.0.0.1", host, ()) for number in (1, 2)}
+    slurm = Slurm(folder / "slurm", nodes)
+    yield slurm
+    slurm.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def slurm_login(slurm: Slurm, tmp_path: Path) -> Iterator[Sshd]:
+    sshd = Sshd(tmp_path / "login", environ=f"SetEnv SLURM_CONF={slurm.conf}")
+    yield sshd
+    sshd.stop()

@@ -58,6 +58,19 @@ class Account:
         for name in (".bashrc", ".profile", ".bash_profile"):
             (self.home / name).write_text(f"echo '{text}'\necho '{text}' >&2\n")
 
+    def run(self, command: str) -> None:
+        """Run a command as this account."""
+        words = [
+            "setpriv",
+            f"--reuid={self.uid}",
+            f"--regid={self.gid}",
+            "--clear-groups",
+            "sh",
+            "-c",
+            command,
+        ]
+        subprocess.run(words, check=True, cwd=self.home, capture_output=True, timeout=30)
+
     def processes(self) -> list[psutil.Process]:
         """What runs as this account and is more than a zombie."""
         found = []
