@@ -53,7 +53,7 @@ class Settings:
     #: A node silent for longer than this is taken for dead.
     node_lost_after: float = limits.NODE_LOST_AFTER
     #: A bundle sent this long ago that nobody holds and no queue contains is sent again.
-    resend_after: float = 20.0
+    resend_after: float = 10.0
     #: A bundle's worth of work, and how many bundles wait per slot of an endpoint.
     bundle_seconds: float = 0.08
     window: int = 3

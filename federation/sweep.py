@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import exists, select, tuple_, update
+from sqlalchemy import exists, func, select, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol import names
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: Endpoints refilled, and bundles looked after, in one sweep.
 BATCH = 500
+#: A heartbeat that is taken in this long after a moment was written after it, seconds.
+SPEAKING = 2.0
 #: Times that retention may delete a batch in one sweep.
 RETAIN_BATCHES = 5
 
@@ -41,6 +43,8 @@ class Sweeper:
 
     def __init__(self, fed: Federation):
         self.fed = fed
+        # bundles in no queue and nobody's hands: number → when that was first seen
+        self._missing: dict[int, float] = {}
 
     def sweep(self) -> None:
         """Do every step once; a step that fails does not stop the others."""
@@ -146,6 +150,7 @@ class Sweeper:
         if not everywhere:
             suspects = suspects.where(bundles.c.endpoint_no.in_(live))
         last = (0, 0)
+        before_now, self._missing = self._missing, {}
         while True:
             page = suspects.where(tuple_(bundles.c.endpoint_no, bundles.c.no) > last)
             with self.fed.database.read() as connection:
@@ -156,17 +161,21 @@ class Sweeper:
                 return
             last = found[-1].endpoint_no, found[-1].no
             for endpoint_no, suspected in groupby(found, lambda bundle: bundle.endpoint_no):
-                self._resend_at(endpoint_no, list(suspected), before)
+                self._resend_at(endpoint_no, list(suspected), before, before_now)
 
-    def _resend_at(self, endpoint_no: int, suspected: Sequence[Any], before: float) -> None:
+    def _resend_at(
+        self, endpoint_no: int, suspected: Sequence[Any], before: float, seen_missing: dict[int, float]
+    ) -> None:
         with self.fed.database.read() as connection:
             query = select(endpoints.c.id).where(endpoints.c.no == endpoint_no)
             endpoint_id = connection.execute(query).scalar_one()
         queued = self.fed.broker.queued(endpoint_id)
-        lost = [bundle.no for bundle in suspected if bundle.id not in queued]
+        now = time.time()
+        missing = {b.no: seen_missing.get(b.no, now) for b in suspected if b.id not in queued}
+        self._missing.update(missing)
+        lost = self._lost(endpoint_no, missing)
         if not lost:
             return
-        now = time.time()
         with self.fed.database.write() as connection:
             rows.lock_endpoints(connection, [endpoint_no])
             still = select(bundles.c.no, bundles.c.sent, bundles.c.node_no).where(
@@ -188,6 +197,19 @@ class Sweeper:
         )
         dispatch.send(self.fed, planned)
         self.fed.broker.wake(groups)
+
+    def _lost(self, endpoint_no: int, missing: dict[int, float]) -> list[int]:
+        """Those of the missing bundles that no worker can have taken a moment ago.
+
+        A worker names what it took in its next heartbeat. So a bundle is lost when every live node has spoken
+        since it was first seen to be missing, and nobody has named it.
+        """
+        with self.fed.database.read() as connection:
+            query = select(func.min(nodes.c.seen)).where(
+                nodes.c.endpoint_no == endpoint_no, nodes.c.live == 1
+            )
+            heard = connection.execute(query).scalar()
+        return [no for no, since in missing.items() if heard is None or heard > since + SPEAKING]
 
     @staticmethod
     def _deaths(connection: Any, endpoint_no: int) -> float:

@@ -174,6 +174,6 @@ def test_a_crash_between_commit_and_sending_is_mended(
         ledger.clock.forward(5)
         node.beat()
         ledger.collect()
-    ledger.sweep()
+        ledger.sweep()
     _drain(ledger, node)
     assert ledger.state(answer) == "succeeded"

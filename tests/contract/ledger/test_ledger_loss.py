@@ -26,6 +26,16 @@ def _hold(ledger: Ledger, lab: FakeEndpoint, **options: Any) -> Any:
     return node, answer
 
 
+def _miss(ledger: Ledger, *present: Any) -> None:
+    """Sweep until a lost bundle is known to be lost: all nodes have spoken since it was first missed."""
+    ledger.sweep()
+    ledger.clock.forward(5)
+    for node in present:
+        node.beat()
+    ledger.collect()
+    ledger.sweep()
+
+
 def _attempt(ledger: Ledger, answer: dict[str, Any]) -> int:
     return int(ledger.task(answer["task_ids"][0])["attempt"])
 
@@ -152,11 +162,13 @@ def test_a_bundle_that_nobody_took_is_sent_again_for_nothing(ledger: Ledger, lab
     ledger.broker.deaf = False
     node.beat()
     ledger.collect()
-    ledger.sweep(after=19)
+    ledger.sweep(after=9)
     assert not node.take(), "it may still be on its way"
     node.beat()
     ledger.collect()
     ledger.sweep(after=5)
+    assert not node.take(), "somebody may have taken it and not said so yet"
+    _miss(ledger, node)
     node.take()
     assert node.finish() == 3
     ledger.collect()
@@ -170,6 +182,26 @@ def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoi
         ledger.sweep(after=3600)
     assert ledger.broker.sends == sent
     assert ledger.state(answer) == "dispatched"
+
+
+def test_a_bundle_taken_after_a_long_wait_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Between taking a bundle and the next heartbeat it is in no queue and in nobody's hands."""
+    answer = ledger.submit(lab, 3)
+    ledger.clock.forward(3600)
+    node = lab.node()
+    ledger.collect()
+    ledger.sweep()
+    node.take()
+    sent = ledger.broker.sends
+    ledger.sweep(after=1)
+    ledger.sweep(after=2)
+    node.beat()
+    ledger.collect()
+    for _ in range(5):
+        ledger.sweep(after=2)
+        node.beat()
+        ledger.collect()
+    assert ledger.broker.sends == sent and _attempt(ledger, answer) == 1
 
 
 def test_a_bundle_that_a_live_node_holds_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -191,7 +223,7 @@ def test_a_bundle_that_its_node_holds_no_more_is_sent_again_and_counted(
         ledger.clock.forward(5)
         node.beat()
         ledger.collect()
-    ledger.sweep()
+    _miss(ledger, node)
     assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
 
 
@@ -207,7 +239,7 @@ def test_a_bundle_that_a_dying_node_took_in_silence_is_counted(ledger: Ledger, l
         ledger.clock.forward(5)
         node.beat()
         ledger.collect()
-    ledger.sweep()
+    _miss(ledger, node)
     assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
 
 
@@ -227,7 +259,7 @@ def test_bundles_that_wait_do_not_hide_a_lost_one(
     for other in busy:
         other.beat()
     ledger.collect()
-    ledger.sweep()
+    _miss(ledger, node, *busy)
     while node.take():
         node.finish()
         ledger.collect()
@@ -271,6 +303,11 @@ def test_a_broker_that_lost_everything_gets_it_again(ledger: Ledger, lab: FakeEn
     ledger.broker.wipe()
     ledger.sweep(after=0.1)
     assert ledger.broker.redis.exists(names.EPOCH_KEY)
+    for _ in range(3):
+        ledger.clock.forward(5)
+        node.beat()
+        ledger.collect()
+        _miss(ledger, node)
     node.finish([held])
     done = len(held.calls)
     ledger.collect()
