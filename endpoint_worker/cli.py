@@ -13,7 +13,7 @@ from umbel.protocol.version import __version__
 
 from . import boot, cli_site
 from . import configure as registration
-from . import control
+from . import control, elastic
 from . import logs as log_files
 from . import settings
 from .folder import EndpointFolder, FolderError, configured, default_home, node_name
@@ -207,6 +207,7 @@ def logs(name: str, lines: int, follow: bool, node: str | None) -> None:
 
 for _command in (cli_site.check_command, cli_site.enable_on_boot, cli_site.disable_on_boot):
     main.add_command(_command)
+main.add_command(elastic.blocks)
 
 
 def _existing(name: str) -> EndpointFolder:

@@ -68,7 +68,7 @@ def register(folder: EndpointFolder, login: Login, settings: str, description: s
     }
     if description:
         request["description"] = description
-    answer = _ask(login, "POST", "/v1/endpoints", request)
+    answer = ask(login, "POST", "/v1/endpoints", request)
     try:
         given = answer["credentials"]
         credentials = Credentials(
@@ -92,7 +92,7 @@ def register(folder: EndpointFolder, login: Login, settings: str, description: s
 def unregister(endpoint_id: str, login: Login) -> None:
     """Delete an endpoint at the service; one that is gone already is fine. Raises ServiceError."""
     try:
-        _ask(login, "DELETE", f"/v1/endpoints/{endpoint_id}", None)
+        ask(login, "DELETE", f"/v1/endpoints/{endpoint_id}", None)
     except ServiceError as error:
         if error.code != "ENDPOINT_NOT_FOUND":
             raise
@@ -108,7 +108,8 @@ def _check_writable(folder: Path) -> None:
         raise FolderError(f"{folder} cannot be written: {error.strerror}") from None
 
 
-def _ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+def ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """Send one request to the service; return its answer. Raises ServiceError."""
     headers = {"Authorization": f"Bearer {login.token}", "Content-Type": "application/json"}
     try:
         with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as http:

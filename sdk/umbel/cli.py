@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from . import cli_elastic
 from .auth import Account, save_account
 from .cli_output import (
     NOT_READY,
@@ -63,6 +64,9 @@ def connect() -> Client:
 @click.version_option(__version__, prog_name="umbel")
 def main() -> None:
     """Run functions on machines of yours, and see what became of them."""
+
+
+main.add_command(cli_elastic.endpoint)
 
 
 @main.command()
