@@ -73,6 +73,12 @@ def services(settings: Settings, environ: Mapping[str, str]) -> list[Spec]:
     ]
 
 
+def provisioner(settings: Settings, environ: Mapping[str, str]) -> Spec:
+    """What starts and ends the batch jobs of elastic endpoints."""
+    argv = [sys.executable, "-m", "federation", "provision", "--home", str(settings.home)]
+    return Spec("provision", argv, ROOT, environ, grace=SERVICE_GRACE, rank=SERVICE_RANK)
+
+
 def endpoint(settings: Settings, environ: Mapping[str, str], workers: int) -> Spec:
     """The endpoint ``local``."""
     argv = local_endpoint.command("start", local_endpoint.NAME, "--slots", str(workers))

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sqlalchemy import exists, select
+
 from umbel.protocol.errors import Conflict, Unauthorized
 
 from . import acl, components, embedded_redis, local_endpoint, logfiles, monitor_access
@@ -21,6 +23,7 @@ from .files import StartError, append_private, write_private
 from .registry import users
 from .settings import Settings
 from .supervise import Child, Supervisor
+from .tables import sites
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,8 @@ class Start:
         try:
             self._admit(fed)
             self._identify(fed)
+            if _has_sites(fed):
+                supervisor.add(components.provisioner(settings, self.environ))
         finally:
             fed.close()
         if self._configured and self.options.workers:
@@ -176,3 +181,9 @@ def _account() -> str:
 
 def _end_of(child: Child) -> str:
     return logfiles.tail(child.log_file)
+
+
+def _has_sites(fed: Federation) -> bool:
+    """Whether there is an elastic endpoint: a home without one is spared another process."""
+    with fed.database.read() as connection:
+        return bool(connection.execute(select(exists(select(sites.c.no)))).scalar())

@@ -60,6 +60,8 @@ class Keeper:
             sites.remember(self._fed, self._no, failures.joined)
         try:
             self._prepare()
+            if self._failures == 0 or self._clock() >= self._next_look:
+                self._machine.keep_tunnel()
             if self._clock() >= self._next_look:
                 self._look()
         except (SiteError, *BrokerError) as error:

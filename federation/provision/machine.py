@@ -85,10 +85,17 @@ class Machine:
         if self._tunnel is None:
             if settings.network == "auto" and self._reaches_broker():
                 return ""
-            self._tunnel = Tunnel(self.shell, settings.tunnel_bind, settings.tunnel_port, self._broker)
+            # always the same port, so that workers find the way again when this process is another one
+            port = settings.tunnel_port or 20_000 + int(self.site.endpoint_id[:8], 16) % 12_000
+            self._tunnel = Tunnel(self.shell, settings.tunnel_bind, port, self._broker)
         self._tunnel.keep()
         host = self._tunnel_host()
         return f"{host}:{self._tunnel.port}"
+
+    def keep_tunnel(self) -> None:
+        """Open the tunnel again if there is one and it broke: workers depend on it. Raises SiteError."""
+        if self._tunnel is not None:
+            self._tunnel.keep()
 
     def _tunnel_host(self) -> str:
         bind = self.site.settings.tunnel_bind

@@ -12,6 +12,7 @@ import pytest
 
 from .elastic import Elastic, elastic
 from .machines import Account, Sshd, need
+from .network import Network
 from .slurm import Slurm
 
 
@@ -55,3 +56,28 @@ def slurm_login(slurm: Slurm, tmp_path: Path) -> Iterator[Sshd]:
     sshd = Sshd(tmp_path / "login", environ=f"SetEnv SLURM_CONF={slurm.conf}")
     yield sshd
     sshd.stop()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    need("ip", "nsenter")
+    network = Network()
+    yield network
+    network.remove()
+
+
+@pytest.fixture
+def cluster(account: Account, network: Network, tmp_path: Path) -> Iterator[tuple[Slurm, Sshd]]:
+    """Slurm and sshd on a network of their own: compute nodes reach the login node and nothing else."""
+    need("slurmctld", "slurmd", "munged", "sbatch")
+    folder = Path(tempfile.mkdtemp(prefix="umbel-e2e-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    nodes = {name: (network.address(name), name, network.wrap(name)) for name in ("cn1", "cn2")}
+    login = network.wrap("login")
+    slurm = Slurm(folder / "slurm", nodes, controller=f"login({network.address('login')})", wrap=login)
+    environ = f"SetEnv SLURM_CONF={slurm.conf}"
+    sshd = Sshd(tmp_path / "login", address=network.address("login"), environ=environ, wrap=login)
+    yield slurm, sshd
+    sshd.stop()
+    slurm.stop()
+    shutil.rmtree(folder)
