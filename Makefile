@@ -17,7 +17,7 @@ DEV_STAMP := $(VENV)/.installed-to-develop
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test e2e soak bench lint format docs build clean
+.PHONY: help setup demo up test e2e cluster soak bench lint format docs build clean
 
 help: ## show this list
 	@echo "Umbel: your functions on your machines. Targets:"
@@ -37,7 +37,12 @@ test: $(DEV_STAMP) ## run every test that needs nothing but Python
 
 e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
 	@.ci/services
-	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/contract/ledger tests/soak $(ARGS)
+	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/contract/ledger tests/soak \
+		--ignore=tests/e2e/provision $(ARGS)
+
+cluster: $(DEV_STAMP) ## as root: run the provisioner's tests on a real sshd and a real Slurm (not in CI yet)
+	@.ci/services
+	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e/provision $(ARGS)
 
 soak: $(DEV_STAMP) ## a quarter of an hour of random work while processes die, then proof from the logs
 	SOAK_SECONDS=$${SOAK_SECONDS:-900} SOAK_INTERVAL=$${SOAK_INTERVAL:-20} $(BIN)/python -m pytest -s tests/soak/test_soak.py $(ARGS)
