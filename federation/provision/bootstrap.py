@@ -23,7 +23,7 @@ from .. import acl
 from ..context import Federation
 from ..tables import endpoints
 from .machine import Machine
-from .shell import SiteError
+from .shell import Shell, SiteError
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +53,22 @@ def environment(machine: Machine, files: list[Path]) -> str:
 
 
 def install(machine: Machine, wheelhouse: Path) -> str:
-    """Make the environment if it is not there; return its folder. Raises SiteError, Unreachable."""
-    shell, python = machine.shell, machine.site.settings.python
+    """Make the environment where it is not there; return its folder. Raises SiteError, Unreachable."""
+    files = wheels(wheelhouse)
+    env = environment(machine, files)
+    for shell in machine.shells():
+        _install(machine, shell, files, env)
+    return env
+
+
+def _install(machine: Machine, shell: Shell, files: list[Path], env: str) -> None:
+    python = machine.site.settings.python
     version = shell.run([python, "-c", _VERSION])
     if version.code != 0:
         raise SiteError(f"the site needs Python 3.10 or newer as '{python}': {version.said}")
-    files = wheels(wheelhouse)
-    env = environment(machine, files)
     check = [f"{env}/bin/python", "-m", "endpoint_worker", "--version"]
     if shell.run(check, timeout=120).code == 0:
-        return env
+        return
     log.info("%s: installing %d wheels into %s", machine.site.settings.address, len(files), env)
     for file in files:
         shell.write(f"{env}.wheels/{file.name}", file.read_bytes(), 0o600)
@@ -72,14 +78,13 @@ def install(machine: Machine, wheelhouse: Path) -> str:
         raise SiteError(f"no virtual environment at {env}: {made.said}")
     pip = next((f"{env}.wheels/{file.name}/pip" for file in files if file.name.startswith("pip-")), "")
     if not pip:
-        raise SiteError(f"there is no wheel of pip in {wheelhouse}")
+        raise SiteError(f"there is no wheel of pip among {len(files)} wheels")
     words = [f"{env}/bin/python", pip, "install", "--quiet", "--no-index", "--find-links", f"{env}.wheels"]
     done = shell.run([*words, "umbel[endpoint]"], timeout=INSTALL_TIMEOUT)
     if done.code == 0:
         done = shell.run(check, timeout=120)
     if done.code != 0:
         raise SiteError(f"Umbel cannot be installed at {env}: {done.said}")
-    return env
 
 
 def give_credentials(fed: Federation, machine: Machine) -> None:
@@ -97,21 +102,23 @@ def give_credentials(fed: Federation, machine: Machine) -> None:
         "broker_url": acl.credentials_url(fed, site.endpoint_id, password),
         "service_key": base64.b64encode(fed.signer.public_key).decode(),
     }
-    machine.shell.write(f"{folder}/signing.key", key)
+    for shell in machine.shells():
+        shell.write(f"{folder}/signing.key", key)
     digest = hashlib.sha256(password.encode()).hexdigest()
     values = {"public_key": Signer(key).public_key, "broker_sha256": digest}
     with fed.database.write() as connection:
         connection.execute(update(endpoints).where(endpoints.c.no == site.endpoint_no).values(**values))
     acl.add_endpoint_user(fed, site.endpoint_id, digest)
     settings = f"# Written by the provisioner of the service.\nslots = {site.policy.slots_per_node}\n"
-    machine.shell.write(f"{folder}/endpoint.toml", settings.encode())
-    machine.shell.write(f"{folder}/credentials.json", (json.dumps(record, indent=1) + "\n").encode())
+    for shell in machine.shells():
+        shell.write(f"{folder}/endpoint.toml", settings.encode())
+        shell.write(f"{folder}/credentials.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
 def has_credentials(machine: Machine) -> bool:
     """Whether the site has the endpoint's files."""
     file = f"{machine.folder}/endpoints/{machine.site.endpoint_name}/credentials.json"
-    return machine.shell.run(["test", "-s", file]).code == 0
+    return all(shell.run(["test", "-s", file]).code == 0 for shell in machine.shells())
 
 
 def remove(machine: Machine) -> None:
@@ -122,6 +129,7 @@ def remove(machine: Machine) -> None:
         " rmdir endpoints blocks 2>/dev/null;"
         ' [ -d endpoints ] || rm -rf -- env-*; cd / && rmdir -- "$1" 2>/dev/null; exit 0'
     )
-    done = machine.shell.run(["sh", "-c", script, "sh", folder, name], timeout=INSTALL_TIMEOUT)
-    if done.code != 0:
-        raise SiteError(f"{folder} cannot be removed: {done.said}")
+    for shell in machine.shells():
+        done = shell.run(["sh", "-c", script, "sh", folder, name], timeout=INSTALL_TIMEOUT)
+        if done.code != 0:
+            raise SiteError(f"{folder} cannot be removed: {done.said}")

@@ -112,6 +112,12 @@ class Machine:
         words = [self.site.settings.python, "-c", code, host, str(port)]
         return self.shell.run(words, timeout=20).code == 0
 
+    def shells(self) -> list[Shell]:
+        """Every machine that must have the environment: the site's own, or each host of its list."""
+        if self.site.settings.scheduler != "hosts":
+            return [self.shell]
+        return [self._host(name) for name in self.site.settings.hosts]
+
     def close(self) -> None:
         """Close all connections."""
         for shell in (self.shell, *self._hosts.values()):
@@ -137,7 +143,7 @@ class Machine:
         return [keys.site_key(self._home, self.site.endpoint_id)]
 
     def _host(self, name: str) -> Shell:
-        """A host of the list: through the site's own machine, or that machine itself."""
+        """A host of the list, through the site's jump hosts; it may be the site's own machine."""
         if name in ("localhost", self.site.settings.address):
             return self.shell
         if name not in self._hosts:
@@ -146,9 +152,8 @@ class Machine:
             number = settings.hosts.index(name)
             if number >= len(extra):
                 raise SiteError(f"host {name}: its host key is not confirmed yet")
-            first = len(settings.jumps) + 1
-            way = [Address.parse(text) for text in (*settings.jumps, settings.address)]
-            hops = [Hop(place, key) for place, key in zip(way, settings.host_keys[:first])]
+            way = [Address.parse(text) for text in settings.jumps]
+            hops = [Hop(place, key) for place, key in zip(way, settings.host_keys)]
             hops.append(Hop(Address.parse(name), extra[number]))
             self._hosts[name] = SSHShell(hops, self._keys())
         return self._hosts[name]

@@ -14,6 +14,7 @@ from .base import JOB_NAME, Job, JobSpec, LimitReached, Unanswered, asked, parsi
 from .template import script
 
 _S = BlockState
+_SLUG = re.compile(r"[^A-Za-z0-9.-]+")
 #: Start a script in a session of its own. Its time limit is kept here, as no batch system does it.
 _START = """\
 cd -- "$1" || exit 71
@@ -112,11 +113,12 @@ class Hosts:
     def __init__(self, hosts: Sequence[str], open: Callable[[str], Shell], folder: str, per_host: int = 1):
         self._hosts = list(hosts)
         self._open = open
-        self._processes = Processes(folder, per_host)
+        # homes may be shared, process ids are not: each host has a folder of its own
+        self._on = {host: Processes(f"{folder}/{_SLUG.sub('-', host)}", per_host) for host in hosts}
 
     def script(self, spec: JobSpec) -> str:
         """The block's script. Raises BadRequest."""
-        return self._processes.script(spec)
+        return next(iter(self._on.values())).script(spec)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
         """Start a block on the first host with room; return ``host/name``. Raises LimitReached, InDoubt."""
@@ -125,7 +127,7 @@ class Hosts:
             if host in spec.exclude:
                 continue
             try:
-                return f"{host}/{self._processes.submit(self._open(host), spec)}"
+                return f"{host}/{self._on[host].submit(self._open(host), spec)}"
             except (LimitReached, Unreachable, Unanswered) as error:
                 words.append(f"{host}: {error.message}")
         raise LimitReached("no host has room: " + "; ".join(words)[:400])
@@ -135,13 +137,13 @@ class Hosts:
         found, silent = [], []
         for host in self._hosts:
             try:
-                jobs = self._processes.jobs(self._open(host), ())
+                jobs = self._on[host].jobs(self._open(host), ())
             except SiteError:
                 silent.append(host)
                 continue
             found += [Job(f"{host}/{job.id}", job.name, job.state, job.reason, (host,)) for job in jobs]
         for id in known:
-            host, _, name = id.partition("/")
+            host, _, name = id.rpartition("/")
             if host in silent:
                 found.append(Job(id, name, _S.UNKNOWN, f"{host} does not answer", (host,)))
         if len(silent) == len(self._hosts):
@@ -153,4 +155,4 @@ class Hosts:
         for host in self._hosts:
             names = [re.sub(r"^.*/", "", id) for id in ids if id.startswith(f"{host}/")]
             if names:
-                self._processes.cancel(self._open(host), names)
+                self._on[host].cancel(self._open(host), names)

@@ -63,7 +63,7 @@ def network() -> Iterator[Network]:
     need("ip", "nsenter")
     network = Network()
     yield network
-    network.remove()
+    network.close()
 
 
 @pytest.fixture

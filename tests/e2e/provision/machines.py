@@ -19,7 +19,8 @@ import pytest
 from tests.support.embedded import free_port
 from tests.support.wait import wait_until
 
-ACCOUNT = "umbel-e2e"
+#: One of its own for each run, as several may go on at once.
+ACCOUNT = f"umbel-e2e-{os.getpid()}"
 
 
 def need(*programs: str) -> None:

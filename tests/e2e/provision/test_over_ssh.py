@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,29 @@ def test_a_bare_account_becomes_an_endpoint_and_is_bare_again(
     service.call("remove", "lab", "--user", service.owner)
     assert not (account.home / ".umbel").exists()
     wait_until(lambda: not [p for p in account.processes() if "python" in p.name()], 20.0)
+
+
+def test_hosts_without_a_batch_system(service: Elastic, account: Account, sshd: Sshd, tmp_path: Path) -> None:
+    """Two hosts, played by two sshds that share a home, as a lab's machines do."""
+    other = Sshd(tmp_path / "other")
+    try:
+        site = {"address": sshd.url, "scheduler": "hosts", "hosts": [sshd.url, other.url], "interval": 2.0}
+        policy = {
+            "max_blocks": 2,
+            "slots_per_node": 2,
+            "idle_time": 4,
+            "walltime": 600,
+            "slot_work": 1,
+            "grace": 10,
+        }
+        account.allow(service.add("lab", {**site, "network": "direct"}, policy)["authorized_keys"])
+        with service.umbel.executor("lab") as executor:
+            futures = [executor.submit(_where, number) for number in range(300)]
+            assert [future.result(timeout=180)[0] for future in futures] == list(range(300))
+        service.wait_gone("lab", 90.0)
+        used = {host for block in service.look("lab")["blocks"] for host in block["hosts"]}
+        assert used == {sshd.url, other.url}
+        service.call("remove", "lab", "--user", service.owner)
+        assert not (account.home / ".umbel").exists()
+    finally:
+        other.stop()
