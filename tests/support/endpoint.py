@@ -45,7 +45,7 @@ class FakeNode:
         self.instance = names.new_id()
         self.held: dict[str, Bundle] = {}
         self.last_report = b""
-        self._verifier = Verifier(endpoint.fed.signer.public_key)
+        self.verifier = Verifier(endpoint.fed.signer.public_key)
 
     def take(self, most: int = 1_000_000) -> list[Bundle]:
         """Take up to ``most`` bundles out of the queue, checking each as a worker does."""
@@ -55,7 +55,7 @@ class FakeNode:
             if item is None:
                 break
             bundle, header = Bundle.open_head(
-                self._verifier, item.head, endpoint=self.endpoint.id, now=time.time()
+                self.verifier, item.head, endpoint=self.endpoint.id, now=time.time()
             )
             bundle = bundle.with_body(header, item.body)
             assert (bundle.id, len(bundle.calls)) == (item.bundle_id, item.calls)

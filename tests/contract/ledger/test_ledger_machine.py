@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 from sqlalchemy import select
 
+from federation.broker import Outgoing
 from federation.ledger.cancel import cancel_group, cancel_task
 from federation.options import Options
 from federation.tables import groups, tasks
@@ -53,19 +54,66 @@ class Model:
     may: set[End] = field(default_factory=set)
     must: bool = False
     end: End | None = None
+    #: bundles it was sent in; of these, those that gave it back, and the attempts in which it raised
+    sent: int = 0
+    returned: set[str] = field(default_factory=set)
+    raised: set[int] = field(default_factory=set)
 
-    def told(self, told: Outcome) -> None:
+    def told(self, bundle_id: str, told: Outcome) -> None:
         """An outcome was taken in."""
         if self.must or self.end:
             return
+        if told.status == Status.RETURNED:
+            self.returned.add(bundle_id)
         if told.status == Status.SUCCEEDED:
             self.may.add(("succeeded", None, told.payload))
             self.must = True
         elif told.status == Status.FAILED:
             self.may.add(("failed", told.code, told.payload or None))
             self.must = told.code != RAISED or not self.options.retries
+            self.raised.add(told.attempt)
         elif told.status == Status.LOST:
             self.may.add(WORKER_LOST)
+
+    def check(self, end: End) -> None:
+        """Fail if there was no reason for this end."""
+        assert end in self.may, f"ended as {end} out of the blue, not {self.may}"
+        if end[1] == RAISED:
+            assert len(self.raised) > self.options.retries, "not retried as often as asked for"
+        if end == WORKER_LOST:
+            starts = self.sent - len(self.returned) - len(self.raised)
+            assert starts >= self.options.max_attempts, "given up before it was tried often enough"
+
+
+_statuses = st.lists(
+    st.sampled_from(
+        [
+            Status.SUCCEEDED,
+            Status.FAILED,
+            Status.FAILED,
+            "timeout",
+            Status.LOST,
+            Status.RETURNED,
+            Status.RUNNING,
+        ]
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+_submissions = st.fixed_dictionaries(
+    {
+        "count": st.sampled_from([1, 2, 6]),
+        "retries": st.sampled_from([0, 0, 2]),
+        "max_attempts": st.integers(1, 2),
+        "expires": st.sampled_from([None, None, 20.0]),
+        "priority": st.integers(-1, 1),
+    }
+)
+_KINDS = ["submit"] * 3 + ["work"] * 8 + ["take"] * 2 + ["report"] * 2 + ["beat"] * 2 + ["repeat"] * 2
+_KINDS += ["sweep", "trouble", "cancel"]
+_TROUBLES = ["restart", "goodbye", "wipe", "deaf"]
 
 
 class Life(RuleBasedStateMachine):
@@ -83,116 +131,133 @@ class Life(RuleBasedStateMachine):
         self.nodes = [self.lab.node("n0"), self.lab.node("n1")]
         self.group = names.new_id()
         self.known: dict[str, Model] = {}
-        self.sent: list[list[Outcome]] = []
-        self.past: list[tuple[bytes, list[Outcome]]] = []
+        self.sent: list[list[tuple[str, Outcome]]] = []
+        self.past: list[tuple[bytes, list[tuple[str, Outcome]]]] = []
         self.seen = 0
+
+    def _count(self, outgoing: Sequence[Outgoing]) -> None:
+        """Note which calls go out, and pass them on."""
+        for item in outgoing:
+            bundle, _ = Bundle.open_head(
+                self.nodes[0].verifier, item.head, endpoint=self.lab.id, now=self.ledger.clock()
+            )
+            for call in bundle.calls:
+                model = self.known.setdefault(call.task_id, Model(Options()))
+                model.sent += 1
+        self._send(outgoing)
 
     @initialize()
     def start(self) -> None:
+        self._send = self.ledger.broker.send
+        self.ledger.broker.send = self._count  # type: ignore[method-assign]
         self.ledger.collect()
 
-    @rule(
-        count=st.sampled_from([1, 2, 9]),
-        retries=st.sampled_from([0, 0, 2]),
-        max_attempts=st.integers(1, 3),
-        expires=st.sampled_from([None, None, 20.0]),
-        priority=st.integers(-1, 1),
-    )
+    @rule(kind=st.sampled_from(_KINDS), number=st.integers(0, 1), which=st.integers(0, 99), data=st.data())
+    def step(self, kind: str, number: int, which: int, data: Any) -> None:
+        """One thing happens; some kinds happen more often, so that most of what is submitted is worked on."""
+        if kind == "submit":
+            self.submit(**data.draw(_submissions))
+        elif kind == "work":
+            self.work(self.nodes[number], data.draw(_statuses))
+        elif kind == "trouble":
+            self.trouble(self.nodes[number], data.draw(st.sampled_from(_TROUBLES)))
+        elif kind == "cancel":
+            self.cancel(which, everything=which % 5 == 0)
+        elif kind == "sweep":
+            self.sweep(data.draw(st.sampled_from([0.0, 6.0, 25.0, 70.0])))
+        elif kind == "repeat":
+            self.repeat(which % 8)
+        elif kind == "take":
+            self.nodes[number].take(1)
+        elif kind == "report":
+            self.report(which, data.draw(_statuses))
+        else:
+            self.nodes[number].beat()
+            self.collect()
+
     def submit(self, count: int, **asked: Any) -> None:
+        """Some calls of one kind."""
         answer = self.ledger.submit(self.lab, count, group_id=self.group, **asked)
-        self.known.update((task_id, Model(Options(**asked))) for task_id in answer["task_ids"])
+        for task_id in answer["task_ids"]:  # known already when it was sent at once
+            self.known.setdefault(task_id, Model(Options())).options = Options(**asked)
 
-    @rule(number=st.integers(0, 1), most=st.integers(1, 4))
-    def take(self, number: int, most: int) -> None:
-        for bundle in self.nodes[number].take(most):
-            for call in bundle.calls:
-                options = self.known[call.task_id].options
-                assert 1 <= call.attempt <= options.max_attempts + options.retries, "started too often"
+    def work(self, node: FakeNode, statuses: list[str]) -> None:
+        """A node takes a bundle, reports it, and is heard."""
+        for bundle in node.take(1):
+            self._say(node, bundle, statuses)
+        self.collect()
 
-    def _say(self, node: FakeNode, bundle: Bundle, chances: Any) -> None:
-        outcomes = []
-        for call in bundle.calls:
-            status = chances.draw(st.sampled_from(_STATUSES))
-            how = (
-                {"code": chances.draw(st.sampled_from([RAISED, "TIMEOUT"]))}
-                if status == Status.FAILED
-                else {}
-            )
-            outcomes.append(outcome(bundle, call, status, **how))
-        node.report({bundle.id: outcomes})
-        self.sent.append(outcomes)
-        self.past.append((node.last_report, outcomes))
-
-    @precondition(lambda self: any(node.held for node in self.nodes))
-    @rule(chances=st.data())
-    def report(self, chances: Any) -> None:
+    def report(self, which: int, statuses: list[str]) -> None:
+        """A node reports what it has held for a while."""
         held = [(node, bundle) for node in self.nodes for bundle in node.held.values()]
-        node, bundle = held[chances.draw(st.integers(0, len(held) - 1))]
-        self._say(node, bundle, chances)
+        if held:
+            self._say(*held[which % len(held)], statuses)
 
-    @precondition(lambda self: self.past)
-    @rule(chances=st.data())
-    def repeat(self, chances: Any) -> None:
-        raw, outcomes = self.past[chances.draw(st.integers(0, len(self.past) - 1))]
-        self.ledger.broker.redis.lpush(names.REPORTS_KEY, raw)
-        self.sent.append(outcomes)
+    def _say(self, node: FakeNode, bundle: Bundle, statuses: list[str]) -> None:
+        """Report a bundle; its calls end as ``statuses`` say, in turn."""
+        outcomes = []
+        for call, status in zip(bundle.calls, cycle(statuses)):
+            options = self.known[call.task_id].options
+            assert 1 <= call.attempt <= options.max_attempts + options.retries, "started too often"
+            how = {"code": "TIMEOUT"} if status == "timeout" else {}
+            outcomes.append(outcome(bundle, call, Status.FAILED if how else status, **how))
+        node.report({bundle.id: outcomes})
+        told = [(bundle.id, one) for one in outcomes]
+        self.sent.append(told)
+        self.past.append((node.last_report, told))
 
-    @rule()
+    def repeat(self, back: int) -> None:
+        """A report is taken in once more."""
+        if self.past:
+            raw, told = self.past[max(0, len(self.past) - 1 - back)]
+            self.ledger.broker.redis.lpush(names.REPORTS_KEY, raw)
+            self.sent.append(told)
+            self.collect()
+
     def collect(self) -> None:
+        """All that was reported is taken in, in order."""
         self.ledger.collect()
-        for outcomes in self.sent:
-            for told in outcomes:
-                self.known[told.task_id].told(told)
+        for told in self.sent:
+            for bundle_id, one in told:
+                self.known[one.task_id].told(bundle_id, one)
         self.sent.clear()
 
-    @rule(number=st.integers(0, 1))
-    def beat(self, number: int) -> None:
-        self.nodes[number].beat()
-
-    @rule(number=st.integers(0, 1), clean=st.booleans())
-    def stop(self, number: int, clean: bool) -> None:
-        """A node goes and comes again, with or without a goodbye."""
-        if clean:
-            self.nodes[number].goodbye()
-        self.nodes[number].restart()
+    def trouble(self, node: FakeNode, how: str) -> None:
+        """A node goes and comes again; the broker forgets everything; bundles are lost on the way."""
+        if how == "goodbye":
+            node.goodbye()
+        if how in ("goodbye", "restart"):
+            node.restart()
+        if how == "wipe":
+            self.ledger.broker.wipe()
+            self.sent.clear()
+        self.ledger.broker.deaf = how == "deaf"
         self._may_be_lost()
 
     def _may_be_lost(self) -> None:
         for model in self.known.values():
             model.may.add(WORKER_LOST)
 
-    @precondition(lambda self: self.known)
-    @rule(chances=st.data(), everything=st.booleans())
-    def cancel(self, chances: Any, everything: bool) -> None:
+    def cancel(self, which: int, *, everything: bool) -> None:
+        """A task or the group is cancelled."""
         chosen = sorted(self.known)
-        if everything:
+        if everything and chosen:
             cancel_group(self.ledger.fed, self.ledger.me, self.group)
-        else:
-            chosen = [chosen[chances.draw(st.integers(0, len(chosen) - 1))]]
+        elif chosen:
+            chosen = [chosen[which % len(chosen)]]
             cancel_task(self.ledger.fed, self.ledger.me, chosen[0])
         for task_id in chosen:
             model = self.known[task_id]
             if model.end is None:
                 model.may, model.must = {CANCELLED}, True
 
-    @rule(seconds=st.sampled_from([0.0, 6.0, 25.0, 70.0]))
     def sweep(self, seconds: float) -> None:
+        """Time passes."""
         self.ledger.sweep(after=seconds)
         self._may_be_lost()
         for model in self.known.values():
             if model.options.expires is not None:
                 model.may.add(EXPIRED)
-
-    @rule()
-    def wipe(self) -> None:
-        """The broker forgets bundles and reports."""
-        self.ledger.broker.wipe()
-        self.sent.clear()
-
-    @rule(deaf=st.booleans())
-    def lose(self, deaf: bool) -> None:
-        """From now on bundles are lost on the way, or no more."""
-        self.ledger.broker.deaf = deaf
 
     @invariant()
     def all_is_well(self) -> None:
@@ -203,12 +268,11 @@ class Life(RuleBasedStateMachine):
     def _tasks_end_as_they_must_and_once(self) -> None:
         now = _ends(self.ledger)
         for task_id, model in self.known.items():
-            end, starts = now[task_id]
+            end = now[task_id]
             if model.end is not None:
                 assert end == model.end, "an end changed"
             elif end is not None:
-                assert end in model.may, f"ended as {end} out of the blue, not {model.may}"
-                assert end != WORKER_LOST or starts >= model.options.max_attempts
+                model.check(end)
                 model.end = end
             else:
                 assert not model.must, f"must have ended as one of {model.may}"
@@ -225,7 +289,7 @@ class Life(RuleBasedStateMachine):
         try:
             self.ledger.broker.deaf = False
             for _ in range(60):
-                if not any(end is None for end, _ in _ends(self.ledger).values()):
+                if None not in _ends(self.ledger).values():
                     break
                 for node in self.nodes:
                     node.take()
@@ -239,22 +303,21 @@ class Life(RuleBasedStateMachine):
             self._open.close()
 
 
-_STATUSES = [Status.SUCCEEDED] * 3 + [Status.FAILED, Status.LOST, Status.RETURNED, Status.RUNNING]
-
-
-def _ends(ledger: Ledger) -> dict[str, tuple[End | None, int]]:
-    """How each task has ended, if it has, and how often it was started at no wish of its user's."""
+def _ends(ledger: Ledger) -> dict[str, End | None]:
+    """How each task has ended, if it has."""
     with ledger.fed.database.read() as connection:
-        columns = tasks.c.id, tasks.c.attempt - tasks.c.retried, groups.c.id
-        rows = connection.execute(select(*columns).join(groups, groups.c.no == tasks.c.group_no)).all()
-    ends: dict[str, End] = {}
-    for group_id in {group_id for _, _, group_id in rows}:
+        query = select(tasks.c.id, groups.c.id).join(groups, groups.c.no == tasks.c.group_no)
+        rows = connection.execute(query).all()
+    ends: dict[str, End | None] = {task_id: None for task_id, _ in rows}
+    for group_id in {group_id for _, group_id in rows}:
         for ended in ledger.results(group_id)["results"]:
             data = ended["result"] or ended["exception"]
             ends[ended["task_id"]] = ended["state"], ended["code"], base64.b64decode(data) if data else None
-    return {task_id: (ends.get(task_id), starts) for task_id, starts, _ in rows}
+    return ends
 
 
+# it takes seconds, but a failure is looked into for up to five minutes
+@pytest.mark.timeout(600)
 def test_the_life_of_tasks(postgresql: Server | None) -> None:
     @contextmanager
     def database() -> Iterator[str]:
