@@ -176,6 +176,8 @@ class Sweeper:
         lost = self._lost(endpoint_no, missing)
         if not lost:
             return
+        epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
+        wiped = now if epoch is None else float(epoch)
         with self.fed.database.write() as connection:
             rows.lock_endpoints(connection, [endpoint_no])
             still = select(bundles.c.no, bundles.c.sent, bundles.c.node_no).where(
@@ -184,11 +186,11 @@ class Sweeper:
             )
             gone = {row.no: row for row in connection.execute(still)}
             calls = in_bundles(connection, sorted(gone))
-            deaths = self._deaths(connection, endpoint_no)
+            silenced = self._silenced(connection, endpoint_no, wiped)
             run: list[Task] = []
             waited: list[Task] = []
             for call in calls:
-                (run if _may_have_run(gone[call.bundle_no], deaths) else waited).append(call)
+                (run if _may_have_run(gone[call.bundle_no], silenced) else waited).append(call)
             put_back(connection, waited, counted=False)
             groups = put_back_lost(connection, run, now, {})
             planned = dispatch.refill(self.fed, connection, endpoint_no, now)
@@ -212,10 +214,16 @@ class Sweeper:
         return [no for no, since in missing.items() if heard is None or heard > since + SPEAKING]
 
     @staticmethod
-    def _deaths(connection: Any, endpoint_no: int) -> float:
-        """When a worker of the endpoint last died or restarted, or 0."""
+    def _silenced(connection: Any, endpoint_no: int, wiped: float) -> float:
+        """When outcomes of the endpoint may last have been lost, or 0.
+
+        They are when a worker dies or restarts, and when the broker loses its data with reports in it.
+        """
         query = select(nodes.c.since, nodes.c.seen, nodes.c.live).where(nodes.c.endpoint_no == endpoint_no)
-        return max((row.since if row.live else row.seen for row in connection.execute(query)), default=0.0)
+        found = connection.execute(query).all()
+        death = max((node.since if node.live else node.seen for node in found), default=0.0)
+        heard = max((node.seen for node in found), default=0.0)
+        return max(death, min(wiped, heard + HEARTBEAT_INTERVAL) if heard else 0.0)
 
     def expire(self) -> None:
         """Calls that have not started before their ``expires`` end."""
@@ -246,13 +254,14 @@ class Sweeper:
                 return
 
 
-def _may_have_run(bundle: Any, last_death: float) -> bool:
+def _may_have_run(bundle: Any, silenced: float) -> bool:
     """Whether a lost bundle may have been started.
 
-    Who takes a bundle says so in its next heartbeat. When nobody did, and no worker of the endpoint has died
-    or restarted since it was sent, then nobody took it: it was lost on the way and costs no attempt.
+    Who takes a bundle says so in its next heartbeat, or has reported its end by then. When nobody did, and
+    nothing can have swallowed what they said since it was sent, then nobody took it: it was lost on the way
+    and costs no attempt.
     """
-    return bundle.node_no is not None or last_death > bundle.sent - HEARTBEAT_INTERVAL
+    return bundle.node_no is not None or silenced > bundle.sent - HEARTBEAT_INTERVAL
 
 
 def main(argv: Sequence[str] | None = None) -> int:
