@@ -232,7 +232,10 @@ def test_a_broker_that_is_away_delays_and_loses_nothing(ledger: Ledger, lab: Fak
     answer = ledger.submit(lab, 5)
     assert ledger.state(answer) == "dispatched" and not node.take()
     ledger.broker.down = False
-    ledger.sweep(after=30)
+    for _ in range(8):
+        node.beat()
+        ledger.collect()
+        ledger.sweep(after=5)
     node.take()
     node.finish()
     ledger.collect()
