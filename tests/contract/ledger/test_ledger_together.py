@@ -15,11 +15,12 @@ from sqlalchemy.exc import OperationalError
 from federation.collect import Collector
 from federation.ledger.cancel import cancel_group, cancel_task
 from federation.ledger.results import results_after
+from federation.registry import endpoints, functions, users
 from federation.sweep import Sweeper
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol import names
-from umbel.protocol.errors import NotFound
+from umbel.protocol.errors import Conflict, NotFound
 from umbel.protocol.messages import Status
 
 SECONDS = 6.0
@@ -196,3 +197,47 @@ def _drain(ledger: Ledger, places: list[FakeEndpoint]) -> None:
         if not left:
             return
     pytest.fail(f"{left} tasks never end")
+
+
+def _at_once(*acts: Callable[[], Any]) -> list[Any]:
+    """Do these things at the same moment; return what each returned or raised."""
+    gate = threading.Barrier(len(acts))
+    got: list[Any] = [None] * len(acts)
+
+    def run(number: int) -> None:
+        gate.wait(10)
+        try:
+            got[number] = acts[number]()
+        except Exception as error:  # handed to the test, which looks at it
+            got[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(acts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return got
+
+
+def test_an_endpoint_is_not_deleted_under_a_submission(ledger: Ledger) -> None:
+    """Either the submission comes first and the endpoint is in use, or it is gone and takes nothing."""
+    for number in range(15):
+        place = ledger.endpoint(f"short-lived-{number}")
+        answer, deleted = _at_once(
+            lambda: ledger.submit(place, 50), lambda: endpoints.delete(ledger.fed, ledger.me, place.id)
+        )
+        if isinstance(answer, NotFound):
+            assert deleted is None
+        else:
+            assert isinstance(deleted, Conflict), (answer, deleted)
+            assert ledger.state(answer) == "dispatched+queued"
+
+
+def test_the_same_user_and_function_are_made_once(ledger: Ledger) -> None:
+    for number in range(5):
+        made = _at_once(*[lambda: users.ensure_user(ledger.fed, f"user-{number}")] * 6)
+        assert len(set(made)) == 1, made
+        kept = _at_once(
+            *[lambda: functions.register(ledger.fed, ledger.me, name="f", body=b"%d" % number)["id"]] * 6
+        )
+        assert len(set(kept)) == 1, kept
