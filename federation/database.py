@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -170,9 +172,22 @@ def _sqlite_transaction(connection: Connection, begin: str) -> Iterator[Connecti
     driver.execute("COMMIT")
 
 
+def _use_wal(driver: Any) -> None:
+    """Switch to write-ahead logging; unlike other statements that does not wait for others by itself."""
+    deadline = time.monotonic() + BUSY_MILLIS / 1000
+    while True:
+        try:
+            driver.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def _prepare_sqlite(driver: Any, _record: Any) -> None:
-    driver.execute("PRAGMA journal_mode = WAL")
+    driver.execute(f"PRAGMA busy_timeout = {BUSY_MILLIS}")
+    _use_wal(driver)
     driver.execute("PRAGMA synchronous = FULL")
     driver.execute("PRAGMA foreign_keys = ON")
-    driver.execute(f"PRAGMA busy_timeout = {BUSY_MILLIS}")
     driver.execute("PRAGMA cache_size = -65536")

@@ -27,7 +27,8 @@ def test_no_request_breaks_the_federation(tmp_path: Path) -> None:
                 tmp_path / "fuzz",
                 phases=phases,
                 known=known,
-                without=["delete_endpoint"],  # it would find the one that is needed below
+                # the first would find what is needed below; the others' rules depend on each other
+                without=["delete_endpoint", "add_elastic_endpoint", "change_policy"],
             )
         with umbel.executor() as executor:
             assert executor.submit(pow, 3, 4).result(timeout=30) == 81
