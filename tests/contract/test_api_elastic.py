@@ -58,7 +58,7 @@ def test_an_ordinary_endpoint_has_no_blocks(api: Api) -> None:
     "change",
     [
         {"address": "local"},
-        {"key_file": "/root/.ssh/id_ed25519"},
+        {"key_file": "/etc/umbel/keys/somebody"},
         {"agent": True},
         {"address": "ssh://me@login.example -oProxyCommand=x"},
         {"hosts": 7},
