@@ -29,15 +29,24 @@ kill -s KILL -- -$$ 2>/dev/null' sh "$2" "$3" > "$2.out" 2> "$2.err" < /dev/null
 echo "$!" > "$2.pid"
 echo "started $!"
 """
-#: Tell of every block of the folder, with one command.
+#: Tell of every block of the folder, with one command. A process id may have been given to another program
+#: since, so the command line must name the block; it is empty while a program is being replaced by the next
+#: one, and of a zombie. The exit code is looked for last: a block may end while it is looked at.
 _LIST = """\
+lives() {
+  words="$(tr '\\0' ' ' 2>/dev/null < "/proc/$1/cmdline")" || return 1
+  case "$words" in
+    *"$2"*) return 0 ;;
+    "") ! grep -q '^State:[[:space:]]*[ZX]' "/proc/$1/status" 2>/dev/null && kill -0 "$1" 2>/dev/null ;;
+    *) return 1 ;;
+  esac
+}
 cd -- "$1" 2>/dev/null || exit 0
 for file in umbel-*.pid; do
   [ -f "$file" ] || continue
   name="${file%.pid}"; pid="$(cat -- "$file")"
-  if [ -f "$name.code" ]; then echo "$name $pid ended $(cat -- "$name.code")"
-  elif kill -0 "$pid" 2>/dev/null && tr '\\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -q -F -- "$name"
-  then echo "$name $pid running 0"
+  if [ ! -f "$name.code" ] && lives "$pid" "$name"; then echo "$name $pid running 0"
+  elif [ -f "$name.code" ]; then echo "$name $pid ended $(cat -- "$name.code")"
   else echo "$name $pid ended 137"
   fi
 done

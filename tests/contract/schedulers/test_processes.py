@@ -67,8 +67,8 @@ def test_a_block_is_ended_with_its_children(yard: Yard, tmp_path: Path) -> None:
 
 
 def test_a_block_that_does_not_listen_is_killed_the_second_time(yard: Yard) -> None:
-    yard.system.submit(yard.shell, yard.spec(A, "trap '' TERM; while :; do sleep 0.1; done"))
-    wait_until(lambda: yard.state(A) is BlockState.RUNNING)
+    yard.system.submit(yard.shell, yard.spec(A, "trap '' TERM; : > deaf; while :; do sleep 0.1; done"))
+    wait_until((yard.folder / "deaf").exists)
     yard.system.cancel(yard.shell, [A])
     assert yard.state(A) is BlockState.RUNNING
     yard.system.cancel(yard.shell, [A])
