@@ -112,10 +112,11 @@ class Child:
 
     def kill(self) -> None:
         """Kill the runner and everything that it started."""
-        if not self._killed:
-            self._killed = True
-            strays.kill(strays.descendants(self.pid))
+        below = [] if self._killed else strays.descendants(self.pid)
+        self._killed = True
+        # the runner first: a call that waits for a child must not see it die and end as if it were well
         self._kill_group()
+        strays.kill(below)
 
     def _kill_group(self) -> None:
         try:

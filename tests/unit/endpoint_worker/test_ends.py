@@ -269,6 +269,20 @@ def test_calls_of_one_bundle_run_clean_too(bench: Bench) -> None:
     assert len({load_result(o.payload) for o in outcomes}) == 1
 
 
+def test_a_call_finds_its_output_open_whatever_an_earlier_one_of_its_bundle_closed(bench: Bench) -> None:
+    def close(i: int) -> int:
+        for fd in (1, 2):
+            os.write(fd, b"here")
+        print("here", flush=True)
+        if i % 2:
+            sys.stdout.close()
+        os.closerange(0, 3)
+        return i
+
+    outcomes = bench.run(close, [(i,) for i in range(4)])
+    assert [load_result(o.payload) for o in outcomes] == [0, 1, 2, 3]
+
+
 def test_a_call_that_forks_and_returns_twice_has_one_outcome(bench: Bench) -> None:
     def fork() -> bool:
         return os.fork() > 0

@@ -53,6 +53,15 @@ def test_a_call_over_its_time_is_stopped_with_all_it_started(bench: Bench, tmp_p
     wait_until(lambda: not psutil.pid_exists(int(note.read_text())), what="the call's child is gone")
 
 
+def test_a_call_that_waits_for_a_child_is_stopped_before_the_child(bench: Bench) -> None:
+    def wait() -> int:
+        # to kill many takes long enough for the call to see the first one die, and to succeed
+        return [subprocess.Popen(["sleep", "300"]) for _ in range(60)][0].wait()
+
+    for _ in range(3):
+        assert statuses(bench.run(wait, timeout=0.5)) == ["TIMEOUT"]
+
+
 def test_the_endpoints_own_limit_holds_where_a_submission_names_none(tmp_path: Path) -> None:
     with Bench(tmp_path, timeout=0.2) as bench:
         assert statuses(bench.run(nap, [(30.0,)])) == ["TIMEOUT"]
