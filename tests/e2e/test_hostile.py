@@ -132,7 +132,7 @@ def _size(endpoint: HandEndpoint) -> Size | None:
 
 
 def _at_rest(endpoint: HandEndpoint, holds: Callable[[Size], bool]) -> Size:
-    """The size with nothing to do, once it is as it should be: runners are replaced for a moment after work."""
+    """The size at rest, once it is as it should be: runners are replaced for a moment after work."""
 
     def look() -> Size | None:
         try:
