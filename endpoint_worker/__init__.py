@@ -24,6 +24,9 @@ rules      what the site lets run, whatever the service says
 pool       the Celery pool, a door to the supervisor
 node       what a worker node is made of; its heartbeat
 supervisor the thread that owns all runners
+placing    which runner takes which waiting bundle
+places     how runners are started: by settings, for whom and for what
+sandbox    what runners are closed in: bubblewrap, containers
 crew       the runners of a node as a group
 slot       one runner and the bundle that it runs
 child      one runner's process
@@ -39,6 +42,6 @@ reports    the outbox: signs reports, keeps them on disk until the broker has th
 broker     the endpoint's own connections to the broker
 ========== ==================================================================
 
-``runner``, ``tidy``, ``journal``, ``wire`` and ``kernel`` are loaded in the child; only ``runner``
-imports ``umbel.serialize``.
+``runner``, ``tidy``, ``journal``, ``wire``, ``kernel`` and ``sandbox.inside`` are loaded in the child; only
+``runner`` imports ``umbel.serialize``.
 """

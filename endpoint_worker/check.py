@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
-import selectors
+import select
 import shutil
 import socket
 import stat
@@ -29,14 +29,17 @@ from umbel.protocol import envelope, names
 from umbel.protocol.errors import UmbelError
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
+from . import check_sandbox
 from . import settings as site
 from .broker import BROKER_ERRORS, connect, without_password
 from .folder import Credentials, EndpointFolder
-from .node import runner_options
+from .places import runner_options
 from .slot import Slot
 
 #: Seconds that service and broker may take to answer, and that a runner may take to start.
 TIMEOUT, RUNNER_TIMEOUT = 5.0, 20.0
+#: What is not looked at where credentials or settings are missing.
+NEEDY = ("broker", "credentials", "clock", "sandbox", "runner")
 #: Clocks may differ by so much (seconds) before it is worth a word, well before messages are refused.
 MAX_SKEW = envelope.LEEWAY / 5
 #: Less free space (bytes) is too little for results, functions and logs.
@@ -65,7 +68,7 @@ def check(folder: EndpointFolder, *, api: bool = True) -> list[Finding]:
         found.append(finding)
     if credentials is None or chosen is None:
         why = "not looked at: the files and settings above come first"
-        return found + [Finding(name, None, why) for name in ("broker", "credentials", "clock", "runner")]
+        return found + [Finding(name, None, why) for name in NEEDY]
     url = chosen.broker_url(credentials.broker_url)
     found.append(_broker(url))
     if found[-1].ok:
@@ -74,7 +77,9 @@ def check(folder: EndpointFolder, *, api: bool = True) -> list[Finding]:
         clock = heard if clock is None else clock
     else:
         found.append(Finding("credentials", None, "not looked at: the broker cannot be reached"))
-    return [*found, _clock(clock), _runner(folder, chosen)]
+    found.append(_clock(clock))
+    found.append(Finding("sandbox", *check_sandbox.look(folder, chosen)))
+    return [*found, _runner(folder, chosen)]
 
 
 def to_json(name: str, found: list[Finding]) -> str:
@@ -254,7 +259,7 @@ def _runner(folder: EndpointFolder, chosen: site.Settings) -> Finding:
     advice = "see what it said; PATH, LD_LIBRARY_PATH and limits of runners come from endpoint.toml"
     try:
         slot = Slot(0, runner_options(folder, chosen))
-    except OSError as error:
+    except (OSError, UmbelError) as error:
         return Finding("runner", False, f"no runner can be started: {error}", advice)
     try:
         how = _greeting(slot, began + RUNNER_TIMEOUT)
@@ -267,11 +272,11 @@ def _runner(folder: EndpointFolder, chosen: site.Settings) -> Finding:
 
 def _greeting(slot: Slot, deadline: float) -> str | None:
     """Wait until a runner says hello; return how it ended if it did."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(slot.sock, selectors.EVENT_READ)
-        while not slot.greeted and not slot.eof and time.monotonic() < deadline:
-            selector.select(0.1)
+    while not slot.greeted and not slot.eof and time.monotonic() < deadline:
+        if select.select([slot.sock], [], [], 0.1)[0]:
             slot.read()
+        elif (how := slot.ended()) is not None:
+            return how
     while slot.eof and time.monotonic() < deadline:
         how = slot.ended()
         if how is not None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,9 @@ import umbel
 from . import journal as journals
 from . import strays
 from .journal import Journal
+from .sandbox.launchers import Launcher
+from .sandbox.line import Door, Pair
+from .sandbox.mounts import Mount, Start
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class RunnerOptions:
     ``python``: argv of the interpreter; ``timeout``: seconds; ``memory``: bytes; ``cpu``: seconds;
     ``open_files``: most descriptors of the process (0: as many as the worker may have);
     ``recycle_calls``: a runner is replaced after that many calls (0: never); ``recycle_memory``: when its
-    resident size is larger (bytes, 0: never).
+    resident size is larger (bytes, 0: never). ``key``: what runners of these options are for, where a node
+    has several kinds of them. ``launcher``: what closes them in; ``mounts`` and ``hidden``: what they see
+    there, and what never. ``kit``: folder with what a runner needs, for an interpreter that does not have it.
     """
 
     folder: Path
@@ -45,6 +50,11 @@ class RunnerOptions:
     open_files: int = 0
     recycle_calls: int = 0
     recycle_memory: int = 0
+    key: Hashable = ()
+    launcher: Launcher = field(default_factory=Launcher)
+    mounts: Sequence[Mount] = ()
+    hidden: Sequence[Path] = ()
+    kit: Path | None = None
 
 
 class Child:
@@ -52,43 +62,80 @@ class Child:
 
     def __init__(self, options: RunnerOptions):
         self._options = options
+        self._launcher = options.launcher
         self._killed = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()
-        self.sock, theirs = socket.socketpair()
-        self.sock.setblocking(False)
         fd = journals.create()
+        self._line = Pair(fd) if self._launcher.in_place else Door(fd)
+        #: what the runner says, as ``socket.recv``
+        self.receive = self._line.receive
         try:
             self.journal = Journal(fd)
-            self._process = self._spawn(theirs.fileno(), fd)
+            self._process = self._spawn()
         except BaseException:
-            self.sock.close()
+            self._line.close()
             self._errors.close()
             raise
         finally:
-            theirs.close()
-            os.close(fd)
+            self._line.started()
 
-    def _spawn(self, sock: int, journal: int) -> subprocess.Popen[bytes]:
-        code = (
-            f"import sys; sys.path[:1] = {_import_path()!r}; from endpoint_worker.runner import main; "
-            f"main({sock}, {journal}, {os.getpid()}, {self._options.open_files})"
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        options = self._options
+        options.folder.mkdir(parents=True, exist_ok=True)
+        start = Start(
+            [*options.python, "-c", self._code()],
+            options.folder,
+            [*options.mounts, *self._own_mounts()],
+            options.environment,
+            options.hidden,
         )
-        self._options.folder.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
-            [*self._options.python, "-c", code],
-            cwd=self._options.folder,
-            env=dict(self._options.environment),
+            self._launcher.command(start),
+            cwd=options.folder,
+            env=self._launcher.environment(start),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
-            pass_fds=(sock, journal),
+            pass_fds=self._line.passed,
             start_new_session=True,
         )
 
+    def _code(self) -> str:
+        """What the runner's Python is told to run."""
+        launcher, files = self._launcher, self._options.open_files
+        path = _import_path() if self._options.kit is None else [str(self._options.kit)]
+        path = [launcher.inside("kit")] if launcher.closed else path
+        code = f"import sys; sys.path[:1] = {path!r}; "
+        if isinstance(self._line, Door):
+            code += "from endpoint_worker.sandbox.inside import main; "
+            return code + f"main({launcher.inside('line')!r} + '/line', {files}, {launcher.keeper})"
+        sock, journal = self._line.passed
+        return (
+            code + f"from endpoint_worker.runner import main; main({sock}, {journal}, {os.getpid()}, {files})"
+        )
+
+    def _own_mounts(self) -> list[Mount]:
+        mounts = []
+        if self._launcher.closed and self._options.kit is not None:
+            mounts.append(Mount(self._options.kit, self._launcher.inside("kit")))
+        if isinstance(self._line, Door):
+            mounts.append(Mount(self._line.folder, self._launcher.inside("line"), "rw"))
+        return mounts
+
+    @property
+    def sock(self) -> socket.socket:
+        """The end of the line that has something to read when the runner has something to say."""
+        return self._line.sock
+
+    @property
+    def outer(self) -> int:
+        """Process id, and id of the process group, of what was started: the runner, or what closes it in."""
+        return self._process.pid
+
     @property
     def pid(self) -> int:
-        """Process id, and id of the process group, of the runner."""
-        return self._process.pid
+        """Process id of the runner on this machine, as far as it is known."""
+        return self._line.runner or self._process.pid
 
     @property
     def killed(self) -> bool:
@@ -112,15 +159,24 @@ class Child:
 
     def kill(self) -> None:
         """Kill the runner and everything that it started."""
-        below = [] if self._killed else strays.descendants(self.pid)
+        below = [] if self._killed else self._below()
         self._killed = True
         # the runner first: a call that waits for a child must not see it die and end as if it were well
         self._kill_group()
         strays.kill(below)
 
+    def _below(self) -> list[int]:
+        """All that belongs to the runner, itself first where it is not what was started."""
+        first, runner = self._line.first, self._line.runner
+        found = [] if runner is None else [runner]
+        if first is not None:
+            # a container need not descend from the command that started it
+            found += [*strays.descendants(first), first]
+        return found + strays.descendants(self.outer)
+
     def _kill_group(self) -> None:
         try:
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.outer, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
 
@@ -129,12 +185,15 @@ class Child:
 
         ``started``: it had said hello; otherwise the sentence holds what it wrote to standard error.
         """
-        info = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        info = os.waitid(os.P_PID, self.outer, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if info is None:
             return None
         # before the runner is reaped its process group's number cannot be given to anybody else
         self._kill_group()
         code = self._process.wait()
+        if code > 128 and not self._launcher.in_place:
+            # it passes on as a shell does what signal ended the runner
+            code = 128 - code
         if not started:
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
             text = self._errors.read().decode(errors="replace").strip()
@@ -143,7 +202,7 @@ class Child:
 
     def bury(self) -> None:
         """Let go of what a dead runner leaves."""
-        self.sock.close()
+        self._line.close()
         self._errors.close()
         self.journal.close()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import selectors
+import socket
 import time
+from collections import deque
+from collections.abc import Collection, Hashable
 
 from . import strays
 from .child import RunnerOptions
@@ -14,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds to wait before a runner that could not start is tried again: doubled each time up to the most.
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
+#: A runner that has not said hello after so long (seconds) is given up.
+START_TIMEOUT = 90.0
 #: For so long (seconds) after a runner ended its orphans are looked for.
 SWEEP = 0.5
 
@@ -27,7 +32,9 @@ class Crew:
         self.problem = ""
         self._options = options
         self._selector = selector
-        self._listening: dict[Slot, int] = {}
+        self._listening: dict[Slot, tuple[socket.socket, int]] = {}
+        #: what the next runners shall be for, in place of those that were dismissed for them
+        self._orders: deque[RunnerOptions] = deque()
         self._delay = 0.0
         self._hire_at = 0.0
         self._sweep_until = 0.0
@@ -53,11 +60,20 @@ class Crew:
         """When the bundle that was begun last was begun (monotonic clock)."""
         return max((slot.run.began for slot in self.slots if slot.run is not None), default=None)
 
-    def choose(self, function: str) -> Slot | None:
-        """An idle slot for a bundle of this function: best one that has it loaded."""
+    @property
+    def idle(self) -> bool:
+        """True while some slot could take a bundle."""
+        return any(self._free(slot) for slot in self.slots)
+
+    @staticmethod
+    def _free(slot: Slot) -> bool:
+        return slot.state == "idle" and not slot.retiring and not slot.child.killed
+
+    def choose(self, function: str, key: Hashable = ()) -> Slot | None:
+        """An idle slot of this key for a bundle of this function: best one that has it loaded."""
         best = None
         for slot in self.slots:
-            if slot.state != "idle" or slot.retiring or slot.child.killed:
+            if not self._free(slot) or slot.key != key:
                 continue
             if slot.function == function:
                 return slot
@@ -68,23 +84,42 @@ class Crew:
                 best = slot
         return best
 
+    def convert(self, options: RunnerOptions, wanted: int, spared: Collection[Hashable]) -> None:
+        """See that ``wanted`` runners of these options are on their way, in place of idle ones of other keys.
+
+        ``spared``: keys whose idle runners stay.
+        """
+        key = options.key
+        coming = sum(slot.key == key and slot.state == "starting" for slot in self.slots)
+        coming += sum(order.key == key for order in self._orders)
+        for slot in self.slots:
+            if coming >= wanted:
+                return
+            if self._free(slot) and slot.key != key and slot.key not in spared:
+                slot.kill()
+                self._orders.append(options)
+                coming += 1
+
     def listen(self, slot: Slot) -> None:
         """Hear what a slot's socket has to say, as long as it says anything."""
         wanted = 0
         if not slot.eof:
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.wants_to_write else 0)
-        had = self._listening.get(slot, 0)
-        if wanted == had:
+        sock, had = self._listening.get(slot, (slot.sock, 0))
+        if wanted == had and sock is slot.sock:
             return
-        if not wanted:
-            self._selector.unregister(slot.sock)
+        if had and (not wanted or sock is not slot.sock):
+            # by its object: a socket that was closed meanwhile has no number any more
+            self._selector.unregister(sock)
             del self._listening[slot]
+            had = 0
+        if not wanted:
             return
         if had:
-            self._selector.modify(slot.sock, wanted, slot)
+            self._selector.modify(sock, wanted, slot)
         else:
             self._selector.register(slot.sock, wanted, slot)
-        self._listening[slot] = wanted
+        self._listening[slot] = (slot.sock, wanted)
 
     def check_wear(self, slot: Slot) -> None:
         """After a bundle: replace a runner that has served long enough, or that is not wanted any more."""
@@ -129,19 +164,24 @@ class Crew:
         """Start runners for slots that have none."""
         if self.problem and any(slot.greeted for slot in self.slots):
             self.problem = ""
-        if self.sweeps and now < self._sweep_until:
-            strays.kill_strays({slot.child.pid for slot in self.slots})
+        if self.sweeps and now < self._sweep_until and self._options.launcher.shares_processes:
+            strays.kill_strays({slot.child.outer for slot in self.slots})
+        for slot in self.slots:
+            if slot.state == "starting" and now - slot.born > START_TIMEOUT:
+                slot.kill()
         taken = {slot.number for slot in self.slots if not slot.retiring}
         numbers = (number for number in range(self.wanted) if number not in taken)
         while hire and now >= self._hire_at and sum(not s.retiring for s in self.slots) < self.wanted:
             try:
-                slot = Slot(next(numbers), self._options)
+                slot = Slot(next(numbers), self._orders[0] if self._orders else self._options)
             except OSError as error:
                 self.problem = f"no runner can be started: {error}"
                 log.error("%s", self.problem)
                 self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
                 self._hire_at = now + self._delay
                 return
+            if self._orders:
+                self._orders.popleft()
             self.slots.append(slot)
             self.listen(slot)
 

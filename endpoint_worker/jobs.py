@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from umbel.protocol.messages import Bundle, Outcome, Status
 
+from .child import RunnerOptions
+
 #: Takes outcomes of one bundle, by its id; called from any thread.
 Sink = Callable[[str, list[Outcome]], None]
 #: Hears that a slot took a bundle: the bundle's id ("" if nothing of it runs) and the runner's process id.
@@ -22,7 +24,8 @@ class Job:
     """A checked bundle with its function's bytes, and whom to tell.
 
     ``on_accept`` is called when a slot takes the bundle, ``on_done`` when its last call has an outcome.
-    ``arrived``: monotonic clock, set by the supervisor.
+    ``arrived``: monotonic clock, set by the supervisor. ``options``: how its runner is started, where that
+    is not the supervisor's own way.
     """
 
     bundle: Bundle
@@ -30,6 +33,7 @@ class Job:
     on_accept: Accepted = _nothing
     on_done: Callable[[], None] = _nothing
     arrived: float = 0.0
+    options: RunnerOptions | None = None
     #: ids of calls that were cancelled while the bundle waited
     cancelled: set[str] = field(default_factory=set)
     #: its calls were given back while it waited: only its place in Celery's window is left

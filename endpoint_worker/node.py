@@ -18,15 +18,15 @@ import celery
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
-from umbel.protocol.messages import Heartbeat, Outcome
+from umbel.protocol.messages import Bundle, Heartbeat, Outcome
 from umbel.protocol.version import __version__
 
 from .broker import BROKER_ERRORS, connect
-from .child import RunnerOptions
 from .folder import EndpointFolder
 from .intake import FunctionCache, Intake, Unavailable
 from .jobs import Accepted, Job
 from .kernel import adopt_orphans
+from .places import Places, runner_options
 from .reports import Origin, Outbox
 from .settings import Settings
 from .supervisor import Supervisor
@@ -38,20 +38,6 @@ log = logging.getLogger(__name__)
 OVERLAP = 60.0
 #: That a message was refused is told with heartbeats for so long (seconds): often two clocks differ.
 TELL_REFUSED = 600.0
-
-
-def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
-    """How the runners of an endpoint are started."""
-    return RunnerOptions(
-        folder=settings.work_folder(folder.path / "work"),
-        environment=settings.runner_environment(os.environ),
-        timeout=settings.timeout or None,
-        memory=settings.memory or None,
-        cpu=settings.cpu or None,
-        open_files=settings.open_files,
-        recycle_calls=settings.recycle_calls,
-        recycle_memory=settings.recycle_memory,
-    )
 
 
 class Teller(threading.Thread):
@@ -100,10 +86,12 @@ class Node:
             FunctionCache(folder.cache / "functions"),
             connect(self.broker_url, timeout=5.0),
             rules=settings.rules,
+            closed=settings.sandbox.kind != "none",
         )
         self.teller = Teller()
+        self.places = Places(runner_options(folder, settings))
         self.supervisor = Supervisor(
-            runner_options(folder, settings),
+            self.places.base,
             settings.worker_slots,
             self.outbox.add,
             self.teller.tell,
@@ -135,9 +123,12 @@ class Node:
         else:
             if bundle.id in self.held():
                 log.warning("bundle %s came twice", bundle.id)
-            elif self._run(Job(bundle, function, on_accept, on_done), refused):
+            elif self._run(self._job(bundle, function, on_accept, on_done), refused):
                 return
         self.teller.tell([partial(on_accept, "", 0), on_done])
+
+    def _job(self, bundle: Bundle, function: bytes, on_accept: Accepted, on_done: Callable[[], None]) -> Job:
+        return Job(bundle, function, on_accept, on_done, options=self.places.options(bundle))
 
     def _run(self, job: Job, refused: list[Outcome]) -> bool:
         """Have a bundle's calls run and tell of those that may not; False if none may."""

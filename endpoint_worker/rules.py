@@ -40,6 +40,10 @@ class Rules:
         },
     )
 
+    sandbox: bool = field(
+        default=False, metadata={"docs": "Whether calls may run in a sandbox only; see [sandbox] below."}
+    )
+
     def __post_init__(self) -> None:
         if self.allowed_functions is not None:
             given = frozenset(entry.strip().lower() for entry in self.allowed_functions)
@@ -52,9 +56,17 @@ class Rules:
         if self.allowed_users is not None:
             object.__setattr__(self, "allowed_users", frozenset(self.allowed_users))
 
-    def judge(self, bundle: Bundle) -> tuple[Bundle, list[Outcome]]:
-        """Return the bundle with the calls that may run, and an outcome for each that may not."""
+    def judge(self, bundle: Bundle, *, closed: bool = False) -> tuple[Bundle, list[Outcome]]:
+        """Return the bundle with the calls that may run, and an outcome for each that may not.
+
+        ``closed``: the endpoint runs calls in a sandbox.
+        """
         whole = self._against_bundle(bundle)
+        if whole is None and self.sandbox and not closed:
+            whole = (
+                "rule sandbox of the endpoint's site refuses to run calls outside a sandbox; the endpoint "
+                "has none: its owner sets 'kind' in [sandbox] of endpoint.toml"
+            )
         if whole:
             return replace(bundle, calls=[]), [_refusal(call, whole) for call in bundle.calls]
         most = self.largest_payload

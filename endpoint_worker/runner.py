@@ -222,8 +222,12 @@ def _limit_files(most: int) -> None:
 
 
 def main(sock_fd: int, journal_fd: int, parent: int, files: int = 0) -> None:
-    """Serve as a runner on two inherited descriptors, with at most so many; does not return."""
-    kernel.die_with(parent)
+    """Serve as a runner on two descriptors, with at most so many; does not return.
+
+    ``parent``: process id of the worker, or 0 where something else ends the runner with it.
+    """
+    if parent:
+        kernel.die_with(parent)
     kernel.adopt_orphans()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a call that crashes must not fill the site's disk with images of its memory

@@ -17,6 +17,7 @@ from umbel.protocol.errors import UmbelError
 from .broker import at_address
 from .logs import FORMATS
 from .rules import Rules
+from .sandbox.settings import Sandbox
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,6 +28,9 @@ else:
 PASSED = tuple("""PATH HOME USER LOGNAME SHELL LANG LC_* TZ TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV CONDA_* XDG_*
     MODULEPATH LOADEDMODULES LMOD_* OMP_* MKL_* OPENBLAS_* NUMEXPR_* CUDA_* NVIDIA_* ROCR_* HIP_*
     SLURM_* PBS_* LSB_* PMI* OMPI_* I_MPI_*""".split())
+
+#: Settings that are tables with settings of their own.
+TABLES: dict[str, Any] = {"rules": Rules, "sandbox": Sandbox}
 
 #: With fewer open files a runner cannot load functions.
 FEWEST_FILES = 32
@@ -105,6 +109,10 @@ class Settings:
     rules: Rules = field(
         default_factory=Rules, metadata={"docs": "What may run here, whatever the service says."}
     )
+    sandbox: Sandbox = field(
+        default_factory=Sandbox,
+        metadata={"docs": "What calls are closed in, so that they see only what they may."},
+    )
 
     @property
     def worker_slots(self) -> int:
@@ -142,23 +150,24 @@ def load(file: Path, name: str, **flags: Any) -> Settings:
         table = {}
     except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read: {error}") from None
-    rules = table.pop("rules", {})
+    inner = {name: table.pop(name, {}) for name in TABLES}
     values = _values(Settings, table, flags, f"{file}")
-    if not isinstance(rules, dict):
-        raise SettingsError(f"setting 'rules' wants a table, [rules], not {rules!r}")
-    try:
-        values["rules"] = Rules(**_values(Rules, rules, {}, f"{file}, [rules]"))
-    except ValueError as error:
-        raise SettingsError(f"{file}, [rules]: {error}") from None
+    for key, kind in TABLES.items():
+        if not isinstance(inner[key], dict):
+            raise SettingsError(f"setting '{key}' wants a table, [{key}], not {inner[key]!r}")
+        try:
+            values[key] = kind(**_values(kind, inner[key], {}, f"{file}, [{key}]"))
+        except ValueError as error:
+            raise SettingsError(f"{file}, [{key}]: {error}") from None
     return Settings(**{**values, "name": name})
 
 
 def _values(kind: Any, table: dict[str, Any], flags: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Check and convert a table's values for the fields of ``kind``. Raises SettingsError."""
-    known = {f.name: f for f in fields(kind) if f.name not in ("name", "rules")}
+    known = {f.name: f for f in fields(kind) if kind is not Settings or f.name not in ("name", *TABLES)}
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, [*known, "rules"] if kind is Settings else known, 1)
+            near = difflib.get_close_matches(key, [*known, *TABLES] if kind is Settings else known, 1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(sorted(known))}"
             raise SettingsError(f"{where}: unknown setting '{key}'{hint}")
     given = {**table, **{key: value for key, value in flags.items() if value is not None}}
@@ -183,8 +192,8 @@ def template(name: str, **values: Any) -> str:
         if f.name == "environment":
             tables += [*lines_of, "#[environment]", '#OMP_NUM_THREADS = "1"', ""]
             continue
-        if f.name == "rules":
-            tables += [*lines_of, "#[rules]", *_rules_template()]
+        if f.name in TABLES:
+            tables += [*lines_of, f"#[{f.name}]", *_table_template(TABLES[f.name]), ""]
             continue
         mark = "" if values.get(f.name) is not None else "#"
         value = values.get(f.name)
@@ -193,14 +202,16 @@ def template(name: str, **values: Any) -> str:
     return "\n".join([*lines, *tables, ""])
 
 
-def _rules_template() -> list[str]:
+def _table_template(kind: Any) -> list[str]:
     lines = []
-    for f in fields(Rules):
+    for f in fields(kind):
         lines += [f"# {f.metadata['docs']}", f"#{f.name} = {_toml(f.metadata.get('example', f.default))}"]
     return lines
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, (tuple, list)):
@@ -220,6 +231,10 @@ def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
         if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
             return dict(value)
         raise SettingsError(f"setting '{name}' wants a table of texts, not {value!r}")
+    if isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        raise SettingsError(f"setting '{name}' wants true or false, not {value!r}")
     good = (str,) if isinstance(default, str) else (int, float) if isinstance(default, float) else (int,)
     if isinstance(value, bool) or not isinstance(value, good) or (not isinstance(value, str) and value < 0):
         kind = {

@@ -6,9 +6,11 @@ All methods are called by the supervisor's thread and none of them blocks.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from array import array
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Any
 
 from umbel.protocol.messages import Outcome, Status
@@ -40,6 +42,7 @@ class Slot:
         self.eof = False
         #: what the last bundle left behind that only a new process cures
         self.left = ""
+        self.born = time.monotonic()
         self.idle_since = 0.0
         self.function: str | None = None
         self._options = options
@@ -49,7 +52,6 @@ class Slot:
         self._reader = wire.Reader()
         self._kill_at: float | None = None
         self.child = Child(options)
-        self.sock = self.child.sock
         self._journal = self.child.journal
 
     def begin(self, job: Job, now: float) -> None:
@@ -79,6 +81,16 @@ class Slot:
         self.write()
 
     @property
+    def sock(self) -> socket.socket:
+        """What to listen to; another one once a runner in a container has called."""
+        return self.child.sock
+
+    @property
+    def key(self) -> Hashable:
+        """What this slot's runner is for."""
+        return self._options.key
+
+    @property
     def wants_to_write(self) -> bool:
         """True while the runner has not read all that it was sent."""
         return bool(self._out)
@@ -100,7 +112,7 @@ class Slot:
         finished = False
         try:
             while True:
-                data = self.sock.recv(_CHUNK)
+                data = self.child.receive(_CHUNK)
                 if not data:
                     self._hang_up()
                     break

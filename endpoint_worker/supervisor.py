@@ -23,6 +23,7 @@ from .crew import Crew
 from .inbox import Inbox
 from .jobs import Job, Sink, unstarted
 from .journal import SETTLE
+from .placing import place
 from .slot import Slot
 from .waiting import Waiting
 
@@ -59,6 +60,7 @@ class Supervisor(threading.Thread):
         self._selector = selectors.DefaultSelector()
         self._inbox = Inbox()
         self._selector.register(self._inbox.sock, selectors.EVENT_READ)
+        self._options = options
         self._crew = Crew(options, slots, self._selector)
         self._crew.sweeps = sweeps
         self._news: list[Callable[[], None]] = []
@@ -251,12 +253,8 @@ class Supervisor(threading.Thread):
         self._news += [partial(job.on_accept, "", 0), job.on_done]
 
     def _assign(self, now: float) -> None:
-        while (job := self._waiting.first()) is not None:
-            slot = self._crew.choose(job.bundle.function.sha256)
+        for slot, job in place(self._crew, self._waiting, self._options, now):
             if slot is None:
-                return
-            self._waiting.pop()
-            if job.hollow:
                 self._discard(job)
                 continue
             slot.begin(job, now)

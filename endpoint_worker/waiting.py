@@ -28,9 +28,13 @@ class Waiting:
             job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in self._cancelled)
         self._jobs.append(job)
 
-    def first(self) -> Job | None:
-        """The bundle whose turn it is."""
-        return self._jobs[0] if self._jobs else None
+    def jobs(self) -> list[Job]:
+        """All bundles, in the order of their turns."""
+        return list(self._jobs)
+
+    def remove(self, job: Job) -> None:
+        """Take a bundle out, whose turn need not have come."""
+        self._jobs.remove(job)
 
     def pop(self) -> Job:
         """Take the first bundle out."""

@@ -100,7 +100,7 @@ class Service:
 class HandEndpoint:
     """An endpoint configured and started by the ``umbel-endpoint`` command from a home of its own."""
 
-    def __init__(self, umbel: Embedded, name: str, home: Path, slots: int):
+    def __init__(self, umbel: Embedded, name: str, home: Path, slots: int, settings: str = ""):
         self.name, self.home, self.slots = name, home, slots
         home.mkdir(parents=True, exist_ok=True)
         self._environ = environment(UMBEL_HOME=str(home))
@@ -114,6 +114,9 @@ class HandEndpoint:
             timeout=60,
         )
         assert run.returncode == 0, run.stdout + run.stderr
+        self.folder = home / "endpoints" / name
+        with (self.folder / "endpoint.toml").open("a") as file:
+            file.write(settings)
         self._umbel = umbel
         self.service: Service | None = None
 
@@ -225,9 +228,12 @@ class Embedded:
         """An executor with a client of its own."""
         return Executor(endpoint, client=self.client(), **more)
 
-    def endpoint(self, name: str, slots: int = 1) -> HandEndpoint:
-        """A further endpoint, configured in a home of its own beside this one's, started and online."""
-        endpoint = HandEndpoint(self, name, self.home.parent / f"home-of-{name}", slots)
+    def endpoint(self, name: str, slots: int = 1, settings: str = "") -> HandEndpoint:
+        """A further endpoint, configured in a home of its own beside this one's, started and online.
+
+        ``settings``: tables for its endpoint.toml.
+        """
+        endpoint = HandEndpoint(self, name, self.home.parent / f"home-of-{name}", slots, settings)
         self._endpoints.append(endpoint)
         return endpoint.start()
 

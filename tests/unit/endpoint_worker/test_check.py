@@ -26,7 +26,7 @@ from tests.unit.endpoint_worker.test_worker import Site
 from umbel.protocol import names
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
-ALL = ["python", "files", "settings", "disk", "api", "broker", "credentials", "clock", "runner"]
+ALL = ["python", "files", "settings", "disk", "api", "broker", "credentials", "clock", "sandbox", "runner"]
 
 
 class Service:
@@ -209,7 +209,9 @@ def test_damaged_files_and_settings(site: Site) -> None:
     assert answer.code == 1
     assert answer.failed == ["files", "settings"]
     assert "did you mean 'slots'" in answer.found["settings"][1]
-    assert [answer.found[name][0] for name in ("broker", "credentials", "clock", "runner")] == [None] * 4
+    assert [answer.found[name][0] for name in ("broker", "credentials", "clock", "sandbox", "runner")] == [
+        None
+    ] * 5
 
 
 def test_a_disk_without_room_or_where_nothing_can_be_written(

@@ -53,6 +53,7 @@ def test_a_function_is_allowed_by_its_id_or_its_digest(by: str) -> None:
         ({"allowed_users": ["bob", "ADA"]}, "allowed_users", "'ada'"),
         ({"allowed_users": []}, "allowed_users", "'ada'"),
         ({"largest_payload": 1}, "largest_payload", "(1 are allowed)"),
+        ({"sandbox": True}, "sandbox", "outside a sandbox"),
     ],
 )
 def test_a_refusal_names_the_rule_and_touches_nothing(

@@ -11,6 +11,7 @@ import pytest
 from endpoint_worker import broker, settings
 from endpoint_worker.folder import Credentials, EndpointFolder, FolderError, configured, node_name
 from endpoint_worker.rules import Rules
+from endpoint_worker.sandbox.settings import Sandbox
 from endpoint_worker.settings import SettingsError, load
 from umbel.protocol.envelope import new_private_key
 
@@ -79,6 +80,11 @@ def test_the_written_file_holds_every_setting_and_changes_none(tmp_path: Path) -
         slots=2,
         environment={"OMP_NUM_THREADS": "1"},
         rules=Rules(allowed_functions=["0123456789abcdef" * 4], allowed_users=["ada"]),
+        sandbox=Sandbox(
+            binds=("/data:ro", "/scratch"),
+            command=("/opt/podman/bin/podman", "--runtime", "crun"),
+            options=("--gpus", "all"),
+        ),
     )
 
 

@@ -1,0 +1,89 @@
+"""How the runners of an endpoint are started: by its settings, and for whom and what a bundle is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from umbel.protocol.messages import Bundle
+
+from .child import RunnerOptions
+from .folder import EndpointFolder
+from .sandbox import kit
+from .sandbox.launchers import launcher
+from .sandbox.mounts import Mount
+from .settings import Settings, SettingsError
+
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z")
+
+
+def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
+    """How a runner of an endpoint is started, when nothing is known of what it shall run.
+
+    Raises SettingsError when the sandbox would show what it must hide, OSError when the disk is full.
+    """
+    closed = launcher(settings.sandbox)
+    options = RunnerOptions(
+        folder=settings.work_folder(folder.path / "work"),
+        environment=settings.runner_environment(os.environ),
+        timeout=settings.timeout or None,
+        memory=settings.memory or None,
+        cpu=settings.cpu or None,
+        open_files=settings.open_files,
+        recycle_calls=settings.recycle_calls,
+        recycle_memory=settings.recycle_memory,
+        launcher=closed,
+    )
+    if not closed.closed:
+        return options
+    try:
+        binds = settings.sandbox.mounts(folder.path)
+    except ValueError as error:
+        raise SettingsError(f"{folder.settings_file}, [sandbox]: {error}") from None
+    python, mounts = ((settings.sandbox.python,), binds)
+    if not settings.sandbox.image:
+        python, mounts = ((sys.executable,), [*_interpreter(), *binds])
+    return replace(
+        options,
+        folder=options.folder / "nobody",
+        python=python,
+        mounts=mounts,
+        hidden=(folder.path.parent.parent,),
+        kit=kit.make(folder.cache),
+    )
+
+
+def _interpreter() -> list[Mount]:
+    """What this Python consists of, wherever it is installed."""
+    folders = dict.fromkeys((sys.base_prefix, sys.prefix))
+    return [Mount(Path(folder), folder) for folder in folders if folder not in ("/", "/usr")]
+
+
+class Places:
+    """Options of runners: one object for each kind of runner that a node has."""
+
+    def __init__(self, base: RunnerOptions):
+        self.base = base
+        self._work = base.folder.parent if base.launcher.closed else base.folder
+        self._known: dict[str, RunnerOptions] = {}
+
+    def options(self, bundle: Bundle) -> RunnerOptions:
+        """How a runner for this bundle is started: in a sandbox each user's are apart, with their folder."""
+        if not self.base.launcher.closed:
+            return self.base
+        known = self._known.get(bundle.user)
+        if known is None:
+            folder = self._work / user_folder(bundle.user)
+            known = self._known[bundle.user] = replace(self.base, folder=folder, key=bundle.user)
+        return known
+
+
+def user_folder(user: str) -> str:
+    """Name of a user's folder below the work folder."""
+    if _FOLDER_NAME.match(user) and user != "nobody":
+        return user
+    return "user-" + hashlib.sha256(user.encode()).hexdigest()[:16]

@@ -1,0 +1,287 @@
+"""The command line that starts a runner inside each kind of sandbox.
+
+A launcher says how it treats what the worker hands over:
+
+* ``in_place``: the program becomes the runner itself, so descriptors, process id and process group stay.
+  Otherwise the runner calls back over a socket in a folder that is mounted for it (``line``, ``inside``).
+* ``keeper``: nothing else ends the runner when the worker dies, so its first process watches that socket.
+* ``shares_processes``: it is in the machine's own process namespace, and what its calls leave behind, too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from glob import glob
+from pathlib import Path
+
+from .mounts import ROOM, Mount, Start
+from .settings import KINDS, Sandbox
+
+#: What of the machine a bubblewrap sandbox without an image sees, read-only.
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/sys")
+#: Accelerators and fast networks, given to every sandbox that would hide them.
+DEVICES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri", "/dev/infiniband")
+#: Variables that name places of the machine, which an image does not have.
+PLACES = ("PATH", "HOME", "SHELL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "MODULEPATH", "LOADEDMODULES")
+PLACE_PREFIXES = ("CONDA_", "LMOD_", "XDG_", "PYTHON")
+
+
+class Launcher:
+    """No sandbox: the runner is a process like any other."""
+
+    in_place = True
+    keeper = False
+    shares_processes = True
+
+    def __init__(self, settings: Sandbox | None = None):
+        self.settings = settings or Sandbox()
+
+    @property
+    def closed(self) -> bool:
+        """True when calls are closed in."""
+        return self.settings.kind != "none"
+
+    def inside(self, name: str) -> str:
+        """Where runners find one of their own things."""
+        return f"{ROOM}/{name}"
+
+    def work(self, folder: Path) -> str:
+        """Where the folder is in which runners start."""
+        return str(folder)
+
+    def command(self, start: Start) -> list[str]:
+        """The whole command line."""
+        return list(start.argv)
+
+    def environment(self, start: Start) -> dict[str, str]:
+        """Variables of that command."""
+        return dict(start.environment)
+
+    def _program(self) -> list[str]:
+        return list(self.settings.command) or [KINDS[self.settings.kind]]
+
+
+class Bubblewrap(Launcher):
+    """``bwrap``: a file system put together from the machine's own, or an image's folder, for each runner."""
+
+    in_place = False
+    shares_processes = False
+
+    def command(self, start: Start) -> list[str]:
+        """Everything is unshared; what is not mounted does not exist."""
+        argv = [*self._program(), "--unshare-all"]
+        if self.settings.network:
+            argv += ["--share-net"]
+        argv += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+        argv += ["--ro-bind", self.settings.image, "/"] if self.settings.image else self._system()
+        argv += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"]
+        for device in _devices():
+            argv += ["--dev-bind", device, device]
+        resolver = Path("/etc/resolv.conf")
+        if self.settings.network and resolver.is_symlink() and resolver.exists():
+            argv += ["--ro-bind", str(resolver.resolve()), str(resolver.resolve())]
+        own = [mount for mount in start.mounts if mount.target.startswith(ROOM)]
+        for mount in start.mounts:
+            argv += _bwrap(mount) if mount not in own else []
+        for folder in start.hidden:
+            if any(_covers(mount, folder) for mount in (*start.mounts, *self._roots())):
+                argv += ["--tmpfs", str(folder)]
+        argv += ["--bind", str(start.work), str(start.work)]
+        for mount in own:
+            argv += _bwrap(mount)
+        argv += ["--setenv", "HOME", str(start.work), "--unsetenv", "TMPDIR", "--chdir", str(start.work)]
+        return [*argv, *self.settings.options, "--", *start.argv]
+
+    def _roots(self) -> list[Mount]:
+        return [] if self.settings.image else [Mount(Path(name), name) for name in SYSTEM]
+
+    @staticmethod
+    def _system() -> list[str]:
+        argv: list[str] = []
+        for name in SYSTEM:
+            if os.path.islink(name):
+                argv += ["--symlink", os.readlink(name), name]
+            elif os.path.isdir(name):
+                argv += ["--ro-bind", name, name]
+        return [*argv, "--tmpfs", "/var/tmp"]
+
+
+class _Image(Launcher):
+    """A container from an image, whose variables and folders are its own."""
+
+    in_place = False
+    keeper = True
+    shares_processes = False
+
+    def _variables(self, start: Start) -> dict[str, str]:
+        chosen = {
+            name: value
+            for name, value in start.environment.items()
+            if name not in PLACES and not name.startswith(PLACE_PREFIXES)
+        }
+        return {**chosen, "HOME": self.work(start.work)}
+
+    def _mounts(self, start: Start) -> list[Mount]:
+        return [*start.mounts, Mount(start.work, self.work(start.work), "rw")]
+
+
+class Podman(_Image):
+    """``podman run``, rootless or not; an image that is a folder is used as it is, and never changed."""
+
+    def command(self, start: Start) -> list[str]:
+        """The container is removed when it ends; nothing is fetched."""
+        argv = [*self._program(), "run", "--rm", "--pull", "never", "--log-driver", "none", "--init=false"]
+        argv += [
+            "--network",
+            "host" if self.settings.network else "none",
+            "--security-opt",
+            "no-new-privileges",
+        ]
+        argv += ["--cap-drop", "ALL", "--security-opt", "label=disable", *self._user()]
+        for mount in self._mounts(start):
+            argv += ["--volume", f"{mount.source}:{mount.target}:{'ro' if mount.mode == 'ro' else 'rw'}"]
+        for device in _devices():
+            argv += ["--device", device]
+        for name, value in sorted(self._variables(start).items()):
+            # a value that is the program's own, too, is not told to everybody who lists processes
+            argv += ["--env", name if start.environment.get(name) == value else f"{name}={value}"]
+        argv += ["--workdir", self.work(start.work), *self.settings.options]
+        return [*argv, "--entrypoint", start.argv[0], *self._image(), *start.argv[1:]]
+
+    def _user(self) -> list[str]:
+        # the same account inside, so that files of calls are the endpoint's
+        return [] if os.getuid() == 0 else ["--userns", "keep-id"]
+
+    def _image(self) -> list[str]:
+        image = self.settings.image
+        return ["--rootfs", f"{image}:O"] if Path(image).is_dir() else [image]
+
+
+class Docker(Podman):
+    """``docker run``: as podman, but the daemon starts the container, as the endpoint's account."""
+
+    def _user(self) -> list[str]:
+        return ["--user", f"{os.getuid()}:{os.getgid()}"]
+
+    def _image(self) -> list[str]:
+        return [self.settings.image]
+
+
+class Apptainer(_Image):
+    """``apptainer exec``."""
+
+    prefix = "APPTAINERENV_"
+
+    def command(self, start: Start) -> list[str]:
+        """Nothing of home, /tmp and the environment but what is named here."""
+        argv = [*self._program(), "exec", "--containall", "--cleanenv", "--no-home", "--pid", "--ipc"]
+        if not self.settings.network:
+            argv += ["--net", "--network", "none"]
+        if glob("/dev/nvidia*"):
+            argv += ["--nv"]
+        if os.path.exists("/dev/kfd"):
+            argv += ["--rocm"]
+        for mount in self._mounts(start):
+            argv += ["--bind", f"{mount.source}:{mount.target}:{'ro' if mount.mode == 'ro' else 'rw'}"]
+        argv += ["--pwd", self.work(start.work), *self.settings.options]
+        return [*argv, self.settings.image, *start.argv]
+
+    def environment(self, start: Start) -> dict[str, str]:
+        """Its own variables, and those for inside under a prefix."""
+        inner = {f"{self.prefix}{name}": value for name, value in self._variables(start).items()}
+        return {**start.environment, **inner}
+
+
+class Singularity(Apptainer):
+    """``singularity exec``: as Apptainer, by its old name."""
+
+    prefix = "SINGULARITYENV_"
+
+
+class Charliecloud(_Image):
+    """``ch-run``: the image's files instead of the machine's, in place; processes and network are shared."""
+
+    in_place = True
+    keeper = False
+    shares_processes = True
+
+    def inside(self, name: str) -> str:
+        """Below the private /tmp: the image is read-only and need not have a folder for it."""
+        return f"/tmp/.umbel/{name}"
+
+    def work(self, folder: Path) -> str:
+        """The same path where the image has it or /tmp can; else /tmp/work."""
+        there = Path(self.settings.image) / folder.relative_to("/")
+        return str(folder) if there.is_dir() or folder.is_relative_to("/tmp") else "/tmp/work"
+
+    def command(self, start: Start) -> list[str]:
+        """ch-run makes folders for mounts in its private /tmp, which is mounted first."""
+        argv = [*self._program(), "--private-tmp", "--cd", self.work(start.work)]
+        for mount in self._mounts(start):
+            argv += ["--bind", f"{mount.source}:{mount.target}"]
+        return [*argv, *self.settings.options, self.settings.image, "--", *start.argv]
+
+    def environment(self, start: Start) -> dict[str, str]:
+        """Variables go through as they are; ch-run itself wants to know the account's name."""
+        kept = {name: start.environment[name] for name in ("PATH",) if name in start.environment}
+        return {"USER": "umbel", "PATH": os.defpath, **kept, **self._variables(start)}
+
+
+class Shifter(_Image):
+    """``shifter``: images that the site's gateway has made ready; processes and network are shared."""
+
+    shares_processes = True
+
+    def inside(self, name: str) -> str:
+        """Below /tmp, which every image has."""
+        return f"/tmp/.umbel/{name}"
+
+    def command(self, start: Start) -> list[str]:
+        """Mounts are volumes; only site folders may be mounted, as the gateway's settings say."""
+        argv = [*self._program(), f"--image={self.settings.image}", f"--workdir={self.work(start.work)}"]
+        for mount in self._mounts(start):
+            argv += [f"--volume={mount.source}:{mount.target}{':ro' if mount.mode == 'ro' else ''}"]
+        return [*argv, *self.settings.options, "--", *start.argv]
+
+    def environment(self, start: Start) -> dict[str, str]:
+        """Variables go through as they are."""
+        kept = {name: start.environment[name] for name in ("PATH",) if name in start.environment}
+        return {**kept, **self._variables(start)}
+
+
+_LAUNCHERS: Mapping[str, type[Launcher]] = {
+    "none": Launcher,
+    "bubblewrap": Bubblewrap,
+    "podman": Podman,
+    "docker": Docker,
+    "apptainer": Apptainer,
+    "singularity": Singularity,
+    "charliecloud": Charliecloud,
+    "shifter": Shifter,
+}
+
+
+def launcher(settings: Sandbox) -> Launcher:
+    """The launcher that settings ask for."""
+    return _LAUNCHERS[settings.kind](settings)
+
+
+def missing(settings: Sandbox) -> str:
+    """The sandbox's program if it is not there, else ""."""
+    program = (list(settings.command) or [KINDS[settings.kind]])[0]
+    return "" if settings.kind == "none" or shutil.which(program) else program
+
+
+def _devices() -> list[str]:
+    return sorted(path for pattern in DEVICES for path in glob(pattern))
+
+
+def _bwrap(mount: Mount) -> list[str]:
+    word = {"ro": "--ro-bind", "rw": "--bind", "dev": "--dev-bind"}[mount.mode]
+    return [word, str(mount.source), mount.target]
+
+
+def _covers(mount: Mount, folder: Path) -> bool:
+    return Path(folder).is_relative_to(mount.target)

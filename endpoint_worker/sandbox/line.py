@@ -1,0 +1,106 @@
+"""The worker's end of the line to one runner: the socket that both talk over, and the journal's descriptor.
+
+A runner that is started in place inherits its end. One inside a container cannot, so a socket waits for it in
+a folder of its own that is mounted there: it calls, is given the journal, and the folder goes away. Nothing
+here blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import tempfile
+from pathlib import Path
+
+_CREDENTIALS = struct.Struct("3i")
+#: Not in module socket everywhere.
+_SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", 2)
+
+
+class Pair:
+    """A pair of connected sockets, of which the runner inherits one; and the journal's descriptor."""
+
+    def __init__(self, journal: int):
+        self.sock, self._theirs = socket.socketpair()
+        self.sock.setblocking(False)
+        self._journal = journal
+        self.receive = self.sock.recv
+        #: process ids on this machine, where they are not those of the process that was started
+        self.first: int | None = None
+        self.runner: int | None = None
+
+    @property
+    def passed(self) -> tuple[int, ...]:
+        """Descriptors that the runner inherits: its socket and the journal."""
+        return self._theirs.fileno(), self._journal
+
+    def started(self) -> None:
+        """The runner has its ends: drop ours of them."""
+        self._theirs.close()
+        os.close(self._journal)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.sock.close()
+
+
+class Door:
+    """A socket in a folder of its own, for a runner that calls from inside a container."""
+
+    passed: tuple[int, ...] = ()
+
+    def __init__(self, journal: int):
+        self._journal = journal
+        self.first: int | None = None
+        self.runner: int | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="umbel-line-"))
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.bind(str(self.folder / "line"))
+            self.sock.listen(1)
+            self.sock.setblocking(False)
+        except BaseException:
+            self.close()
+            raise
+
+    def started(self) -> None:
+        """The journal goes to the runner when it calls."""
+
+    def receive(self, size: int) -> bytes:
+        """As ``socket.recv``. Raises BlockingIOError while there is nothing, OSError."""
+        if self.first is None:
+            self._accept()
+        if self.runner is not None:
+            return self.sock.recv(size)
+        data, extra, _, _ = self.sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
+        for level, kind, content in extra:
+            if (level, kind) == (socket.SOL_SOCKET, _SCM_CREDENTIALS):
+                # the kernel says who wrote it, by the number that this side knows
+                self.runner = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        return data
+
+    def _accept(self) -> None:
+        connection, _ = self.sock.accept()
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        self.first = _CREDENTIALS.unpack(peer)[0]
+        # only after this does the runner say anything
+        socket.send_fds(connection, [b"j"], [self._journal])
+        self._let_go()
+        self.sock.close()
+        self.sock = connection
+
+    def _let_go(self) -> None:
+        if self._journal >= 0:
+            os.close(self._journal)
+            self._journal = -1
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Hang up, and leave nothing."""
+        self._let_go()
+        self.sock.close()
