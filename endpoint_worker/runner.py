@@ -229,6 +229,7 @@ def main(sock_fd: int, journal_fd: int, parent: int, files: int = 0) -> None:
     if parent:
         kernel.die_with(parent)
     kernel.adopt_orphans()
+    kernel.exact_timers()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a call that crashes must not fill the site's disk with images of its memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

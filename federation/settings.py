@@ -55,7 +55,7 @@ class Settings:
     #: A bundle sent this long ago that nobody holds and no queue contains is sent again.
     resend_after: float = 10.0
     #: A bundle's worth of work, and how many bundles wait per slot of an endpoint.
-    bundle_seconds: float = 0.08
+    bundle_seconds: float = 0.1
     window: int = 3
     #: Most unfinished calls of one user, and of one endpoint; more is answered 429.
     max_user_calls: int = 1_000_000

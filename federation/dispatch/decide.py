@@ -51,7 +51,7 @@ class Situation:
     queued: int
     seconds: Mapping[Hashable, float]
     window: int = 3
-    bundle_seconds: float = 0.08
+    bundle_seconds: float = 0.1
 
     @property
     def room(self) -> int:
@@ -71,9 +71,10 @@ class Situation:
 
     def limit(self, kind: Hashable) -> int:
         """How many bundles may be open for one of this kind to go out."""
+        window = self.slots * self.window
         if self.seconds.get(kind, 0.0) > LONG_SECONDS:
-            return self.slots + math.ceil(self.slots / 8)
-        return self.slots * self.window
+            return min(window, self.slots + math.ceil(self.slots / 8))
+        return window
 
 
 class Plan(NamedTuple):

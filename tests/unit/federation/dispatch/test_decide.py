@@ -217,7 +217,7 @@ def test_an_unseen_kind_starts_big_and_a_known_one_is_cut_to_its_worth() -> None
     unknown = decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={}))
     known = decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={"a": 0.004}))
     assert [len(plan.nos) for plan in unknown][:1] == [UNKNOWN_CALLS]
-    assert [len(plan.nos) for plan in known] == [20, 20, 20]
+    assert [len(plan.nos) for plan in known] == [25, 25, 25]
 
 
 @pytest.mark.parametrize("open_bundles", [6, 7, 100])
