@@ -23,6 +23,7 @@ import umbel
 
 from . import journal as journals
 from . import strays
+from .hardware import BoundTo, Layout
 from .journal import Journal
 from .sandbox.launchers import Launcher
 from .sandbox.line import Door, Pair
@@ -55,13 +56,17 @@ class RunnerOptions:
     mounts: Sequence[Mount] = ()
     hidden: Sequence[Path] = ()
     kit: Path | None = None
+    #: slots that a call of such a runner occupies, and what of the node belongs to each slot
+    cores: int = 1
+    layout: Layout = field(default_factory=Layout)
 
 
 class Child:
-    """A runner process with its end of the socket and its journal."""
+    """A runner process that stands on the slots ``numbers``, with its end of the socket and its journal."""
 
-    def __init__(self, options: RunnerOptions):
+    def __init__(self, options: RunnerOptions, numbers: Sequence[int] = (0,)):
         self._options = options
+        self._numbers = numbers
         self._launcher = options.launcher
         self._killed = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()
@@ -86,19 +91,20 @@ class Child:
             [*options.python, "-c", self._code()],
             options.folder,
             [*options.mounts, *self._own_mounts()],
-            options.environment,
+            {**options.environment, **options.layout.environment(self._numbers)},
             options.hidden,
         )
-        return subprocess.Popen(
-            self._launcher.command(start),
-            cwd=options.folder,
-            env=self._launcher.environment(start),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            pass_fds=self._line.passed,
-            start_new_session=True,
-        )
+        with BoundTo(options.layout.affinity(self._numbers)):
+            return subprocess.Popen(
+                self._launcher.command(start),
+                cwd=options.folder,
+                env=self._launcher.environment(start),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=self._line.passed,
+                start_new_session=True,
+            )
 
     def _code(self) -> str:
         """What the runner's Python is told to run."""

@@ -35,6 +35,10 @@ class Crew:
         self._listening: dict[Slot, tuple[socket.socket, int]] = {}
         #: what the next runners shall be for, in place of those that were dismissed for them
         self._orders: deque[RunnerOptions] = deque()
+        #: numbers of slots that a wide runner stands on beside its own, also while it is still to be started
+        self._lent: set[int] = set()
+        #: wide runners to be started: number, options, and the numbers of the other slots
+        self._wide: dict[int, tuple[RunnerOptions, list[int]]] = {}
         self._delay = 0.0
         self._hire_at = 0.0
         self._sweep_until = 0.0
@@ -43,8 +47,8 @@ class Crew:
 
     @property
     def busy(self) -> int:
-        """How many slots run a bundle."""
-        return sum(slot.run is not None for slot in tuple(self.slots))
+        """How many slots run a bundle, or belong to one that does."""
+        return sum(1 + len(slot.borrowed) for slot in tuple(self.slots) if slot.run is not None)
 
     @property
     def starting(self) -> bool:
@@ -65,9 +69,10 @@ class Crew:
         """True while some slot could take a bundle."""
         return any(self._free(slot) for slot in self.slots)
 
-    @staticmethod
-    def _free(slot: Slot) -> bool:
-        return slot.state == "idle" and not slot.retiring and not slot.child.killed
+    def _free(self, slot: Slot) -> bool:
+        if slot.state != "idle" or slot.retiring or slot.child.killed:
+            return False
+        return slot.number not in self._lent
 
     def choose(self, function: str, key: Hashable = ()) -> Slot | None:
         """An idle slot of this key for a bundle of this function: best one that has it loaded."""
@@ -99,6 +104,29 @@ class Crew:
                 slot.kill()
                 self._orders.append(options)
                 coming += 1
+
+    def widen(self, options: RunnerOptions) -> bool:
+        """See that a runner on several slots is on its way as soon as so many are free; tell if it is.
+
+        Its own slot's runner ends, those of the others stay warm and do nothing.
+        """
+        if any(slot.key == options.key and slot.state == "starting" for slot in self.slots):
+            return True
+        if any(order.key == options.key for order, _ in self._wide.values()):
+            return True
+        free = sorted((slot for slot in self.slots if self._free(slot)), key=lambda slot: slot.number)
+        for slot in free:
+            if slot.borrowed:
+                slot.kill()
+        free = [slot for slot in free if not slot.borrowed][: options.cores]
+        if len(free) < options.cores:
+            return False
+        first, *others = free
+        borrowed = [slot.number for slot in others]
+        self._wide[first.number] = options, borrowed
+        self._lent.update(borrowed)
+        first.kill()
+        return True
 
     def listen(self, slot: Slot) -> None:
         """Hear what a slot's socket has to say, as long as it says anything."""
@@ -149,6 +177,7 @@ class Crew:
         slot.eof = True
         self.listen(slot)
         self.slots.remove(slot)
+        self._lent.difference_update(slot.borrowed)
         slot.child.bury()
         self._sweep_until = time.monotonic() + SWEEP
         if slot.greeted:
@@ -172,18 +201,24 @@ class Crew:
         taken = {slot.number for slot in self.slots if not slot.retiring}
         numbers = (number for number in range(self.wanted) if number not in taken)
         while hire and now >= self._hire_at and sum(not s.retiring for s in self.slots) < self.wanted:
+            number = next(numbers)
+            options, borrowed = self._order(number)
             try:
-                slot = Slot(next(numbers), self._orders[0] if self._orders else self._options)
+                slot = Slot(number, options, borrowed)
             except OSError as error:
                 self.problem = f"no runner can be started: {error}"
                 log.error("%s", self.problem)
                 self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
                 self._hire_at = now + self._delay
                 return
-            if self._orders:
+            if self._wide.pop(number, None) is None and self._orders:
                 self._orders.popleft()
             self.slots.append(slot)
             self.listen(slot)
+
+    def _order(self, number: int) -> tuple[RunnerOptions, list[int]]:
+        """What the next runner of a slot shall be, and the other slots that it stands on."""
+        return self._wide.get(number) or (self._orders[0] if self._orders else self._options, [])
 
     def dismiss(self) -> None:
         """Kill all runners and wait a moment until they are gone."""

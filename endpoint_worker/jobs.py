@@ -39,6 +39,11 @@ class Job:
     #: its calls were given back while it waited: only its place in Celery's window is left
     hollow: bool = False
 
+    @property
+    def cores(self) -> int:
+        """Slots that it occupies."""
+        return self.bundle.options.cores or 1
+
 
 def unstarted(
     bundle: Bundle, message: str | None = None, cancelled: frozenset[str] | set[str] = frozenset()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -13,14 +11,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-import celery
-
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.messages import Bundle, Heartbeat, Outcome
-from umbel.protocol.version import __version__
 
+from . import facts
 from .broker import BROKER_ERRORS, connect
 from .folder import EndpointFolder
 from .intake import FunctionCache, Intake, Unavailable
@@ -38,6 +34,8 @@ log = logging.getLogger(__name__)
 OVERLAP = 60.0
 #: That a message was refused is told with heartbeats for so long (seconds): often two clocks differ.
 TELL_REFUSED = 600.0
+#: With so many heartbeats after each connection what is installed here is told.
+INTRODUCTIONS = 2
 
 
 class Teller(threading.Thread):
@@ -100,6 +98,8 @@ class Node:
         self._client = connect(self.broker_url, timeout=5.0)
         self._newest_cancelled = 0.0
         self._refused = (-TELL_REFUSED, "")
+        self._standing, self._packages = facts.of_node(), facts.packages()
+        self._introduce = INTRODUCTIONS
         self._ear = threading.Event()
         self._over = False
         self._pulse = threading.Thread(target=self._beat_for_ever, name="umbel-pulse", daemon=True)
@@ -152,6 +152,7 @@ class Node:
         """Send a heartbeat and look for cancelled calls now: the broker is there (again)."""
         self._newest_cancelled = 0.0
         self._refused = (-TELL_REFUSED, "")
+        self._introduce = INTRODUCTIONS
         self._ear.set()
 
     def drain(self, *, at_once: bool = False) -> threading.Event:
@@ -180,25 +181,22 @@ class Node:
         return Heartbeat(supervisor.slots, supervisor.busy, self.held(), self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
-            "hostname": socket.gethostname(),
-            "pid": os.getpid(),
-            "python": platform.python_version(),
-            "implementation": platform.python_implementation(),
-            "platform": platform.platform(),
-            "umbel": __version__,
-            "celery": celery.__version__,
-            "cpus": os.cpu_count() or 1,
+        said: dict[str, Any] = {
+            **self._standing,
             "load": round(os.getloadavg()[0], 2),
             "queue": self.supervisor.waiting,
             "time": time.time(),
         }
+        if self._introduce > 0:
+            # large, and always the same: the service keeps them
+            self._introduce -= 1
+            said["packages"] = self._packages
         problem = self.supervisor.problem
         if not problem and time.monotonic() - self._refused[0] < TELL_REFUSED:
             problem = self._refused[1]
         if problem:
-            facts["problem"] = problem[:500]
-        return facts
+            said["problem"] = problem[:500]
+        return said
 
     def _hear_cancelled(self) -> None:
         """Learn what was cancelled while no control command could reach this node."""

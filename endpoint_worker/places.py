@@ -37,6 +37,7 @@ def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
         recycle_calls=settings.recycle_calls,
         recycle_memory=settings.recycle_memory,
         launcher=closed,
+        layout=settings.hardware.layout(settings.worker_slots),
     )
     if not closed.closed:
         return options

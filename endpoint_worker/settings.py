@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 from umbel.protocol.errors import UmbelError
 
 from .broker import at_address
+from .hardware import Hardware
 from .logs import FORMATS
 from .rules import Rules
 from .sandbox.settings import Sandbox
@@ -30,7 +30,7 @@ PASSED = tuple("""PATH HOME USER LOGNAME SHELL LANG LC_* TZ TMPDIR LD_LIBRARY_PA
     SLURM_* PBS_* LSB_* PMI* OMPI_* I_MPI_*""".split())
 
 #: Settings that are tables with settings of their own.
-TABLES: dict[str, Any] = {"rules": Rules, "sandbox": Sandbox}
+TABLES: dict[str, Any] = {"rules": Rules, "sandbox": Sandbox, "hardware": Hardware}
 
 #: With fewer open files a runner cannot load functions.
 FEWEST_FILES = 32
@@ -54,7 +54,8 @@ class Settings:
 
     name: str = field(default="", metadata={"docs": ""})
     slots: int = field(
-        default=0, metadata={"docs": "Calls that run at once on one node. 0: as many as it has processors."}
+        default=0,
+        metadata={"docs": "Calls that run at once on one node. 0: one per processor, or as [hardware] says."},
     )
     timeout: float = field(
         default=0.0,
@@ -113,15 +114,14 @@ class Settings:
         default_factory=Sandbox,
         metadata={"docs": "What calls are closed in, so that they see only what they may."},
     )
+    hardware: Hardware = field(
+        default_factory=Hardware, metadata={"docs": "What of a node a slot is, and which calls see of it."}
+    )
 
     @property
     def worker_slots(self) -> int:
-        """Calls that run at once: ``slots``, or one per processor that this process may use."""
-        if self.slots:
-            return self.slots
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        """Calls that run at once: ``slots``, or as many as there is hardware for."""
+        return self.hardware.count(self.slots)
 
     def broker_url(self, registered: str) -> str:
         """URL of the broker: the registered one, at ``broker_address`` if that is set."""
@@ -159,7 +159,11 @@ def load(file: Path, name: str, **flags: Any) -> Settings:
             values[key] = kind(**_values(kind, inner[key], {}, f"{file}, [{key}]"))
         except ValueError as error:
             raise SettingsError(f"{file}, [{key}]: {error}") from None
-    return Settings(**{**values, "name": name})
+    chosen = Settings(**{**values, "name": name})
+    problem = chosen.hardware.problem(chosen.slots)
+    if problem:
+        raise SettingsError(f"{file}: {problem}")
+    return chosen
 
 
 def _values(kind: Any, table: dict[str, Any], flags: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -224,9 +228,7 @@ def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
     if size and isinstance(value, str):
         return _bytes(name, value)
     if default is None or isinstance(default, tuple):
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise SettingsError(f"setting '{name}' wants a list of texts, not {value!r}")
+        return _texts(name, value)
     if isinstance(default, dict):
         if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
             return dict(value)
@@ -250,6 +252,14 @@ def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
     if name == "log_format" and value not in FORMATS:
         raise SettingsError(f"setting 'log_format' wants {' or '.join(FORMATS)}, not {value!r}")
     return type(default)(value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if name == "accelerators" and type(value) is int and value > 0:
+        return tuple(map(str, range(value)))
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise SettingsError(f"setting '{name}' wants a list of texts, not {value!r}")
 
 
 def _bytes(name: str, text: str) -> int:

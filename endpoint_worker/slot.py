@@ -10,7 +10,7 @@ import socket
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from umbel.protocol.messages import Outcome, Status
@@ -29,10 +29,12 @@ _CHUNK = 256 * 1024
 
 
 class Slot:
-    """One place where a call can run. States: starting, idle, busy, dead."""
+    """One place where a call can run, or several as one. States: starting, idle, busy, dead."""
 
-    def __init__(self, number: int, options: RunnerOptions):
+    def __init__(self, number: int, options: RunnerOptions, borrowed: Sequence[int] = ()):
         self.number = number
+        #: other slots, whose own runners do nothing as long as this one is there
+        self.borrowed = borrowed
         self.state = "starting"
         self.run: Run | None = None
         self.retiring = False
@@ -51,7 +53,7 @@ class Slot:
         self._out = memoryview(b"")
         self._reader = wire.Reader()
         self._kill_at: float | None = None
-        self.child = Child(options)
+        self.child = Child(options, (number, *borrowed))
         self._journal = self.child.journal
 
     def begin(self, job: Job, now: float) -> None:

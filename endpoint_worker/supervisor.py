@@ -23,7 +23,7 @@ from .crew import Crew
 from .inbox import Inbox
 from .jobs import Job, Sink, unstarted
 from .journal import SETTLE
-from .placing import place
+from .placing import overdue, place, widened
 from .slot import Slot
 from .waiting import Waiting
 
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at running bundles: of young ones, and of old ones.
 TICK, SLOW_TICK = 0.02, 0.1
-#: A bundle that waited this long (seconds) behind running ones is given back; and where no runner starts.
-WAIT_FOR_SLOT, WAIT_FOR_RUNNER = 0.4, 5.0
 #: An idle runner with leftovers of its last call is replaced after this long (seconds).
 LINGER = 1.0
 STOPPING = "its worker is stopping"
@@ -159,6 +157,8 @@ class Supervisor(threading.Thread):
             command()
         now = time.monotonic()
         if now >= self._next_look:
+            # a runner that is there at last must not find its bundle given back
+            self._assign(now)
             self._look(now)
             self._next_look = time.monotonic() + self._interval(now)
         self._assign(now)
@@ -238,6 +238,7 @@ class Supervisor(threading.Thread):
 
     def _take(self, job: Job) -> None:
         if self._drain_until is None:
+            job.options = widened(job.options or self._options, job.cores)
             self._waiting.add(job, time.monotonic())
             self._next_look = min(self._next_look, job.arrived + SLOW_TICK)
         else:
@@ -247,7 +248,7 @@ class Supervisor(threading.Thread):
     def _return(self, job: Job, message: str) -> None:
         self._emit(job, unstarted(job.bundle, message, job.cancelled))
         self._held.pop(job.bundle.id, None)
-        job.hollow = True
+        self._waiting.give_back(job)
 
     def _discard(self, job: Job) -> None:
         self._news += [partial(job.on_accept, "", 0), job.on_done]
@@ -267,10 +268,8 @@ class Supervisor(threading.Thread):
 
         Their place in Celery's window is kept until a slot is free, or Celery would fetch the next ones.
         """
-        behind = self._crew.busy and not self._crew.starting
-        limit = WAIT_FOR_SLOT if behind else WAIT_FOR_RUNNER
-        for job in self._waiting.overdue(now, limit):
-            self._return(job, "it waited behind long calls" if behind else "no runner starts")
+        for job, why in list(overdue(self._crew, self._waiting, now)):
+            self._return(job, why)
 
     def _cancel(self, task_ids: set[str]) -> None:
         self._waiting.cancel(task_ids, time.monotonic())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 from .jobs import Job
 
 #: A cancelled call is remembered this long (seconds): its bundle may still be on its way.
 REMEMBER = 3600.0
+#: So many calls that were given back are remembered.
+REMEMBER_RETURNED = 10_000
 
 
 class Waiting:
@@ -17,6 +19,8 @@ class Waiting:
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
         self._cancelled: dict[str, float] = {}
+        #: calls for several slots that were given back, the last ones
+        self._returned: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -43,6 +47,18 @@ class Waiting:
     def overdue(self, now: float, limit: float) -> list[Job]:
         """Bundles that have calls and have waited longer than ``limit`` seconds."""
         return [job for job in self._jobs if not job.hollow and now - job.arrived > limit]
+
+    def give_back(self, job: Job) -> None:
+        """Note that a bundle is given back."""
+        job.hollow = True
+        if job.cores > 1:
+            self._returned.update(dict.fromkeys(call.task_id for call in job.bundle.calls))
+            while len(self._returned) > REMEMBER_RETURNED:
+                self._returned.popitem(last=False)
+
+    def returned(self, job: Job) -> bool:
+        """Tell whether calls of a bundle for several slots were given back before."""
+        return any(call.task_id in self._returned for call in job.bundle.calls)
 
     def cancel(self, task_ids: set[str], now: float) -> None:
         """Mark calls that wait, and those that come later."""

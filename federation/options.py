@@ -19,7 +19,7 @@ class Options:
     often a call that raised is run again; ``retry_on``: only for these exception names (``ValueError`` or
     ``package.Error``), empty: for all. ``priority``: −100 to 100, higher goes first among the user's own
     calls. ``max_attempts``: how often a call is started at most when workers die under it. ``tags``: free
-    labels.
+    labels. ``cores``: slots of one node that each call occupies.
     """
 
     timeout: float | None = None
@@ -31,6 +31,7 @@ class Options:
     priority: int = 0
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     tags: tuple[str, ...] = ()
+    cores: int = 1
 
     def to_json(self) -> str:
         """Return the options that differ from the defaults as a JSON object."""
@@ -44,7 +45,8 @@ class Options:
     @property
     def run(self) -> RunOptions:
         """The part that the worker needs."""
-        return RunOptions(timeout=self.timeout, memory=self.memory, cpu=self.cpu)
+        cores = self.cores if self.cores > 1 else None
+        return RunOptions(timeout=self.timeout, memory=self.memory, cpu=self.cpu, cores=cores)
 
     def retries_on(self, exception: str) -> bool:
         """Tell whether an exception, named ``module.Class``, is one to retry on."""

@@ -20,7 +20,7 @@ from umbel.protocol.limits import HEARTBEAT_INTERVAL
 from . import acl, collect, dispatch, rows
 from .broker import BrokerError
 from .context import Federation
-from .ledger.cancel import expire
+from .ledger.cancel import expire, refuse_wide
 from .ledger.nodes import held_tasks
 from .ledger.requeue import put_back, put_back_lost
 from .ledger.retain import forget_answers, retain
@@ -53,6 +53,7 @@ class Sweeper:
             self.bury_nodes,
             self.resend,
             self.expire,
+            self.refuse,
             self.refill,
             self.retain,
         ]
@@ -228,6 +229,11 @@ class Sweeper:
     def expire(self) -> None:
         """Calls that have not started before their ``expires`` end."""
         while expire(self.fed, time.time()):
+            pass
+
+    def refuse(self) -> None:
+        """Calls that no node of their endpoint has slots for end."""
+        while refuse_wide(self.fed, time.time()):
             pass
 
     def refill(self) -> None:

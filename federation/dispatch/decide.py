@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from umbel.protocol.limits import BUNDLE_BODY_BYTES, MAX_CALLS_PER_BUNDLE
@@ -43,7 +43,9 @@ class Situation:
 
     ``slots``: calls that the endpoint runs at once. ``open``: bundles that it has and has not finished.
     ``window``: bundles per slot that may wait there. ``queued``: calls in the queue, seen or not.
-    ``seconds``: measured run time of a kind. ``bundle_seconds``: worth of one bundle.
+    ``seconds``: measured run time of a kind. ``bundle_seconds``: worth of one bundle. ``cores``: slots that a
+    call of a kind occupies, where more than one; ``largest``: slots of the largest node, so no call in the
+    queues occupies more. Bundles count as many times as they occupy slots, in ``open``, too.
     """
 
     slots: int
@@ -52,16 +54,18 @@ class Situation:
     seconds: Mapping[Hashable, float]
     window: int = 3
     bundle_seconds: float = 0.1
+    cores: Mapping[Hashable, int] = field(default_factory=dict)
+    largest: int = 1
 
     @property
     def room(self) -> int:
-        """Bundles that may go out at most."""
+        """Bundles that may go out at most; the last one may occupy more than is left."""
         return max(0, self.slots * self.window - self.open)
 
     def calls(self, kind: Hashable, left: int) -> int:
         """How many calls of a kind make a bundle when ``left`` calls are in the queue."""
         seconds = self.seconds.get(kind)
-        share = math.ceil(left / (2 * self.slots))
+        share = math.ceil(left / (2 * max(1, self.slots // self.cores.get(kind, 1))))
         if seconds is None:
             return max(1, min(UNKNOWN_CALLS, share))
         seconds = max(seconds, 1e-9)
@@ -70,7 +74,10 @@ class Situation:
         return max(1, min(worth, max(share, least)))
 
     def limit(self, kind: Hashable) -> int:
-        """How many bundles may be open for one of this kind to go out."""
+        """How many slots' worth of bundles may be open for one of this kind to go out.
+
+        What a wide bundle occupies may exceed it: else narrow ones would overtake it for ever.
+        """
         window = self.slots * self.window
         if self.seconds.get(kind, 0.0) > LONG_SECONDS:
             return min(window, self.slots + math.ceil(self.slots / 8))
@@ -93,13 +100,14 @@ def decide(queues: Sequence[tuple[int, Sequence[Waiting]]], now: Situation) -> l
     """
     lanes = [(user, _Lane(calls)) for user, calls in queues if calls]
     plans: list[Plan] = []
-    left = now.queued
+    left, used = now.queued, now.open
     while lanes:
         going = []
         for user, lane in lanes:
             kind = lane.next_kind()
-            if now.open + len(plans) >= now.limit(kind):
+            if used >= now.limit(kind):
                 return plans
+            used += now.cores.get(kind, 1)
             nos = lane.take(now.calls(kind, max(left, lane.count)))
             left -= len(nos)
             plans.append(Plan(user, kind, nos))

@@ -13,6 +13,7 @@ from umbel.protocol.states import TaskState
 
 from ..context import Federation
 from ..estimates import known_seconds
+from ..options import Options
 from ..statements import Statement, constant, insert_returning
 from ..tables import bundles, endpoints, loads, nodes, submissions, tasks, users
 from .decide import Plan, Situation, Waiting, decide
@@ -41,19 +42,21 @@ _head = Statement(
         tasks.c.endpoint_no == bindparam("endpoint"),
         tasks.c.user_no == bindparam("user"),
         tasks.c.state == constant(TaskState.QUEUED.value),
+        # what no live node has slots for waits, and is in nobody's way
+        tasks.c.cores <= bindparam("largest"),
     )
     .order_by(tasks.c.priority.desc(), tasks.c.no)
     .limit(bindparam("look"))
 )
 _slots = Statement(
-    lambda d: select(func.coalesce(func.sum(nodes.c.slots), 0)).where(
+    lambda d: select(func.sum(nodes.c.slots), func.max(nodes.c.slots)).where(
         nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.live == 1
     )
 )
 _open = Statement(
-    lambda d: select(func.count(), func.coalesce(func.sum(bundles.c.open), 0)).where(
-        bundles.c.endpoint_no == bindparam("endpoint")
-    )
+    lambda d: select(
+        func.coalesce(func.sum(bundles.c.cores), 0), func.coalesce(func.sum(bundles.c.open), 0)
+    ).where(bundles.c.endpoint_no == bindparam("endpoint"))
 )
 _waiting = Statement(
     lambda d: select(loads.c.user_no, loads.c.live)
@@ -72,7 +75,7 @@ _turn = Statement(
     .values(last_user_no=bindparam("user"))
     .where(endpoints.c.no == bindparam("endpoint"))
 )
-_add_bundle = insert_returning(bundles, "id", "endpoint_no", "function_no", "size", "open", "sent")
+_add_bundle = insert_returning(bundles, "id", "endpoint_no", "function_no", "size", "open", "cores", "sent")
 _dispatch = Statement(
     lambda d: update(tasks)
     .values(
@@ -130,14 +133,16 @@ def _situation(
     live = _waiting.rows(connection, endpoint=endpoint_no)
     if not live:
         return [], None
-    open_bundles, open_calls = _open.rows(connection, endpoint=endpoint_no)[0]
+    occupied, open_calls = _open.rows(connection, endpoint=endpoint_no)[0]
+    slots, largest = _slots.rows(connection, endpoint=endpoint_no)[0]
     situation = Situation(
-        slots=_slots.value(connection, endpoint=endpoint_no) or 1,
-        open=open_bundles,
+        slots=int(slots or 1),
+        open=int(occupied),
         queued=sum(count for _, count in live) - int(open_calls),
         seconds={},
         window=fed.settings.window,
         bundle_seconds=fed.settings.bundle_seconds,
+        largest=largest or 1,
     )
     wants = situation.queued > 0 and situation.room > 0
     return [user for user, _ in live], situation if wants else None
@@ -150,11 +155,15 @@ def _turns(waiting: list[int], last: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The heads of the users' queues. ``calls``: by number; ``options``: by submission number."""
+    """The heads of the users' queues.
+
+    ``calls``: by number; ``options``: by submission number; ``cores``: of kinds that occupy several slots.
+    """
 
     queues: list[tuple[int, list[Waiting]]]
     calls: dict[int, _Call]
     options: dict[int, str]
+    cores: dict[Hashable, int]
 
 
 def _plan(
@@ -163,26 +172,29 @@ def _plan(
     """Decide on the heads of the queues; look farther when the plans used up all that was seen."""
     look = LOOK
     while True:
-        seen = _look(connection, endpoint_no, turns, max(16, look // len(turns)))
+        seen = _look(connection, endpoint_no, turns, max(16, look // len(turns)), situation.largest)
         functions = sorted({call.function_no for call in seen.calls.values()})
         seconds = _ByFunction(known_seconds(connection, endpoint_no, functions))
-        plans = decide(seen.queues, replace(situation, seconds=seconds))
+        now = replace(situation, seconds=seconds, cores=seen.cores)
+        plans = decide(seen.queues, now)
         planned = sum(len(plan.nos) for plan in plans)
-        if planned < len(seen.calls) or planned >= situation.queued or look >= LOOK_FAR:
+        if not plans or planned < len(seen.calls) or planned >= situation.queued or look >= LOOK_FAR:
             return plans, seen
         # as many as fill the room with bundles of the kinds seen, and some in case there are others
-        sizes = [replace(situation, seconds=seconds).calls(plan.kind, situation.queued) for plan in plans]
+        sizes = [now.calls(plan.kind, situation.queued) for plan in plans]
         look = min(LOOK_FAR, max(2 * look, situation.room * max(sizes) + LOOK))
 
 
-def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: int) -> _Seen:
-    heads = {
-        user: list(map(_Call._make, _head.rows(connection, endpoint=endpoint_no, user=user, look=look)))
-        for user in turns
-    }
+def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: int, largest: int) -> _Seen:
+    heads: dict[int, list[_Call]] = {}
+    for user in turns:
+        found = _head.rows(connection, endpoint=endpoint_no, user=user, look=look, largest=largest)
+        heads[user] = list(map(_Call._make, found))
     wanted = sorted({call.submission_no for head in heads.values() for call in head})
     options = dict(_options.rows(connection, nos=wanted)) if wanted else {}
+    widths = {no: width for no in wanted if (width := Options.from_json(options[no]).cores) > 1}
     kinds: dict[tuple[int, int], Hashable] = {}
+    cores: dict[Hashable, int] = {}
     queues = []
     for user, head in heads.items():
         queue = []
@@ -191,9 +203,11 @@ def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: 
             kind = kinds.get(key)
             if kind is None:
                 kind = kinds[key] = (call.function_no, options[call.submission_no])
+                if call.submission_no in widths:
+                    cores[kind] = widths[call.submission_no]
             queue.append(Waiting(call[0], call[1], kind, call[4]))
         queues.append((user, queue))
-    return _Seen(queues, {call[0]: call for head in heads.values() for call in head}, options)
+    return _Seen(queues, {call[0]: call for head in heads.values() for call in head}, options, cores)
 
 
 class _ByFunction(Mapping[Hashable, float]):
@@ -229,6 +243,7 @@ def _record(
             function_no=first.function_no,
             size=len(calls),
             open=len(calls),
+            cores=seen.cores.get(plan.kind, 1),
             sent=now,
         )
         _dispatch.run(connection, nos=plan.nos, bundle=bundle_no, now=now)

@@ -1,4 +1,4 @@
-"""Ending tasks before their time: cancelled by their user, or expired in the queue.
+"""Ending tasks before their time: cancelled by their user, expired in the queue, or too wide for all nodes.
 
 The ledger says so at once and for ever; what runs or waits at an endpoint is told to stop, and whatever it
 reports afterwards is dropped.
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, func, literal_column, select
 
 from umbel.protocol.errors import NotFound
 from umbel.protocol.states import FINAL, TaskState
@@ -21,7 +21,7 @@ from .. import dispatch, rows
 from ..broker import BrokerError
 from ..context import Federation
 from ..registry.users import User
-from ..tables import endpoints, groups, tasks
+from ..tables import endpoints, groups, nodes, tasks
 from .end import Ending, end_tasks
 from .query import task as shown_task
 from .tasks import Task, numbered
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Tasks ended in one transaction.
 BATCH = 2000
+#: A node must have been live, and a call have waited, so long (seconds) before a call counts as too wide.
+SETTLED = 10.0
 
 
 def cancel_task(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
@@ -74,6 +76,40 @@ def expire(fed: Federation, now: float) -> int:
     return _end_some(fed, found, TaskState.EXPIRED) if found else 0
 
 
+def refuse_wide(fed: Federation, now: float) -> int:
+    """Fail queued calls that want more slots than any node of their endpoint has; return how many.
+
+    Only where a node has been live for a while: others may have needed as long to come.
+    """
+    own, there = nodes.alias(), nodes.alias()
+    most = select(func.max(own.c.slots)).where(own.c.endpoint_no == tasks.c.endpoint_no).scalar_subquery()
+    online = exists().where(
+        there.c.endpoint_no == tasks.c.endpoint_no, there.c.live == 1, there.c.since < now - SETTLED
+    )
+    query = select(tasks.c.no, tasks.c.endpoint_no).where(
+        # constants, not parameters: so the partial index is recognised
+        tasks.c.state == literal_column("'queued'"),
+        tasks.c.cores > literal_column("1"),
+        tasks.c.cores > most,
+        tasks.c.created < now - SETTLED,
+        online,
+    )
+    with fed.database.read() as connection:
+        found = connection.execute(query.limit(BATCH)).all()
+    return _end_some(fed, found, TaskState.FAILED) if found else 0
+
+
+#: Code and message of tasks that are ended here, by state.
+_WHY: dict[TaskState, tuple[str | None, str]] = {
+    TaskState.CANCELLED: (None, "cancelled by its user"),
+    TaskState.EXPIRED: (None, "not started before its 'expires'"),
+    TaskState.FAILED: (
+        "NOT_ALLOWED",
+        "it wants more slots ('cores') than any node of its endpoint has: ask for fewer, or use another one",
+    ),
+}
+
+
 def _end_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int:
     """End those of the found tasks (no, endpoint_no) that are live; return how many."""
     now = time.time()
@@ -81,10 +117,8 @@ def _end_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int:
     with fed.database.write() as connection:
         rows.lock_endpoints(connection, endpoint_nos)
         live = _live(connection, [row.no for row in found], state)
-        message = (
-            "cancelled by its user" if state is TaskState.CANCELLED else "not started before its 'expires'"
-        )
-        groups_with_news = end_tasks(connection, [Ending(task, state, None, message) for task in live], now)
+        endings = [Ending(task, state, *_WHY[state]) for task in live]
+        groups_with_news = end_tasks(connection, endings, now)
         sent = _at_endpoints(connection, live)
         planned = [plan for no in sorted(endpoint_nos) for plan in dispatch.refill(fed, connection, no, now)]
     dispatch.send(fed, planned)
@@ -105,6 +139,8 @@ def _live(connection: Connection, nos: list[int], state: TaskState) -> list[Task
         row
         for row in numbered(connection, nos)
         if row.state not in FINAL and TaskState(row.state).may_become(state)
+        # what was sent meanwhile has found a node
+        and (state is not TaskState.FAILED or row.state == TaskState.QUEUED)
     ]
 
 

@@ -29,6 +29,11 @@ _beat = Statement(
     .values({name: bindparam("v_" + name) for name in _BEAT})
     .where(nodes.c.no == bindparam("v_no"))
 )
+_introduce = Statement(
+    lambda d: update(nodes)
+    .values(packages=bindparam("v_packages"))
+    .where(nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.name == bindparam("node"))
+)
 _hold = Statement(
     lambda d: update(bundles)
     .values(node_no=bindparam("node"), held=bindparam("now"))
@@ -48,6 +53,7 @@ def hear(connection: Connection, endpoint_no: int, report: OpenReport, now: floa
     if node is None:
         beat = _described(report, now, since=now, slots=0, facts="{}")
         no = int(_add.value(connection, endpoint_no=endpoint_no, name=name, instance=instance, **beat))
+        _take_packages(connection, endpoint_no, name, report)
         _take_hold(connection, endpoint_no, no, report, now)
         return no, []
     no, known, since, slots, facts = node
@@ -58,8 +64,18 @@ def hear(connection: Connection, endpoint_no: int, report: OpenReport, now: floa
     left = held_tasks(connection, no) if known != instance or report.goodbye else []
     beat = _described(report, now, since=since if known == instance else now, slots=slots, facts=facts)
     _beat.run(connection, v_no=no, v_instance=instance, **{"v_" + key: value for key, value in beat.items()})
+    _take_packages(connection, endpoint_no, name, report)
     _take_hold(connection, endpoint_no, no, report, now)
     return no, left
+
+
+def _take_packages(connection: Connection, endpoint_no: int, name: str, report: OpenReport) -> None:
+    """Keep what is installed on a node, of which only its first heartbeats speak."""
+    packages = report.heartbeat.facts.get("packages") if report.heartbeat is not None else None
+    if isinstance(packages, dict):
+        text = json.dumps({str(name): str(version) for name, version in packages.items()})
+        if len(text) <= FACTS_LENGTH:
+            _introduce.run(connection, v_packages=text, endpoint=endpoint_no, node=name)
 
 
 def _described(report: OpenReport, now: float, *, since: float, slots: int, facts: str) -> dict[str, Any]:
@@ -67,7 +83,7 @@ def _described(report: OpenReport, now: float, *, since: float, slots: int, fact
     busy = 0
     if report.heartbeat is not None:
         slots, busy = max(0, int(report.heartbeat.slots)), max(0, int(report.heartbeat.busy))
-        facts = json.dumps(report.heartbeat.facts)
+        facts = json.dumps({k: v for k, v in report.heartbeat.facts.items() if k != "packages"})
         facts = facts if len(facts) <= FACTS_LENGTH else "{}"
     live = 0 if report.goodbye else 1
     return {"slots": slots, "busy": busy, "facts": facts, "since": since, "seen": now, "live": live}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, exists, func, select, update
 
 from umbel.protocol import limits, names
 from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge, TooMany
@@ -20,7 +20,7 @@ from ..context import Federation
 from ..options import Options
 from ..registry.users import User
 from ..statements import Statement, insert_into, insert_returning
-from ..tables import endpoints, functions, groups, idempotency, loads, submissions, tasks
+from ..tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
 
 #: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it
 #: needs.
@@ -79,6 +79,7 @@ def _accept(
         return earlier, []
     endpoint_no, _ = _lock_endpoint(connection, user, submission.endpoint_id)
     _check_room(connection, fed, user, endpoint_no)
+    _check_fits(connection, endpoint_no, submission.options.cores)
     answer = _insert(connection, user, endpoint_no, submission, now)
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
@@ -120,6 +121,13 @@ _find_endpoint = Statement(
 _live = func.coalesce(func.sum(loads.c.live), 0)
 _endpoint_live = Statement(lambda d: select(_live).where(loads.c.endpoint_no == bindparam("no")))
 _user_live = Statement(lambda d: select(_live).where(loads.c.user_no == bindparam("no")))
+_largest = Statement(
+    lambda d: select(func.max(nodes.c.slots)).where(
+        nodes.c.endpoint_no == bindparam("no"),
+        # an elastic endpoint may get nodes that it has never had
+        ~exists().where(sites.c.endpoint_no == bindparam("no")),
+    )
+)
 _find_function = Statement(
     lambda d: select(functions.c.no).where(
         functions.c.id == bindparam("id"),
@@ -154,6 +162,7 @@ _TASK = (
     "expires",
 )
 _add_tasks = insert_into(tasks, *_TASK)
+_add_wide_tasks = insert_into(tasks, *_TASK, "cores")
 
 
 def _earlier(
@@ -199,6 +208,18 @@ def _check_room(connection: Connection, fed: Federation, user: User, endpoint_no
             )
 
 
+def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
+    """Refuse calls that are wider than any node that the endpoint has had; new nodes may be larger."""
+    largest = _largest.value(connection, no=endpoint_no) if cores > 1 else None
+    if largest is not None and cores > largest:
+        slots = "1 slot" if largest == 1 else f"{largest} slots"
+        raise BadRequest(
+            f"'cores' is {cores}, but no node of this endpoint has more than {slots}: ask for fewer, or use "
+            "another endpoint",
+            details={"cores": cores, "largest": largest},
+        )
+
+
 def _insert(
     connection: Connection, user: User, endpoint_no: int, submission: Submission, now: float
 ) -> dict[str, Any]:
@@ -220,11 +241,12 @@ def _insert(
     numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
     common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
     places = _store(connection, submission.payloads)
-    _add_tasks.each(
-        connection,
-        _TASK,
-        [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)],
-    )
+    values = [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)]
+    if options.cores == 1:
+        _add_tasks.each(connection, _TASK, values)
+    else:
+        wide = [(*row, options.cores) for row in values]
+        _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
     rows.add_load(connection, {(endpoint_no, user.no): count})
     _grow_group.run(connection, count=count, group=group_no)
     return {"group_id": group_id, "task_ids": task_ids}

@@ -38,7 +38,9 @@ def look(
 
 
 def _state(totals: Row | None, shown: list[dict[str, Any]], queue: dict[str, int]) -> dict[str, Any]:
-    first = shown[0] if shown else {}
+    first = dict(shown[0]) if shown else {}
+    for node in shown:
+        node.pop("packages", None)
     online = totals is not None and totals.live > 0
     return {
         "state": (EndpointState.ONLINE if online else EndpointState.OFFLINE).value,
@@ -49,6 +51,7 @@ def _state(totals: Row | None, shown: list[dict[str, Any]], queue: dict[str, int
         "nodes": shown,
         "python": first.get("python"),
         "platform": first.get("platform"),
+        "packages": first.get("packages", {}),
     }
 
 
@@ -86,6 +89,7 @@ def _nodes(
             _n.seen,
             _n.since,
             _n.facts,
+            case((place == 1, _n.packages), else_="{}").label("packages"),
             live.label("live"),
             place.label("place"),
         )
@@ -105,6 +109,8 @@ def _nodes(
             "seen": row.seen,
             "live": bool(row.live),
         }
+        if row.place == 1:
+            own["packages"] = json.loads(row.packages)
         found.setdefault(row.endpoint_no, []).append({**facts, **own})
     return found
 

@@ -62,6 +62,8 @@ bundles = Table(
     Column("size", Integer, nullable=False),
     # calls not yet ended or given back; the row is deleted at 0
     Column("open", Integer, nullable=False),
+    # slots that it occupies at the endpoint
+    Column("cores", Integer, nullable=False, server_default="1"),
     Column("sent", Float, nullable=False),
     # the node that said it holds the bundle, and when
     ref("node_no", "nodes"),
@@ -91,6 +93,8 @@ tasks = Table(
     Column("created", Float, nullable=False),
     # not started by then: expired
     Column("expires", Float),
+    # slots of one node that it occupies
+    Column("cores", SmallInteger, nullable=False, server_default="1"),
     Column("bundle_no", Number),
     Column("dispatched", Float),
     Column("node_no", Number),
@@ -110,6 +114,7 @@ tasks = Table(
 
 _t = tasks.c
 partial("ix_tasks_queue", "state = 'queued'", _t.endpoint_no, _t.user_no, _t.priority.desc(), _t.no)
+partial("ix_tasks_wide", "state = 'queued' AND cores > 1", _t.endpoint_no)
 partial("ix_tasks_bundle", "bundle_no IS NOT NULL", _t.bundle_no)
 partial("ix_tasks_expiry", "expires IS NOT NULL AND finished IS NULL", _t.expires)
 partial("ix_tasks_finished", "finished IS NOT NULL", _t.finished)

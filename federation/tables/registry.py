@@ -89,6 +89,8 @@ nodes = Table(
     Column("slots", Integer, nullable=False),
     Column("busy", Integer, nullable=False),
     Column("facts", Text, nullable=False, server_default="{}"),
+    # JSON, versions by name of what is installed there: large, and not written with every heartbeat
+    Column("packages", Text, nullable=False, server_default="{}"),
     # by the server's clock: first and last heartbeat of this instance
     Column("since", Float, nullable=False),
     Column("seen", Float, nullable=False),

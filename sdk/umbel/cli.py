@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from . import cli_elastic
+from . import cli_elastic, cli_nodes
 from .auth import Account, save_account
 from .cli_output import (
     NOT_READY,
@@ -67,6 +67,7 @@ def main() -> None:
 
 
 main.add_command(cli_elastic.endpoint)
+cli_elastic.endpoint.add_command(cli_nodes.show)
 
 
 @main.command()

@@ -38,7 +38,7 @@ class Executor(BaseExecutor):
 
     The rest holds for every call; see ``umbel.options.Options``: ``timeout`` (seconds of run time),
     ``memory``, ``cpu``, ``expires`` (seconds in the queue), ``retries``, ``retry_on``, ``priority``,
-    ``max_attempts``, ``tags``.
+    ``max_attempts``, ``tags``, ``cores`` (slots of one node that each call occupies).
 
     Thread-safe. A call that is accepted survives this program: see ``reload``. When the interpreter ends,
     what is unsent is sent and results are not waited for.
@@ -62,12 +62,15 @@ class Executor(BaseExecutor):
         priority: int | None = None,
         max_attempts: int | None = None,
         tags: Sequence[str] | None = None,
+        cores: int | None = None,
     ):
         if not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
             raise ValueError(f"batch_size is {batch_size}: it must be from 1 to {MAX_CALLS_PER_SUBMISSION}")
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id is {group_id!r}: it must be a lower-case UUID with dashes")
-        options = Options(timeout, memory, cpu, expires, retries, retry_on, priority, max_attempts, tags)
+        options = Options(
+            timeout, memory, cpu, expires, retries, retry_on, priority, max_attempts, tags, cores
+        )
         self._own_group = group_id is None
         route = Route(
             endpoint, group_id or names.new_id(), options, batch_size, batch_interval, submit_timeout

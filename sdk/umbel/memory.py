@@ -187,6 +187,7 @@ class MemoryService:
             "nodes": [],
             "python": platform.python_version(),
             "platform": sys.platform,
+            "packages": {},
         }
 
     def _check(self, body: Record, payloads: Sequence[bytes]) -> None:

@@ -15,7 +15,8 @@ class Options:
     ``expires``: time in the queue after which a call that has not started ends as ``EXPIRED``.
     ``retries``: how often a call that raised is run again; ``retry_on``: only for these exceptions (classes
     or their names). ``priority``: -100 to 100, higher goes first among the caller's own. ``max_attempts``:
-    how often a call may be started when workers die under it. ``tags``: free labels.
+    how often a call may be started when workers die under it. ``tags``: free labels. ``cores``: slots of one
+    node that each call occupies while it runs, where one slot is one core unless the site says otherwise.
     """
 
     timeout: float | None = None
@@ -27,6 +28,7 @@ class Options:
     priority: int | None = None
     max_attempts: int | None = None
     tags: Sequence[str] | None = None
+    cores: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what is set as the API's object."""

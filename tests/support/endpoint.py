@@ -63,10 +63,11 @@ class FakeNode:
             taken.append(bundle)
         return taken
 
-    def beat(self, held: Iterable[str] | None = None) -> None:
+    def beat(self, held: Iterable[str] | None = None, **facts: Any) -> None:
         """Send a heartbeat, with what it holds or says it holds."""
         says = list(self.held if held is None else held)
-        self._send(heartbeat=Heartbeat(self.slots, min(self.slots, len(says)), says, {"python": "3.11.7"}))
+        known = {"python": "3.11.7", **facts}
+        self._send(heartbeat=Heartbeat(self.slots, min(self.slots, len(says)), says, known))
 
     def goodbye(self) -> None:
         """Stop cleanly, leaving what it holds."""

@@ -63,11 +63,18 @@ class Endpoint(Schema):
         required=True,
         metadata={
             "description": "Worker nodes, live ones first: `name`, `slots`, `busy`, `since`, `seen`, `live`, "
-            "and what the node says of itself. Lists show 20 of each endpoint."
+            "and what the node says of itself: `hostname`, `cpu` (model), `cpus`, `memory` (bytes), `gpus`, "
+            "`python`, `load` and more. Lists show 20 of each endpoint."
         },
     )
     python = fields.String(required=True, allow_none=True)
     platform = fields.String(required=True, allow_none=True)
+    packages = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata={"description": "Versions by name of what is installed on its first node, if it said so."},
+    )
 
 
 class Credentials(Schema):

@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import Schema, fields, post_load, validate
 
 from federation.options import Options
-from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS, MAX_CALLS_PER_SUBMISSION
+from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS, MAX_CALLS_PER_SUBMISSION, MAX_CORES
 from umbel.protocol.states import TaskState
 
 from .common import TIME, PageQuery, page_of
@@ -68,6 +68,10 @@ class OptionsIn(Schema):
         },
     )
     tags = fields.List(Text(least=1, most=64), validate=validate.Length(max=32))
+    cores = Whole(
+        validate=validate.Range(1, MAX_CORES),
+        metadata={"description": "Slots of one node that each call occupies while it runs.", "default": 1},
+    )
 
     @post_load
     def _build(self, values: dict[str, Any], **_: Any) -> Options:

@@ -56,7 +56,7 @@ TASK_CODES: dict[str, str] = {
     "RESULT_NOT_SERIALIZABLE": "the result cannot be turned into bytes",
     "DESERIALIZE_ERROR": "the function or its arguments cannot be loaded at the endpoint",
     "VERSION_MISMATCH": "the function was made by another Python version and has no source to fall back on",
-    "NOT_ALLOWED": "a rule of the endpoint's site refuses the call",
+    "NOT_ALLOWED": "a rule of the endpoint's site refuses the call, or no node has so many slots",
     "ENVIRONMENT_ERROR": "the environment that the function asks for cannot be built",
     "DEPENDENCY_FAILED": "a task that this one waits for did not succeed",
     "INVALID_BUNDLE": "the endpoint refused the message: bad signature, wrong address or too old",

@@ -16,6 +16,8 @@ INLINE_BODY_BYTES = 64 * 1024
 BUNDLE_BODY_BYTES = 1024 * 1024
 #: Most calls in one bundle.
 MAX_CALLS_PER_BUNDLE = 1000
+#: Most slots of one node that a call may ask for.
+MAX_CORES = 4096
 #: A bundle is run only within this time after it was signed.
 BUNDLE_LIFETIME = 7 * 86400.0
 #: How often a worker node reports that it lives, and after how much silence it is taken for dead.

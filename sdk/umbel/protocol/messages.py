@@ -76,12 +76,14 @@ class FunctionRef:
 class RunOptions:
     """How each call of a bundle shall be run. None: the endpoint's own setting.
 
-    ``timeout``: seconds of run time; ``memory``: bytes; ``cpu``: seconds of processor time.
+    ``timeout``: seconds of run time; ``memory``: bytes; ``cpu``: seconds of processor time; ``cores``: slots
+    of one node that each call occupies (None: one).
     """
 
     timeout: float | None = None
     memory: int | None = None
     cpu: float | None = None
+    cores: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from federation.registry.users import User
 from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger
+from umbel.protocol.errors import BadRequest
 from umbel.protocol.messages import Bundle
 
 
@@ -177,3 +178,80 @@ def test_a_crash_between_commit_and_sending_is_mended(
         ledger.sweep()
     _drain(ledger, node)
     assert ledger.state(answer) == "succeeded"
+
+
+def _wide(bundles: list[Bundle]) -> list[int | None]:
+    return [bundle.options.cores for bundle in bundles]
+
+
+def test_wide_calls_fill_the_window_by_the_slots_that_they_occupy(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=4)
+    ledger.collect()
+    answer = ledger.submit(lab, 40, cores=4)
+    assert _wide(node.take()) == [4] * 3, "three windows of four slots"
+    node.finish()
+    ledger.collect()
+    assert _wide(_drain(ledger, node)) and ledger.state(answer) == "succeeded"
+
+
+def test_narrow_calls_do_not_overtake_a_wide_one(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=4)
+    ledger.collect()
+    ledger.submit(lab, 1000)
+    ledger.submit(lab, 1, cores=3)
+    ledger.submit(lab, 1000)
+    widths = _wide(_drain(ledger, node))
+    assert widths.count(3) == 1
+    order = widths.index(3)
+    assert 0 < order < len(widths) - 1
+
+
+def test_a_wide_call_waits_for_a_node_that_has_the_slots_and_is_in_nobodys_way(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    ledger.submit(lab, 1, cores=4)
+    assert not ledger.broker.queues[lab.id], "an endpoint that was never seen counts for one slot"
+    large = lab.node("large", slots=4)
+    large.goodbye()
+    small = lab.node("small", slots=2)
+    ledger.collect()
+    answer = ledger.submit(lab, 600, cores=3)
+    narrow = ledger.submit(lab, 10)
+    assert set(_wide(_drain(ledger, small))) == {None}
+    assert (ledger.state(answer), ledger.state(narrow)) == ("queued", "succeeded")
+    ledger.sweep(60)
+    assert ledger.state(answer) == "queued", "the large node may come back"
+    large.restart()
+    ledger.collect()
+    _drain(ledger, large)
+    assert ledger.state(answer) == "succeeded"
+    ledger.check()
+
+
+def test_a_call_that_is_too_wide_for_every_node_is_refused_at_once(ledger: Ledger, lab: FakeEndpoint) -> None:
+    lab.node("n1", slots=2)
+    lab.node("n2", slots=4)
+    ledger.collect()
+    ledger.submit(lab, 1, cores=4)
+    with pytest.raises(BadRequest, match="'cores' is 5, but no node .* more than 4 slots") as refused:
+        ledger.submit(lab, 1, cores=5)
+    assert refused.value.details == {"cores": 5, "largest": 4}
+
+
+def test_a_call_that_turns_out_too_wide_for_every_node_fails(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 3, cores=4)
+    fits = ledger.submit(lab, 1, cores=2)
+    node = lab.node(slots=2)
+    ledger.collect()
+    ledger.sweep()
+    assert ledger.state(answer) == "queued", "other nodes may be on their way"
+    ledger.clock.forward(11)
+    node.beat()
+    ledger.collect()
+    ledger.sweep()
+    assert ledger.state(answer) == "failed"
+    task = ledger.task(answer["task_ids"][0])
+    assert task["code"] == "NOT_ALLOWED" and "'cores'" in task["message"]
+    _drain(ledger, node)
+    assert ledger.state(fits) == "succeeded"
+    ledger.check()

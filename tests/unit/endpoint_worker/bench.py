@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,13 @@ class Bench:
     ) -> Running:
         """Hand over a bundle."""
         running = Running(self, *make_bundle(function, arguments, **options))
+        self.supervisor.submit(running.job)
+        return running
+
+    def start_again(self, earlier: Running) -> Running:
+        """Hand over a bundle that was given back, as the service does: under another id."""
+        bundle = replace(earlier.bundle, id=names.new_id())
+        running = Running(self, bundle, earlier.job.function)
         self.supervisor.submit(running.job)
         return running
 

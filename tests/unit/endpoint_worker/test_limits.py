@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from endpoint_worker import supervisor
+from endpoint_worker import placing
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, Running, statuses
 from umbel.protocol.messages import Status
@@ -205,7 +205,7 @@ def test_a_running_call_is_cancelled_within_two_seconds(bench: Bench) -> None:
 
 
 def test_cancelled_calls_that_wait_are_skipped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "WAIT_FOR_SLOT", 60.0)
+    monkeypatch.setattr(placing, "WAIT_FOR_SLOT", 60.0)
     long = bench.start(nap, [(0.2,)])
     waiting = bench.start(nap, [(0.0,), (0.0,), (0.0,)])
     bench.supervisor.cancel([waiting.bundle.calls[1].task_id])

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from umbel import Client, cli, cli_output
+from umbel import Client, cli, cli_nodes, cli_output
 from umbel.auth import Account, find_account
+from umbel.memory import MemoryService
 from umbel.protocol.errors import BadRequest, ServiceUnavailable, Unauthorized
 from umbel.testing import LocalService
 
@@ -125,6 +126,21 @@ def test_functions_and_endpoints(umbel: Umbel, program: str) -> None:
     assert "Add two numbers." in umbel("functions").stdout
     assert "local" in umbel("endpoints").stdout and "online" in umbel("endpoints").stdout
     assert json.loads(umbel("endpoints", "--json").stdout)[0]["slots_total"] == 4
+
+
+def test_an_endpoint_is_shown_with_its_nodes(
+    service: LocalService, umbel: Umbel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_nodes, "Client", lambda **_: service.client())
+    assert "local  online  4/4 slots free  nothing waits" in umbel("endpoint", "show", "local").stdout
+    node = {"name": "n1", "live": True, "busy": 1, "slots": 4, "seen": 1.0, "cpus": 4, "memory": 2**34}
+    shown = {"nodes": [{**node, "gpus": ["NVIDIA A100"], "cpu": "EPYC"}], "packages": {"numpy": "2.1.0"}}
+    known = MemoryService.endpoint
+    monkeypatch.setattr(MemoryService, "endpoint", lambda self, name: {**known(self, name), **shown})
+    text = umbel("endpoint", "show", "local", "--packages").stdout
+    for word in ("n1", "live", "1/4", "16.0 GiB", "NVIDIA A100", "EPYC", "numpy==2.1.0"):
+        assert word in text
+    assert json.loads(umbel("endpoint", "show", "local", "--json").stdout)["packages"] == {"numpy": "2.1.0"}
 
 
 @pytest.mark.parametrize(

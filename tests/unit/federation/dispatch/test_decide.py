@@ -45,8 +45,13 @@ run_times = st.sampled_from([0.0, 1e-6, 0.001, 0.03, LONG_SECONDS, LONG_SECONDS 
 def cases(draw: st.DrawFn) -> tuple[Queues, Situation]:
     queues = draw(all_queues())
     seen = sum(len(calls) for _, calls in queues)
+    slots = draw(st.sampled_from([1, 2, 3, 8, 64]))
+    largest = draw(st.integers(1, slots))
+    cores = draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, largest)))
     return queues, Situation(
-        slots=draw(st.sampled_from([1, 2, 3, 8, 64])),
+        slots=slots,
+        cores={kind: count for kind, count in cores.items() if count > 1},
+        largest=largest,
         open=draw(st.integers(0, 30)),
         queued=seen + draw(st.sampled_from([0, 1, 5000])),
         seconds=draw(st.dictionaries(st.sampled_from("abc"), run_times)),
@@ -59,6 +64,11 @@ def _left(queues: Queues, plans: Sequence[Plan]) -> dict[int, list[Waiting]]:
     gone = {no for plan in plans for no in plan.nos}
     left = {user: [call for call in calls if call.no not in gone] for user, calls in queues}
     return {user: calls for user, calls in left.items() if calls}
+
+
+def _occupied(now: Situation, plans: Sequence[Plan]) -> int:
+    """Slots that the plans' bundles occupy."""
+    return sum(now.cores.get(plan.kind, 1) for plan in plans)
 
 
 def _by_no(queues: Queues) -> dict[int, tuple[int, Waiting]]:
@@ -100,7 +110,7 @@ def test_no_slot_is_idle_while_calls_wait(case: tuple[Queues, Situation]) -> Non
     queues, now = case
     plans = decide(queues, now)
     if _left(queues, plans):
-        assert now.open + len(plans) >= now.slots
+        assert now.open + _occupied(now, plans) >= now.slots
 
 
 @bounded
@@ -109,10 +119,27 @@ def test_the_window_is_filled_and_never_exceeded(case: tuple[Queues, Situation])
     queues, now = case
     plans = decide(queues, now)
     window = now.slots * now.window
-    assert len(plans) <= max(0, window - now.open)
+    for before in range(len(plans)):
+        assert now.open + _occupied(now, plans[:before]) < window, "only what goes out last may be too wide"
     left = _left(queues, plans)
     if left and not any(_is_long(now, call) for calls in left.values() for call in calls):
-        assert now.open + len(plans) >= window
+        assert now.open + _occupied(now, plans) >= window
+
+
+@bounded
+@given(cases())
+def test_what_is_wide_is_not_overtaken_by_its_owners_younger_calls(case: tuple[Queues, Situation]) -> None:
+    """Whatever goes out, a call of the same user and priority that was there before has gone out, too."""
+    queues, now = case
+    plans = decide(queues, now)
+    known = _by_no(queues)
+    for user, calls in _left(queues, plans).items():
+        oldest = {call.priority: call for call in reversed(calls)}
+        for plan in plans:
+            if plan.user == user:
+                first = known[plan.nos[0]][1]
+                waits = oldest.get(first.priority)
+                assert waits is None or first.no < waits.no
 
 
 def _is_long(now: Situation, call: Waiting) -> bool:
@@ -124,9 +151,10 @@ def _is_long(now: Situation, call: Waiting) -> bool:
 def test_long_kinds_do_not_pile_up_at_the_endpoint(case: tuple[Queues, Situation]) -> None:
     """Beside what the slots run, only an eighth as many long bundles lie there, each of one call."""
     queues, now = case
-    for before, plan in enumerate(decide(queues, now)):
+    plans = decide(queues, now)
+    for before, plan in enumerate(plans):
         if now.seconds.get(plan.kind, 0.0) > LONG_SECONDS:
-            assert now.open + before < now.slots + math.ceil(now.slots / 8)
+            assert now.open + _occupied(now, plans[:before]) < now.slots + math.ceil(now.slots / 8)
             assert len(plan.nos) == 1
 
 
@@ -194,15 +222,17 @@ def test_bundles_are_bounded_in_bytes_calls_and_work(case: tuple[Queues, Situati
     slots=st.integers(1, 64),
     seconds=st.sampled_from([None, 0.02, 0.1, 30.0]),
     window=st.integers(1, 4),
+    cores=st.integers(1, 8),
 )
 def test_one_submission_reaches_every_slot(
-    count: int, slots: int, seconds: float | None, window: int
+    count: int, slots: int, seconds: float | None, window: int, cores: int
 ) -> None:
     """No bundle is so big that another slot has nothing to do."""
     known: dict[Hashable, float] = {} if seconds is None else {"a": seconds}
     calls = [Waiting(no, 0, "a", 10) for no in range(1, count + 1)]
-    plans = decide([(1, calls)], Situation(slots, 0, count, known, window))
-    assert len(plans) >= min(slots, count)
+    cores = min(cores, slots)
+    plans = decide([(1, calls)], Situation(slots, 0, count, known, window, cores={"a": cores}, largest=cores))
+    assert len(plans) >= min(slots // cores, count)
 
 
 def test_what_is_not_seen_counts_for_the_size_of_bundles() -> None:
