@@ -28,6 +28,10 @@ from .journal import Journal
 from .sandbox.launchers import Launcher
 from .sandbox.line import Door, Pair
 from .sandbox.mounts import Mount, Start
+from .speech import Ear, open_pipe
+
+#: Bytes that are kept of what a call writes unless somebody says otherwise.
+DEFAULT_OUTPUT = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,12 @@ class RunnerOptions:
     """How runners are started and what limits hold where a bundle names none (None: no limit).
 
     ``python``: argv of the interpreter; ``timeout``: seconds; ``memory``: bytes; ``cpu``: seconds;
-    ``open_files``: most descriptors of the process (0: as many as the worker may have);
-    ``recycle_calls``: a runner is replaced after that many calls (0: never); ``recycle_memory``: when its
-    resident size is larger (bytes, 0: never). ``key``: what runners of these options are for, where a node
-    has several kinds of them. ``launcher``: what closes them in; ``mounts`` and ``hidden``: what they see
-    there, and what never. ``kit``: folder with what a runner needs, for an interpreter that does not have it.
+    ``output``: bytes kept of what a call writes; ``open_files``: most descriptors of the process (0: as many
+    as the worker may have); ``recycle_calls``: a runner is replaced after that many calls (0: never);
+    ``recycle_memory``: when its resident size is larger (bytes, 0: never). ``key``: what runners of these
+    options are for, where a node has several kinds of them. ``launcher``: what closes them in; ``mounts`` and
+    ``hidden``: what they see there, and what never. ``kit``: folder with what a runner needs, for an
+    interpreter that does not have it.
     """
 
     folder: Path
@@ -48,6 +53,7 @@ class RunnerOptions:
     timeout: float | None = None
     memory: int | None = None
     cpu: float | None = None
+    output: int = DEFAULT_OUTPUT
     open_files: int = 0
     recycle_calls: int = 0
     recycle_memory: int = 0
@@ -62,7 +68,7 @@ class RunnerOptions:
 
 
 class Child:
-    """A runner process that stands on the slots ``numbers``, with its end of the socket and its journal."""
+    """A runner process on the slots ``numbers``: its socket, its journal, the pipe of what calls write."""
 
     def __init__(self, options: RunnerOptions, numbers: Sequence[int] = (0,)):
         self._options = options
@@ -71,7 +77,8 @@ class Child:
         self._killed = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()
         fd = journals.create()
-        self._line = Pair(fd) if self._launcher.in_place else Door(fd)
+        reading, writing = open_pipe()
+        self._line = Pair(fd, writing) if self._launcher.in_place else Door(fd, writing)
         #: what the runner says, as ``socket.recv``
         self.receive = self._line.receive
         try:
@@ -80,9 +87,11 @@ class Child:
         except BaseException:
             self._line.close()
             self._errors.close()
+            os.close(reading)
             raise
         finally:
             self._line.started()
+        self.ear = Ear(reading, self.journal)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         options = self._options
@@ -115,10 +124,9 @@ class Child:
         if isinstance(self._line, Door):
             code += "from endpoint_worker.sandbox.inside import main; "
             return code + f"main({launcher.inside('line')!r} + '/line', {files}, {launcher.keeper})"
-        sock, journal = self._line.passed
-        return (
-            code + f"from endpoint_worker.runner import main; main({sock}, {journal}, {os.getpid()}, {files})"
-        )
+        sock, journal, speech = self._line.passed
+        code += "from endpoint_worker.runner import main; "
+        return code + f"main({sock}, {journal}, {speech}, {os.getpid()}, {files})"
 
     def _own_mounts(self) -> list[Mount]:
         mounts = []
@@ -210,6 +218,7 @@ class Child:
         """Let go of what a dead runner leaves."""
         self._line.close()
         self._errors.close()
+        self.ear.close()
         self.journal.close()
 
 

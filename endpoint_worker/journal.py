@@ -28,9 +28,12 @@ SIZE = 1024 * 1024
 MAX_CALLS = 4096
 
 SUCCEEDED, FAILED, SKIPPED = 0, 1, 2
+#: Added to a status: the call wrote something, which has been marked as its own (see ``speech``).
+SPOKE = 0x40
 
 _LIMIT, _STARTED, _FINISHED, _TAIL, _LOADING = range(5)
 _BEGAN, _CPU = 5, 6
+_TAKEN = 7
 _FLAGS = 64
 _DATA = _FLAGS + MAX_CALLS
 #: Linux 5.1; not in module fcntl before Python 3.13.
@@ -131,6 +134,15 @@ class Journal:
     def cpu(self) -> float:
         """Processor seconds that the runner had used when the running call began."""
         return self._times[_CPU]
+
+    @property
+    def taken(self) -> int:
+        """How often the supervisor has taken what calls wrote."""
+        return self._words[_TAKEN]
+
+    @taken.setter
+    def taken(self, value: int) -> None:
+        self._words[_TAKEN] = value
 
     def load(self, loading: bool, now: float) -> None:
         """Runner: the function is being loaded, or is ready."""

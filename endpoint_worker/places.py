@@ -33,6 +33,7 @@ def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
         timeout=settings.timeout or None,
         memory=settings.memory or None,
         cpu=settings.cpu or None,
+        output=settings.output,
         open_files=settings.open_files,
         recycle_calls=settings.recycle_calls,
         recycle_memory=settings.recycle_memory,

@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 import traceback
 from array import array
@@ -24,27 +23,29 @@ from umbel.protocol import limits
 from umbel.serialize import dump_exception, dump_result, load_call, load_function
 
 from . import kernel, wire
-from .journal import FAILED, SKIPPED, SUCCEEDED, Journal, protect
+from .journal import FAILED, SKIPPED, SPOKE, SUCCEEDED, Journal, protect
+from .meter import MEASURED_FROM, Meter
+from .speech import Mouth
 from .tidy import Baseline
 
 #: Longest message of a failure (characters); the traceback travels apart.
 MAX_MESSAGE = 500
-#: A call that ran for less (seconds) gets no resource record beside its run time.
-MEASURED_FROM = 0.01
 
 
 class Runner:
     """Runs bundles that come over ``sock``; ``journal`` is shared with the supervisor."""
 
-    def __init__(self, sock: socket.socket, journal: Journal):
+    def __init__(self, sock: socket.socket, journal: Journal, mouth: Mouth):
         self._sock = sock
         self._journal = journal
+        self._mouth = mouth
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._baseline = Baseline()
+        self._baseline = Baseline(mouth)
+        self._meter = Meter()
 
     def serve(self) -> None:
         """Say hello and run bundles until the supervisor closes the socket."""
-        self._sock.sendall(wire.pack(wire.HELLO, {"pid": os.getpid()}))
+        self._sock.sendall(wire.pack(wire.HELLO, {"pid": os.getpid(), "mark": self._mouth.secret.hex()}))
         while (frame := wire.receive(self._sock)) is not None:
             ran = self._bundle(frame.header, frame.body)
             left = self._baseline.after_bundle()
@@ -78,7 +79,8 @@ class Runner:
             note = _note(known, getattr(error, "message", None) or _describe(error))
             for index in range(count):
                 self._journal.start(index, time.monotonic(), 0.0)
-                self._put(index, FAILED, time.time(), 0.0, note, b"")
+                status = FAILED | SPOKE if self._mouth.spoke() and self._mouth.mark(index) else FAILED
+                self._put(index, status, time.time(), 0.0, note, b"")
             self._baseline.after_call()
             return None
         finally:
@@ -88,10 +90,12 @@ class Runner:
         return function
 
     def _calls(self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool) -> int:
-        """The hot loop: about eight microseconds for a call that does nothing."""
-        journal, baseline = self._journal, self._baseline
+        """The hot loop: about nine microseconds for a call that does nothing."""
+        journal, baseline, mouth = self._journal, self._baseline, self._mouth
+        self._meter.begin()
         tidy = baseline.after_call
         start, finish, write, skip = journal.start, journal.finish, journal.write, journal.skip
+        spoke = mouth.spoke
         clock, processor = time.monotonic, time.process_time
         epoch = time.time() - clock()
         count = len(table) // 2
@@ -110,7 +114,9 @@ class Runner:
                 os._exit(0)
             wall = clock() - began
             if wall > MEASURED_FROM:
-                note = _measured(note, cpu)
+                note = _measured(note, self._meter.end(cpu))
+            if spoke() and mouth.mark(index):
+                status |= SPOKE
             if not write(index, status, epoch + began, wall, note, payload):
                 self._send(index, status, epoch + began, wall, note, payload)
             finish(index)
@@ -174,14 +180,9 @@ def _note(code: str, message: str) -> bytes:
     return json.dumps({"code": code, "message": message[:MAX_MESSAGE]}).encode()
 
 
-def _measured(note: bytes, cpu: float) -> bytes:
-    """Add to a note what the call used: processor seconds, and the process's largest resident size so far."""
-    record = json.loads(note) if note else {}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # kilobytes, except on macOS, which counts bytes
-    peak *= 1 if sys.platform == "darwin" else 1024
-    record["usage"] = {"cpu": round(time.process_time() - cpu, 6), "max_rss": peak}
-    return json.dumps(record).encode()
+def _measured(note: bytes, usage: dict[str, Any]) -> bytes:
+    """Add to a note what the call used."""
+    return json.dumps({**(json.loads(note) if note else {}), "usage": usage}).encode()
 
 
 def _describe(error: BaseException) -> str:
@@ -221,8 +222,8 @@ def _limit_files(most: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def main(sock_fd: int, journal_fd: int, parent: int, files: int = 0) -> None:
-    """Serve as a runner on two descriptors, with at most so many; does not return.
+def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int = 0) -> None:
+    """Serve as a runner on three descriptors, with at most so many files; does not return.
 
     ``parent``: process id of the worker, or 0 where something else ends the runner with it.
     """
@@ -239,13 +240,12 @@ def main(sock_fd: int, journal_fd: int, parent: int, files: int = 0) -> None:
     journal = Journal(journal_fd)
     protect(journal_fd)
     os.close(journal_fd)
-    # standard error told of troubles at the start; from here on it is the call's and goes nowhere
-    null = os.open(os.devnull, os.O_WRONLY)
-    for fd in (1, 2):
-        os.dup2(null, fd)
-    os.close(null)
+    # standard error told of troubles at the start; from here on it is the call's
+    os.set_inheritable(speech_fd, False)
+    mouth = Mouth(speech_fd, journal)
+    kernel.unbuffer_c()
     try:
-        Runner(sock, journal).serve()
+        Runner(sock, journal, mouth).serve()
     except (OSError, wire.WireError):
         # the socket is gone, or a call closed it: outcomes so far are in the journal
         os._exit(70)

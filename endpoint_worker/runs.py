@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from umbel.protocol.messages import Outcome, Status
+from umbel.protocol.records import Log, Place
 
 from .jobs import Job
-from .journal import SETTLE, SKIPPED, SUCCEEDED, Journal
+from .journal import SETTLE, SKIPPED, SPOKE, SUCCEEDED, Journal
+from .speech import Ear
 
 #: A call that runs longer (seconds), or a bundle, makes the calls behind it be given back.
 GIVE_BACK_CALL = 0.1
@@ -24,8 +26,11 @@ TELL_RUNNING = 0.2
 #: Ends of calls are told at least this often (seconds) while the bundle goes on: each report is a
 #: transaction at the service, so not for every look.
 TELL_ENDS = 0.1
+#: What a running call has written is told at most this often (seconds), less often if there is much of it
+#: (bytes per second) or if it runs for long (a share of its run time), but at least so often (seconds).
+TELL_OUTPUT, OUTPUT_RATE, OUTPUT_SHARE, TELL_OUTPUT_LATEST = 1.0, 32 * 1024, 1 / 60, 10.0
 #: What a resource record may hold.
-USAGE = ("cpu", "max_rss")
+USAGE = {"cpu": float, "user": float, "system": float, "max_rss": int, "read": int, "written": int}
 
 
 class Verdict(NamedTuple):
@@ -40,22 +45,29 @@ class Verdict(NamedTuple):
 class Run:
     """A bundle in a runner.
 
-    ``now`` is always the monotonic clock, ``epoch`` what to add to it for seconds since 1970.
+    ``now`` is always the monotonic clock. ``ear`` has what calls write, ``place`` says where they run.
     """
 
-    def __init__(self, job: Job, journal: Journal, now: float, epoch: float):
+    def __init__(self, job: Job, journal: Journal, ear: Ear, place: Place, now: float):
         self.job = job
         self.calls = job.bundle.calls
         self.began = now
         self.verdict: Verdict | None = None
         self._journal = journal
-        self._epoch = epoch
+        self._ear = ear
+        self._place = place
+        # what to add to the monotonic clock for seconds since 1970
+        self._epoch = time.time() - now
         self._position = 0
         self._over = bytearray(len(self.calls))
         self._closing: float | None = None
         self._closed = False
         self._told = -1
         self._told_ends = now
+        # when what the running call has written was told, and how much of it
+        self._told_output, self._told_bytes = now, 0
+        # of a runner that died: the call that it was in, and what that wrote
+        self._last_words: tuple[int, Log | None] = -1, None
         journal.reset(len(self.calls), now)
         for index, call in enumerate(self.calls):
             if call.task_id in job.cancelled:
@@ -74,6 +86,7 @@ class Run:
             outcomes = self._finished()
         index = self.running()
         elapsed = now - self._journal.began
+        self._ear.look()
         if self._closing is not None:
             if not self._closed and now - self._closing >= SETTLE:
                 self._closed = True
@@ -81,12 +94,28 @@ class Run:
                 outcomes += self._rest(max(self._journal.started, self._journal.limit), "given back")
         elif (index is not None and elapsed >= GIVE_BACK_CALL) or now - self.began >= GIVE_BACK_BUNDLE:
             self.close(now)
-        if index is not None and elapsed >= TELL_RUNNING and self._told != index and not self._over[index]:
-            self._told = index
-            outcomes.append(
-                self._outcome(index, Status.RUNNING, started=self._epoch + now - elapsed, wall=elapsed)
-            )
+        if (
+            index is not None
+            and elapsed >= TELL_RUNNING
+            and not self._over[index]
+            and self.running() == index
+        ):
+            outcomes += self._running(index, now, elapsed)
         return outcomes
+
+    def _running(self, index: int, now: float, elapsed: float) -> list[Outcome]:
+        """Tell that a call runs, and from time to time what it has written."""
+        new = self._told != index
+        if not new:
+            size = self._ear.total
+            if size == self._told_bytes:
+                return []
+            pause = max(TELL_OUTPUT, size / OUTPUT_RATE, min(elapsed * OUTPUT_SHARE, TELL_OUTPUT_LATEST))
+            if now - self._told_output < min(pause, TELL_OUTPUT_LATEST):
+                return []
+        self._told, self._told_output, self._told_bytes = index, now, self._ear.total
+        running = self._outcome(index, Status.RUNNING, started=self._epoch + now - elapsed, wall=elapsed)
+        return [running._replace(log=self._ear.so_far())]
 
     def close(self, now: float, keep: int = 1) -> None:
         """Start no further calls but of the first ``keep``; ``news`` gives them back once it is certain."""
@@ -136,6 +165,7 @@ class Run:
         count = len(self.calls)
         loading = self._journal.loading
         started = min(self._journal.started, count)
+        self._last_words = self.running() or 0, self._ear.last_words()
         verdict = self.verdict
         if verdict is not None:
             if loading and verdict.status != Status.SKIPPED:
@@ -160,21 +190,25 @@ class Run:
         if not 0 <= index < len(self.calls) or self._over[index]:
             return []
         self._over[index] = 1
+        log = self._ear.take(index) if status & SPOKE else None
+        status &= ~SPOKE
         if not (0 <= started < 1e11 and 0 <= wall < 1e11):
             started = wall = 0.0
         task_id, attempt, _, _ = self.calls[index]
         if status == SUCCEEDED and not note:
-            return [Outcome(task_id, attempt, Status.SUCCEEDED, started, wall, payload=payload)]
+            how = Status.SUCCEEDED
+            return [
+                Outcome(task_id, attempt, how, started, wall, None, None, None, payload, log, self._place)
+            ]
         facts = _facts(note)
         name = (
             Status.SUCCEEDED
             if status == SUCCEEDED
             else Status.SKIPPED if status == SKIPPED else Status.FAILED
         )
-        code = facts["code"] if name == Status.FAILED else None
-        return [
-            Outcome(task_id, attempt, name, started, wall, code, facts["message"], facts["usage"], payload)
-        ]
+        code, message = facts["code"] if name == Status.FAILED else None, facts["message"]
+        ended = Outcome(task_id, attempt, name, started, wall, code, message, facts["usage"], payload)
+        return [ended._replace(log=log, place=self._place)]
 
     def _rest(self, first: int, message: str | None) -> list[Outcome]:
         outcomes = []
@@ -195,7 +229,9 @@ class Run:
         if status not in (Status.RETURNED, Status.SKIPPED):
             wall = max(0.0, time.monotonic() - self._journal.began)
             started = self._epoch + self._journal.began
-        return self._outcome(index, status, started, wall, code, message)
+        outcome = self._outcome(index, status, started, wall, code, message)
+        # a call that was cancelled while it ran has written something, too
+        return outcome._replace(log=self._last_words[1]) if index == self._last_words[0] else outcome
 
     def _outcome(
         self,
@@ -207,7 +243,7 @@ class Run:
         message: str | None = None,
     ) -> Outcome:
         task_id, attempt, _, _ = self.calls[index]
-        return Outcome(task_id, attempt, status, started, wall, code, message)
+        return Outcome(task_id, attempt, status, started, wall, code, message, place=self._place)
 
 
 def _facts(note: bytes) -> dict[str, Any]:
@@ -220,7 +256,9 @@ def _facts(note: bytes) -> dict[str, Any]:
         if isinstance(given.get("message"), str):
             facts["message"] = given["message"][:2000]
         if isinstance(given.get("usage"), dict):
-            facts["usage"] = {key: float(given["usage"][key]) for key in USAGE if key in given["usage"]}
+            facts["usage"] = {
+                key: kind(given["usage"][key]) for key, kind in USAGE.items() if key in given["usage"]
+            }
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         facts["message"] = "the call's runner wrote a damaged record"
     return facts

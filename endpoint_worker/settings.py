@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from umbel.protocol.errors import UmbelError
+from umbel.protocol.limits import MAX_OUTPUT_BYTES
 
 from .broker import at_address
+from .child import DEFAULT_OUTPUT
 from .hardware import Hardware
 from .logs import FORMATS
 from .rules import Rules
@@ -68,6 +70,14 @@ class Settings:
     cpu: float = field(
         default=0.0,
         metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."},
+    )
+    output: int = field(
+        default=DEFAULT_OUTPUT,
+        metadata={
+            "docs": "Bytes kept of what a call writes to standard output and error, half of them its "
+            'last ones; such as "256KiB". A call may write more. 0: nothing is kept.',
+            "size": True,
+        },
     )
     open_files: int = field(
         default=0,
@@ -226,7 +236,7 @@ def _toml(value: Any) -> str:
 def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
     """Turn a value of TOML into the kind that a setting has. Raises SettingsError."""
     if size and isinstance(value, str):
-        return _bytes(name, value)
+        return _convert(name, _bytes(name, value), default)
     if default is None or isinstance(default, tuple):
         return _texts(name, value)
     if isinstance(default, dict):
@@ -245,13 +255,20 @@ def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
             int: "a whole number that is not negative",
         }
         raise SettingsError(f"setting '{name}' wants {kind[type(default)]}, not {value!r}")
-    if name == "open_files" and isinstance(value, int) and 0 < value < FEWEST_FILES:
+    _check(name, value)
+    return type(default)(value)
+
+
+def _check(name: str, value: Any) -> None:
+    """Refuse values of the right kind that cannot be used all the same. Raises SettingsError."""
+    if name == "open_files" and 0 < value < FEWEST_FILES:
         raise SettingsError(f"setting 'open_files' wants 0 or at least {FEWEST_FILES}, not {value!r}")
+    if name == "output" and value > MAX_OUTPUT_BYTES:
+        raise SettingsError(f"setting 'output' wants at most {MAX_OUTPUT_BYTES} bytes, not {value!r}")
     if name == "log_level" and value not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"setting 'log_level' wants DEBUG, INFO, WARNING or ERROR, not {value!r}")
     if name == "log_format" and value not in FORMATS:
         raise SettingsError(f"setting 'log_format' wants {' or '.join(FORMATS)}, not {value!r}")
-    return type(default)(value)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from umbel.protocol.messages import Outcome, Status
+from umbel.protocol.records import Place
 
 from . import journal as journals
 from . import wire
@@ -75,7 +76,10 @@ class Slot:
             "forget": forget,
             "memory": tightest(bundle.options.memory, self._options.memory),
         }
-        self.run = Run(job, self._journal, now, time.time() - now)
+        kept = self._options.output if bundle.options.output is None else bundle.options.output
+        self.child.ear.begin(min(kept, self._options.output))
+        place = Place(socket.gethostname(), self.child.pid, self.number)
+        self.run = Run(job, self._journal, self.child.ear, place, now)
         self.state = "busy"
         self.function = digest
         self._calls += len(bundle.calls)
@@ -143,6 +147,7 @@ class Slot:
         if frame.kind == wire.HELLO and self.state == "starting":
             self.state = "idle"
             self.greeted = True
+            self.child.ear.know(frame.header.get("mark"))
             self.idle_since = time.monotonic()
         elif frame.kind == wire.OUTCOME and self.run is not None:
             size = frame.header.get("note")
@@ -214,7 +219,8 @@ class Slot:
     @property
     def restless(self) -> bool:
         """True while ``check`` should be called again in a moment."""
-        return self.run is not None and (self.run.settling or self._kill_at is not None)
+        run = self.run
+        return run is not None and (run.settling or self._kill_at is not None or self.child.ear.busy)
 
     def worn(self) -> bool:
         """True when the runner has served long enough or grown too large."""

@@ -1,7 +1,7 @@
 """What a runner puts right between calls, so that the next one finds the process as it was.
 
 After every call: working directory, environment, signal handlers and timers, standard streams. After
-every bundle also what would cost too much per call: file mode mask, import path, descriptors 1 and 2.
+every bundle also what would cost too much per call: file mode mask, import path, descriptors 0 to 2.
 Threads and child processes that a call left behind cannot be undone inside the process; they are named,
 and the supervisor replaces the runner before it serves another function.
 """
@@ -22,6 +22,8 @@ try:
 except ImportError:
     from signal import getsignal as _handler
 
+from .speech import Mouth, open_stream
+
 _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 
 
@@ -32,7 +34,8 @@ class Baseline:
     asking the system for sixty handlers after every call would cost more than most calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mouth: Mouth) -> None:
+        self._mouth = mouth
         self._folder = os.getcwd()
         # dicts of bytes, as os.environ keeps them: comparing them costs less than a microsecond
         self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
@@ -69,6 +72,7 @@ class Baseline:
             os.get_blocking(1), os.get_blocking(2)
         except OSError:
             _reopen()
+            self._mouth.repair()
         if (sys.stdin, sys.stdout, sys.stderr) != self._streams or sys.stdout.closed or sys.stderr.closed:
             self._restore_streams()
 
@@ -103,11 +107,11 @@ class Baseline:
         return " and ".join(found)
 
     def _lost_descriptors(self) -> bool:
-        null = os.stat(os.devnull)
         try:
-            return any(os.fstat(fd).st_rdev != null.st_rdev for fd in (0, 1, 2))
+            lost = os.fstat(0).st_rdev != os.stat(os.devnull).st_rdev
         except OSError:
             return True
+        return lost or not self._mouth.repair()
 
     def _few_files_left(self) -> bool:
         """True when what calls left open takes more than half of the files that may be open."""
@@ -139,14 +143,16 @@ class Baseline:
 
     def _restore_streams(self) -> None:
         _reopen()
+        self._mouth.repair()
         fresh = []
         for number, (stream, mode) in enumerate(zip(self._streams, "rww", strict=True)):
             if stream is None or stream.closed:
                 # lives as long as the process, and its descriptor is there whoever closes the stream
-                stream = open(number, mode, closefd=False)  # noqa: SIM115
+                stream = open_stream(number) if number else open(number, mode, closefd=False)
             fresh.append(stream)
             setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
         self._streams = (fresh[0], fresh[1], fresh[2])
+        self._mouth.flush = fresh[1].flush
 
     def _watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any) -> Any:

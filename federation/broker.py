@@ -133,7 +133,7 @@ class Broker:
         return reports
 
     def taken_done(self, collector: str, wake: Iterable[str] = ()) -> None:
-        """The taken reports are in the ledger: forget them, and wake those who wait for ``wake`` groups."""
+        """The taken reports are in the ledger: forget them, and wake those who wait for ``wake`` (ids)."""
         pipe = self.redis.pipeline(transaction=False)
         groups = ",".join(wake)
         if groups:

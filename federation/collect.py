@@ -94,7 +94,7 @@ class Collector:
             return None
         reports = [report for report in map(self._open, raw) if report is not None]
         effects = self._take_in(reports)
-        self.fed.broker.taken_done(self.name, effects.groups)
+        self.fed.broker.taken_done(self.name, [*effects.groups, *effects.spoken])
         self._unsure = False
         dispatch.send(self.fed, effects.planned)
         self.dropped += effects.dropped
@@ -118,6 +118,7 @@ class Collector:
         for report in reports:
             one = self._take_in([report])
             together.groups.update(one.groups)
+            together.spoken.update(one.spoken)
             together.planned += one.planned
             together.ended += one.ended
             together.dropped += one.dropped

@@ -15,6 +15,7 @@ class Options:
     """Options of a submission; they hold for each of its calls. Times in seconds, sizes in bytes.
 
     ``timeout``: run time after which a call is ended with TIMEOUT. ``memory``, ``cpu``: likewise.
+    ``output``: bytes kept of what a call writes.
     ``expires``: time in the queue after which a call that has not started ends as expired. ``retries``: how
     often a call that raised is run again; ``retry_on``: only for these exception names (``ValueError`` or
     ``package.Error``), empty: for all. ``priority``: −100 to 100, higher goes first among the user's own
@@ -25,6 +26,7 @@ class Options:
     timeout: float | None = None
     memory: int | None = None
     cpu: float | None = None
+    output: int | None = None
     expires: float | None = None
     retries: int = 0
     retry_on: tuple[str, ...] = ()
@@ -46,7 +48,7 @@ class Options:
     def run(self) -> RunOptions:
         """The part that the worker needs."""
         cores = self.cores if self.cores > 1 else None
-        return RunOptions(timeout=self.timeout, memory=self.memory, cpu=self.cpu, cores=cores)
+        return RunOptions(self.timeout, self.memory, self.cpu, cores, self.output)
 
     def retries_on(self, exception: str) -> bool:
         """Tell whether an exception, named ``module.Class``, is one to retry on."""

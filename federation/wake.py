@@ -19,7 +19,7 @@ LISTEN = 0.25
 
 
 class Watch:
-    """One waiting thread's place: set as soon as its group has news."""
+    """One waiting thread's place: set as soon as what it watches has news."""
 
     def __init__(self) -> None:
         self._news = threading.Event()
@@ -53,19 +53,21 @@ class Waker:
         self._thread.start()
 
     @contextmanager
-    def watch(self, group_id: str) -> Iterator[Watch]:
-        """Hear of news in ``group_id`` for as long as the block lasts."""
+    def watch(self, *topics: str) -> Iterator[Watch]:
+        """Hear of news in groups, and of what tasks write, for as long as the block lasts; given by id."""
         watch = Watch()
         with self._lock:
-            self._watches[group_id].add(watch)
+            for topic in topics:
+                self._watches[topic].add(watch)
         try:
             yield watch
         finally:
             with self._lock:
-                watches = self._watches[group_id]
-                watches.discard(watch)
-                if not watches:
-                    del self._watches[group_id]
+                for topic in topics:
+                    watches = self._watches[topic]
+                    watches.discard(watch)
+                    if not watches:
+                        del self._watches[topic]
 
     @property
     def stopped(self) -> bool:

@@ -1,4 +1,4 @@
-"""Long polls: a request that waits until its group has news.
+"""Long polls: a request that waits until its group, or its task's log, has news.
 
 Each waiting poll holds a thread of the web server, so only so many may wait that threads are left for
 everything else; the next one is told to ask again.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from federation.context import Federation
-from federation.ledger import results
+from federation.ledger import logs, results
 from federation.registry.users import User
 from federation.wake import Waker, Watch
 from umbel.protocol.errors import TooMany
@@ -48,11 +48,50 @@ class Polls:
         says that nobody listens any more. Raises NotFound, and TooMany when it should wait and all places are
         taken.
         """
+        return self._poll(
+            [group_id],
+            lambda: results.results_after(self._fed, user, group_id, after, limit),
+            lambda page: bool(page["results"]),
+            wait,
+            gone,
+        )
+
+    def log(
+        self,
+        user: User,
+        task_id: str,
+        *,
+        offset: int,
+        attempt: int | None,
+        wait: float,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Return what a task wrote, see ``logs.log_from``; waits and raises as ``results`` does."""
+        # the group hears when the task ends, whether or not it wrote anything
+        topics = [task_id, logs.group_of(self._fed, user, task_id)] if wait > 0 else []
+
+        def look() -> dict[str, Any]:
+            return logs.log_from(self._fed, user, task_id, offset, attempt)
+
+        def new(page: dict[str, Any]) -> bool:
+            return bool(page["text"] or page["ended"] or (attempt is not None and page["attempt"] != attempt))
+
+        return self._poll(topics, look, new, wait, gone)
+
+    def _poll(
+        self,
+        topics: Sequence[str],
+        look: Callable[[], dict[str, Any]],
+        new: Callable[[dict[str, Any]], bool],
+        wait: float,
+        gone: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Answer what ``look`` finds, as soon as it is ``new`` or it is time."""
         deadline = time.monotonic() + wait
         # watch before looking: what comes in between is not missed
-        with self._waker.watch(group_id) as watch:
-            page = results.results_after(self._fed, user, group_id, after, limit)
-            if page["results"] or wait <= 0:
+        with self._waker.watch(*topics) as watch:
+            page = look()
+            if new(page) or wait <= 0:
                 return page
             if not self._free.acquire(blocking=False):
                 raise TooMany(
@@ -60,8 +99,8 @@ class Polls:
                     details={"retry_after": RETRY_AFTER},
                 )
             try:
-                while not page["results"] and self._wait(watch, deadline, gone):
-                    page = results.results_after(self._fed, user, group_id, after, limit)
+                while not new(page) and self._wait(watch, deadline, gone):
+                    page = look()
                 return page
             finally:
                 self._free.release()

@@ -1,4 +1,4 @@
-"""A runner's first steps inside a container: it calls the worker, gets the journal, and is kept.
+"""A runner's first steps inside a container: it calls the worker, gets its descriptors, and is kept.
 
 The *keeper* is the first process in there. It does nothing but wait: for the runner's end, which it passes on
 as its own, and for the worker's, after which nothing shall go on.
@@ -19,15 +19,16 @@ def main(path: str, files: int = 0, keeper: bool = False) -> None:
     """Call the worker at ``path`` and serve as a runner; does not return."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(path)
-    _, (journal, *_), _, _ = socket.recv_fds(sock, 1, 1)
+    _, (journal, speech, *_), _, _ = socket.recv_fds(sock, 1, 2)
     if keeper:
         child = os.fork()
         if child:
             os.close(journal)
+            os.close(speech)
             _keep(sock, child)
         os.setsid()
         kernel.die_with(os.getppid())
-    run(sock.detach(), journal, 0, files)
+    run(sock.detach(), journal, speech, 0, files)
 
 
 def _keep(sock: socket.socket, child: int) -> None:

@@ -1,8 +1,8 @@
-"""The worker's end of the line to one runner: the socket that both talk over, and the journal's descriptor.
+"""The worker's end of the line to one runner: the socket that both talk over, and two descriptors.
 
-A runner that is started in place inherits its end. One inside a container cannot, so a socket waits for it in
-a folder of its own that is mounted there: it calls, is given the journal, and the folder goes away. Nothing
-here blocks.
+They are those of the journal and of the pipe of what calls write. A runner that is started in place inherits
+all. One inside a container cannot, so a socket waits for it in a folder of its own that is mounted there: it
+calls, is given the descriptors, and the folder goes away. Nothing here blocks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", 2)
 
 
 class Pair:
-    """A pair of connected sockets, of which the runner inherits one; and the journal's descriptor."""
+    """A pair of connected sockets, of which the runner inherits one; and its other descriptors."""
 
-    def __init__(self, journal: int):
+    def __init__(self, journal: int, speech: int):
         self.sock, self._theirs = socket.socketpair()
         self.sock.setblocking(False)
-        self._journal = journal
+        self._given = journal, speech
         self.receive = self.sock.recv
         #: process ids on this machine, where they are not those of the process that was started
         self.first: int | None = None
@@ -33,13 +33,14 @@ class Pair:
 
     @property
     def passed(self) -> tuple[int, ...]:
-        """Descriptors that the runner inherits: its socket and the journal."""
-        return self._theirs.fileno(), self._journal
+        """Descriptors that the runner inherits: its socket, the journal, the pipe of what calls write."""
+        return self._theirs.fileno(), *self._given
 
     def started(self) -> None:
         """The runner has its ends: drop ours of them."""
         self._theirs.close()
-        os.close(self._journal)
+        for fd in self._given:
+            os.close(fd)
 
     def close(self) -> None:
         """Hang up."""
@@ -51,8 +52,8 @@ class Door:
 
     passed: tuple[int, ...] = ()
 
-    def __init__(self, journal: int):
-        self._journal = journal
+    def __init__(self, journal: int, speech: int):
+        self._given: tuple[int, ...] = journal, speech
         self.first: int | None = None
         self.runner: int | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="umbel-line-"))
@@ -66,7 +67,7 @@ class Door:
             raise
 
     def started(self) -> None:
-        """The journal goes to the runner when it calls."""
+        """The descriptors go to the runner when it calls."""
 
     def receive(self, size: int) -> bytes:
         """As ``socket.recv``. Raises BlockingIOError while there is nothing, OSError."""
@@ -89,15 +90,15 @@ class Door:
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.first = _CREDENTIALS.unpack(peer)[0]
         # only after this does the runner say anything
-        socket.send_fds(connection, [b"j"], [self._journal])
+        socket.send_fds(connection, [b"j"], list(self._given))
         self._let_go()
         self.sock.close()
         self.sock = connection
 
     def _let_go(self) -> None:
-        if self._journal >= 0:
-            os.close(self._journal)
-            self._journal = -1
+        for fd in self._given:
+            os.close(fd)
+        self._given = ()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from ..context import Federation
 from ..estimates import learn
 from ..statements import Statement, constant
 from ..tables import bundles, endpoints, tasks
+from . import logs, samples
 from .end import Ending, end_tasks
 from .nodes import hear
 from .requeue import put_back, put_back_lost
@@ -54,10 +55,12 @@ _run = Statement(
 
 @dataclass
 class Effects:
-    """What a batch of reports brought about: groups to wake, bundles to send, and counts for the log."""
+    """What a batch of reports brought about: groups to wake, bundles to send, tasks that wrote something, and
+    counts for the log."""
 
     groups: dict[str, int] = field(default_factory=dict)
     planned: list[dispatch.Planned] = field(default_factory=list)
+    spoken: set[str] = field(default_factory=set)
     ended: int = 0
     dropped: int = 0
 
@@ -88,6 +91,8 @@ def _take_rows(
     connection: Connection, effects: Effects, report: OpenReport, endpoint_no: int, node_no: int, now: float
 ) -> None:
     found = of_endpoint(connection, endpoint_no, [row.task_id for row in report.rows])
+    if report.said:
+        effects.spoken.update(logs.keep(connection, report.said, found))
     pairs: list[Pair] = []
     seen: set[str] = set()
     for row in report.rows:
@@ -163,7 +168,9 @@ def _end(
     with_bytes = sum(1 for _, row in ending if row.size)
     if with_bytes:
         blob_no = rows.add_blob(connection, report.body, with_bytes)
-    endings = [_ending(task, row, node_no, blob_no) for task, row in ending]
+    places = {bundle: json.dumps(place._asdict()) for bundle, place in report.places.items()}
+    endings = [_ending(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in ending]
+    samples.note(connection, ending, {said.task_id: said.log.total for said in report.said}, now)
     effects.ended += len(endings)
     effects.groups.update(end_tasks(connection, endings, now))
 
@@ -175,7 +182,15 @@ _STATES = {
 }
 
 
-def _ending(task: Task, row: Row, node_no: int, blob_no: int | None) -> Ending:
+def _usage(report: OpenReport, row: Row, places: dict[str, str]) -> str | None:
+    """The resource record of a call; of a short one the place alone, one text for a whole bundle."""
+    if not row.usage:
+        return places.get(row.bundle_id)
+    place = report.places.get(row.bundle_id)
+    return json.dumps({**(place._asdict() if place else {}), **row.usage})
+
+
+def _ending(task: Task, row: Row, node_no: int, blob_no: int | None, usage: str | None) -> Ending:
     state = _STATES[row.status]
     code = row.code if row.code in TASK_CODES else "TASK_ERROR"
     return Ending(
@@ -186,7 +201,7 @@ def _ending(task: Task, row: Row, node_no: int, blob_no: int | None) -> Ending:
         row.started or None,
         row.wall if row.started else None,
         node_no,
-        json.dumps(row.usage) if row.usage else None,
+        usage,
         blob_no if row.size else None,
         row.offset if row.size else None,
         row.size if row.size else None,

@@ -15,6 +15,7 @@ from ..registry.pages import fetch
 from ..registry.users import User
 from ..statements import constant
 from ..tables import endpoints, functions, groups, nodes, submissions, tasks
+from .results import queue_time
 
 #: Bytes of results in one answer of a long poll, before base64.
 ANSWER_BYTES = 6 * 1024 * 1024
@@ -55,6 +56,7 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         **shown,
         "options": options,
         "tags": options.get("tags", []),
+        "queued": queue_time(row.created, row.started),
         "usage": json.loads(row.usage) if row.usage else None,
     }
 

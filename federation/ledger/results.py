@@ -26,6 +26,7 @@ class _Ended(NamedTuple):
     """A row of ``tasks``, as far as its end is concerned."""
 
     id: str
+    created: float
     completion: int
     state: str
     code: str | None
@@ -56,6 +57,11 @@ _after = Statement(
     .limit(bindparam("most"))
 )
 _node_names = Statement(lambda d: select(nodes.c.no, nodes.c.name).where(d.among(nodes.c.no, "nos")))
+
+
+def queue_time(created: float, started: float | None) -> float | None:
+    """Seconds from a task's submission to its start, by two clocks; None before it."""
+    return None if started is None else max(0.0, started - created)
 
 
 def result(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
@@ -111,11 +117,15 @@ def _shown(connection: Connection, ended: Sequence[_Ended]) -> list[dict[str, An
     blobs = rows.read_blobs(connection, {row.result_blob_no for row in ended})
     numbers = sorted({row.node_no for row in ended if row.node_no is not None})
     nodes_by_no: dict[int | None, str] = dict(_node_names.rows(connection, nos=numbers)) if numbers else {}
-    return [_outcome(row, blobs, nodes_by_no) for row in ended]
+    # calls of one bundle that were too short to be measured have the same record
+    usages = {row.usage: json.loads(row.usage) if row.usage else None for row in ended}
+    return [_outcome(row, blobs, nodes_by_no, usages[row.usage]) for row in ended]
 
 
-def _outcome(row: _Ended, blobs: dict[int, bytes], nodes_by_no: dict[int | None, str]) -> dict[str, Any]:
-    id_, completion, state, code, message, node_no, started, finished, wall, usage, blob, at, size = row
+def _outcome(
+    row: _Ended, blobs: dict[int, bytes], nodes_by_no: dict[int | None, str], usage: dict[str, Any] | None
+) -> dict[str, Any]:
+    id_, created, completion, state, code, message, node_no, started, finished, wall, _, blob, at, size = row
     data = None if blob is None else b64encode(blobs[blob][at : at + size]).decode()
     succeeded = state == "succeeded"
     return {
@@ -127,8 +137,9 @@ def _outcome(row: _Ended, blobs: dict[int, bytes], nodes_by_no: dict[int | None,
         "result": data if succeeded else None,
         "exception": None if succeeded else data,
         "node": nodes_by_no.get(node_no),
+        "queued": queue_time(created, started),
         "started": started,
         "finished": finished,
         "wall": wall,
-        "usage": json.loads(usage) if usage else None,
+        "usage": usage,
     }

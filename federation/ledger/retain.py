@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, exists, select
 from .. import rows
 from ..context import Federation
 from ..tables import groups, idempotency, submissions, tasks
+from . import logs
 
 #: Rows deleted in one transaction, so that the hot path never waits long for it.
 BATCH = 1000
@@ -30,7 +31,9 @@ def retain(fed: Federation, now: float) -> int:
         columns = tasks.c.no, tasks.c.blob_no, tasks.c.result_blob_no, tasks.c.submission_no, tasks.c.group_no
         query = select(*columns).where(tasks.c.finished < now - fed.settings.retention)
         found = connection.execute(query.order_by(tasks.c.finished).limit(BATCH)).all()
-        connection.execute(delete(tasks).where(rows.among(connection, tasks.c.no, [row.no for row in found])))
+        numbers = [row.no for row in found]
+        connection.execute(delete(tasks).where(rows.among(connection, tasks.c.no, numbers)))
+        logs.drop(connection, numbers)
         uses = Counter(row.blob_no for row in found)
         uses.update(row.result_blob_no for row in found if row.result_blob_no is not None)
         rows.release_blobs(connection, uses)

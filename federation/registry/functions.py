@@ -9,13 +9,15 @@ import hashlib
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row
+from sqlalchemy import delete as drop
+from sqlalchemy import insert, select, update
 
 from umbel.protocol import limits, names
 from umbel.protocol.errors import NotFound, TooLarge
 
 from ..context import Federation
-from ..tables import functions
+from ..tables import functions, samples
 from . import pages
 from .users import User
 
@@ -98,6 +100,8 @@ def delete(fed: Federation, user: User, id: str) -> None:
     with fed.database.write() as connection:
         if not connection.execute(gone).rowcount:
             raise _unknown(id)
+        number = select(_f.no).where(_f.id == id).scalar_subquery()
+        connection.execute(drop(samples).where(samples.c.function_no == number))
 
 
 def _unknown(id: str) -> NotFound:

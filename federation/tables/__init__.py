@@ -6,7 +6,7 @@ each; tasks point into it, so ten thousand calls cost one blob.
 """
 
 from .base import metadata
-from .ledger import blobs, bundles, estimates, groups, idempotency, loads, submissions, tasks
+from .ledger import blobs, bundles, estimates, groups, idempotency, loads, logs, samples, submissions, tasks
 from .registry import endpoints, functions, nodes, tokens, users
 from .sites import blocks, sites
 
@@ -20,8 +20,10 @@ __all__ = [
     "groups",
     "idempotency",
     "loads",
+    "logs",
     "metadata",
     "nodes",
+    "samples",
     "sites",
     "submissions",
     "tasks",

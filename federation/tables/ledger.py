@@ -142,6 +142,37 @@ estimates = Table(
     Column("updated", Float, nullable=False),
 )
 
+# what a task wrote to standard output and error, for those that wrote anything; goes with the task
+logs = Table(
+    "logs",
+    metadata,
+    Column("task_no", Number, primary_key=True, autoincrement=False),
+    # the attempt that wrote it; a later one's replaces it
+    Column("attempt", SmallInteger, nullable=False),
+    # the first bytes, the last ones, and how many were written
+    Column("head", LargeBinary, nullable=False),
+    Column("tail", LargeBinary, nullable=False),
+    Column("total", BigInteger, nullable=False),
+)
+
+# what some of the newest calls of each function used: a sample, in places that are overwritten at random
+samples = Table(
+    "samples",
+    metadata,
+    Column("function_no", Number, primary_key=True, autoincrement=False),
+    Column("place", SmallInteger, primary_key=True, autoincrement=False),
+    Column("finished", Float, nullable=False),
+    Column("queued", Float),
+    Column("wall", Float, nullable=False),
+    Column("cpu", Float),
+    Column("user", Float),
+    Column("system", Float),
+    Column("max_rss", BigInteger),
+    Column("read", BigInteger),
+    Column("written", BigInteger),
+    Column("output", BigInteger),
+)
+
 # answers of submissions, kept a day, so that a repeated request gets the first one's answer
 idempotency = Table(
     "idempotency",

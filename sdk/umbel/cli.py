@@ -14,13 +14,15 @@ from typing import Any
 
 import click
 
-from . import cli_elastic, cli_nodes
+from . import cli_elastic, cli_logs, cli_nodes
 from .auth import Account, save_account
 from .cli_output import (
     NOT_READY,
+    PATIENCE,
     TASK_FAILED,
     Commands,
     Record,
+    connect,
     duration,
     print_json,
     print_record,
@@ -43,17 +45,8 @@ limited = click.option("--limit", default=20, show_default=True, type=click.IntR
 
 TASK_FIELDS = (
     "id state code message function_name function_id endpoint_id group_id attempt priority created "
-    "dispatched started finished wall node options tags usage result_size"
+    "dispatched queued started finished wall node options tags usage result_size"
 ).split()
-
-
-#: Seconds for which a command tries to reach the service.
-PATIENCE = 30.0
-
-
-def connect() -> Client:
-    """Return a client of the service in use."""
-    return Client(patience=PATIENCE)
 
 
 @click.group(
@@ -68,6 +61,8 @@ def main() -> None:
 
 main.add_command(cli_elastic.endpoint)
 cli_elastic.endpoint.add_command(cli_nodes.show)
+main.add_command(cli_logs.logs)
+main.add_command(cli_logs.summary)
 
 
 @main.command()

@@ -10,12 +10,16 @@ from typing import Any
 import click
 
 from .auth import find_account
+from .client import Client
 from .protocol.errors import NotFound, ServiceUnavailable, TaskError, UmbelError
 
 Record = dict[str, Any]
 
 #: Exit codes, for scripts; 2 is click's own for wrong usage.
 TASK_FAILED, UNREACHABLE, NOT_FOUND, REFUSED, NOT_READY = 1, 3, 4, 5, 6
+
+#: Seconds for which a command tries to reach the service.
+PATIENCE = 30.0
 
 #: States that are worth a colour.
 _COLOURS = {
@@ -53,9 +57,14 @@ def exit_code(error: BaseException) -> int:
     return REFUSED
 
 
-def print_json(value: Any) -> None:
+def connect() -> Client:
+    """Return a client of the service in use."""
+    return Client(patience=PATIENCE)
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
     """Print a value as JSON; what JSON does not know is printed as Python would show it."""
-    click.echo(json.dumps(value, indent=2, default=repr))
+    click.echo(json.dumps(value, indent=indent, default=repr))
 
 
 def print_table(
@@ -102,6 +111,17 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float | None) -> str:
+    """Return a number of bytes for people: ``812 B``, ``3.5 MiB``."""
+    if count is None:
+        return ""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
 
 
 def service_url() -> str:

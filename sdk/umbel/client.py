@@ -81,6 +81,31 @@ class TaskRoutes(Routes):
         """
         return dict(self._get(f"/v1/tasks/{quote(task_id, safe='')}/result"))
 
+    def get_log(
+        self, task_id: str, offset: int = 0, *, attempt: int | None = None, wait: float = 0.0
+    ) -> Record:
+        """Return what a task wrote to standard output and error from byte ``offset`` on.
+
+        Waits up to ``wait`` seconds (30 at most) until there is something. The record: ``text``; ``offset``
+        and ``attempt`` to ask with next; ``size``: bytes written so far; ``ended``: nothing will follow. Of
+        another try than ``attempt`` all is returned. Raises NotFound.
+        """
+        wait = min(wait, MAX_WAIT)
+        query = {"offset": offset, "attempt": attempt, "wait": f"{wait:g}"}
+        path = f"/v1/tasks/{quote(task_id, safe='')}/log"
+        return dict(self.transport.send(Request("GET", path, query, wait=wait)))
+
+    def follow_log(self, task_id: str) -> Iterator[Record]:
+        """Yield what a task writes, as ``get_log`` returns it, until the task has ended. Raises NotFound."""
+        offset, attempt = 0, None
+        while True:
+            record = self.get_log(task_id, offset, attempt=attempt, wait=MAX_WAIT)
+            if record["text"] or record["ended"]:
+                yield record
+            if record["ended"]:
+                return
+            offset, attempt = record["offset"], record["attempt"]
+
     def get_group(self, group_id: str) -> Record:
         """Return a group: its total, its number of tasks by state, and whether all are finished."""
         return dict(self._get(f"/v1/groups/{quote(group_id, safe='')}"))

@@ -37,8 +37,9 @@ class Executor(BaseExecutor):
     wait (seconds) while the service takes no more calls.
 
     The rest holds for every call; see ``umbel.options.Options``: ``timeout`` (seconds of run time),
-    ``memory``, ``cpu``, ``expires`` (seconds in the queue), ``retries``, ``retry_on``, ``priority``,
-    ``max_attempts``, ``tags``, ``cores`` (slots of one node that each call occupies).
+    ``memory``, ``cpu``, ``output`` (bytes kept of what it writes), ``expires`` (seconds in the queue),
+    ``retries``, ``retry_on``, ``priority``, ``max_attempts``, ``tags``, ``cores`` (slots of one node that
+    each call occupies).
 
     Thread-safe. A call that is accepted survives this program: see ``reload``. When the interpreter ends,
     what is unsent is sent and results are not waited for.
@@ -56,6 +57,7 @@ class Executor(BaseExecutor):
         timeout: float | None = None,
         memory: int | None = None,
         cpu: float | None = None,
+        output: int | None = None,
         expires: float | None = None,
         retries: int | None = None,
         retry_on: Sequence[str | type[BaseException]] | None = None,
@@ -69,7 +71,7 @@ class Executor(BaseExecutor):
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id is {group_id!r}: it must be a lower-case UUID with dashes")
         options = Options(
-            timeout, memory, cpu, expires, retries, retry_on, priority, max_attempts, tags, cores
+            timeout, memory, cpu, output, expires, retries, retry_on, priority, max_attempts, tags, cores
         )
         self._own_group = group_id is None
         route = Route(

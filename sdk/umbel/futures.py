@@ -25,6 +25,9 @@ class Owner(Protocol):
     def ask_state(self, task_id: str) -> TaskState:
         """Return the state of a task at the service."""
 
+    def ask_log(self, task_id: str) -> str:
+        """Return what a task has written so far."""
+
     def ask_cancel(self, task_id: str) -> TaskState:
         """Cancel a task at the service; return its state then."""
 
@@ -36,8 +39,9 @@ class UmbelFuture(Future[Any]):
     """A ``concurrent.futures.Future`` of one task.
 
     ``group_id``: its group. ``task_id``: its task, None until the service has accepted it. ``record``: what
-    the service says of the finished task (state, code, message, node, started, finished, wall, usage), None
-    before.
+    the service says of the finished task, None before: state, code, message, node, times (queued, started,
+    finished, wall) and usage: where it ran (host, pid, slot) and, unless it was very short, what it used
+    (cpu, user, system in seconds; max_rss, read, written in bytes).
 
     ``exception()`` is the function's own exception, with the remote traceback in its cause, if its class can
     be rebuilt safely, else a TaskError. Callbacks run in the executor's receiving thread and should be short.
@@ -88,6 +92,16 @@ class UmbelFuture(Future[Any]):
             return self._owner.ask_state(self.task_id) is TaskState.RUNNING
         except UmbelError:
             return False
+
+    def log(self) -> str:
+        """What the call has written to standard output and error so far; asks the service.
+
+        Of a running call it is about a second old. Raises ServiceError; RuntimeError before the call is
+        accepted.
+        """
+        if self.task_id is None:
+            raise RuntimeError("the service has not accepted this call yet: there is nothing to read")
+        return self._owner.ask_log(self.task_id)
 
     def finish(self, record: dict[str, Any], result: bytes) -> None:
         """Take the end of the task from the service's record; a future that has ended stays as it is."""

@@ -215,7 +215,7 @@ class MemoryService:
             "options": options,
             "tags": options.get("tags", []),
             **dict.fromkeys(
-                ("started", "finished", "wall", "node", "code", "message", "usage", "result_size")
+                ("queued", "started", "finished", "wall", "node", "code", "message", "usage", "result_size")
             ),
         }
         task = Task(record, payload, options)
@@ -274,6 +274,7 @@ class MemoryService:
             state=state.value,
             finished=now,
             wall=now - started if started is not None else None,
+            queued=started - task.record["created"] if started is not None else None,
             result_size=len(data) if data is not None else None,
             **outcome,
         )
@@ -283,7 +284,8 @@ class MemoryService:
         task.outcome = {
             "task_id": task.record["id"],
             **{
-                k: task.record[k] for k in ("state", "node", "started", "finished", "wall", "usage", *outcome)
+                k: task.record[k]
+                for k in ("state", "node", "queued", "started", "finished", "wall", "usage", *outcome)
             },
             "result": base64.b64encode(data).decode() if data is not None else None,
             "exception": base64.b64encode(exception).decode() if exception is not None else None,

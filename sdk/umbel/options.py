@@ -12,6 +12,7 @@ class Options:
     """Options of a submission; what is None is left to the service. Times in seconds, sizes in bytes.
 
     ``timeout``: run time after which a call ends with ``TIMEOUT``. ``memory``, ``cpu``: limits likewise.
+    ``output``: bytes kept of what a call writes to standard output and error (the endpoint may keep less).
     ``expires``: time in the queue after which a call that has not started ends as ``EXPIRED``.
     ``retries``: how often a call that raised is run again; ``retry_on``: only for these exceptions (classes
     or their names). ``priority``: -100 to 100, higher goes first among the caller's own. ``max_attempts``:
@@ -22,6 +23,7 @@ class Options:
     timeout: float | None = None
     memory: int | None = None
     cpu: float | None = None
+    output: int | None = None
     expires: float | None = None
     retries: int | None = None
     retry_on: Sequence[str | type[BaseException]] | None = None

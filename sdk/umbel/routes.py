@@ -64,6 +64,15 @@ class FunctionRoutes(Routes):
         """Return one function. Raises NotFound."""
         return dict(self._get(f"/v1/functions/{quote(function_id, safe='')}"))
 
+    def function_summary(self, function_id: str) -> Record:
+        """Return what calls of a function used, for choosing limits. Raises NotFound.
+
+        ``quantities`` has ``p50``, ``p95``, ``max`` and ``calls`` of ``queued``, ``wall``, ``cpu``,
+        ``user``, ``system`` (seconds), ``max_rss``, ``read``, ``written`` and ``output`` (bytes), None where
+        nothing is known; of at most 1,000 of the newest calls.
+        """
+        return dict(self._get(f"/v1/functions/{quote(function_id, safe='')}/summary"))
+
     def delete_function(self, function_id: str) -> None:
         """Delete a function. Raises NotFound, Conflict."""
         self.transport.send(Request("DELETE", f"/v1/functions/{quote(function_id, safe='')}"))

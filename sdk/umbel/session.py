@@ -62,6 +62,10 @@ class Session:
         """Return the state of a task at the service."""
         return TaskState(self.client.get_task(task_id, ASK_PATIENCE)["state"])
 
+    def ask_log(self, task_id: str) -> str:
+        """Return what a task has written so far."""
+        return str(self.client.get_log(task_id)["text"])
+
     def ask_cancel(self, task_id: str) -> TaskState:
         """Cancel a task at the service; return its state then."""
         return TaskState(self.client.cancel_task(task_id, ASK_PATIENCE)["state"])

@@ -6,7 +6,7 @@
 1024
 
 Everything above the network is what a real service is used with: the same Executor, threads,
-serialization and errors. Only the calls run in threads of this process.
+serialization and errors. Only the calls run in threads of this process: what they print is not kept.
 """
 
 from __future__ import annotations
@@ -95,12 +95,42 @@ class MemoryTransport:
             self._service.changed.notify_all()
 
 
-class _Routes:
-    """The API's routes, by name in ``_ROUTES``."""
+class _GroupRoutes:
+    """The API's routes of groups."""
 
     def __init__(self, service: MemoryService, closed: Callable[[], bool]):
         self.service = service
         self.closed = closed
+
+    def group(self, _: Request, group_id: str) -> Record:
+        group = self.service.group(group_id)
+        states: dict[str, int] = {}
+        for task in group.tasks:
+            states[task.record["state"]] = states.get(task.record["state"], 0) + 1
+        return {
+            "id": group.id,
+            "created": group.created,
+            "total": len(group.tasks),
+            "states": states,
+            "finished": len(group.finished) == len(group.tasks),
+        }
+
+    def cancel_group(self, _: Request, group_id: str) -> Record:
+        return {"cancelled": sum(self.service.cancel(task) for task in self.service.group(group_id).tasks)}
+
+    def results(self, request: Request, group_id: str) -> Record:
+        query = request.query or {}
+        group = self.service.group(group_id)
+        after, wait, limit = (
+            int(query.get("after", 0)),
+            float(query.get("wait", 0)),
+            int(query.get("limit", 1000)),
+        )
+        return self.service.results(group, after, wait, limit, self.closed)
+
+
+class _Routes(_GroupRoutes):
+    """The API's routes, by name in ``_ROUTES``."""
 
     def whoami(self, _: Request) -> Record:
         return {"id": "memory", "name": "memory"}
@@ -161,31 +191,13 @@ class _Routes:
     def result(self, _: Request, task_id: str) -> Record:
         return self.service.result(self.service.task(task_id))
 
-    def group(self, _: Request, group_id: str) -> Record:
-        group = self.service.group(group_id)
-        states: dict[str, int] = {}
-        for task in group.tasks:
-            states[task.record["state"]] = states.get(task.record["state"], 0) + 1
-        return {
-            "id": group.id,
-            "created": group.created,
-            "total": len(group.tasks),
-            "states": states,
-            "finished": len(group.finished) == len(group.tasks),
-        }
-
-    def cancel_group(self, _: Request, group_id: str) -> Record:
-        return {"cancelled": sum(self.service.cancel(task) for task in self.service.group(group_id).tasks)}
-
-    def results(self, request: Request, group_id: str) -> Record:
-        query = request.query or {}
-        group = self.service.group(group_id)
-        after, wait, limit = (
-            int(query.get("after", 0)),
-            float(query.get("wait", 0)),
-            int(query.get("limit", 1000)),
-        )
-        return self.service.results(group, after, wait, limit, self.closed)
+    def log(self, request: Request, task_id: str) -> Record:
+        # calls run in threads of this process, whose standard output is everybody's
+        task, wait = self.service.task(task_id), float((request.query or {}).get("wait", 0))
+        with self.service.changed:
+            self.service.changed.wait_for(lambda: task.state.final or self.closed(), wait)
+        same = {"task_id": task_id, "state": task.record["state"], "attempt": task.record["attempt"]}
+        return {**same, "text": "", "offset": 0, "size": 0, "ended": task.state.final}
 
 
 _ROUTES = [
@@ -202,6 +214,7 @@ _ROUTES = [
     ("GET", "/v1/tasks", "tasks"),
     ("GET", "/v1/tasks/([^/]+)", "task"),
     ("POST", "/v1/tasks/([^/]+)/cancel", "cancel"),
+    ("GET", "/v1/tasks/([^/]+)/log", "log"),
     ("GET", "/v1/tasks/([^/]+)/result", "result"),
     ("GET", "/v1/groups/([^/]+)", "group"),
     ("POST", "/v1/groups/([^/]+)/cancel", "cancel_group"),

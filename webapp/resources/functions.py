@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from federation.ledger import samples
 from federation.registry import functions
 
 from ..auth import user
 from ..blueprint import Blueprint
 from ..schemas.common import PageQuery, page
-from ..schemas.functions import Function, FunctionIn, FunctionPage
+from ..schemas.functions import Function, FunctionIn, FunctionPage, Summary
 from ..state import fed
 
 blp = Blueprint("functions", __name__, url_prefix="/v1/functions", description=__doc__)
@@ -43,6 +44,14 @@ def list_functions(query: dict[str, Any]) -> dict[str, Any]:
 def get_function(function_id: str) -> dict[str, Any]:
     """Show a function"""
     return functions.get(fed(), user(), function_id)
+
+
+@blp.route("/<function_id>/summary", methods=["GET"])
+@blp.fails("FUNCTION_NOT_FOUND")
+@blp.response(200, Summary)
+def get_summary(function_id: str) -> dict[str, Any]:
+    """Show what calls of a function used, for choosing limits"""
+    return samples.summary(fed(), user(), function_id)
 
 
 @blp.route("/<function_id>", methods=["DELETE"])

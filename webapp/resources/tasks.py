@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from flask import request
+
 from federation.ledger import cancel, query, results
 from federation.ledger.submit import Submission, submit
 
 from ..auth import user
 from ..blueprint import Blueprint
 from ..schemas.common import page
-from ..schemas.tasks import Accepted, Result, SubmissionHeaders, SubmissionIn, Task, TaskPage, TaskQuery
-from ..state import fed
+from ..schemas.tasks import (
+    Accepted,
+    Log,
+    LogQuery,
+    Result,
+    SubmissionHeaders,
+    SubmissionIn,
+    Task,
+    TaskPage,
+    TaskQuery,
+)
+from ..state import fed, state
 
 blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
 
@@ -55,6 +67,21 @@ def cancel_task(task_id: str) -> dict[str, Any]:
     A task that has ended stays as it is.
     """
     return cancel.cancel_task(fed(), user(), task_id)
+
+
+@blp.route("/<task_id>/log", methods=["GET"])
+@blp.arguments(LogQuery, location="query")
+@blp.fails("TASK_NOT_FOUND", "TOO_MANY_REQUESTS")
+@blp.response(200, Log)
+def get_log(place: dict[str, Any], task_id: str) -> dict[str, Any]:
+    """Read what a task wrote to standard output and error, also while it runs
+
+    Answers at once when there is anything after `offset`, or the task has ended; else waits up to `wait`
+    seconds. Of a long call news come about every second, of one that writes much or runs for hours more
+    seldom.
+    """
+    gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    return state().polls.log(user(), task_id, **place, gone=gone)
 
 
 @blp.route("/<task_id>/result", methods=["GET"])

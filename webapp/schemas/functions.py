@@ -40,4 +40,32 @@ class Function(FunctionItem):
     source = fields.String(required=True, allow_none=True)
 
 
+class Figures(Schema):
+    """Figures of one quantity: seconds or bytes."""
+
+    calls = fields.Integer(required=True, metadata={"description": "Calls of the sample that have it."})
+    p50 = fields.Float(required=True, metadata={"description": "Half of them need no more."})
+    p95 = fields.Float(required=True, metadata={"description": "95 % of them need no more."})
+    max = fields.Float(required=True)
+
+
+class Summary(Schema):
+    """What calls of a function used, by a sample of at most 1,000 of the newest."""
+
+    function_id = fields.String(required=True)
+    calls = fields.Integer(required=True, metadata={"description": "Calls in the sample."})
+    since = fields.Float(
+        required=True, allow_none=True, metadata={"description": f"When the oldest of them ended. {TIME}"}
+    )
+    quantities = fields.Dict(
+        keys=fields.String(),
+        values=fields.Nested(Figures, allow_none=True),
+        required=True,
+        metadata={
+            "description": "`queued`, `wall`, `cpu`, `user`, `system` (seconds), `max_rss`, `read`, "
+            "`written`, `output` (bytes); null where no call of the sample has it."
+        },
+    )
+
+
 FunctionPage = page_of(FunctionItem)

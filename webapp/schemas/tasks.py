@@ -7,7 +7,13 @@ from typing import Any
 from marshmallow import Schema, fields, post_load, validate
 
 from federation.options import Options
-from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS, MAX_CALLS_PER_SUBMISSION, MAX_CORES
+from umbel.protocol.limits import (
+    DEFAULT_MAX_ATTEMPTS,
+    MAX_CALLS_PER_SUBMISSION,
+    MAX_CORES,
+    MAX_OUTPUT_BYTES,
+    MAX_WAIT,
+)
 from umbel.protocol.states import TaskState
 
 from .common import TIME, PageQuery, page_of
@@ -36,6 +42,11 @@ class OptionsIn(Schema):
         allow_none=True,
         validate=validate.Range(**_POSITIVE, max=366 * _DAY),
         metadata={"description": "Processor time after which a call ends with TIMEOUT.", **_ABOVE_0},
+    )
+    output = Whole(
+        allow_none=True,
+        validate=validate.Range(0, MAX_OUTPUT_BYTES),
+        metadata={"description": "Bytes kept of what a call writes to standard output and error."},
     )
     expires = Number(
         allow_none=True,
@@ -167,10 +178,22 @@ class Ending(Schema):
         metadata={"description": "Its number among the finished tasks of its group."},
     )
     node = fields.String(required=True, allow_none=True, metadata={"description": "Worker node that ran it."})
+    queued = fields.Float(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Seconds from its submission to its start, by two clocks."},
+    )
     started = _time()
     finished = _time()
     wall = fields.Float(required=True, allow_none=True, metadata={"description": "Seconds that it ran."})
-    usage = fields.Dict(required=True, allow_none=True, metadata={"description": "Resources that it used."})
+    usage = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Where it ran: `host`, `pid`, `slot`. And unless it was very short, what it used: "
+            "`cpu`, `user`, `system` (seconds), `max_rss`, `read`, `written` (bytes)."
+        },
+    )
 
 
 class Task(Ending):
@@ -211,3 +234,37 @@ class Result(Ending):
 
 
 TaskPage = page_of(Task)
+
+
+class LogQuery(Schema):
+    """From where on, and how long to wait for more."""
+
+    offset = fields.Integer(
+        load_default=0,
+        validate=validate.Range(0, 2**62),
+        metadata={"description": "The `offset` of the answer before; 0: from the beginning."},
+    )
+    attempt = fields.Integer(
+        load_default=None,
+        validate=validate.Range(0, 2**15),
+        metadata={"description": "The `attempt` that the offset is of; of another one all is answered."},
+    )
+    wait = fields.Float(
+        load_default=0.0,
+        validate=validate.Range(0, MAX_WAIT),
+        metadata={"description": "Seconds to wait when there is nothing new yet."},
+    )
+
+
+class Log(Schema):
+    """What a task wrote to standard output and error, in the order in which it did."""
+
+    task_id = fields.String(required=True)
+    state = fields.String(required=True, validate=validate.OneOf(_STATES))
+    attempt = fields.Integer(required=True, metadata={"description": "The try that wrote it."})
+    text = fields.String(
+        required=True, metadata={"description": "From `offset` on; a line says where bytes are left out."}
+    )
+    offset = fields.Integer(required=True, metadata={"description": "`offset` of the next request."})
+    size = fields.Integer(required=True, metadata={"description": "Bytes that it wrote so far."})
+    ended = fields.Boolean(required=True, metadata={"description": "Nothing will follow."})

@@ -27,3 +27,5 @@ NODE_LOST_AFTER = 60.0
 MAX_WAIT = 30.0
 #: A task is started at most this often unless its submission says otherwise.
 DEFAULT_MAX_ATTEMPTS = 3
+#: Most bytes that are kept of what one call writes to standard output and error.
+MAX_OUTPUT_BYTES = 1024 * 1024

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from .envelope import Sealed, Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
+from .records import Log, Place, Said, read_said
 
 #: Audience of reports.
 SERVICE = "service"
@@ -48,7 +49,8 @@ class Outcome(NamedTuple):
 
     ``started``: seconds since 1970 (0.0 if it did not start); ``wall``: seconds it ran; ``code`` and
     ``message`` for failures; ``usage``: resource record, or None; ``payload``: the serialized result, or
-    for TASK_ERROR the JSON description of the exception (see ``umbel.serialize``).
+    for TASK_ERROR the JSON description of the exception (see ``umbel.serialize``); ``log``: what it wrote,
+    None if nothing (or nothing new); ``place``: where it ran, which is the same for all calls of a bundle.
     """
 
     task_id: str
@@ -60,6 +62,8 @@ class Outcome(NamedTuple):
     message: str | None = None
     usage: dict[str, Any] | None = None
     payload: bytes = b""
+    log: Log | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,14 @@ class RunOptions:
     """How each call of a bundle shall be run. None: the endpoint's own setting.
 
     ``timeout``: seconds of run time; ``memory``: bytes; ``cpu``: seconds of processor time; ``cores``: slots
-    of one node that each call occupies (None: one).
+    of one node that each call occupies (None: one); ``output``: bytes kept of what it writes.
     """
 
     timeout: float | None = None
     memory: int | None = None
     cpu: float | None = None
     cores: int | None = None
+    output: int | None = None
 
 
 @dataclass(frozen=True)
@@ -188,10 +193,16 @@ class Report:
         body = b""
         if self.outcomes:
             header["outcomes"] = {
-                bundle: [(*outcome[:-1], len(outcome.payload)) for outcome in outcomes]
+                bundle: [(*outcome[:8], len(outcome.payload)) for outcome in outcomes]
                 for bundle, outcomes in self.outcomes.items()
             }
-            body = b"".join(o.payload for outcomes in self.outcomes.values() for o in outcomes)
+            every = [outcome for outcomes in self.outcomes.values() for outcome in outcomes]
+            header["places"] = {
+                b: o.place for b, outcomes in self.outcomes.items() for o in outcomes[:1] if o.place
+            }
+            said = [(o.task_id, o.attempt, o.log) for o in every if o.log is not None]
+            header["said"] = [(*who, len(log.head), len(log.tail), log.total) for *who, log in said]
+            body = b"".join([*(o.payload for o in every), *(part for *_, log in said for part in log[:2])])
         return b"".join(signer.seal(header, body))
 
     @classmethod
@@ -205,16 +216,20 @@ class Report:
         header, body = verifier.open(data, typ="report", aud=SERVICE, now=now)
         try:
             beat = header.get("heartbeat")
+            rows = list(_rows(header.get("outcomes", {})))
+            end = sum(row.size for row in rows)
             return OpenReport(
                 id=str(header["id"]),
                 endpoint=str(header["endpoint"]),
                 node=str(header["node"]),
                 instance=str(header["instance"]),
                 issued=float(header["iat"]),
-                rows=list(_rows(header.get("outcomes", {}))),
+                rows=rows,
                 heartbeat=Heartbeat(**beat) if beat is not None else None,
                 goodbye=bool(header.get("goodbye")),
-                body=body,
+                body=body[:end],
+                places={bundle: Place(*place) for bundle, place in header.get("places", {}).items()},
+                said=list(read_said(header.get("said", ()), body, end)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(f"report's header lacks or mistypes a field: {error}") from None
@@ -246,7 +261,10 @@ def _rows(outcomes: dict[str, list[list[Any]]]) -> Iterable[Row]:
 
 @dataclass(frozen=True)
 class OpenReport:
-    """A report that was checked: ``rows`` index into ``body``, which stays one piece."""
+    """A report that was checked: ``rows`` index into ``body``, which stays one piece.
+
+    ``places``: where the calls of a bundle ran, by its id; ``said``: what calls wrote, later news last.
+    """
 
     id: str
     endpoint: str
@@ -257,3 +275,5 @@ class OpenReport:
     heartbeat: Heartbeat | None
     goodbye: bool
     body: bytes
+    places: dict[str, Place] = field(default_factory=dict)
+    said: list[Said] = field(default_factory=list)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from umbel import Client, cli, cli_nodes, cli_output
+from umbel import Client, cli, cli_logs, cli_nodes, cli_output
 from umbel.auth import Account, find_account
 from umbel.memory import MemoryService
 from umbel.protocol.errors import BadRequest, ServiceUnavailable, Unauthorized
@@ -40,6 +40,7 @@ value = 3
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalService]:
     with LocalService() as service:
         monkeypatch.setattr(cli, "connect", service.client)
+        monkeypatch.setattr(cli_logs, "connect", service.client)
         monkeypatch.setenv("UMBEL_API_URL", "http://umbel.example")
         yield service
 
