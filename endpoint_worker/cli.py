@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from . import boot, cli_site
 from . import configure as registration
 from . import control, elastic
 from . import logs as log_files
-from . import settings
+from . import relay, settings, ways
 from .folder import EndpointFolder, FolderError, configured, default_home, node_name
 from .leave import Terms, terms_options
 from .node import Node
@@ -89,10 +90,19 @@ def start(
         return
     with folder.lock(place):
         log_files.set_up_logging(chosen.log_level, log_file, chosen.log_format)
-        code = serve(Node(folder, chosen, place), terms)
+        chosen, way = _way(folder, chosen, terms)
+        code = serve(Node(folder, chosen, place, way), terms)
     if terms.block:
         folder.forget(place)
     sys.exit(code)
+
+
+def _way(folder: EndpointFolder, chosen: settings.Settings, terms: Terms) -> tuple[settings.Settings, str]:
+    """The settings with the way to the broker that works, and its name; where there is none to choose, ""."""
+    if not terms.ways:
+        return chosen, ""
+    way = ways.choose(folder.credentials().broker_url, terms.ways)
+    return replace(chosen, broker_address=way.address), str(way)
 
 
 def _start_detached(folder: EndpointFolder, node: str, slots: int | None, broker_address: str | None) -> None:
@@ -208,6 +218,7 @@ def logs(name: str, lines: int, follow: bool, node: str | None) -> None:
 for _command in (cli_site.check_command, cli_site.enable_on_boot, cli_site.disable_on_boot):
     main.add_command(_command)
 main.add_command(elastic.blocks)
+main.add_command(relay.relay)
 
 
 def _existing(name: str) -> EndpointFolder:

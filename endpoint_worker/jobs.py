@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from umbel.protocol.messages import Bundle, Outcome, Status
+from umbel.protocol.messages import Bundle, Interruption, Outcome, Status
 
 from .child import RunnerOptions
 
@@ -13,6 +13,12 @@ from .child import RunnerOptions
 Sink = Callable[[str, list[Outcome]], None]
 #: Hears that a slot took a bundle: the bundle's id ("" if nothing of it runs) and the runner's process id.
 Accepted = Callable[[str, int], None]
+
+#: What is said of calls that had to be stopped, by the code of their ``Interruption``.
+_STOPPED = {
+    Interruption.STOPPED: "its worker was stopped",
+    Interruption.WALLTIME: "the batch job of its worker came to its end",
+}
 
 
 def _nothing(*_: object) -> None:
@@ -58,3 +64,14 @@ def unstarted(
         )
         for c in bundle.calls
     ]
+
+
+def ended_by(how: str, why: str | None) -> tuple[str, str | None]:
+    """The sentence and the code for a call whose runner has ended.
+
+    ``how``: a sentence; ``why``: code of the ``Interruption`` for which it was stopped, if it was.
+    """
+    if why is not None:
+        return _STOPPED[why], why
+    # with this signal batch systems tell all processes of a job to end, runners no later than their worker
+    return how, Interruption.STOPPED if how.endswith("SIGTERM") else None

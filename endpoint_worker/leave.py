@@ -1,6 +1,7 @@
 """When a worker in a batch job leaves by itself: before its job's end, without work or broker, or asked to.
 
-To leave is to take nothing more, let what runs run as long as the job lasts, and end.
+To leave is to take nothing more, give back what has not started, let what runs run as long as the job lasts,
+and end. Calls that the end of the job cuts off are reported as such: that is not their failure.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import click
 from redis.exceptions import RedisError
 
 from umbel.protocol import names
+from umbel.protocol.messages import Bundle, Interruption
 
 from .broker import BROKER_ERRORS, connect
 from .node import Node
+from .ways import Way
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ ASK_BROKER = 10.0
 SETTLE = 1.5
 #: What is left at the job's end is stopped so long before, seconds, for its reports to get out.
 LAST_WORDS = 20.0
+#: Share of a job's time in which its worker takes calls of any length.
+FRESH = 0.1
+#: What runs may go on, seconds.
+FOR_EVER = 1e9
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Terms:
     drain_margin: float = 60.0
     idle: float = 0.0
     broker_gone: float = 0.0
+    #: ways to the broker, in the order in which they are tried; none: its registered address
+    ways: tuple[Way, ...] = ()
 
     def node_name(self, given: str | None) -> str | None:
         """What the node is called: ``<block>.<host>`` within a block."""
@@ -62,9 +71,11 @@ def terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
         drain_margin: float,
         exit_when_idle: float,
         exit_when_broker_gone: float,
+        way: tuple[str, ...],
         **options: Any,
     ) -> Any:
-        terms = Terms(block, walltime_end, drain_margin, exit_when_idle, exit_when_broker_gone)
+        ways = tuple(map(Way.parse, way))
+        terms = Terms(block, walltime_end, drain_margin, exit_when_idle, exit_when_broker_gone, ways)
         return command(*args, terms=terms, **options)
 
     seconds = click.FloatRange(0)
@@ -79,6 +90,12 @@ def terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--exit-when-idle", type=seconds, default=0.0, help="End after so long without work."),
         click.option(
             "--exit-when-broker-gone", type=seconds, default=0.0, help="End when the broker is gone so long."
+        ),
+        click.option(
+            "--way",
+            multiple=True,
+            metavar="NAME=HOST:PORT",
+            help="A way to the broker; the first that works.",
         ),
     ):
         with_terms = option(with_terms)
@@ -95,11 +112,25 @@ class Leaver(threading.Thread):
         self._clock = clock
         self._consumer: Any = None
         self._reason = ""
-        self._left = threading.Event()
         self._wake = threading.Event()
         self._idle_since = self._heard = time.monotonic()
         self._asked = 0.0
         self._client = connect(node.broker_url, timeout=5.0)
+        if terms.walltime_end:
+            self._fresh_until = clock() + FRESH * (terms.walltime_end - clock())
+            node.fits = self.fits
+
+    def fits(self, bundle: Bundle) -> bool:
+        """Whether the calls of a bundle can end before the node's job does; if not, the node leaves.
+
+        In a job that has just begun everything fits: there will be none with more time.
+        """
+        now = self._clock()
+        left = self._terms.walltime_end - LAST_WORDS - now
+        if bundle.seconds <= left or now < self._fresh_until:
+            return True
+        self.leave(f"calls of {bundle.seconds:.0f} s wait, its job ends in {max(0.0, left):.0f} s")
+        return False
 
     def attach(self, consumer: Any) -> None:
         """Celery's consumer, of each connection."""
@@ -120,6 +151,12 @@ class Leaver(threading.Thread):
         log.info("this worker leaves: %s", self._reason)
         self._stop_taking()
         time.sleep(SETTLE)
+        # what has not started goes back at once: others may take it
+        end = self._terms.walltime_end
+        if end:
+            self._node.supervisor.drain(max(0.0, end - LAST_WORDS - self._clock()), Interruption.WALLTIME)
+        else:
+            self._node.supervisor.drain(FOR_EVER)
         while self._node.held() and not self._out_of_time():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -127,7 +164,8 @@ class Leaver(threading.Thread):
     def _due(self) -> str:
         """Why it is time to leave, or ""."""
         terms, now = self._terms, time.monotonic()
-        if terms.walltime_end and self._clock() >= terms.walltime_end - terms.drain_margin:
+        margin = max(terms.drain_margin, LAST_WORDS + 2 * SETTLE)
+        if terms.walltime_end and self._clock() >= terms.walltime_end - margin:
             return "its job ends soon"
         if self._node.held():
             self._idle_since = now
@@ -152,7 +190,8 @@ class Leaver(threading.Thread):
         end = self._terms.walltime_end
         if time.monotonic() - self._heard >= self._terms.broker_gone > 0:
             return True
-        return bool(end) and self._clock() >= end - LAST_WORDS
+        # a little later than the supervisor, which then has stopped the calls and reported why
+        return bool(end) and self._clock() >= end - LAST_WORDS + 2 * SETTLE
 
     def _stop_taking(self) -> None:
         if self._consumer is not None:

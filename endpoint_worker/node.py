@@ -20,7 +20,7 @@ from . import facts
 from .broker import BROKER_ERRORS, connect
 from .folder import EndpointFolder
 from .intake import FunctionCache, Intake, Unavailable
-from .jobs import Accepted, Job
+from .jobs import Accepted, Job, unstarted
 from .kernel import adopt_orphans
 from .places import Places, runner_options
 from .reports import Origin, Outbox
@@ -36,6 +36,10 @@ OVERLAP = 60.0
 TELL_REFUSED = 600.0
 #: With so many heartbeats after each connection what is installed here is told.
 INTRODUCTIONS = 2
+
+
+def _fits(bundle: Bundle) -> bool:
+    return True
 
 
 class Teller(threading.Thread):
@@ -66,9 +70,12 @@ class Teller(threading.Thread):
 
 
 class Node:
-    """One running worker node of an endpoint. ``name``: its name, kept over restarts."""
+    """One running worker node of an endpoint. ``name``: its name, kept over restarts.
 
-    def __init__(self, folder: EndpointFolder, settings: Settings, name: str):
+    ``way``: what is said of how it reaches the broker, if there was a choice.
+    """
+
+    def __init__(self, folder: EndpointFolder, settings: Settings, name: str, way: str = ""):
         credentials = folder.credentials()
         self.endpoint = credentials.endpoint_id
         self.name = name
@@ -95,6 +102,9 @@ class Node:
             self.teller.tell,
             sweeps=adopt_orphans(),
         )
+        #: whether a bundle's calls can end before this node does; set by whoever knows the node's end
+        self.fits: Callable[[Bundle], bool] = _fits
+        self.way = way
         self._client = connect(self.broker_url, timeout=5.0)
         self._newest_cancelled = 0.0
         self._refused = (-TELL_REFUSED, "")
@@ -123,6 +133,8 @@ class Node:
         else:
             if bundle.id in self.held():
                 log.warning("bundle %s came twice", bundle.id)
+            elif not self.fits(bundle):
+                self.outbox.add(bundle.id, [*unstarted(bundle, "its worker ends before"), *refused])
             elif self._run(self._job(bundle, function, on_accept, on_done), refused):
                 return
         self.teller.tell([partial(on_accept, "", 0), on_done])
@@ -191,6 +203,8 @@ class Node:
             # large, and always the same: the service keeps them
             self._introduce -= 1
             said["packages"] = self._packages
+        if self.way:
+            said["way"] = self.way
         problem = self.supervisor.problem
         if not problem and time.monotonic() - self._refused[0] < TELL_REFUSED:
             problem = self._refused[1]

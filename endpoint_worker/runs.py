@@ -159,8 +159,8 @@ class Run:
                 )
         return outcomes
 
-    def died(self, how: str, *, blame: bool) -> list[Outcome]:
-        """The runner is dead. ``how``: a sentence; ``blame``: False if it was stopped for a drain."""
+    def died(self, how: str, *, code: str | None) -> list[Outcome]:
+        """The runner is dead. ``how``: a sentence; ``code``: of ``Interruption`` if we have stopped it."""
         outcomes = self._finished()
         count = len(self.calls)
         loading = self._journal.loading
@@ -173,9 +173,9 @@ class Run:
                 outcomes += self._end_all(range(count), verdict.status, verdict.code, verdict.message)
             elif loading or verdict.call == self.running():
                 outcomes += self._end_all([verdict.call], verdict.status, verdict.code, verdict.message)
-        elif loading and blame:
+        elif loading and code is None:
             outcomes += self._end_all(range(count), Status.LOST, None, f"{how} while it loaded the function")
-        return outcomes + self._end_all(range(started), Status.LOST, None, how) + self._rest(0, None)
+        return outcomes + self._end_all(range(started), Status.LOST, code, how) + self._rest(0, None)
 
     def _finished(self) -> list[Outcome]:
         outcomes: list[Outcome] = []

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from umbel.protocol.messages import Outcome
+from umbel.protocol.messages import Interruption, Outcome
 
 from .child import RunnerOptions
 from .crew import Crew
 from .inbox import Inbox
-from .jobs import Job, Sink, unstarted
+from .jobs import Job, Sink, ended_by, unstarted
 from .journal import SETTLE
 from .placing import overdue, place, widened
 from .slot import Slot
@@ -66,6 +66,7 @@ class Supervisor(threading.Thread):
         self._held: dict[str, Job] = {}
         self._next_look = 0.0
         self._drain_until: float | None = None
+        self._why = Interruption.STOPPED
         self._drained = threading.Event()
         self._over = False
 
@@ -94,12 +95,12 @@ class Supervisor(threading.Thread):
         """Replace all runners, each when it is idle."""
         self._inbox.put(self._crew.renew)
 
-    def drain(self, seconds: float) -> threading.Event:
+    def drain(self, seconds: float, why: str = Interruption.STOPPED) -> threading.Event:
         """Take nothing more, give back what has not started, let running calls run ``seconds`` more.
 
-        The event is set when nothing is held any more. May be called again with less time.
+        The event is set when nothing is held. ``why``: code of calls stopped then. Less time may follow.
         """
-        self._inbox.put(partial(self._drain, time.monotonic() + seconds))
+        self._inbox.put(partial(self._drain, time.monotonic() + seconds, why))
         return self._drained
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -217,7 +218,7 @@ class Supervisor(threading.Thread):
                 self._emit(slot.run.job, slot.check(now))
             how = slot.ended()
             if how is not None:
-                self._bury(slot, how if blame else "its worker was stopped", blame)
+                self._bury(slot, *ended_by(how, None if blame else self._why))
             elif not blame and slot.run is not None:
                 slot.kill()
             elif slot.state == "idle" and slot.left and now - slot.idle_since > LINGER:
@@ -226,11 +227,11 @@ class Supervisor(threading.Thread):
         self._give_back_waiting(now)
         self._waiting.forget(now)
 
-    def _bury(self, slot: Slot, how: str, blame: bool) -> None:
+    def _bury(self, slot: Slot, how: str, code: str | None) -> None:
         outcomes, finished = slot.read()
         run, slot.run = slot.run, None
         if run is not None:
-            self._emit(run.job, outcomes if finished else outcomes + run.died(how, blame=blame))
+            self._emit(run.job, outcomes if finished else outcomes + run.died(how, code=code))
             self._let_go(run.job)
             if run.verdict is None:
                 log.warning("slot %d, %s: %s", slot.number, run.job.bundle.function.name, how)
@@ -278,8 +279,9 @@ class Supervisor(threading.Thread):
                 slot.run.skip(task_ids)
         self._next_look = 0.0
 
-    def _drain(self, until: float) -> None:
-        self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
+    def _drain(self, until: float, why: str) -> None:
+        if self._drain_until is None or until < self._drain_until:
+            self._drain_until, self._why = until, why
         while self._waiting:
             job = self._waiting.pop()
             if not job.hollow:

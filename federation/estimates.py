@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
-from umbel.protocol.messages import Row, Status
+from umbel.protocol.messages import Interruption, Row, Status
 
 from .statements import Dialect, Statement
 from .tables import estimates
@@ -45,18 +45,22 @@ def learn(connection: Connection, endpoint_no: int, pairs: Iterable[tuple[int, R
     """Learn run times from (function number, report row) pairs.
 
     A call that is still running counts with the time it has taken so far, when that is more than is known:
-    that is how a kind that turned out long is cut smaller at once.
+    that is how a kind that turned out long is cut smaller at once. A call that the end of its batch job has
+    cut off takes longer than it ran.
     """
     ended: dict[int, list[float]] = defaultdict(list)
     running: dict[int, float] = defaultdict(float)
+    cut_off: dict[int, float] = {}
     for function_no, row in pairs:
         if row.status in (Status.SUCCEEDED, Status.FAILED) and row.started:
             ended[function_no].append(max(row.wall, 0.0))
+        elif row.status == Status.LOST and row.code == Interruption.WALLTIME:
+            cut_off[function_no] = max(cut_off.get(function_no, 0.0), row.wall)
         elif row.status == Status.RUNNING:
             running[function_no] = max(running[function_no], row.wall)
-    if not ended and not running:
+    if not ended and not running and not cut_off:
         return
-    known = known_seconds(connection, endpoint_no, sorted({*ended, *running}))
+    known = known_seconds(connection, endpoint_no, sorted({*ended, *running, *cut_off}))
     learned = {}
     for function_no, walls in ended.items():
         mean = sum(walls) / len(walls)
@@ -67,5 +71,7 @@ def learn(connection: Connection, endpoint_no: int, pairs: Iterable[tuple[int, R
         before = learned.get(function_no, known.get(function_no))
         if before is None or wall > before:
             learned[function_no] = wall if before is None else before + 0.2 * (wall - before)
+    for function_no, wall in cut_off.items():
+        learned[function_no] = max(wall, learned.get(function_no, known.get(function_no, 0.0)))
     values = [(endpoint_no, no, seconds, now) for no, seconds in sorted(learned.items())]
     _store.each(connection, _COLUMNS, values)

@@ -21,7 +21,7 @@ from . import acl, collect, dispatch, rows
 from .broker import BrokerError
 from .context import Federation
 from .ledger.cancel import expire, refuse_wide
-from .ledger.nodes import held_tasks
+from .ledger.nodes import held_tasks, taken_away
 from .ledger.requeue import put_back, put_back_lost
 from .ledger.retain import forget_answers, retain
 from .ledger.tasks import Task, in_bundles
@@ -117,7 +117,7 @@ class Sweeper:
             if not connection.execute(dead.values(live=0, busy=0)).rowcount:
                 return  # it spoke meanwhile
             left = held_tasks(connection, node.no)
-            groups = put_back_lost(connection, left, now, {})
+            groups = put_back_lost(connection, left, now, {}, taken_away(node.name, left))
             planned = dispatch.refill(self.fed, connection, node.endpoint_no, now)
         log.warning("node %s is silent for too long: %d calls go back or end", node.name, len(left))
         dispatch.send(self.fed, planned)

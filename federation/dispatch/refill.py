@@ -92,7 +92,8 @@ _dispatch = Statement(
 class Planned:
     """A bundle that is in the ledger as sent and now has to be sent.
 
-    ``calls``: rows (task id, attempt, blob number, offset, size).
+    ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``: how long one probably runs,
+    0.0: not known.
     """
 
     bundle_id: str
@@ -101,6 +102,7 @@ class Planned:
     user: str
     options: str
     calls: list[tuple[str, int, int, int, int]]
+    seconds: float = 0.0
 
 
 def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float) -> list[Planned]:
@@ -157,13 +159,15 @@ def _turns(waiting: list[int], last: int) -> list[int]:
 class _Seen:
     """The heads of the users' queues.
 
-    ``calls``: by number; ``options``: by submission number; ``cores``: of kinds that occupy several slots.
+    ``calls``: by number; ``options``: by submission number; ``cores``: of kinds that occupy several slots;
+    ``seconds``: run times by function number.
     """
 
     queues: list[tuple[int, list[Waiting]]]
     calls: dict[int, _Call]
     options: dict[int, str]
     cores: dict[Hashable, int]
+    seconds: dict[int, float]
 
 
 def _plan(
@@ -173,9 +177,7 @@ def _plan(
     look = LOOK
     while True:
         seen = _look(connection, endpoint_no, turns, max(16, look // len(turns)), situation.largest)
-        functions = sorted({call.function_no for call in seen.calls.values()})
-        seconds = _ByFunction(known_seconds(connection, endpoint_no, functions))
-        now = replace(situation, seconds=seconds, cores=seen.cores)
+        now = replace(situation, seconds=_ByFunction(seen.seconds), cores=seen.cores)
         plans = decide(seen.queues, now)
         planned = sum(len(plan.nos) for plan in plans)
         if not plans or planned < len(seen.calls) or planned >= situation.queued or look >= LOOK_FAR:
@@ -207,7 +209,9 @@ def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: 
                     cores[kind] = widths[call.submission_no]
             queue.append(Waiting(call[0], call[1], kind, call[4]))
         queues.append((user, queue))
-    return _Seen(queues, {call[0]: call for head in heads.values() for call in head}, options, cores)
+    calls = {call[0]: call for head in heads.values() for call in head}
+    functions = sorted({call[2] for call in calls.values()})
+    return _Seen(queues, calls, options, cores, known_seconds(connection, endpoint_no, functions))
 
 
 class _ByFunction(Mapping[Hashable, float]):
@@ -255,6 +259,7 @@ def _record(
                 user=who[plan.user],
                 options=seen.options[first.submission_no],
                 calls=[(c.id, c.attempt + 1, c.blob_no, c.blob_offset, c.blob_size) for c in calls],
+                seconds=seen.seconds.get(first.function_no, 0.0),
             )
         )
     return planned

@@ -59,6 +59,8 @@ def _outgoing(fed: Federation, plan: Planned, blobs: dict[int, bytes]) -> Outgoi
         options=Options.from_json(plan.options).run,
         user=plan.user,
         body=b"".join(parts),
+        # where calls are short nobody needs to know
+        seconds=round(plan.seconds, 1) if plan.seconds > 1.0 else 0.0,
     )
     head, body = bundle.seal(fed.signer, time.time())
     return Outgoing(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, bindparam, select, update
 
 from umbel.protocol.errors import TASK_CODES
-from umbel.protocol.messages import OpenReport, Row, Status
+from umbel.protocol.messages import Interruption, OpenReport, Row, Status
 from umbel.protocol.states import FINAL, TaskState
 
 from .. import dispatch, rows
@@ -21,7 +21,7 @@ from ..statements import Statement, constant
 from ..tables import bundles, endpoints, tasks
 from . import logs, samples
 from .end import Ending, end_tasks
-from .nodes import hear
+from .nodes import hear, taken_away
 from .requeue import put_back, put_back_lost
 from .tasks import Task, of_endpoint, options_of
 
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 MESSAGE_LENGTH = 2000
 
 
+_INTERRUPTIONS = (Interruption.WALLTIME, Interruption.STOPPED)
 #: A task of the ledger and what a report says of it.
 Pair = tuple[Task, Row]
 
@@ -79,7 +80,7 @@ def take_in(fed: Federation, connection: Connection, reports: Sequence[OpenRepor
             continue  # deleted meanwhile
         node_no, lost = hear(connection, endpoint_no, report, now)
         if lost:
-            effects.groups.update(put_back_lost(connection, lost, now, {}))
+            effects.groups.update(put_back_lost(connection, lost, now, {}, taken_away(report.node, lost)))
         if report.rows:
             _take_rows(connection, effects, report, endpoint_no, node_no, now)
     for endpoint_no in sorted(known.values()):
@@ -151,7 +152,8 @@ def _note_running(connection: Connection, pairs: list[Pair], node_no: int) -> No
 def _lose(connection: Connection, effects: Effects, lost: list[Pair], now: float) -> None:
     """Calls whose runner died go back, and the attempt is counted."""
     messages = {task.no: _short(row.message) or "the process that ran it died" for task, row in lost}
-    effects.groups.update(put_back_lost(connection, [task for task, _ in lost], now, messages))
+    interruptions = {task.no: row.code for task, row in lost if row.code in _INTERRUPTIONS}
+    effects.groups.update(put_back_lost(connection, [task for task, _ in lost], now, messages, interruptions))
 
 
 def _end(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from umbel.protocol.messages import OpenReport
+from umbel.protocol import names
+from umbel.protocol.messages import Interruption, OpenReport
 
 from ..statements import Statement
 from ..tables import bundles, nodes
@@ -99,3 +101,11 @@ def _take_hold(connection: Connection, endpoint_no: int, no: int, report: OpenRe
 def held_tasks(connection: Connection, node_no: int) -> list[Task]:
     """The unfinished tasks of all bundles that a node holds."""
     return in_bundles(connection, [no for (no,) in _held.rows(connection, node=node_no)])
+
+
+def taken_away(node: str, left: Iterable[Task]) -> dict[int, str]:
+    """The codes of tasks that a node's death left behind, for ``put_back_lost``: none for ordinary nodes.
+
+    A node of a batch job dies because its site takes it away, far more often than by what it ran.
+    """
+    return {task.no: Interruption.STOPPED for task in left} if names.block_of(node) else {}

@@ -19,6 +19,7 @@ class Task(NamedTuple):
     state: str
     attempt: int
     retried: int
+    interrupted: int
     group_no: int
     user_no: int
     endpoint_no: int

@@ -16,6 +16,7 @@ from ..tables import nodes
 from . import blocks, failures, sites
 from .machine import Machine
 from .model import Action, BlockState, Decision, Verb, View
+from .network import Place, way_words
 from .schedulers.base import InDoubt, JobSpec, LimitReached, Refused
 
 log = logging.getLogger(__name__)
@@ -113,17 +114,19 @@ def job_spec(machine: Machine, env: str, name: str, view: View) -> JobSpec:
     """The job of a new block. Raises SiteError when its workers could not reach the broker."""
     site = machine.site
     policy, settings = site.policy, site.settings
-    longest = max((work.seconds or 0.0 for work in view.demand.work), default=0.0)
-    # a worker takes no calls that would most likely outlive its job
-    margin = min(max(policy.drain_margin, longest), policy.walltime / 2)
     words = ["env", f"UMBEL_HOME={machine.folder}", f"{env}/bin/umbel-endpoint", "start", site.endpoint_name]
     words += ["--slots", str(policy.slots_per_node)]
-    words += ["--drain-margin", str(int(margin)), "--exit-when-broker-gone", str(int(settings.broker_gone))]
+    # besides, a worker takes no call of which it is told that it will probably outlive its job
+    words += [
+        "--drain-margin",
+        str(int(policy.drain_margin)),
+        "--exit-when-broker-gone",
+        str(int(settings.broker_gone)),
+    ]
     # the provisioner drains idle blocks; this is for the case that there is none any more
     words += ["--exit-when-idle", str(int(10 * policy.idle_time + 600))]
-    address = machine.broker_address()
-    if address:
-        words += ["--broker-address", address]
+    ways = machine.network.ways(Place(machine.folder, env, site.endpoint_name), site.way)
+    words += way_words(ways)
     return JobSpec(
         name,
         tuple(words),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, insert, select, update
+from sqlalchemy import Connection, Row, case, delete, exists, func, insert, select, update
 
 from ..context import Federation
 from ..tables import blocks, bundles, nodes
@@ -18,6 +19,8 @@ _b = blocks.c
 DAY = 86400.0
 #: Blocks that have ended are shown, newest first, this many.
 SHOWN = 50
+#: Seconds for which the nodes of ended blocks are kept: results and tasks name them.
+KEEP_NODES = 7 * DAY
 
 
 def new_name(endpoint_id: str) -> str:
@@ -162,6 +165,42 @@ def _heard(row: Row, workers: list[Row], now: float) -> dict[str, Any]:
     return values
 
 
+def way_of(connection: Connection, endpoint_no: int, name: str) -> str:
+    """The way to the broker that a worker of a block has told (``name=host:port``), or ""."""
+    query = select(nodes.c.facts).where(nodes.c.endpoint_no == endpoint_no, nodes.c.name.like(f"{name}.%"))
+    for facts in connection.execute(query.limit(100)).scalars():
+        way = json.loads(facts).get("way")
+        if isinstance(way, str) and "=" in way:
+            return way[:200]
+    return ""
+
+
+def forget_nodes(fed: Federation, endpoint_no: int, now: float) -> int:
+    """Delete the rows of worker nodes whose blocks have ended long ago; return how many went.
+
+    Each block has nodes with names of their own, so they would become ever more.
+    """
+    old = (
+        select(nodes.c.no)
+        .where(
+            nodes.c.endpoint_no == endpoint_no,
+            nodes.c.live == 0,
+            nodes.c.seen < now - KEEP_NODES,
+            nodes.c.name.like("umbel-%"),
+            ~exists().where(bundles.c.node_no == nodes.c.no),
+        )
+        .limit(500)
+    )
+    with fed.database.read() as connection:
+        found = [row.no for row in connection.execute(old) if row.no is not None]
+    if found:
+        with fed.database.write() as connection:
+            # one that holds a bundle again stays, as it is not silent
+            still = nodes.c.no.in_(found), nodes.c.live == 0, ~exists().where(bundles.c.node_no == nodes.c.no)
+            connection.execute(delete(nodes).where(*still))
+    return len(found)
+
+
 def page(connection: Connection, endpoint_no: int) -> list[dict[str, Any]]:
     """Active blocks and the newest of the ended ones, for people to look at."""
     newest = (
@@ -171,11 +210,11 @@ def page(connection: Connection, endpoint_no: int) -> list[dict[str, Any]]:
         .limit(SHOWN)
     )
     rows = [*reversed(active(connection, endpoint_no)), *connection.execute(newest)]
-    return [described(row._mapping) for row in rows]
+    return [described(row._mapping, time.time()) for row in rows]
 
 
-def described(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One block for people and programs; times in seconds since 1970, waits and costs computed."""
+def described(row: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """One block for people and programs; times in seconds since 1970, waits and costs up to ``now``."""
     plain = "name job_id state reason nodes slots walltime submitted started joined ended workers busy tail"
     shown: dict[str, Any] = {name: row[name] for name in plain.split()}
     started, ended = row["started"], row["ended"]
@@ -185,5 +224,6 @@ def described(row: Mapping[str, Any]) -> dict[str, Any]:
         "queue_wait": None if started is None else max(0.0, started - row["submitted"]),
         "busy_slot_seconds": row["busy_seconds"],
         "idle_slot_seconds": row["idle_seconds"],
-        "node_hours": None if started is None or ended is None else (ended - started) * row["nodes"] / 3600.0,
+        "age": max(0.0, (ended or now) - row["submitted"]),
+        "node_hours": None if started is None else max(0.0, (ended or now) - started) * row["nodes"] / 3600.0,
     }

@@ -125,7 +125,10 @@ def remove(machine: Machine) -> None:
     """Delete everything that was put on the site for this endpoint, environments too. Raises SiteError."""
     folder, name = machine.folder, machine.site.endpoint_name
     script = (
-        'cd -- "$1" 2>/dev/null || exit 0; rm -rf -- "endpoints/$2" "blocks/$2";'
+        'cd -- "$1" 2>/dev/null || exit 0;'
+        " for umbel in env-*/bin/umbel-endpoint; do"
+        '  [ -x "$umbel" ] && UMBEL_HOME="$1" "$umbel" relay "$2" --stop >/dev/null 2>&1; break; done;'
+        ' rm -rf -- "endpoints/$2" "blocks/$2";'
         " rmdir endpoints blocks 2>/dev/null;"
         ' [ -d endpoints ] || rm -rf -- env-*; cd / && rmdir -- "$1" 2>/dev/null; exit 0'
     )

@@ -15,11 +15,12 @@ from typing import Any
 
 from ..broker import BrokerError
 from ..context import Federation
-from . import blocks, bootstrap, demand, failures, sites
+from . import blocks, bootstrap, demand, failures, farewell, sites
 from .act import Hands
 from .decide import decide, forget_old
 from .machine import Machine, refreshed
 from .model import BlockState, Decision, Memory, View
+from .network import Place
 from .observe import apply_jobs
 from .shell import SiteError
 
@@ -56,12 +57,18 @@ class Keeper:
         """One round. Raises NotFound when the site was removed."""
         site = sites.find(self._fed, self._no)
         self._machine = refreshed(self._machine, site)
-        for _ in blocks.hear_workers(self._fed, self._no, self._clock()):
+        if site.leaving:
+            self._farewell(site)
+            return
+        for name in blocks.hear_workers(self._fed, self._no, self._clock()):
             sites.remember(self._fed, self._no, failures.joined)
+            with self._fed.database.read() as connection:
+                way = blocks.way_of(connection, self._no, name)
+            sites.came_by(self._fed, site, way, self._clock())
         try:
             self._prepare()
             if self._failures == 0 or self._clock() >= self._next_look:
-                self._machine.keep_tunnel()
+                self._machine.network.keep()
             if self._clock() >= self._next_look:
                 self._look()
         except (SiteError, *BrokerError) as error:
@@ -81,7 +88,8 @@ class Keeper:
         made = self._machine.shell.run(["mkdir", "-p", "-m", "700", "--", self._machine.blocks])
         if made.code != 0:
             raise SiteError(f"{self._machine.blocks} cannot be made: {made.said}")
-        self._machine.broker_address()
+        place = Place(self._machine.folder, self._env, self._machine.site.endpoint_name)
+        self._machine.network.ways(place, self._machine.site.way)
         self._ready = True
 
     def _look(self) -> None:
@@ -94,6 +102,10 @@ class Keeper:
         )
         took = time.monotonic() - mono
         site = self._machine.site
+        if active:
+            self._machine.network.keep_relay(site.way)
+        else:
+            blocks.forget_nodes(self._fed, self._no, began)
         ended, orphans = apply_jobs(self._fed, site, active, jobs, began)
         for row, state in ended:
             self._learn(row, state)
@@ -133,6 +145,9 @@ class Keeper:
             )
 
         sites.remember(self._fed, self._no, change)
+        if tail:  # it has ended without a worker: perhaps the way has changed
+            self._machine.network.doubt()
+            sites.note(self._fed, self._no, network="{}")
         log.info("%s: block %s ended: %s", site.endpoint_name, row.name, state.value)
 
     def _tail(self, name: str) -> str:
@@ -189,7 +204,7 @@ class Keeper:
                 self._fed, self._no, lambda memory: replace(memory, begun=begun, surplus_since=surplus)
             )
         if words:
-            sites.note(self._fed, self._no, decision=words[:1000])
+            sites.decided(self._fed, site, words[:1000], self._clock())
 
     def _frozen(self, message: str) -> None:
         """The site cannot be worked with: nothing is assumed, and it is tried again later and later."""
@@ -198,6 +213,25 @@ class Keeper:
         self._next_look = self._clock() + patience
         log.warning("%s: frozen, next try in %.0f s: %s", self._machine.site.endpoint_name, patience, message)
         sites.note(self._fed, self._no, status="unreachable", message=message[:1000])
+
+    def _farewell(self, site: sites.Site) -> None:
+        """End what a deleted endpoint has on its site; tried again until it is done."""
+        if self._clock() < self._next_look:
+            return
+        try:
+            left = farewell.leave(self._fed, self._machine)
+        except SiteError as error:
+            if farewell.hopeless(site, self._clock()):
+                farewell.finish(self._fed, site)
+                return
+            self._frozen(f"the endpoint is deleted and its site is still to be cleaned: {error.message}")
+            return
+        self._next_look = self._clock() + farewell.PAUSE
+        if left:
+            message = f"the endpoint is deleted; {len(left)} jobs are ending"
+            sites.note(self._fed, self._no, status="removing", message=message)
+        else:
+            log.info("%s: its site is clean", site.endpoint_name)
 
     def close(self) -> None:
         """Close the connections; blocks go on."""

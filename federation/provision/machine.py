@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..context import Federation
 from . import keys
+from .network import Network
 from .schedulers.base import Scheduler
 from .schedulers.gridengine import GridEngine
 from .schedulers.htcondor import HTCondor
@@ -17,7 +19,6 @@ from .schedulers.slurm import Slurm
 from .shell import LocalShell, Shell, SiteError
 from .sites import Site
 from .ssh import Address, Hop, SSHShell
-from .tunnel import Tunnel
 
 _SIMPLE: dict[str, Callable[[], Scheduler]] = {
     "slurm": Slurm,
@@ -31,17 +32,20 @@ _SIMPLE: dict[str, Callable[[], Scheduler]] = {
 class Machine:
     """One site, connected to when it is first used. ``home``: the service's folder, with its keys.
 
-    ``broker``: host and port at which this process reaches the broker.
+    ``broker``: ``host:port`` at which this process reaches the broker; ``public``: at which endpoints are
+    told to, if it is another one.
     """
 
-    def __init__(self, site: Site, home: Path, broker: tuple[str, int]):
+    def __init__(self, site: Site, home: Path, broker: str, public: str = ""):
         self.site = site
         self._home = home
-        self._broker = broker
+        self._broker = broker, public or broker
         self.shell = self._open(site.settings.address)
+        self.network = Network(
+            self.shell, site.settings, site.endpoint_id, _place(broker), _place(public or broker)
+        )
         self._hosts: dict[str, Shell] = {}
         self._folder = ""
-        self._tunnel: Tunnel | None = None
 
     @property
     def folder(self) -> str:
@@ -74,44 +78,6 @@ class Machine:
         per_host = -(-policy.max_blocks // len(hosts))
         return Hosts(hosts, self._host, self.blocks, per_host)
 
-    def broker_address(self) -> str:
-        """Where the site's workers reach the broker, "" for the address they were registered with.
-
-        Raises SiteError while a tunnel is wanted and cannot be had.
-        """
-        settings = self.site.settings
-        if settings.network == "direct" or not isinstance(self.shell, SSHShell):
-            return ""
-        if self._tunnel is None:
-            if settings.network == "auto" and self._reaches_broker():
-                return ""
-            # always the same port, so that workers find the way again when this process is another one
-            port = settings.tunnel_port or 20_000 + int(self.site.endpoint_id[:8], 16) % 12_000
-            self._tunnel = Tunnel(self.shell, settings.tunnel_bind, port, self._broker)
-        self._tunnel.keep()
-        host = self._tunnel_host()
-        return f"{host}:{self._tunnel.port}"
-
-    def keep_tunnel(self) -> None:
-        """Open the tunnel again if there is one and it broke: workers depend on it. Raises SiteError."""
-        if self._tunnel is not None:
-            self._tunnel.keep()
-
-    def _tunnel_host(self) -> str:
-        bind = self.site.settings.tunnel_bind
-        return (
-            self.site.settings.address.rpartition("@")[2].partition(":")[0]
-            if bind in ("0.0.0.0", "")
-            else bind
-        )
-
-    def _reaches_broker(self) -> bool:
-        """Whether the login node reaches the broker's own address: nodes are taken to be like it."""
-        host, port = self._broker
-        code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
-        words = [self.site.settings.python, "-c", code, host, str(port)]
-        return self.shell.run(words, timeout=20).code == 0
-
     def shells(self) -> list[Shell]:
         """Every machine that must have the environment: the site's own, or each host of its list."""
         if self.site.settings.scheduler != "hosts":
@@ -120,6 +86,7 @@ class Machine:
 
     def close(self) -> None:
         """Close all connections."""
+        self.network.stop()
         for shell in (self.shell, *self._hosts.values()):
             if isinstance(shell, SSHShell):
                 shell.close()
@@ -159,10 +126,20 @@ class Machine:
         return self._hosts[name]
 
 
+def open_machine(fed: Federation, site: Site) -> Machine:
+    """The machine of a site, not connected yet."""
+    return Machine(site, fed.settings.home, fed.broker.address, fed.settings.broker_address)
+
+
 def refreshed(machine: Machine, site: Site) -> Machine:
     """The same machine with the site's present rules, or a new one when what it connects to has changed."""
     if machine.site.settings == site.settings:
         machine.site = replace(site)
         return machine
     machine.close()
-    return Machine(site, machine._home, machine._broker)
+    return Machine(site, machine._home, *machine._broker)
+
+
+def _place(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port or 0)

@@ -18,7 +18,7 @@ from ..context import Federation
 from ..process import Stop, run_process
 from . import manage, simulate, sites
 from .keeper import TICK, Keeper
-from .machine import Machine
+from .machine import open_machine
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +74,9 @@ def _keep_all(fed: Federation, stop: Stop) -> None:
 
 def _keep(fed: Federation, site: sites.Site, stop: Stop) -> None:
     """One endpoint, in a thread of its own: a slow site keeps no other waiting."""
-    host, _, port = fed.broker.address.rpartition(":")
     machine = None
     try:
-        machine = Machine(site, fed.settings.home, (host, int(port)))
+        machine = open_machine(fed, site)
         keeper = Keeper(fed, machine, fed.settings.home / "wheelhouse")
         while not stop.is_set():
             try:

@@ -14,9 +14,9 @@ from ..context import Federation
 from ..registry import endpoints as registry
 from ..registry import users
 from ..registry.users import User
-from . import blocks, bootstrap, decide, keys, sites
+from . import blocks, decide, farewell, keys, sites
 from .act import job_spec
-from .machine import Machine
+from .machine import Machine, open_machine
 from .model import BlockState, Memory, View
 from .policy import Policy
 from .shell import SiteError
@@ -68,9 +68,19 @@ def add(
 
 
 def _host_keys(settings: SiteSettings) -> list[str]:
-    if settings.jumps:
-        return list(settings.host_keys)  # behind a jump host nothing can be looked at without logging in
     places = [settings.address, *(host for host in settings.hosts if "@" in host)]
+    if settings.host_keys and len(settings.host_keys) < len(settings.jumps) + len(places):
+        raise BadRequest(
+            f"site: {len(settings.host_keys)} host_keys for {len(settings.jumps) + len(places)} machines: "
+            "give those of the jump hosts in their order, of the machine, of the hosts of the list"
+        )
+    if settings.host_keys:
+        return list(settings.host_keys)
+    if settings.jumps:
+        raise BadRequest(
+            "site: what is behind a jump host cannot be looked at without logging in: give host_keys, of the "
+            "jump hosts in their order and of the machine, as 'ssh-keyscan' shows them there"
+        )
     return [host_key(Address.parse(place)) for place in places]
 
 
@@ -88,7 +98,7 @@ def _script(fed: Federation, settings: SiteSettings, policy: Policy, name: str) 
     site = sites.Site(
         0, example, name, replace(absolute, network="direct"), policy, Memory(), "new", "", "", None
     )
-    machine = Machine(site, fed.settings.home, ("", 0))
+    machine = Machine(site, fed.settings.home, "")
     spec = job_spec(machine, f"{machine.folder}/env-VERSION", "umbel-00000000-00000000", View())
     return machine.scheduler().script(spec)
 
@@ -103,11 +113,13 @@ def look(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
         day = blocks.used_hours(connection, no, time.time() - blocks.DAY)
         total = blocks.used_hours(connection, no, 0.0)
         shown = blocks.page(connection, no)
+    network = {"wanted": site.settings.network, "way": "", "address": "", "since": None, **site.network}
+    if site.settings.network == "direct":
+        network["way"] = "direct"
     return {
-        "status": "paused" if site.memory.paused else site.status,
-        "message": site.memory.paused or site.message,
-        "decision": site.decision,
-        "looked": site.looked,
+        **_standing(site),
+        "network": network,
+        "history": [{"time": when, "decision": sentence} for when, sentence in reversed(site.history)],
         "policy": site.policy.to_dict(),
         "node_hours": {"day": day, "total": total, "reserved": decide.reserved_hours(view)},
         "bad_nodes": dict(site.memory.bad_nodes),
@@ -115,36 +127,51 @@ def look(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
     }
 
 
-def remove(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
+def remove(fed: Federation, user: User, name_or_id: str, timeout: float = 90.0) -> dict[str, Any]:
     """Cancel an endpoint's blocks, clean its site, and make it an ordinary one again. Raises SiteError."""
     no = registry.find(fed, user, name_or_id).no
     sites.pause(fed, user, name_or_id, "it is being removed")
-    host, _, port = fed.broker.address.rpartition(":")
-    machine = Machine(sites.find(fed, no), fed.settings.home, (host, int(port)))
+    machine = open_machine(fed, sites.find(fed, no))
+    cancelled: set[str] = set()
+    deadline = time.monotonic() + timeout
     try:
-        scheduler, shell = machine.scheduler(), machine.shell
-        mine = f"umbel-{machine.site.endpoint_id[:8]}-"
-        ids = [job.id for job in scheduler.jobs(shell, ()) if job.name.startswith(mine) and job.state.active]
-        scheduler.cancel(shell, ids)
-        left = _wait_gone(machine, mine)
-        if left:
-            raise SiteError(f"jobs {', '.join(left)} do not end: try again in a minute; nothing was deleted")
-        bootstrap.remove(machine)
+        while left := farewell.leave(fed, machine):
+            cancelled.update(left)
+            if time.monotonic() > deadline:
+                raise SiteError(
+                    f"jobs {', '.join(left)} do not end: try again in a minute; nothing was deleted"
+                )
+            time.sleep(farewell.PAUSE)
     finally:
         machine.close()
-    sites.remove(fed, no)
-    keys.key_file(fed.settings.home, machine.site.endpoint_id).unlink(missing_ok=True)
-    return {"removed": True, "cancelled": len(ids), "state": BlockState.CANCELLED.value}
+    return {"removed": True, "cancelled": len(cancelled), "state": BlockState.CANCELLED.value}
 
 
-def _wait_gone(machine: Machine, mine: str, timeout: float = 60.0) -> list[str]:
-    deadline = time.monotonic() + timeout
-    while True:
-        jobs = machine.scheduler().jobs(machine.shell, ())
-        left = [job.id for job in jobs if job.name.startswith(mine) and job.state.active]
-        if not left or time.monotonic() > deadline:
-            return left
-        time.sleep(5.0)
+def list_sites(fed: Federation, user: User) -> list[dict[str, Any]]:
+    """A user's elastic endpoints in short, those that are being removed from their sites too."""
+    return [
+        {
+            "id": site.endpoint_id,
+            "name": site.endpoint_name,
+            "address": site.settings.address,
+            "scheduler": site.settings.scheduler,
+            **_standing(site),
+        }
+        for site in sites.of_user(fed, user)
+    ]
+
+
+def _standing(site: sites.Site) -> dict[str, Any]:
+    """How it is with a site, in a word and a sentence."""
+    status, message = site.status, site.message
+    if site.leaving:
+        status = "removing"
+        message = message or "the endpoint is deleted; its blocks are cancelled and its site is cleaned"
+    elif site.memory.paused:
+        status, message = "paused", site.memory.paused
+    elif site.status == "unreachable":
+        message = f"{message} (nothing is assumed of its blocks, and it is tried again)"
+    return {"status": status, "message": message, "decision": site.decision, "looked": site.looked}
 
 
 def add_remote(fed: Federation, user: User, **values: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -22,6 +22,11 @@ from .model import Memory
 from .policy import Policy
 
 _PATH = re.compile(r"[A-Za-z0-9_.~/+-]{1,200}\Z")
+_HOST = re.compile(r"(?:[A-Za-z0-9:][A-Za-z0-9.:-]{0,252})?\Z")
+#: How nodes reach the broker: see ``federation.provision.network``.
+NETWORKS = ("auto", "direct", "relay", "tunnel")
+#: Decisions that are kept of an endpoint.
+HISTORY = 100
 SCHEDULERS = ("slurm", "gridengine", "pbs", "lsf", "htcondor", "processes", "hosts")
 
 
@@ -32,7 +37,8 @@ class SiteSettings:
     ``address``: ``ssh://user@host:port``, or ``local`` for the machine of the service. ``host_keys``: of the
     jump hosts in their order, then of the machine, as confirmed. ``key_file``: a key of the account that runs
     the provisioner; ``agent``: that account's agent; neither: a key that the service makes. ``network``:
-    ``auto``, ``direct`` or ``tunnel``; ``tunnel_bind``: where on the site the tunnel listens.
+    one of ``NETWORKS``; ``tunnel_bind``: where on the site the tunnel listens; ``relay_listen``: where the
+    relay does, none: at the login node's private addresses.
     """
 
     address: str
@@ -51,6 +57,7 @@ class SiteSettings:
     network: str = "auto"
     tunnel_bind: str = "127.0.0.1"
     tunnel_port: int = 0
+    relay_listen: tuple[str, ...] = ()
     #: Seconds between two status commands, at least; the scheduler's own slowness stretches it.
     interval: float = 30.0
     #: A worker ends by itself when the broker is gone for so long, seconds.
@@ -61,8 +68,13 @@ class SiteSettings:
             raise BadRequest(
                 f"scheduler '{self.scheduler[:40]}' is not known; there are {', '.join(SCHEDULERS)}"
             )
-        if self.network not in ("auto", "direct", "tunnel"):
-            raise BadRequest(f"network '{self.network[:40]}' is not known; there are auto, direct and tunnel")
+        if self.network not in NETWORKS:
+            raise BadRequest(f"network '{self.network[:40]}' is not known; there are {', '.join(NETWORKS)}")
+        for address in (self.tunnel_bind, *self.relay_listen):
+            if not _HOST.match(address):
+                raise BadRequest(f"site: {address[:60]!r} is no address to listen at")
+        if not 0 <= self.tunnel_port < 65535:
+            raise BadRequest(f"site: tunnel_port is {self.tunnel_port}; it must be from 0 to 65534")
         for name in ("folder", "python"):
             value = getattr(self, name)
             if not _PATH.match(value) or ".." in value or value.startswith("-"):
@@ -118,6 +130,22 @@ class Site:
     message: str
     decision: str
     looked: float | None
+    #: how workers reach the broker: {"way", "address", "since"}; {} while that is not known
+    network: Mapping[str, Any] = field(default_factory=dict)
+    #: the last decisions, newest last: (seconds since 1970, sentence)
+    history: tuple[tuple[float, str], ...] = ()
+    #: since when its endpoint is deleted
+    deleted: float | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether everything on the site shall go: its endpoint is deleted."""
+        return self.deleted is not None
+
+    @property
+    def way(self) -> str:
+        """The way that workers have last come by, as ``name=host:port``; "" while that is not known."""
+        return f"{self.network['way']}={self.network['address']}" if self.network else ""
 
 
 _COLUMNS = (
@@ -132,6 +160,9 @@ _COLUMNS = (
     sites.c.decision,
     sites.c.looked,
     sites.c.took,
+    sites.c.network,
+    sites.c.history,
+    endpoints.c.deleted,
 )
 
 
@@ -152,10 +183,18 @@ def add(fed: Federation, endpoint_no: int, settings: SiteSettings, policy: Polic
 
 
 def all_sites(fed: Federation) -> list[Site]:
-    """All elastic endpoints."""
+    """All elastic endpoints, deleted ones too: their sites are still to be cleaned."""
     query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
     with fed.database.read() as connection:
-        return [_site(row) for row in connection.execute(query.where(endpoints.c.deleted.is_(None)))]
+        return [_site(row) for row in connection.execute(query)]
+
+
+def of_user(fed: Federation, user: User) -> list[Site]:
+    """A user's elastic endpoints, deleted ones while their sites are being cleaned."""
+    query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
+    query = query.where(endpoints.c.user_no == user.no).order_by(endpoints.c.no)
+    with fed.database.read() as connection:
+        return [_site(row) for row in connection.execute(query)]
 
 
 def find(fed: Federation, endpoint_no: int) -> Site:
@@ -170,6 +209,21 @@ def note(fed: Federation, endpoint_no: int, **values: Any) -> None:
         values["memory"] = json.dumps(values["memory"].to_dict())
     with fed.database.write() as connection:
         connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
+
+
+def decided(fed: Federation, site: Site, sentence: str, now: float) -> None:
+    """Keep a decision, unless it only says the last one again; the oldest of ``HISTORY`` goes."""
+    if sentence == site.decision:
+        return
+    history = [*site.history, (now, sentence)][-HISTORY:]
+    note(fed, site.endpoint_no, decision=sentence, history=json.dumps(history))
+
+
+def came_by(fed: Federation, site: Site, way: str, now: float) -> None:
+    """Note by which way (``name=host:port``) a worker has come."""
+    name, _, address = way.partition("=")
+    if way and way != site.way:
+        note(fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now}))
 
 
 def remove(fed: Federation, endpoint_no: int) -> None:
@@ -232,4 +286,7 @@ def _site(row: Row) -> Site:
         row.message,
         row.decision,
         row.looked,
+        json.loads(row.network),
+        tuple((when, text) for when, text in json.loads(row.history)),
+        row.deleted,
     )

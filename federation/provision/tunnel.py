@@ -17,21 +17,35 @@ log = logging.getLogger(__name__)
 
 #: Seconds to reach the broker from here.
 CONNECT_TIMEOUT = 10.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_ANY = ("", "0.0.0.0", "::", "*")
+_CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
 
 
 class Tunnel:
-    """Connections to ``bind:port`` on the site come out at ``target`` (host, port) here."""
+    """Connections to ``bind:port`` on the site come out at ``target`` (host, port) here.
 
-    def __init__(self, shell: SSHShell, bind: str, port: int, target: tuple[str, int]):
+    ``python``: the site's Python, with which it is asked where it listens.
+    """
+
+    def __init__(
+        self, shell: SSHShell, bind: str, port: int, target: tuple[str, int], python: str = "python3"
+    ):
         self._shell = shell
-        self._bind, self._port = bind, port
+        self.bind, self._port = bind, port
         self._target = target
+        self._python = python
         self._transport: paramiko.Transport | None = None
 
     @property
     def port(self) -> int:
         """The port on the site; 0 before the first ``keep``."""
         return self._port
+
+    @property
+    def host(self) -> str:
+        """The address at which nodes reach it: that of the site where it listens on all."""
+        return self._shell.address.host if self.bind in _ANY else self.bind
 
     def keep(self) -> None:
         """Open the tunnel, or open it again after its connection broke. Raises SiteError.
@@ -41,17 +55,25 @@ class Tunnel:
         """
         if self._transport is not None and self._transport.is_active():
             return
-        self._transport, self._port = self._shell.forward(self._bind, self._port, self._take)
-        if self._bind not in ("127.0.0.1", "localhost") and not self._reachable():
+        self._transport, self._port = self._shell.forward(self.bind, self._port, self._take)
+        if self.bind not in LOOPBACK and not self._reachable():
             raise SiteError(
                 f"{self._shell.address.host} keeps the tunnel to itself, nodes cannot reach "
-                f"{self._bind}:{self._port}: its sshd wants 'GatewayPorts clientspecified'"
+                f"{self.host}:{self._port}: its sshd wants 'GatewayPorts clientspecified'"
             )
 
+    def close(self) -> None:
+        """Listen no more."""
+        if self._transport is not None and self._transport.is_active():
+            try:
+                self._transport.cancel_port_forward(self.bind, self._port)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                log.debug("the tunnel of %s was not cancelled: %s", self._shell.address, error)
+        self._transport = None
+
     def _reachable(self) -> bool:
-        code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
-        host = self._bind if self._bind not in ("", "0.0.0.0", "::") else self._shell.address.host
-        return self._shell.run(["python3", "-c", code, host, str(self._port)], timeout=20).code == 0
+        words = [self._python, "-c", _CONNECT, self.host, str(self._port)]
+        return self._shell.run(words, timeout=20).code == 0
 
     def _take(self, channel: paramiko.Channel, origin: Any, server: Any) -> None:
         # in paramiko's own thread: it must not wait here
@@ -72,10 +94,18 @@ class Tunnel:
 def _pump(channel: paramiko.Channel, broker: socket.socket) -> None:
     """Carry bytes both ways until one side ends."""
     while True:
-        ready, _, _ = select.select([channel, broker], [], [])
+        # not select(): with many connections there are numbers that it does not take
+        ready = _ready(channel, broker)
         for source, sink in ((channel, broker), (broker, channel)):
-            if source in ready:
+            if source.fileno() in ready:
                 data = source.recv(65536)
                 if not data:
                     return
                 sink.sendall(data)
+
+
+def _ready(*ends: Any) -> set[int]:
+    poll = select.poll()
+    for end in ends:
+        poll.register(end.fileno(), select.POLLIN)
+    return {number for number, _ in poll.poll()}

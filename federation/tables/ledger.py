@@ -87,6 +87,8 @@ tasks = Table(
     Column("attempt", SmallInteger, nullable=False),
     # how often it failed with an exception and was run again because the caller asked for it
     Column("retried", SmallInteger, nullable=False, server_default="0"),
+    # how often it was lost by no fault of its own: its worker was stopped, its batch job ended
+    Column("interrupted", SmallInteger, nullable=False, server_default="0"),
     Column("blob_no", Number, nullable=False),
     Column("blob_offset", Integer, nullable=False),
     Column("blob_size", Integer, nullable=False),

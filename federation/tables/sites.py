@@ -22,6 +22,10 @@ sites = Table(
     Column("message", Text, nullable=False, server_default=""),
     # the last decision, in words
     Column("decision", Text, nullable=False, server_default=""),
+    # JSON list of [time, sentence]: the last decisions, newest last
+    Column("history", Text, nullable=False, server_default="[]"),
+    # JSON of how workers reach the broker: {"way", "address", "since", "candidates"}
+    Column("network", Text, nullable=False, server_default="{}"),
     # when the scheduler last answered, and how long it took, seconds
     Column("looked", Float),
     Column("took", Float),

@@ -18,6 +18,7 @@ from .protocol import names
 from .protocol.errors import Conflict
 from .protocol.limits import MAX_WAIT
 from .routes import EndpointRoutes, FunctionRoutes, Record, Routes, ServiceRoutes
+from .routes_elastic import ElasticRoutes
 from .serialize import FunctionBody, dump_call, dump_function
 from .transport import PATIENCE, HttpTransport, Request, Transport
 
@@ -126,7 +127,7 @@ class TaskRoutes(Routes):
         return dict(self.transport.send(Request("GET", path, query, wait=wait)))
 
 
-class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, TaskRoutes):
+class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskRoutes):
     """A connection to the service. Thread-safe; close it, or use it in a ``with`` block.
 
     ``url``, ``token``: default as ``umbel login`` or ``make up`` left them, or UMBEL_API_URL and UMBEL_TOKEN.

@@ -51,6 +51,7 @@ ROUTES = [
     ("GET", "/v1/endpoints/lab"),
     ("PATCH", "/v1/endpoints/lab"),
     ("DELETE", "/v1/endpoints/lab"),
+    ("GET", "/v1/sites"),
     ("POST", "/v1/sites"),
     ("GET", "/v1/endpoints/lab/blocks"),
     ("POST", "/v1/endpoints/lab/pause"),

@@ -8,7 +8,7 @@ from federation.provision import service, sites
 
 from ..auth import user
 from ..blueprint import Blueprint
-from ..schemas.elastic import Elastic, Pause, Paused, Policy, SiteAnswer, SiteIn
+from ..schemas.elastic import Elastic, Pause, Paused, Policy, SiteAnswer, SiteIn, Sites
 from ..state import fed
 
 blp = Blueprint("elastic", __name__, url_prefix="/v1", description=__doc__)
@@ -25,6 +25,13 @@ def add_elastic_endpoint(values: dict[str, Any]) -> dict[str, Any]:
     the confirmed request has the line for the account's `authorized_keys`.
     """
     return service.add_remote(fed(), user(), **values)
+
+
+@blp.route("/sites", methods=["GET"])
+@blp.response(200, Sites)
+def list_sites() -> dict[str, Any]:
+    """List your elastic endpoints, and those whose sites are being cleaned after their deletion"""
+    return {"items": service.list_sites(fed(), user())}
 
 
 @blp.route("/endpoints/<endpoint>/blocks", methods=["GET"])

@@ -54,6 +54,46 @@ class SiteAnswer(Schema):
     script = fields.String(metadata={"description": "The job script of a dry run."})
 
 
+class SiteOut(Schema):
+    """An elastic endpoint in short."""
+
+    id = fields.String(required=True)
+    name = fields.String(required=True)
+    address = fields.String(required=True)
+    scheduler = fields.String(required=True)
+    status = fields.String(
+        required=True, metadata={"description": "new, ok, unreachable, paused or removing"}
+    )
+    message = fields.String(required=True)
+    decision = fields.String(required=True)
+    looked = fields.Float(required=True, allow_none=True, metadata={"description": TIME})
+
+
+class Sites(Schema):
+    """All elastic endpoints of a user, deleted ones until their sites are clean."""
+
+    items = fields.List(fields.Nested(SiteOut), required=True)
+
+
+class Network(Schema):
+    """How an endpoint's workers reach the broker."""
+
+    wanted = fields.String(required=True, metadata={"description": "auto, direct, relay or tunnel"})
+    way = fields.String(
+        required=True,
+        metadata={"description": "What workers have last come by: direct, relay or tunnel; empty: not known"},
+    )
+    address = fields.String(required=True, metadata={"description": "Where they reach it by that way."})
+    since = fields.Float(required=True, allow_none=True, metadata={"description": TIME})
+
+
+class Sentence(Schema):
+    """A decision of the provisioner."""
+
+    time = fields.Float(required=True, metadata={"description": TIME})
+    decision = fields.String(required=True)
+
+
 class Block(Schema):
     """One batch job."""
 
@@ -72,9 +112,12 @@ class Block(Schema):
     joined = fields.Float(required=True, allow_none=True, metadata={"description": TIME})
     ended = fields.Float(required=True, allow_none=True, metadata={"description": TIME})
     queue_wait = fields.Float(required=True, allow_none=True)
+    age = fields.Float(required=True, metadata={"description": "Seconds since its submission, to its end."})
     busy_slot_seconds = fields.Float(required=True)
     idle_slot_seconds = fields.Float(required=True)
-    node_hours = fields.Float(required=True, allow_none=True)
+    node_hours = fields.Float(
+        required=True, allow_none=True, metadata={"description": "Used up to now; null before its start."}
+    )
     tail = fields.String(required=True, metadata={"description": "The end of a failed job's output."})
 
 
@@ -84,6 +127,10 @@ class Elastic(Schema):
     status = fields.String(required=True, metadata={"description": "new, ok, unreachable or paused"})
     message = fields.String(required=True)
     decision = fields.String(required=True, metadata={"description": "The last decision in words."})
+    history = fields.List(
+        fields.Nested(Sentence), required=True, metadata={"description": "The last decisions, newest first."}
+    )
+    network = fields.Nested(Network, required=True)
     looked = fields.Float(required=True, allow_none=True, metadata={"description": TIME})
     policy = fields.Nested(Policy, required=True)
     node_hours = fields.Dict(keys=fields.String(), values=fields.Float(), required=True)

@@ -51,6 +51,7 @@ TASK_CODES: dict[str, str] = {
     "TIMEOUT": "the call ran longer than its time limit",
     "MEMORY_LIMIT": "the call needed more memory than its limit",
     "WORKER_LOST": "the process or node that ran the call died, as often as the call may be tried",
+    "WALLTIME_EXCEEDED": "the batch job of its worker ended before the call did, as often as may be tried",
     "RESULT_TOO_LARGE": "the result is larger than the service carries",
     "NOT_SERIALIZABLE": "the function or its arguments cannot be turned into bytes",
     "RESULT_NOT_SERIALIZABLE": "the result cannot be turned into bytes",

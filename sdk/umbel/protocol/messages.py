@@ -12,7 +12,7 @@ Both are plain data: nothing in here unpickles.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .envelope import Sealed, Signer, Verifier, check_body
@@ -33,6 +33,13 @@ class Status:
     RETURNED = "returned"  # certainly not started: may go out again at once, costs no attempt
     RUNNING = "running"  # has started and is not done
     SKIPPED = "skipped"  # not started, or ended, because it was cancelled
+
+
+class Interruption:
+    """Codes of LOST that say that the call has no part in it: no attempt is counted, up to a limit."""
+
+    WALLTIME = "WALLTIME_EXCEEDED"  # the batch job of its worker came to its end
+    STOPPED = "WORKER_STOPPED"  # its worker was stopped, or taken away by its site
 
 
 class Call(NamedTuple):
@@ -102,6 +109,8 @@ class Bundle:
     options: RunOptions = field(default_factory=RunOptions)
     user: str = ""
     body: bytes = b""
+    #: how long one of the calls will probably run, seconds; 0.0: not known, or short
+    seconds: float = 0.0
 
     def seal(self, signer: Signer, now: float) -> tuple[bytes, bytes]:
         """Sign the bundle; return (head, body), which may travel apart."""
@@ -116,6 +125,8 @@ class Bundle:
             "user": self.user,
             "calls": self.calls,
         }
+        if self.seconds:
+            header["seconds"] = self.seconds
         return signer.seal(header, self.body)
 
     @classmethod
@@ -135,15 +146,16 @@ class Bundle:
                 calls=[Call(*row) for row in header["calls"]],
                 options=RunOptions(**header["options"]),
                 user=str(header["user"]),
+                seconds=float(header.get("seconds", 0.0)),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"bundle's header lacks or mistypes a field: {error}") from None
         return bundle, header
 
     def with_body(self, header: dict[str, Any], body: bytes) -> Bundle:
         """Return the bundle with ``body``, checked against ``header``. Raises ProtocolError."""
         check_body(header, body)
-        return Bundle(self.id, self.endpoint, self.function, self.calls, self.options, self.user, body)
+        return replace(self, body=body)
 
 
 class Heartbeat(NamedTuple):

@@ -21,6 +21,8 @@ WAKE_CHANNEL = "umbel:wake"
 #: Redis key whose absence tells that the broker lost its data.
 EPOCH_KEY = "umbel:epoch"
 
+#: Name of a batch job, and the beginning of the names of its worker nodes.
+_BLOCK = re.compile(r"(umbel-[0-9a-f]{8}-[0-9a-f]{8})\.")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
@@ -34,6 +36,12 @@ def valid_name(text: str) -> bool:
 def is_id(text: str) -> bool:
     """Tell whether ``text`` is an id as Umbel writes them: a lower-case UUID with dashes."""
     return bool(_UUID.match(text))
+
+
+def block_of(node: str) -> str | None:
+    """Name of the batch job that a worker node (``<block>.<host>``) belongs to; None for any other node."""
+    found = _BLOCK.match(node)
+    return found[1] if found else None
 
 
 def new_id() -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from federation.ledger import query, results
+from federation.ledger.requeue import MOST_INTERRUPTIONS, MOST_WALLTIMES
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol.errors import Conflict, NotFound
-from umbel.protocol.messages import Bundle, Outcome, Status
+from umbel.protocol.messages import Bundle, Interruption, Outcome, Status
 from umbel.remote_errors import dump_exception
 
 
@@ -250,6 +251,50 @@ def test_a_lost_call_is_started_max_attempts_times(ledger: Ledger, node: FakeNod
     assert (task["state"], task["code"], task["attempt"]) == ("failed", "WORKER_LOST", 3)
     assert "SIGSEGV" in task["message"]
     assert not node.take()
+
+
+@pytest.mark.parametrize(
+    ("why", "times", "code"),
+    [
+        (Interruption.WALLTIME, MOST_WALLTIMES, "WALLTIME_EXCEEDED"),
+        (Interruption.STOPPED, MOST_INTERRUPTIONS, "WORKER_LOST"),
+    ],
+)
+def test_interruptions_are_counted_apart_and_end_too(
+    ledger: Ledger, node: FakeNode, why: str, times: int, code: str
+) -> None:
+    """A call longer than any walltime must not go round for ever."""
+    task_id, bundle = _one(ledger, node, max_attempts=2)
+    _report(node, bundle, Status.LOST, message="the runner died")
+    ledger.collect()
+    for number in range(times):
+        assert ledger.task(task_id)["state"] != "failed", number
+        (bundle,) = node.take()
+        _report(node, bundle, Status.LOST, code=why, message="its job ended", wall=50.0)
+        ledger.collect()
+    task = ledger.task(task_id)
+    assert (task["state"], task["code"]) == ("failed", code)
+    assert f"interrupted {times} times" in task["message"]
+    assert not node.take()
+
+
+def test_a_call_that_may_start_once_is_not_started_again_by_an_interruption(
+    ledger: Ledger, node: FakeNode
+) -> None:
+    task_id, bundle = _one(ledger, node, max_attempts=1)
+    _report(node, bundle, Status.LOST, code=Interruption.STOPPED)
+    ledger.collect()
+    assert (ledger.task(task_id)["state"], ledger.task(task_id)["code"]) == ("failed", "WORKER_LOST")
+
+
+def test_a_call_that_was_cut_off_is_known_to_be_long(ledger: Ledger, node: FakeNode) -> None:
+    """So that the next worker does not take it shortly before its own job's end."""
+    _, bundle = _one(ledger, node)
+    assert bundle.seconds == 0.0
+    _report(node, bundle, Status.LOST, code=Interruption.WALLTIME, wall=500.0)
+    ledger.collect()
+    (again,) = node.take()
+    assert again.seconds == 500.0
 
 
 @pytest.mark.parametrize("status", [Status.RETURNED, Status.LOST, Status.RUNNING])

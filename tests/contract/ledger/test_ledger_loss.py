@@ -85,6 +85,21 @@ def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndp
     assert answer["group_id"] in ledger.broker.woken
 
 
+def test_the_death_of_a_batch_jobs_node_is_not_the_calls_failure(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Sites take nodes away: by preemption, by a fault, at the end of the job's time."""
+    answer = ledger.submit(lab, 1, max_attempts=2)
+    for number in range(5):
+        node = lab.node(f"umbel-0123abcd-0000000{number}.cn1")
+        ledger.collect()
+        ledger.sweep(after=1)
+        node.take()
+        assert node.held, "nothing was sent"
+        node.beat()
+        ledger.collect()
+        ledger.sweep(after=61)
+        assert ledger.task(answer["task_ids"][0])["state"] in ("queued", "dispatched")
+
+
 def test_silence_says_nothing_while_nobody_listens(ledger: Ledger, lab: FakeEndpoint) -> None:
     """The collector was away for an hour: nodes get their time to be heard before any is buried."""
     node, answer = _hold(ledger, lab)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from endpoint_worker import placing
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, Running, statuses
-from umbel.protocol.messages import Status
+from umbel.protocol.messages import Interruption, Status
 from umbel.serialize import load_result
 
 MIB = 1024 * 1024
@@ -249,8 +250,25 @@ def test_a_drain_that_is_over_stops_what_still_runs(bench: Bench) -> None:
     began = time.monotonic()
     assert bench.supervisor.drain(0.3).wait(5)
     assert time.monotonic() - began < 3
-    assert statuses(running.final) == ["lost", "returned"]
+    assert statuses(running.final) == ["WORKER_STOPPED", "returned"]
     assert running.final[0].message == "its worker was stopped"
+
+
+def test_what_the_end_of_a_batch_job_stops_is_told_apart(bench: Bench) -> None:
+    running = bench.start(nap, [(60.0,), (0.0,)])
+    running.until_running()
+    assert bench.supervisor.drain(0.3, Interruption.WALLTIME).wait(5)
+    stopped, rest = running.final
+    assert (stopped.status, stopped.code, rest.status) == ("lost", "WALLTIME_EXCEEDED", "returned")
+    assert stopped.wall > 0.2 and "batch job" in str(stopped.message)
+
+
+def test_a_runner_that_is_told_to_end_was_interrupted(bench: Bench) -> None:
+    runner = bench.value(pid)
+    running = bench.start(nap, [(60.0,)])
+    running.until_running()
+    os.kill(runner, signal.SIGTERM)
+    assert statuses(running.wait()) == ["WORKER_STOPPED"]
 
 
 def test_slots_run_side_by_side_and_can_be_added_and_removed(tmp_path: Path) -> None:
