@@ -59,6 +59,11 @@ def active(connection: Connection, endpoint_no: int) -> list[Row]:
     return list(connection.execute(query))
 
 
+def find(connection: Connection, name: str) -> Row:
+    """One block's row."""
+    return connection.execute(select(blocks).where(_b.name == name)).one()
+
+
 def names(connection: Connection, endpoint_no: int) -> set[str]:
     """Names of the blocks that may exist."""
     return {row.name for row in active(connection, endpoint_no)}

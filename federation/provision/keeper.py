@@ -47,7 +47,7 @@ class Keeper:
         self._clock = clock
         self._next_look = 0.0
         self._failures = 0
-        self._ready = False
+        self._ready = self._leaving = False
         self._env = ""
         self._orphans: dict[str, float] = {}
         self._said = ""
@@ -130,7 +130,9 @@ class Keeper:
         ):
             tail = self._tail(row.name)
             blocks.change(self._fed, row.name, tail=tail)
-        hosts = blocks.hosts(row)
+        with self._fed.database.read() as connection:
+            # where it ran may have come with the answer that it has ended
+            hosts = blocks.hosts(blocks.find(connection, row.name))
 
         def change(memory: Memory) -> Memory:
             return failures.ended(
@@ -216,6 +218,8 @@ class Keeper:
 
     def _farewell(self, site: sites.Site) -> None:
         """End what a deleted endpoint has on its site; tried again until it is done."""
+        if not self._leaving:
+            self._leaving, self._next_look = True, 0.0
         if self._clock() < self._next_look:
             return
         try:

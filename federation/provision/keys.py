@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
@@ -35,6 +37,29 @@ def load_key(file: Path) -> paramiko.PKey:
         return paramiko.PKey.from_path(file)
     except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
         raise SiteError(f"key file {file} cannot be used: {error}") from None
+
+
+def authenticate(transport: paramiko.Transport, user: str, keys: Sequence[paramiko.PKey]) -> None:
+    """Log in with one of the keys; none: with one that the agent of this process's account has.
+
+    Raises SSHException.
+    """
+    agent = None if keys else paramiko.Agent()
+    try:
+        tried: Sequence[Any] = keys or (agent.get_keys() if agent else ())
+        for key in tried:
+            try:
+                transport.auth_publickey(user, key)
+            except paramiko.AuthenticationException:
+                continue
+            if transport.is_authenticated():
+                return
+    finally:
+        if agent is not None:
+            agent.close()
+    raise paramiko.SSHException(
+        f"none of {len(tried)} keys is accepted for {user}: is the line in its authorized_keys?"
+    )
 
 
 def authorized_line(key: paramiko.PKey, comment: str, *, tunnel: bool = False) -> str:

@@ -20,6 +20,7 @@ import paramiko
 
 from umbel.protocol.errors import BadRequest
 
+from .keys import authenticate
 from .shell import TIMEOUT, Done, SiteError, Unreachable
 
 #: Seconds to connect and to authenticate, and between two signs of life on an idle connection.
@@ -233,24 +234,11 @@ class SSHShell:
                     f"{hop.address.host} shows another host key than the pinned one: somebody is in between, "
                     "or the host is new; check it with the site and confirm the new key"
                 )
-            self._authenticate(transport, hop.address.user)
+            authenticate(transport, hop.address.user, self._keys)
         except BaseException:
             transport.close()
             raise
         return transport
-
-    def _authenticate(self, transport: paramiko.Transport, user: str) -> None:
-        keys: Sequence[Any] = self._keys or paramiko.Agent().get_keys()
-        for key in keys:
-            try:
-                transport.auth_publickey(user, key)
-            except paramiko.AuthenticationException:
-                continue
-            if transport.is_authenticated():
-                return
-        raise paramiko.SSHException(
-            f"none of {len(keys)} keys is accepted for {user}: is the line in its authorized_keys?"
-        )
 
     def _files(self) -> paramiko.SFTPClient:
         try:

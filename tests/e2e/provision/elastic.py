@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +17,15 @@ from typing import Any
 from tests.support.embedded import ROOT, Embedded, Service, environment
 from tests.support.wait import wait_until
 
-#: Built once per machine and day: it takes some ten seconds.
-WHEELHOUSE = Path("/var/tmp/umbel-e2e-wheelhouse")
+
+def _digest() -> str:
+    """Of everything that goes into Umbel's wheel."""
+    files = [*ROOT.glob("sdk/**/*.py"), *ROOT.glob("endpoint_worker/**/*.py"), ROOT / "setup.cfg"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:12]
+
+
+#: Built once for each state of the sources: it takes some ten seconds.
+WHEELHOUSE = Path(f"/var/tmp/umbel-e2e-wheelhouse-{_digest()}")
 
 
 class Elastic:
@@ -92,6 +101,9 @@ def elastic(folder: Path) -> Iterator[Elastic]:
     folder.chmod(0o755)
     if not list(WHEELHOUSE.glob("umbel-*.whl")) or os.environ.get("UMBEL_E2E_WHEELS") == "new":
         shutil.rmtree(WHEELHOUSE, ignore_errors=True)
+        for old in WHEELHOUSE.parent.glob("umbel-e2e-wheelhouse-*"):
+            if old.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(old, ignore_errors=True)
         words = [sys.executable, "-m", "federation", "provision", "wheelhouse", str(WHEELHOUSE)]
         subprocess.run(words, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300)
     with Embedded(folder, workers=0) as umbel:

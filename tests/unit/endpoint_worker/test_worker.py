@@ -214,7 +214,7 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     site.process.send_signal(signal.SIGTERM)
     assert site.process.wait(20) == 0
     assert site.ended(running) == ["succeeded", "returned"]
-    assert site.ended(waiting) == ["lost"]
+    assert site.ended(waiting) == ["WORKER_STOPPED"]
     site.until(lambda: site.beats[-1].goodbye, "the goodbye")
     assert not list(site.folder.spool.glob("*/*"))
     assert any("refused" in b.heartbeat.facts.get("problem", "") for b in site.beats if b.heartbeat)

@@ -1,0 +1,142 @@
+"""A site in memory: an account, a batch system and a network, which do what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from federation.provision.model import BlockState
+from federation.provision.network import Place
+from federation.provision.schedulers.base import Job, JobSpec
+from federation.provision.shell import TIMEOUT, Done, Shell, Unreachable
+from federation.provision.sites import Site
+
+
+class FakeShell:
+    """Notes what is run; every command succeeds. ``away``: nothing is answered."""
+
+    def __init__(self) -> None:
+        self.ran: list[list[str]] = []
+        self.files: dict[str, bytes] = {}
+        self.away = False
+
+    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> Done:
+        """Run a command to its end."""
+        self._answer()
+        self.ran.append(list(words))
+        return Done(0, "", "")
+
+    def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Write a file."""
+        self._answer()
+        self.files[path] = data
+
+    def read(self, path: str, tail: int = 65536) -> bytes:
+        """The end of a file."""
+        self._answer()
+        return self.files.get(path, b"")[-tail:]
+
+    def _answer(self) -> None:
+        if self.away:
+            raise Unreachable("the login node does not answer")
+
+
+class FakeScheduler:
+    """A batch system: ``table`` holds its jobs by id; ``asked`` counts the questions."""
+
+    kind = "fake"
+
+    def __init__(self, shell: FakeShell) -> None:
+        self.table: dict[str, Job] = {}
+        self.specs: list[JobSpec] = []
+        self.cancelled: list[str] = []
+        self.asked = 0
+        #: jobs end only when the test says so, although they were cancelled
+        self.stubborn = False
+        self._shell = shell
+
+    def script(self, spec: JobSpec) -> str:
+        """The job's script."""
+        return " ".join(spec.words)
+
+    def submit(self, shell: Shell, spec: JobSpec) -> str:
+        """Take a job."""
+        self._shell.run(["submit"])
+        self.specs.append(spec)
+        id = str(100 + len(self.specs))
+        self.table[id] = Job(id, spec.name, BlockState.PENDING)
+        return id
+
+    def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
+        """Tell of all jobs."""
+        self.asked += 1
+        self._shell.run(["jobs"])
+        return list(self.table.values())
+
+    def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
+        """End jobs."""
+        self._shell.run(["cancel", *ids])
+        self.cancelled += ids
+        if not self.stubborn:
+            for id in ids:
+                self.set(id, BlockState.CANCELLED)
+
+    def set(self, id: str, state: BlockState, **more: Any) -> None:
+        """Let a job be in another state."""
+        self.table[id] = replace(self.table[id], state=state, **more)
+
+
+class FakeNetwork:
+    """Ways to the broker: ``known``, and what is asked to be kept."""
+
+    def __init__(self) -> None:
+        self.known = ["direct=", "relay=10.0.0.1:7001"]
+        self.kept: list[str] = []
+        self.doubts = 0
+
+    def ways(self, place: Place, proved: str = "") -> list[str]:
+        """The ways, the proved one first."""
+        return sorted(self.known, key=lambda way: way != proved)
+
+    def keep(self) -> None:
+        """Mend the tunnel."""
+
+    def keep_relay(self, proved: str) -> None:
+        """Mend the relay."""
+        self.kept.append(proved)
+
+    def doubt(self) -> None:
+        """Find the ways anew."""
+        self.doubts += 1
+
+    def stop(self) -> None:
+        """Forget them."""
+
+
+class FakeMachine:
+    """What ``federation.provision.machine.Machine`` is to the keeper."""
+
+    folder = "/home/me/.umbel"
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.shell = FakeShell()
+        self.batch = FakeScheduler(self.shell)
+        self.network = FakeNetwork()
+
+    @property
+    def blocks(self) -> str:
+        """Where scripts and outputs lie."""
+        return f"{self.folder}/blocks/{self.site.endpoint_name}"
+
+    def scheduler(self) -> FakeScheduler:
+        """The batch system."""
+        return self.batch
+
+    def shells(self) -> list[FakeShell]:
+        """The one shell."""
+        return [self.shell]
+
+    def close(self) -> None:
+        """Nothing is open."""
