@@ -230,7 +230,7 @@ class Keeper:
                 return
             self._frozen(f"the endpoint is deleted and its site is still to be cleaned: {error.message}")
             return
-        self._next_look = self._clock() + farewell.PAUSE
+        self._next_look = self._clock() + site.settings.interval
         if left:
             message = f"the endpoint is deleted; {len(left)} jobs are ending"
             sites.note(self._fed, self._no, status="removing", message=message)

@@ -190,6 +190,8 @@ def test_deleting_an_endpoint_cancels_its_jobs_and_cleans_its_site(loop: Loop) -
     # the login node is away for a while: it goes on trying, and says so
     loop.machine.shell.away = True
     loop.turn(after=10)
+    assert loop.batch.asked == 2, "and the batch system is asked no more often than else"
+    loop.turn(after=30)
     assert "still to be cleaned" in _listed(loop)["message"]
     loop.machine.shell.away = False
     loop.batch.set(row.job_id, BlockState.CANCELLED)
