@@ -37,10 +37,9 @@ test: $(DEV_STAMP) ## run every test that needs nothing but Python
 
 e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
 	@.ci/services
-	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/contract/ledger tests/soak \
-		--ignore=tests/e2e/provision $(ARGS)
+	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/contract/ledger tests/soak -m "not long" $(ARGS)
 
-cluster: $(DEV_STAMP) ## as root: run the provisioner's tests on a real sshd and a real Slurm (not in CI yet)
+cluster: $(DEV_STAMP) ## as root: the provisioner on real sshd, Slurm and GridEngine, with the long tests
 	@.ci/services
 	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e/provision $(ARGS)
 

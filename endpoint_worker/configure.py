@@ -22,16 +22,17 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Login:
-    """Where the service is and who asks."""
+    """Where the service is and who asks. ``code``: good for one registration, in place of the token."""
 
     url: str
     token: str
+    code: str = ""
 
 
 def find_login(home: Path) -> Login:
     """Address and token from ``UMBEL_API_URL`` and ``UMBEL_TOKEN``, else from ``client.json`` of the home.
 
-    Raises FolderError when there is none.
+    With a one-time code in ``UMBEL_CODE`` no token is needed. Raises FolderError when there is none.
     """
     file = home / "client.json"
     try:
@@ -42,12 +43,13 @@ def find_login(home: Path) -> Login:
         raise FolderError(f"{file} cannot be read: {error}") from None
     url = os.environ.get("UMBEL_API_URL") or known.get("url")
     token = os.environ.get("UMBEL_TOKEN") or known.get("token")
-    if not url or not token:
+    code = os.environ.get("UMBEL_CODE", "")
+    if not url or not (token or code):
         raise FolderError(
-            "it is not known where the service is and who you are: set UMBEL_API_URL and UMBEL_TOKEN, "
-            f"or have the service's token file at {file}"
+            "it is not known where the service is and who you are: set UMBEL_API_URL and UMBEL_TOKEN "
+            f"(or UMBEL_CODE), or have the service's token file at {file}"
         )
-    return Login(str(url).rstrip("/"), str(token))
+    return Login(str(url).rstrip("/"), str(token or ""), code)
 
 
 def register(folder: EndpointFolder, login: Login, settings: str, description: str = "") -> Credentials:
@@ -68,7 +70,7 @@ def register(folder: EndpointFolder, login: Login, settings: str, description: s
     }
     if description:
         request["description"] = description
-    answer = ask(login, "POST", "/v1/endpoints", request)
+    answer = ask(login, "POST", "/v1/registrations" if login.code else "/v1/endpoints", request)
     try:
         given = answer["credentials"]
         credentials = Credentials(
@@ -110,7 +112,8 @@ def _check_writable(folder: Path) -> None:
 
 def ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
     """Send one request to the service; return its answer. Raises ServiceError."""
-    headers = {"Authorization": f"Bearer {login.token}", "Content-Type": "application/json"}
+    bearer = login.code or login.token
+    headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
     try:
         with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as http:
             answer = http.request(

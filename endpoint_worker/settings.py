@@ -29,7 +29,7 @@ else:
 #: Variables that runners get from the worker's environment unless endpoint.toml says otherwise.
 PASSED = tuple("""PATH HOME USER LOGNAME SHELL LANG LC_* TZ TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV CONDA_* XDG_*
     MODULEPATH LOADEDMODULES LMOD_* OMP_* MKL_* OPENBLAS_* NUMEXPR_* CUDA_* NVIDIA_* ROCR_* HIP_*
-    SLURM_* PBS_* LSB_* PMI* OMPI_* I_MPI_*""".split())
+    SLURM_* PBS_* LSB_* SGE_* JOB_ID NSLOTS NHOSTS PE_HOSTFILE PMI* OMPI_* I_MPI_*""".split())
 
 #: Settings that are tables with settings of their own.
 TABLES: dict[str, Any] = {"rules": Rules, "sandbox": Sandbox, "hardware": Hardware}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app, g, request
 
-from federation.registry import users
+from federation.registry import codes, users
 from federation.registry.users import User
 from umbel.protocol.errors import Unauthorized
 
@@ -28,6 +28,12 @@ def open_to_all(view: View) -> View:
     return view
 
 
+def by_code(view: View) -> View:
+    """Declare that a view is for bearers of one-time codes, not of tokens."""
+    view._by_code = True  # type: ignore[attr-defined]
+    return view
+
+
 def install(app: Flask) -> None:
     """Guard every view of ``app``. A URL that does not exist is answered as such without a token."""
     app.before_request(_guard)
@@ -36,16 +42,20 @@ def install(app: Flask) -> None:
 def _guard() -> None:
     if request.endpoint is None or request.endpoint == "static":
         return
-    if not getattr(current_app.view_functions[request.endpoint], "_open_to_all", False):
-        g.user = users.authenticate(fed(), _token())
+    view = current_app.view_functions[request.endpoint]
+    if getattr(view, "_by_code", False):
+        g.user = codes.maker(fed(), token())
+    elif not getattr(view, "_open_to_all", False):
+        g.user = users.authenticate(fed(), token())
 
 
-def _token() -> str:
+def token() -> str:
+    """What the present request bears. Raises Unauthorized."""
     header = request.headers.get("Authorization", "")
-    scheme, _, token = header.partition(" ")
+    scheme, _, borne = header.partition(" ")
     if scheme.lower() != "bearer" or len(header) > _MAX_HEADER:
         raise Unauthorized("send the header 'Authorization: Bearer <token>' with a token of this service")
-    return token.strip()
+    return borne.strip()
 
 
 def user() -> User:

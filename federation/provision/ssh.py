@@ -21,14 +21,13 @@ import paramiko
 from umbel.protocol.errors import BadRequest
 
 from .keys import authenticate
+from .output import gather
 from .shell import TIMEOUT, Done, SiteError, Unreachable
 
 #: Seconds to connect and to authenticate, and between two signs of life on an idle connection.
 CONNECT_TIMEOUT, KEEPALIVE = 15.0, 20
 #: Commands that run at once on one connection: sshd allows 10 sessions (MaxSessions), one is for files.
 SESSIONS = 4
-#: Most bytes of output that are kept of a command.
-MOST_OUTPUT = 16 * 1024 * 1024
 #: What else may go wrong within paramiko.
 _ERRORS = (paramiko.SSHException, OSError, EOFError)
 _ADDRESS = re.compile(
@@ -126,7 +125,7 @@ class SSHShell:
             channel.exec_command("exec /bin/sh")
             channel.sendall(text)
             channel.shutdown_write()
-            return _gather(channel, deadline)
+            return gather(channel, deadline)
         finally:
             channel.close()
 
@@ -257,31 +256,6 @@ class SSHShell:
         for transport in reversed(self._transports):
             transport.close()
         self._transports.clear()
-
-
-def _gather(channel: paramiko.Channel, deadline: float) -> tuple[str, str]:
-    """All output of a command. Raises TimeoutError at the deadline."""
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    size, pause = 0, 0.002
-    while True:
-        ended = channel.exit_status_ready() or channel.closed
-        got = b""
-        for ready, receive, into in (
-            (channel.recv_ready, channel.recv, parts[0]),
-            (channel.recv_stderr_ready, channel.recv_stderr, parts[1]),
-        ):
-            while ready():
-                got = receive(65536)
-                size += len(got)
-                if size <= MOST_OUTPUT:
-                    into.append(got)
-        if ended and not got:
-            return b"".join(parts[0]).decode(errors="replace"), b"".join(parts[1]).decode(errors="replace")
-        if time.monotonic() > deadline:
-            raise TimeoutError("it took too long")
-        if not got:
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
 
 
 def _said(error: BaseException) -> str:

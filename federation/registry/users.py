@@ -49,7 +49,7 @@ def authenticate(fed: Federation, token: str) -> User:
     """Return the user whose valid token this is. Raises Unauthorized."""
     if len(token) == TOKEN_LENGTH and token.startswith(TOKEN_PREFIX):
         with fed.database.read() as connection:
-            row = _by_token.first(connection, digest=_digest(token), now=time.time())
+            row = _by_token.first(connection, digest=digest(token), now=time.time())
         if row is not None:
             return User(*row)
     raise Unauthorized("this token is unknown, expired or revoked: ask the service's owner for a new one")
@@ -82,7 +82,7 @@ def create_token(fed: Federation, user: User, label: str, lifetime: float | None
         connection.execute(
             insert(tokens).values(
                 user_no=user.no,
-                sha256=_digest(token),
+                sha256=digest(token),
                 label=label[:MAX_LABEL],
                 created=now,
                 expires=None if lifetime is None else now + lifetime,
@@ -91,5 +91,6 @@ def create_token(fed: Federation, user: User, label: str, lifetime: float | None
     return token
 
 
-def _digest(token: str) -> str:
+def digest(token: str) -> str:
+    """What the database keeps of a token or a code."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -47,6 +47,20 @@ def endpoint() -> None:
 
 
 @endpoint.command()
+@click.argument("name")
+@click.option(
+    "--hours", type=click.FloatRange(0.01, 720), default=1.0, help="How long it is good (default: 1)."
+)
+def code(name: str, hours: float) -> None:
+    """Print a one-time code with which another machine registers endpoint NAME.
+
+    There: UMBEL_API_URL=... UMBEL_CODE=... umbel-endpoint configure NAME
+    """
+    with Client(patience=PATIENCE) as client:
+        click.echo(client.endpoint_code(name, hours * 3600.0)["code"])
+
+
+@endpoint.command()
 @click.argument("address", metavar="ssh://USER@HOST[:PORT]")
 @click.option("--name", required=True, help="What the endpoint shall be called.")
 @click.option("--scheduler", required=True, type=click.Choice(SCHEDULERS), help="The site's batch system.")

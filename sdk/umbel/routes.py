@@ -113,6 +113,11 @@ class EndpointRoutes(Routes):
         }
         return dict(self.transport.send(Request("POST", "/v1/endpoints", body=body)))
 
+    def endpoint_code(self, name: str, lifetime: float = 3600.0) -> Record:
+        """Make a one-time ``code``, good for ``lifetime`` seconds, to register endpoint ``name`` with."""
+        body = {"name": name, "lifetime": lifetime}
+        return dict(self.transport.send(Request("POST", "/v1/codes", body=body)))
+
     def update_endpoint(
         self, endpoint: str, description: str | None = None, metadata: Record | None = None
     ) -> Record:

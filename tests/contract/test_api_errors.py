@@ -48,6 +48,8 @@ ROUTES = [
     ("DELETE", f"/v1/functions/{ID}"),
     ("GET", "/v1/endpoints"),
     ("POST", "/v1/endpoints"),
+    ("POST", "/v1/codes"),
+    ("POST", "/v1/registrations"),
     ("GET", "/v1/endpoints/lab"),
     ("PATCH", "/v1/endpoints/lab"),
     ("DELETE", "/v1/endpoints/lab"),

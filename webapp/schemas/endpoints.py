@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
+from federation.registry.codes import LIFETIME, LONGEST
 from federation.registry.endpoints import PUBLIC_KEY_BYTES
 from umbel.protocol.states import EndpointState
 
@@ -29,6 +30,28 @@ class EndpointIn(Schema):
     )
     description = Text(most=4096)
     metadata = Object(metadata={"description": "Whatever helps people; at most 16 KiB."})
+
+
+class CodeIn(Schema):
+    """What a code is for."""
+
+    name = fields.String(
+        required=True,
+        validate=validate.Regexp(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"),
+        metadata={"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "example": "lab"},
+    )
+    lifetime = fields.Float(
+        validate=validate.Range(min=1, max=LONGEST),
+        metadata={"description": f"Seconds; default {LIFETIME:.0f}."},
+    )
+
+
+class Code(Schema):
+    """A one-time code, shown once."""
+
+    code = fields.String(required=True)
+    name = fields.String(required=True)
+    expires = fields.Float(required=True, metadata={"description": TIME})
 
 
 class EndpointChange(Schema):

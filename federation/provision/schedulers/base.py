@@ -18,10 +18,13 @@ COMMAND_TIMEOUT = 60.0
 #: What batch systems say when the account has as many jobs as it may have.
 _LIMITS = re.compile(
     r"submit ?limit|maxsubmit|job limit|limit (?:has been )?(?:exceeded|reached)|exceeds?.{0,40}limit"
+    r"|only \d+ (?:active )?jobs are allowed"
     r"|max(?:imum)? number of (?:active |queued )?jobs|max_u_jobs|too many jobs|job slot limit"
     r"|would exceed|quota",
     re.IGNORECASE,
 )
+#: What sounds like one of these and is none: a job that asks for more time than any may have never gets it.
+_NO_LIMITS = re.compile(r"requested time limit is invalid", re.IGNORECASE)
 #: What they say when the request may or may not have arrived.
 _DOUBTS = re.compile(
     r"timed? ?out|unable to contact|connection (?:refused|reset|timed|closed)|cannot connect|can't connect"
@@ -142,7 +145,7 @@ def submitted(shell: Shell, words: Sequence[str], pattern: str, *, input: str = 
 def refusal(command: str, done: Done) -> SiteError:
     """The error that a failed submission means."""
     said = f"{command}: {done.said}"
-    if _LIMITS.search(said):
+    if _LIMITS.search(said) and not _NO_LIMITS.search(said):
         return LimitReached(said)
     # 124, 137, 143: the command was cut off, and may have done its work before
     if _DOUBTS.search(said) or done.code in (124, 137, 143) or done.code < 0:

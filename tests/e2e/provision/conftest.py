@@ -1,83 +1,76 @@
-"""Fixtures of the provisioner's end-to-end tests."""
+"""Fixtures of the provisioner's end-to-end tests: one cluster and one federation for all of them."""
 
 from __future__ import annotations
 
-import shutil
-import socket
-import tempfile
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .elastic import Elastic, elastic
+from tests.support.embedded import free_port
+
+from .cluster import Cluster, Endpoint
+from .elastic import Elastic, broker, elastic
 from .machines import Account, Sshd, need
-from .network import Network
-from .slurm import Slurm
+from .network import BROKER
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    need("sshd", "useradd", "ip", "nsenter", "slurmctld", "slurmd", "munged", "sbatch")
+    account = Account("e2e")
+    try:
+        cluster = Cluster(account)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+    finally:
+        account.remove()
+
+
+@pytest.fixture(scope="session")
+def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elastic]:
+    folder = tmp_path_factory.mktemp("federation")
+    redis, environ = broker(folder / "broker", BROKER, free_port())
+    try:
+        # nodes that are cut off count as lost a little sooner than in life
+        with elastic(folder, UMBEL_NODE_LOST_AFTER="30", **environ) as service:
+            # the environment on the site serves all tests: it stays while any endpoint is there
+            cluster.account.run("mkdir -p .umbel/endpoints/of-another-service")
+            yield service
+    finally:
+        redis.process.terminate()
+        redis.wait()
+
+
+@pytest.fixture
+def hpc(service: Elastic, cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+    """An endpoint that is yet to be added. After the test everything is healed, and nothing may be left."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
+    endpoint = Endpoint(service, cluster, name)
+    before = len(service.log)
+    try:
+        yield endpoint
+    finally:
+        print(service.log[before:])
+        cluster.heal()
+        endpoint.remove()
+        cluster.assert_clean()
 
 
 @pytest.fixture
 def account() -> Iterator[Account]:
+    """An account with a bare home on this machine."""
     need("sshd", "useradd")
-    account = Account()
+    account = Account("bare")
     yield account
     account.remove()
 
 
 @pytest.fixture
 def sshd(account: Account, tmp_path: Path) -> Iterator[Sshd]:
-    sshd = Sshd(tmp_path / "sshd")
+    sshd = Sshd(tmp_path / "sshd", account)
     yield sshd
     sshd.stop()
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Elastic]:
-    with elastic(tmp_path) as service:
-        yield service
-
-
-@pytest.fixture
-def slurm(account: Account) -> Iterator[Slurm]:
-    need("slurmctld", "slurmd", "munged", "sbatch")
-    # not in tmp_path: other accounts must be able to look in
-    folder = Path(tempfile.mkdtemp(prefix="umbel-e2e-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    host = socket.gethostname()
-    nodes = {f"node{number}": ("127.0.0.1", host, ()) for number in (1, 2)}
-    slurm = Slurm(folder / "slurm", nodes)
-    yield slurm
-    slurm.stop()
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def slurm_login(slurm: Slurm, tmp_path: Path) -> Iterator[Sshd]:
-    sshd = Sshd(tmp_path / "login", environ=f"SetEnv SLURM_CONF={slurm.conf}")
-    yield sshd
-    sshd.stop()
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    need("ip", "nsenter")
-    network = Network()
-    yield network
-    network.close()
-
-
-@pytest.fixture
-def cluster(account: Account, network: Network, tmp_path: Path) -> Iterator[tuple[Slurm, Sshd]]:
-    """Slurm and sshd on a network of their own: compute nodes reach the login node and nothing else."""
-    need("slurmctld", "slurmd", "munged", "sbatch")
-    folder = Path(tempfile.mkdtemp(prefix="umbel-e2e-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    nodes = {name: (network.address(name), name, network.wrap(name)) for name in ("cn1", "cn2")}
-    login = network.wrap("login")
-    slurm = Slurm(folder / "slurm", nodes, controller=f"login({network.address('login')})", wrap=login)
-    environ = f"SetEnv SLURM_CONF={slurm.conf}"
-    sshd = Sshd(tmp_path / "login", address=network.address("login"), environ=environ, wrap=login)
-    yield slurm, sshd
-    sshd.stop()
-    slurm.stop()
-    shutil.rmtree(folder)

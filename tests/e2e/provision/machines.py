@@ -1,6 +1,6 @@
-"""Real machines for the provisioner, all on this one: an sshd, an account with a bare home, Slurm.
+"""Real machines for the provisioner, all on this one: an sshd, accounts with bare homes.
 
-Everything lives in one folder and is ended by process id. Needs root.
+Everything is ended by process id. Needs root.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ import pytest
 from tests.support.embedded import free_port
 from tests.support.wait import wait_until
 
-#: One of its own for each run, as several may go on at once.
-ACCOUNT = f"umbel-e2e-{os.getpid()}"
-
 
 def need(*programs: str) -> None:
     """Skip where this cannot run: not root, or a program is missing."""
@@ -35,22 +32,24 @@ def need(*programs: str) -> None:
 
 
 class Account:
-    """An unprivileged account with an empty home."""
+    """An unprivileged account with an empty home. ``role``: what it is for, in its name."""
 
-    def __init__(self) -> None:
-        self.name = ACCOUNT
-        subprocess.run(["userdel", "-rf", ACCOUNT], capture_output=True)
-        subprocess.run(["useradd", "-m", "-s", "/bin/bash", ACCOUNT], check=True, capture_output=True)
+    def __init__(self, role: str) -> None:
+        # one of its own for each run, as several may go on at once
+        self.name = f"umbel-{role}-{os.getpid()}"
+        subprocess.run(["userdel", "-rf", self.name], capture_output=True)
+        subprocess.run(["useradd", "-m", "-s", "/bin/bash", self.name], check=True, capture_output=True)
         # a locked account cannot log in with a key either
-        subprocess.run(["usermod", "-p", "*", ACCOUNT], check=True)
-        entry = pwd.getpwnam(ACCOUNT)
+        subprocess.run(["usermod", "-p", "*", self.name], check=True)
+        entry = pwd.getpwnam(self.name)
         self.home, self.uid, self.gid = Path(entry.pw_dir), entry.pw_uid, entry.pw_gid
 
     def allow(self, line: str) -> None:
-        """Install a line in ``authorized_keys``, as its owner would."""
+        """Add a line to ``authorized_keys``, as its owner would."""
         folder = self.home / ".ssh"
         folder.mkdir(mode=0o700, exist_ok=True)
-        (folder / "authorized_keys").write_text(line + "\n")
+        with (folder / "authorized_keys").open("a") as file:
+            file.write(line + "\n")
         for path in (folder, folder / "authorized_keys"):
             os.chown(path, self.uid, self.gid)
 
@@ -59,8 +58,8 @@ class Account:
         for name in (".bashrc", ".profile", ".bash_profile"):
             (self.home / name).write_text(f"echo '{text}'\necho '{text}' >&2\n")
 
-    def run(self, command: str) -> None:
-        """Run a command as this account."""
+    def run(self, command: str) -> str:
+        """Run a shell command as this account; return its output."""
         words = [
             "setpriv",
             f"--reuid={self.uid}",
@@ -70,7 +69,11 @@ class Account:
             "-c",
             command,
         ]
-        subprocess.run(words, check=True, cwd=self.home, capture_output=True, timeout=30)
+        environ = {"HOME": str(self.home), "USER": self.name, "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            words, check=True, cwd=self.home, env=environ, capture_output=True, timeout=60, text=True
+        )
+        return done.stdout
 
     def processes(self) -> list[psutil.Process]:
         """What runs as this account and is more than a zombie."""
@@ -83,12 +86,31 @@ class Account:
                 continue
         return found
 
+    def workers(self) -> list[psutil.Process]:
+        """Its processes that have to do with Umbel."""
+        found = []
+        for process in self.processes():
+            try:
+                if "umbel" in " ".join(process.cmdline()) and "sshd" not in process.name():
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def wait_idle(self, timeout: float = 30.0) -> None:
+        """Wait until nothing of Umbel is left of it, on whatever node."""
+        wait_until(lambda: not self.workers(), timeout, what=f"the end of what {self.name} runs")
+
     def remove(self) -> None:
         """End what it runs, and delete it."""
-        for process in self.processes():
-            process.kill()
-        wait_until(lambda: not self.processes(), 10.0, what="the end of the account's processes")
-        subprocess.run(["userdel", "-rf", ACCOUNT], check=True, capture_output=True)
+
+        def ended() -> bool:
+            for process in self.processes():
+                process.kill()
+            return not self.processes()
+
+        wait_until(ended, 20.0, what="the end of the account's processes")
+        subprocess.run(["userdel", "-rf", self.name], check=True, capture_output=True)
 
 
 class Sshd:
@@ -97,6 +119,7 @@ class Sshd:
     def __init__(
         self,
         folder: Path,
+        account: Account,
         *,
         address: str = "127.0.0.1",
         environ: str = "",
@@ -104,7 +127,7 @@ class Sshd:
         more: str = "",
     ):
         folder.mkdir(parents=True)
-        self.folder, self.address, self.port = folder, address, free_port()
+        self.folder, self.address, self.port, self.account = folder, address, free_port(), account
         self._wrap = list(wrap)
         key = folder / "host_ed25519"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -112,7 +135,8 @@ class Sshd:
             f"Port {self.port}\nListenAddress {address}\nHostKey {key}\nPidFile {folder}/sshd.pid\n"
             "AuthorizedKeysFile .ssh/authorized_keys\nPubkeyAuthentication yes\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nUsePAM no\nPermitRootLogin no\nStrictModes yes\n"
-            f"AllowUsers {ACCOUNT}\nGatewayPorts clientspecified\nLogLevel VERBOSE\nPrintMotd no\n"
+            f"AllowUsers {account.name}\nGatewayPorts clientspecified\nLogLevel VERBOSE\nPrintMotd no\n"
+            "MaxStartups 100:30:200\n"
             f"Subsystem sftp internal-sftp\n{environ}\n{more}\n"
         )
         self.start()
@@ -120,12 +144,17 @@ class Sshd:
     @property
     def url(self) -> str:
         """The address for ``umbel endpoint add``."""
-        return f"ssh://{ACCOUNT}@{self.address}:{self.port}"
+        return f"ssh://{self.account.name}@{self.address}:{self.port}"
 
     @property
     def commands(self) -> int:
         """How many sessions have been opened so far."""
         return (self.folder / "sshd.log").read_text(errors="replace").count("Starting session")
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and not stopped."""
+        return (self.folder / "sshd.pid").exists()
 
     def start(self) -> None:
         """Start it and wait until it listens."""

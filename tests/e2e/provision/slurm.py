@@ -1,20 +1,17 @@
-"""A real Slurm with its own munge, on this machine: several nodes on loopback, or in network namespaces."""
+"""A real Slurm with its own munge, in network namespaces of this machine."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-
-import psutil
 
 from tests.support.embedded import free_port
 from tests.support.wait import wait_until
+
+from .processes import end
 
 CONF = """\
 ClusterName=e2e
@@ -39,17 +36,20 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=100000
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+JobSubmitPlugins=throttle
 MpiDefault=none
 ReturnToService=2
 MailProg=/bin/true
 KillWait=5
 MinJobAge=300
 SlurmctldTimeout=120
-SlurmdTimeout=60
+SlurmdTimeout=20
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 {nodes}
 PartitionName=debug Nodes={names} Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes={names} MaxTime=5 State=UP
+EnforcePartLimits=ANY
 """
 
 
@@ -61,8 +61,8 @@ class Slurm:
         folder: Path,
         nodes: dict[str, tuple[str, str, Sequence[str]]],
         *,
-        controller: str = "",
-        wrap: Sequence[str] = (),
+        controller: str,
+        wrap: Sequence[str],
     ):
         self.folder = folder
         self._nodes, self._wrap = nodes, list(wrap)
@@ -73,27 +73,30 @@ class Slurm:
             shutil.chown(folder / name, "slurm", "slurm")
         self._start_munge()
         ports = {name: free_port() for name in nodes}
-        shared = free_port()
         lines = [
             f"NodeName={name} NodeHostname={host} NodeAddr={address} Port={ports[name]} CPUs=4"
             for name, (address, host, _) in nodes.items()
         ]
         self.conf = folder / "slurm.conf"
-        self.conf.write_text(
-            CONF.format(
-                controller=controller or f"{socket.gethostname()}(127.0.0.1)",
-                port=free_port(),
-                slurmd_port=shared,
-                folder=folder,
-                nodes="\n".join(lines),
-                names=",".join(nodes),
-            )
+        self._text = CONF.format(
+            controller=controller,
+            port=free_port(),
+            slurmd_port=free_port(),
+            folder=folder,
+            nodes="\n".join(lines),
+            names=",".join(nodes),
         )
+        self.conf.write_text(self._text)
         self.environ = {**os.environ, "SLURM_CONF": str(self.conf)}
         self.start_controller()
         for name in nodes:
             self.start_node(name)
-        wait_until(lambda: self.call("sinfo", "-h", "-o", "%t").split() == ["idle"], 30.0, what="idle nodes")
+        wait_until(
+            lambda: set(self.call("sinfo", "-h", "-o", "%t").split()) == {"idle"},
+            60.0,
+            what="idle nodes",
+            interval=0.1,
+        )
 
     def _start_munge(self) -> None:
         munge = self.folder / "munge"
@@ -115,7 +118,8 @@ class Slurm:
 
     def stop_controller(self) -> None:
         """End slurmctld; jobs go on."""
-        _end(self.folder / "run/slurmctld.pid")
+        end(self.folder / "run/slurmctld.pid")
+        (self.folder / "run/slurmctld.pid").unlink(missing_ok=True)
 
     def start_node(self, name: str) -> None:
         """Start a node's slurmd."""
@@ -127,6 +131,35 @@ class Slurm:
         command = [*self._wrap, *words]
         return subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=60).stdout
 
+    def change(self, old: str, new: str) -> None:
+        """Change the configuration. The controller starts anew: some plugins read theirs once only."""
+        text = self.conf.read_text()
+        assert old in text
+        self.conf.write_text(text.replace(old, new))
+        self.stop_controller()
+        self.start_controller()
+        wait_until(lambda: "cn1" in self.call("sinfo", "-h", "-N"), 30.0, what="slurmctld", interval=0.2)
+
+    @property
+    def running(self) -> bool:
+        """Whether slurmctld runs."""
+        return (self.folder / "run/slurmctld.pid").exists()
+
+    def heal(self) -> None:
+        """Start what is down and take back what an admin did to nodes and configuration."""
+        if self.conf.read_text() != self._text:
+            self.conf.write_text(self._text)
+            self.stop_controller()
+        if not self.running:
+            self.start_controller()
+        for name in self._nodes:
+            self.call("scontrol", "update", f"nodename={name}", "state=resume")
+        wait_until(self._healthy, 90.0, what="nodes that answer", interval=0.3)
+
+    def _healthy(self) -> bool:
+        states = self.call("sinfo", "-h", "-N", "-o", "%T").split()
+        return bool(states) and all(state in ("idle", "mixed", "allocated", "completing") for state in states)
+
     def jobs(self) -> list[str]:
         """States of all jobs that have not ended."""
         return self.call("squeue", "-h", "-o", "%T").split()
@@ -136,26 +169,6 @@ class Slurm:
         self.call("scancel", "--state=RUNNING")
         self.call("scancel", "--state=PENDING")
         for name in self._nodes:
-            _end(self.folder / f"run/slurmd.{name}.pid")
+            end(self.folder / f"run/slurmd.{name}.pid")
         self.stop_controller()
-        _end(self.folder / "munge/run/munged.pid")
-
-
-def _end(pid_file: Path) -> None:
-    try:
-        process = psutil.Process(int(pid_file.read_text()))
-    except (OSError, ValueError, psutil.NoSuchProcess):
-        return
-    process.send_signal(signal.SIGTERM)
-    ended = partial(_ended, process)
-    try:
-        wait_until(ended, 10.0)
-    except AssertionError:
-        process.kill()
-
-
-def _ended(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        end(self.folder / "munge/run/munged.pid")

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import wait_until
-
 from .elastic import Elastic
 from .machines import Account, Sshd
 
@@ -35,35 +33,34 @@ def test_a_bare_account_becomes_an_endpoint_and_is_bare_again(
         "idle_time": 4,
         "walltime": 600,
         "slot_work": 1,
-        "grace": 10,
+        "grace": 30,
     }
-    made = service.add("lab", site, policy)
+    made = service.add("bare", site, policy)
     assert made["authorized_keys"].startswith("restrict ssh-ed25519 ")
     # before the owner has installed the line, the site is frozen with a clear status
-    wait_until(lambda: service.look("lab")["status"] == "unreachable", 30.0)
-    assert "authorized_keys" in service.look("lab")["message"]
+    assert "authorized_keys" in service.wait_status("bare", "unreachable")["message"]
     account.allow(made["authorized_keys"])
     began = time.monotonic()
-    with service.umbel.executor("lab") as executor:
+    with service.umbel.executor("bare") as executor:
         futures = [executor.submit(_where, number) for number in range(400)]
         results = [future.result(timeout=180) for future in futures]
     print(f"400 calls in {time.monotonic() - began:.1f} s")
     assert [number for number, _, _ in results] == list(range(400))
     assert {uid for _, uid, _ in results} == {account.uid} and account.uid != os.getuid()
-    assert len(service.look("lab")["blocks"]) <= 4
-    service.wait_gone("lab", 90.0)
-    ended = service.look("lab")["blocks"]
+    assert len(service.look("bare")["blocks"]) <= 4
+    service.wait_gone("bare")
+    ended = service.look("bare")["blocks"]
     assert {block["state"] for block in ended} == {"completed"}, ended
     assert all(block["busy_slot_seconds"] >= 0 and block["node_hours"] > 0 for block in ended)
-    assert (account.home / ".umbel/endpoints/lab/credentials.json").stat().st_mode & 0o777 == 0o600
-    service.call("remove", "lab", "--user", service.owner)
+    assert (account.home / ".umbel/endpoints/bare/credentials.json").stat().st_mode & 0o777 == 0o600
+    service.remove("bare")
     assert not (account.home / ".umbel").exists()
-    wait_until(lambda: not [p for p in account.processes() if "python" in p.name()], 20.0)
+    account.wait_idle()
 
 
 def test_hosts_without_a_batch_system(service: Elastic, account: Account, sshd: Sshd, tmp_path: Path) -> None:
     """Two hosts, played by two sshds that share a home, as a lab's machines do."""
-    other = Sshd(tmp_path / "other")
+    other = Sshd(tmp_path / "other", account)
     try:
         site = {"address": sshd.url, "scheduler": "hosts", "hosts": [sshd.url, other.url], "interval": 2.0}
         policy = {
@@ -72,16 +69,16 @@ def test_hosts_without_a_batch_system(service: Elastic, account: Account, sshd: 
             "idle_time": 4,
             "walltime": 600,
             "slot_work": 1,
-            "grace": 10,
+            "grace": 30,
         }
-        account.allow(service.add("lab", {**site, "network": "direct"}, policy)["authorized_keys"])
-        with service.umbel.executor("lab") as executor:
+        account.allow(service.add("hosts", {**site, "network": "direct"}, policy)["authorized_keys"])
+        with service.umbel.executor("hosts") as executor:
             futures = [executor.submit(_where, number) for number in range(300)]
             assert [future.result(timeout=180)[0] for future in futures] == list(range(300))
-        service.wait_gone("lab", 90.0)
-        used = {host for block in service.look("lab")["blocks"] for host in block["hosts"]}
+        service.wait_gone("hosts")
+        used = {host for block in service.look("hosts")["blocks"] for host in block["hosts"]}
         assert used == {sshd.url, other.url}
-        service.call("remove", "lab", "--user", service.owner)
+        service.remove("hosts")
         assert not (account.home / ".umbel").exists()
     finally:
         other.stop()

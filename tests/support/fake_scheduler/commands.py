@@ -25,7 +25,7 @@ DOWN = {
 LIMIT = {
     "slurm": "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "  # noqa: E501
     "accounting/QOS policy (job submit limit, user's size and/or time limits)",
-    "gridengine": "Unable to run job: job rejected: Only 2 jobs are allowed per user (current job limit exceeded)",  # noqa: E501
+    "gridengine": "Unable to run job: job rejected: only 2 jobs are allowed per user (current job count: 2)",  # noqa: E501
     "pbs": "qsub: would exceed queue generic's per-user limit",
     "lsf": "Pending job threshold reached: User's job limit reached. Job not submitted.",
     "htcondor": "ERROR: Failed to create proc: Number of submitted jobs would exceed MAX_JOBS_PER_OWNER",

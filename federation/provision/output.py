@@ -1,0 +1,41 @@
+"""The output of a command on a site, to its very end."""
+
+from __future__ import annotations
+
+import time
+
+import paramiko
+
+#: Seconds that output is waited for after a command has ended: something that it left may hold its end back.
+LINGER = 3.0
+#: Most bytes of output that are kept of a command.
+MOST_OUTPUT = 16 * 1024 * 1024
+
+
+def gather(channel: paramiko.Channel, deadline: float) -> tuple[str, str]:
+    """All output of a command. Raises TimeoutError at the deadline."""
+    parts: tuple[list[bytes], list[bytes]] = ([], [])
+    size, pause, exited = 0, 0.002, 0.0
+    while True:
+        # the exit status may overtake the last of the output, after which comes the end of file
+        if channel.exit_status_ready() and not exited:
+            exited = time.monotonic()
+        late = exited and time.monotonic() - exited > LINGER
+        ended = channel.closed or late or (exited and channel.eof_received)
+        got = b""
+        for ready, receive, into in (
+            (channel.recv_ready, channel.recv, parts[0]),
+            (channel.recv_stderr_ready, channel.recv_stderr, parts[1]),
+        ):
+            while ready():
+                got = receive(65536)
+                size += len(got)
+                if size <= MOST_OUTPUT:
+                    into.append(got)
+        if ended and not got:
+            return b"".join(parts[0]).decode(errors="replace"), b"".join(parts[1]).decode(errors="replace")
+        if time.monotonic() > deadline:
+            raise TimeoutError("it took too long")
+        if not got:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
