@@ -102,14 +102,15 @@ class Keeper:
         )
         took = time.monotonic() - mono
         site = self._machine.site
-        if active:
-            self._machine.network.keep_relay(site.way)
-        else:
-            blocks.forget_nodes(self._fed, self._no, began)
         ended, orphans = apply_jobs(self._fed, site, active, jobs, began)
         for row, state in ended:
             self._learn(row, state)
         self._end_orphans(orphans)
+        if len(active) > len(ended):
+            self._machine.network.keep_relay(site.way)
+        else:
+            self._machine.network.rest()
+            blocks.forget_nodes(self._fed, self._no, began)
         if self._failures or site.status != "ok":
             log.info("%s: %s answers", site.endpoint_name, site.settings.address)
         self._failures = 0

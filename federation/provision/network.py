@@ -68,6 +68,7 @@ class Network:
         self._tunnel: Tunnel | None = None
         self._relay: tuple[Place, tuple[str, int]] | None = None
         self._ways: list[str] | None = None
+        self._resting = False
 
     def ways(self, place: Place, proved: str = "") -> list[str]:
         """``name=host:port`` of every way that a worker may try, the ``proved`` one first; []: no choice.
@@ -78,6 +79,8 @@ class Network:
             return []
         if self._ways is None:
             self._ways = self._find(self._shell, place, proved)
+        elif self._resting:
+            self.keep_relay(proved)
         return sorted(self._ways, key=lambda way: way != proved)
 
     def doubt(self) -> None:
@@ -93,6 +96,12 @@ class Network:
         """Start the relay again if workers use it and it has ended: one command. Raises SiteError."""
         if self._relay is not None and not proved.startswith(("direct", "tunnel")):
             self._start_relay(*self._relay)
+
+    def rest(self) -> None:
+        """End the relay, as there are no blocks: nothing of ours runs on the login node. Raises SiteError."""
+        if self._relay is not None and not self._resting:
+            self._shell.run([*_relay_command(self._relay[0]), "--stop"], timeout=RELAY_TIMEOUT)
+            self._resting = True
 
     def _find(self, shell: SSHShell, place: Place, proved: str) -> list[str]:
         wanted, on_login = self._settings.network, self._settings.scheduler == "processes"
@@ -134,15 +143,9 @@ class Network:
 
     def _start_relay(self, place: Place, upstream: tuple[str, int]) -> list[str]:
         """Have it run; return the ways that it makes."""
-        self._relay = place, upstream
-        words = [
-            "env",
-            f"UMBEL_HOME={place.folder}",
-            f"{place.env}/bin/umbel-endpoint",
-            "relay",
-            place.endpoint,
-        ]
-        words += ["--upstream", f"{upstream[0]}:{upstream[1]}", "--port", str(self._port + 1)]
+        self._relay, self._resting = (place, upstream), False
+        words = [*_relay_command(place), "--port", str(self._port + 1)]
+        words += ["--upstream", f"{upstream[0]}:{upstream[1]}"]
         for address in self._settings.relay_listen:
             words += ["--listen", address]
         done = self._shell.run(words, timeout=RELAY_TIMEOUT)
@@ -155,6 +158,11 @@ class Network:
     def stop(self) -> None:
         """Forget the tunnel, which ends with the connection; a relay ends by itself."""
         self._tunnel = self._relay = self._ways = None
+
+
+def _relay_command(place: Place) -> list[str]:
+    words = ["env", f"UMBEL_HOME={place.folder}", f"{place.env}/bin/umbel-endpoint"]
+    return [*words, "relay", place.endpoint]
 
 
 def way_words(ways: Sequence[str]) -> list[str]:

@@ -301,6 +301,12 @@ def test_ways_when_the_login_node_reaches_the_broker(
         _stop_relay(shell, place)
         network.keep_relay(relay)
         assert _ask(int(relay.rpartition(":")[2])).startswith(b"-NOAUTH")
+        # without blocks nothing of ours runs there, and it comes back with the first one
+        network.rest()
+        with pytest.raises(OSError):
+            _ask(int(relay.rpartition(":")[2]))
+        assert network.ways(place, proved=relay)[0] == relay
+        assert _ask(int(relay.rpartition(":")[2])).startswith(b"-NOAUTH")
         assert _network(shell, broker, broker, network="direct").ways(place) == []
         # nobody needs a relay any more
         assert _network(shell, broker, broker).ways(place, proved="direct=") == ["direct="]

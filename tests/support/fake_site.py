@@ -106,6 +106,9 @@ class FakeNetwork:
         """Mend the relay."""
         self.kept.append(proved)
 
+    def rest(self) -> None:
+        """End the relay."""
+
     def doubt(self) -> None:
         """Find the ways anew."""
         self.doubts += 1
