@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.worker.control import control_command
+from celery.worker.request import Request
 
 from umbel.protocol import names
 
@@ -71,6 +72,13 @@ def leave(state: Any, reason: str = "", **_: Any) -> dict[str, str]:
     return {"ok": "leaving"}
 
 
+class BundleRequest(Request):
+    """A bundle as Celery sees it."""
+
+    def cancel(self, *_: Any, **__: Any) -> None:
+        """What a cold shutdown asks of all that runs: the node stops it, and nobody has cancelled it."""
+
+
 def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
     """Celery app of one endpoint, whose tasks are all ``names.RUN_TASK``."""
     app = Celery("umbel-endpoint", broker=node.broker_url, set_as_current=False)
@@ -107,7 +115,7 @@ def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
     app.umbel_node, app.umbel_leaver = node, leaver or Leaver(node, Terms())
     app.steps["consumer"].add(Attached)
 
-    @app.task(name=names.RUN_TASK, ignore_result=True)
+    @app.task(name=names.RUN_TASK, ignore_result=True, Request=BundleRequest)
     def run(head: str, body: str | None) -> None:
         raise RuntimeError("bundles are run by the endpoint's own pool")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import redis
 from celery import Celery
@@ -105,6 +106,12 @@ class Site:
             args[1:] = [None]  # type: ignore[list-item]
         self.broker.lpush(names.queue_key(ENDPOINT), celery_message(bundle, args))
         return bundle
+
+    def value(self, function: Any) -> Any:
+        """What one call returns."""
+        bundle = self.send(function)
+        assert self.ended(bundle) == ["succeeded"]
+        return self.values[bundle.calls[0].task_id]
 
     def receive(self) -> None:
         """Take the reports that are there."""
@@ -278,6 +285,54 @@ def test_a_running_call_is_cancelled_by_command_and_by_the_list(site: Site) -> N
         assert site.ended(bundle) == ["skipped"]
         app.control.pool_grow(1)
         site.until(lambda: site.beats[-1].heartbeat and site.beats[-1].heartbeat.slots == 3, "three slots")
+
+
+def test_celerys_own_controls_do_what_they_say(site: Site) -> None:
+    """Grow, shrink and restart of the pool, and a warm shutdown that gives back what has not started."""
+
+    def slots(count: int) -> None:
+        site.until(
+            lambda: site.beats[-1].heartbeat and site.beats[-1].heartbeat.slots == count, f"{count} slots", 60
+        )
+
+    with Celery("service", broker=site.admin_url, set_as_current=False) as app:
+        app.conf.update(
+            broker_transport_options={"global_keyprefix": names.prefix(ENDPOINT)}, result_backend=None
+        )
+        # control commands are heard by who has subscribed, as one that runs bundles has
+        assert site.value(os.getpid)
+        app.control.pool_grow(2)
+        slots(4)
+        running = [site.send(nap, [(4.0,)]) for _ in range(4)]
+        ids = {bundle.id for bundle in running}
+        site.until(lambda: ids <= {row.bundle_id for row in site.rows}, "four calls at once", 60)
+        app.control.pool_shrink(3)
+        slots(1)
+        assert [site.ended(bundle) for bundle in running] == [["succeeded"]] * 4, "what runs is not disturbed"
+        before = site.value(os.getpid)
+        app.control.pool_restart()
+        wait_until(lambda: site.value(os.getpid) != before, 30, what="another runner")
+
+        long, waiting = site.send(nap, [(1.0,), (0.0,)]), site.send(nap, [(0.0,)])
+        site.until(lambda: any(row.bundle_id == long.id for row in site.rows), "it runs")
+        app.control.shutdown()
+        assert site.process is not None and site.process.wait(30) == 0
+        assert site.ended(long) == ["succeeded", "returned"]
+        assert site.ended(waiting) in (["returned"], ["succeeded"])
+        site.until(lambda: site.beats[-1].goodbye, "the goodbye")
+
+
+def test_a_cold_shutdown_stops_what_runs_and_gives_back_the_rest(site: Site) -> None:
+    running = [site.send(nap, [(60.0,), (0.0,)]) for _ in range(2)]
+    site.until(lambda: len({row.bundle_id for row in site.rows}) == 2, "both run")
+    assert site.process is not None
+    family = psutil.Process(site.process.pid).children(recursive=True)
+    began = time.monotonic()
+    site.process.send_signal(signal.SIGQUIT)
+    site.process.wait(20)
+    assert time.monotonic() - began < 15 and not any(runner.is_running() for runner in family)
+    for bundle in running:
+        assert site.ended(bundle) == ["WORKER_STOPPED", "returned"]
 
 
 def test_a_broker_that_loses_everything_in_the_middle_of_a_call(tmp_path: Path) -> None:
