@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from . import starts
 from .environments import CACHE, python_of
 from .peers import PEERS
 from .plot import draw
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure Umbel and its peers side by side."
     )
-    parser.add_argument("--only", default="W1,W2,W3,W4,W5,W6,W7", help="works (default: %(default)s)")
+    parser.add_argument("--only", default="W1,W2,W3,W4,W5,W6,W7,W8", help="works (default: %(default)s)")
     parser.add_argument(
         "--peers", default="celery,parsl,dask,dramatiq", help="beside Umbel (default: %(default)s)"
     )
@@ -106,7 +107,19 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             records.append(record)
             print("         " + summary(record), file=sys.stderr, flush=True)
         write_records(options.output, {"machine": machine(), "settings": settings, "records": records})
+    if "W8" in options.only:
+        _measure_starts(options, records)
+        write_records(options.output, {"machine": machine(), "settings": settings, "records": records})
     return records
+
+
+def _measure_starts(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+    """Add the records of W8, which needs no service."""
+    for number in range(1, options.rounds + 1):
+        print(f"{time.strftime('%H:%M:%S')} round {number}: W8", file=sys.stderr, flush=True)
+        for record in starts.measure(number, quick=options.quick):
+            records.append(record)
+            print(f"         {record['peer']}: {summary(record)}", file=sys.stderr, flush=True)
 
 
 def summary(record: dict[str, Any]) -> str:

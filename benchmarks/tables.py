@@ -46,6 +46,7 @@ COLUMNS = {
     "W6": (Column("stretch", "makespan / ideal", True), Column("seconds", "s")),
     "W7": (Column("us_per_task", "µs/task"), Column("tasks_per_s", "tasks/s"), _CPU),
 }
+COLUMNS["W8"] = (Column("cold_ms", "cold ms"), Column("start_ms", "start ms"), Column("warm_ms", "warm ms"))
 COLUMNS["W7old"] = COLUMNS["W7"]
 
 

@@ -26,6 +26,9 @@ node       what a worker node is made of; its heartbeat
 supervisor the thread that owns all runners
 placing    which runner takes which waiting bundle
 places     how runners are started: by settings, for whom and for what
+reception  leads bundles to the environment that their function needs
+desk       bundles that wait until their environment is built
+environments  building environments and keeping them
 sandbox    what runners are closed in: bubblewrap, containers
 crew       the runners of a node as a group
 slot       one runner and the bundle that it runs

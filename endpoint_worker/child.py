@@ -33,6 +33,12 @@ from .speech import Ear, open_pipe
 #: Bytes that are kept of what a call writes unless somebody says otherwise.
 DEFAULT_OUTPUT = 64 * 1024
 
+#: Makes the command ``module`` known, which login shells know only.
+_MODULES = """for file in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/*modules.sh \\
+    /etc/profile.d/*lmod.sh; do
+    if ! type module >/dev/null 2>&1 && [ -r "$file" ]; then . "$file"; fi
+done"""
+
 
 @dataclass(frozen=True)
 class RunnerOptions:
@@ -44,7 +50,8 @@ class RunnerOptions:
     ``recycle_memory``: when its resident size is larger (bytes, 0: never). ``key``: what runners of these
     options are for, where a node has several kinds of them. ``launcher``: what closes them in; ``mounts`` and
     ``hidden``: what they see there, and what never. ``kit``: folder with what a runner needs, for an
-    interpreter that does not have it.
+    interpreter that does not have it. ``equipped``: the interpreter is of an environment that a function
+    asked for. ``setup``: lines of shell that are run first.
     """
 
     folder: Path
@@ -65,6 +72,8 @@ class RunnerOptions:
     #: slots that a call of such a runner occupies, and what of the node belongs to each slot
     cores: int = 1
     layout: Layout = field(default_factory=Layout)
+    equipped: bool = False
+    setup: Sequence[str] = ()
 
 
 class Child:
@@ -105,7 +114,7 @@ class Child:
         )
         with BoundTo(options.layout.affinity(self._numbers)):
             return subprocess.Popen(
-                self._launcher.command(start),
+                [*shell(options.setup), *self._launcher.command(start)],
                 cwd=options.folder,
                 env=self._launcher.environment(start),
                 stdin=subprocess.DEVNULL,
@@ -220,6 +229,11 @@ class Child:
         self._errors.close()
         self.ear.close()
         self.journal.close()
+
+
+def shell(setup: Sequence[str]) -> list[str]:
+    """Words before a command that have these lines run first; a line that fails ends it."""
+    return ["bash", "-c", "\n".join([_MODULES, "set -e", *setup, 'exec "$0" "$@"'])] if setup else []
 
 
 def death(code: int) -> str:

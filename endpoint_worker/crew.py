@@ -26,7 +26,14 @@ SWEEP = 0.5
 class Crew:
     """Slots of one supervisor, whose thread calls all methods; ``selector`` hears their sockets."""
 
-    def __init__(self, options: RunnerOptions, wanted: int, selector: selectors.BaseSelector):
+    def __init__(
+        self,
+        options: RunnerOptions,
+        wanted: int,
+        selector: selectors.BaseSelector,
+        *,
+        sweeps: bool = False,
+    ):
         self.slots: list[Slot] = []
         self.wanted = wanted
         self.problem = ""
@@ -43,7 +50,7 @@ class Crew:
         self._hire_at = 0.0
         self._sweep_until = 0.0
         #: this process has no children but runners: what else appears below it got away from one
-        self.sweeps = False
+        self._sweeps = sweeps
 
     @property
     def busy(self) -> int:
@@ -101,6 +108,7 @@ class Crew:
             if coming >= wanted:
                 return
             if self._free(slot) and slot.key != key and slot.key not in spared:
+                slot.given_up = True
                 slot.kill()
                 self._orders.append(options)
                 coming += 1
@@ -168,6 +176,8 @@ class Crew:
     def renew(self) -> None:
         """Replace every runner, each when it is idle."""
         for slot in self.slots:
+            if not slot.retiring and slot.key != self._options.key and slot.options.cores == 1:
+                self._orders.append(slot.options)
             slot.retiring = True
             if slot.run is None:
                 slot.kill()
@@ -182,7 +192,12 @@ class Crew:
         self._sweep_until = time.monotonic() + SWEEP
         if slot.greeted:
             self._delay = 0.0
-        elif not slot.retiring:
+            staying = sum(not other.retiring for other in self.slots) + len(self._orders)
+            alone = slot.options.cores == 1 and slot.number not in self._wide
+            if alone and not slot.given_up and staying < self.wanted:
+                # the next one is likely to be wanted for the same
+                self._orders.append(slot.options)
+        elif not slot.retiring and not slot.equipped:
             if how != self.problem:
                 log.error("slot %d: %s", slot.number, how)
             self.problem = how
@@ -193,7 +208,7 @@ class Crew:
         """Start runners for slots that have none."""
         if self.problem and any(slot.greeted for slot in self.slots):
             self.problem = ""
-        if self.sweeps and now < self._sweep_until and self._options.launcher.shares_processes:
+        if self._sweeps and now < self._sweep_until and self._options.launcher.shares_processes:
             strays.kill_strays({slot.child.outer for slot in self.slots})
         for slot in self.slots:
             if slot.state == "starting" and now - slot.born > START_TIMEOUT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from umbel.protocol.messages import Bundle, Interruption, Outcome, Status
@@ -21,7 +21,7 @@ _STOPPED = {
 }
 
 
-def _nothing(*_: object) -> None:
+def nothing(*_: object) -> None:
     """Nobody wants to know."""
 
 
@@ -30,14 +30,16 @@ class Job:
     """A checked bundle with its function's bytes, and whom to tell.
 
     ``on_accept`` is called when a slot takes the bundle, ``on_done`` when its last call has an outcome.
+    ``on_broken`` hears why a runner of its ``options`` could not start.
     ``arrived``: monotonic clock, set by the supervisor. ``options``: how its runner is started, where that
     is not the supervisor's own way.
     """
 
     bundle: Bundle
     function: bytes
-    on_accept: Accepted = _nothing
-    on_done: Callable[[], None] = _nothing
+    on_accept: Accepted = nothing
+    on_done: Callable[[], None] = nothing
+    on_broken: Callable[[str], None] = nothing
     arrived: float = 0.0
     options: RunnerOptions | None = None
     #: ids of calls that were cancelled while the bundle waited
@@ -75,3 +77,15 @@ def ended_by(how: str, why: str | None) -> tuple[str, str | None]:
         return _STOPPED[why], why
     # with this signal batch systems tell all processes of a job to end, runners no later than their worker
     return how, Interruption.STOPPED if how.endswith("SIGTERM") else None
+
+
+def refused(bundle: Bundle, code: str, message: str, cancelled: Collection[str] = ()) -> list[Outcome]:
+    """Outcomes of a bundle of which no call can run: FAILED, or SKIPPED where cancelled."""
+    return [
+        (
+            Outcome(c.task_id, c.attempt, Status.SKIPPED)
+            if c.task_id in cancelled
+            else Outcome(c.task_id, c.attempt, Status.FAILED, code=code, message=message)
+        )
+        for c in bundle.calls
+    ]

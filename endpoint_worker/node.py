@@ -23,6 +23,7 @@ from .intake import FunctionCache, Intake, Unavailable
 from .jobs import Accepted, Job, unstarted
 from .kernel import adopt_orphans
 from .places import Places, runner_options
+from .reception import Reception
 from .reports import Origin, Outbox
 from .settings import Settings
 from .supervisor import Supervisor
@@ -105,6 +106,7 @@ class Node:
         #: whether a bundle's calls can end before this node does; set by whoever knows the node's end
         self.fits: Callable[[Bundle], bool] = _fits
         self.way = way
+        self.reception = self._open_reception(folder)
         self._client = connect(self.broker_url, timeout=5.0)
         self._newest_cancelled = 0.0
         self._refused = (-TELL_REFUSED, "")
@@ -113,6 +115,11 @@ class Node:
         self._ear = threading.Event()
         self._over = False
         self._pulse = threading.Thread(target=self._beat_for_ever, name="umbel-pulse", daemon=True)
+
+    def _open_reception(self, folder: EndpointFolder) -> Reception:
+        chosen = self.settings
+        to = self.supervisor.submit, self.outbox.add, self.teller.tell
+        return Reception(chosen.environments, chosen.rules, self.places, folder.cache, *to)
 
     def start(self) -> None:
         """Start the threads: runners, reports, heartbeat."""
@@ -135,18 +142,15 @@ class Node:
                 log.warning("bundle %s came twice", bundle.id)
             elif not self.fits(bundle):
                 self.outbox.add(bundle.id, [*unstarted(bundle, "its worker ends before"), *refused])
-            elif self._run(self._job(bundle, function, on_accept, on_done), refused):
+            elif self._run(Job(bundle, function, on_accept, on_done), refused):
                 return
         self.teller.tell([partial(on_accept, "", 0), on_done])
-
-    def _job(self, bundle: Bundle, function: bytes, on_accept: Accepted, on_done: Callable[[], None]) -> Job:
-        return Job(bundle, function, on_accept, on_done, options=self.places.options(bundle))
 
     def _run(self, job: Job, refused: list[Outcome]) -> bool:
         """Have a bundle's calls run and tell of those that may not; False if none may."""
         # first what runs: a bundle of which something is unsent counts as held
         if job.bundle.calls:
-            self.supervisor.submit(job)
+            self.reception.take(job)
         if refused:
             self.outbox.add(job.bundle.id, refused)
         return bool(job.bundle.calls)
@@ -154,11 +158,13 @@ class Node:
     def held(self) -> list[str]:
         """Ids of bundles whose calls are not all accounted for at the service."""
         # the supervisor's list first: a bundle that ends in between is then in both, never in none
-        return list({*self.supervisor.held, *self.outbox.unsent})
+        return list({*self.reception.held, *self.supervisor.held, *self.outbox.unsent})
 
     def cancel(self, task_ids: Iterable[str]) -> None:
         """Skip or stop these calls."""
-        self.supervisor.cancel(task_ids)
+        chosen = set(task_ids)
+        self.reception.cancel(chosen)
+        self.supervisor.cancel(chosen)
 
     def poke(self) -> None:
         """Send a heartbeat and look for cancelled calls now: the broker is there (again)."""
@@ -169,6 +175,7 @@ class Node:
 
     def drain(self, *, at_once: bool = False) -> threading.Event:
         """Stop taking bundles; the event is set when nothing is held any more."""
+        self.reception.close()
         return self.supervisor.drain(0.0 if at_once else self.settings.drain_seconds)
 
     def close(self) -> None:
@@ -186,6 +193,7 @@ class Node:
             self._ear.clear()
             self.outbox.heartbeat(self._heartbeat)
             self._hear_cancelled()
+            self.reception.tidy(self.supervisor.keys)
             self._ear.wait(limits.HEARTBEAT_INTERVAL)
 
     def _heartbeat(self) -> Heartbeat:
@@ -224,4 +232,4 @@ class Node:
             return
         if found:
             self._newest_cancelled = max(score for _, score in found)
-            self.supervisor.cancel(task_id.decode() for task_id, _ in found)
+            self.cancel(task_id.decode() for task_id, _ in found)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from .sandbox.launchers import launcher
 from .sandbox.mounts import Mount
 from .settings import Settings, SettingsError
 
+Equip = Callable[[RunnerOptions], RunnerOptions]
+#: So many kinds of runners are remembered.
+MOST_KINDS = 1000
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z")
 
 
@@ -39,6 +43,7 @@ def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
         recycle_memory=settings.recycle_memory,
         launcher=closed,
         layout=settings.hardware.layout(settings.worker_slots),
+        setup=settings.setup,
     )
     if not closed.closed:
         return options
@@ -71,16 +76,23 @@ class Places:
     def __init__(self, base: RunnerOptions):
         self.base = base
         self._work = base.folder.parent if base.launcher.closed else base.folder
-        self._known: dict[str, RunnerOptions] = {}
+        self._known: dict[tuple[str, str], RunnerOptions] = {}
 
-    def options(self, bundle: Bundle) -> RunnerOptions:
-        """How a runner for this bundle is started: in a sandbox each user's are apart, with their folder."""
-        if not self.base.launcher.closed:
+    def options(self, bundle: Bundle, environment: str = "", equip: Equip | None = None) -> RunnerOptions:
+        """How a runner for this bundle is started: in a sandbox each user's are apart, with their folder.
+
+        ``environment``: key of one that the bundle needs; ``equip``: fits options out for it.
+        """
+        user = bundle.user if self.base.launcher.closed else ""
+        if not environment and not self.base.launcher.closed:
             return self.base
-        known = self._known.get(bundle.user)
+        known = self._known.get((environment, user))
         if known is None:
-            folder = self._work / user_folder(bundle.user)
-            known = self._known[bundle.user] = replace(self.base, folder=folder, key=bundle.user)
+            if len(self._known) > MOST_KINDS:
+                self._known.clear()  # runners keep theirs; equal keys mean equal options
+            folder = self._work / user_folder(user) if self.base.launcher.closed else self.base.folder
+            known = replace(self.base, folder=folder, key=(environment, user))
+            known = self._known[environment, user] = equip(known) if equip is not None else known
         return known
 
 

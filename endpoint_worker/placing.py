@@ -82,3 +82,11 @@ def overdue(crew: Crew, waiting: Waiting, now: float) -> Iterator[tuple[Job, str
             continue
         elif job is not stays or not (crew.idle or waiting.returned(job)):
             yield job, "it waited behind long calls" if behind else "no runner starts"
+
+
+def withdraw(waiting: Waiting, key: Hashable) -> list[Job]:
+    """Take out all bundles, but hollow ones, that want a kind of runner that does not start: others go on."""
+    found = [j for j in waiting.jobs() if j.options is not None and j.options.key == key and not j.hollow]
+    for job in found:
+        waiting.remove(job)
+    return found

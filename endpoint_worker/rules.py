@@ -6,10 +6,12 @@ digest is checked against the bytes that are run, a call's size is what its runn
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from umbel.protocol.environment import Environment
 from umbel.protocol.messages import Bundle, Call, Outcome, Status
 
 _FUNCTION = re.compile(r"[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -44,6 +46,20 @@ class Rules:
         default=False, metadata={"docs": "Whether calls may run in a sandbox only; see [sandbox] below."}
     )
 
+    environments: str = field(
+        default="any",
+        metadata={
+            "docs": "What functions may ask for: any environment, those that are ready (named), or none.",
+        },
+    )
+    allowed_requirements: Collection[str] | None = field(
+        default=None,
+        metadata={
+            "docs": "Packages that environments may name, patterns allowed; what those need comes with them.",
+            "example": ["numpy", "scikit-*"],
+        },
+    )
+
     def __post_init__(self) -> None:
         if self.allowed_functions is not None:
             given = frozenset(entry.strip().lower() for entry in self.allowed_functions)
@@ -53,6 +69,8 @@ class Rules:
                         f"'{entry}' in 'allowed_functions' is neither a function's id nor its SHA-256 digest"
                     )
             object.__setattr__(self, "allowed_functions", given)
+        if self.environments not in ("any", "named", "none"):
+            raise ValueError(f"setting 'environments' wants any, named or none, not '{self.environments}'")
         if self.allowed_users is not None:
             object.__setattr__(self, "allowed_users", frozenset(self.allowed_users))
 
@@ -82,6 +100,28 @@ class Rules:
         if refused:
             bundle = replace(bundle, calls=[call for call in bundle.calls if call.size <= most])
         return bundle, refused
+
+    def against_environment(self, environment: Environment) -> str | None:
+        """Why calls may not run in this environment, or None."""
+        if self.environments == "none" or (self.environments == "named" and environment.name is None):
+            offer = (
+                "ask for one that the site has ready, by its name"
+                if self.environments == "named"
+                else ("use what the endpoint's own Python has")
+            )
+            return f"rule environments of the endpoint's site refuses what the function asks for: {offer}"
+        if self.allowed_requirements is None or environment.name is not None:
+            return None
+        for package, text in zip(environment.packages, environment.requirements, strict=True):
+            known = any(
+                fnmatch.fnmatchcase(package, pattern.lower()) for pattern in self.allowed_requirements
+            )
+            if not known or "@" in text:
+                return (
+                    f"rule allowed_requirements of the endpoint's site refuses package '{text}': "
+                    "ask the site to allow it"
+                )
+        return None
 
     def _against_bundle(self, bundle: Bundle) -> str | None:
         """Why no call of the bundle may run, or None."""

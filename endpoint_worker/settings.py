@@ -16,6 +16,7 @@ from umbel.protocol.limits import MAX_OUTPUT_BYTES
 
 from .broker import at_address
 from .child import DEFAULT_OUTPUT
+from .environments.settings import Environments
 from .hardware import Hardware
 from .logs import FORMATS
 from .rules import Rules
@@ -32,7 +33,12 @@ PASSED = tuple("""PATH HOME USER LOGNAME SHELL LANG LC_* TZ TMPDIR LD_LIBRARY_PA
     SLURM_* PBS_* LSB_* SGE_* JOB_ID NSLOTS NHOSTS PE_HOSTFILE PMI* OMPI_* I_MPI_*""".split())
 
 #: Settings that are tables with settings of their own.
-TABLES: dict[str, Any] = {"rules": Rules, "sandbox": Sandbox, "hardware": Hardware}
+TABLES: dict[str, Any] = {
+    "rules": Rules,
+    "sandbox": Sandbox,
+    "hardware": Hardware,
+    "environments": Environments,
+}
 
 #: With fewer open files a runner cannot load functions.
 FEWEST_FILES = 32
@@ -113,6 +119,9 @@ class Settings:
     environment: Mapping[str, str] = field(
         default_factory=dict, metadata={"docs": "Variables that calls see besides."}
     )
+    setup: tuple[str, ...] = field(
+        default=(), metadata={"docs": 'Shell lines before a runner starts, such as "module load gcc/12".'}
+    )
     log_level: str = field(default="INFO", metadata={"docs": "DEBUG, INFO, WARNING or ERROR."})
     log_format: str = field(
         default="text", metadata={"docs": "text, or json: one JSON object per line, for programs."}
@@ -126,6 +135,9 @@ class Settings:
     )
     hardware: Hardware = field(
         default_factory=Hardware, metadata={"docs": "What of a node a slot is, and which calls see of it."}
+    )
+    environments: Environments = field(
+        default_factory=Environments, metadata={"docs": "How what functions need is built and kept."}
     )
 
     @property
@@ -230,6 +242,8 @@ def _toml(value: Any) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + "}"
     return repr(value)
 
 

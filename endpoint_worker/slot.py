@@ -39,6 +39,8 @@ class Slot:
         self.state = "starting"
         self.run: Run | None = None
         self.retiring = False
+        #: another kind of runner takes its place
+        self.given_up = False
         #: the runner has said hello once
         self.greeted = False
         #: the socket will say nothing more
@@ -48,7 +50,7 @@ class Slot:
         self.born = time.monotonic()
         self.idle_since = 0.0
         self.function: str | None = None
-        self._options = options
+        self.options = self._options = options
         self._functions: OrderedDict[str, None] = OrderedDict()
         self._calls = 0
         self._out = memoryview(b"")
@@ -95,6 +97,11 @@ class Slot:
     def key(self) -> Hashable:
         """What this slot's runner is for."""
         return self._options.key
+
+    @property
+    def equipped(self) -> bool:
+        """True when its runner is of an environment that a function asked for."""
+        return self._options.equipped
 
     @property
     def wants_to_write(self) -> bool:

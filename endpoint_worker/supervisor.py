@@ -13,7 +13,7 @@ import logging
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 
 from umbel.protocol.messages import Interruption, Outcome
@@ -21,9 +21,9 @@ from umbel.protocol.messages import Interruption, Outcome
 from .child import RunnerOptions
 from .crew import Crew
 from .inbox import Inbox
-from .jobs import Job, Sink, ended_by, unstarted
+from .jobs import Job, Sink, ended_by, refused, unstarted
 from .journal import SETTLE
-from .placing import overdue, place, widened
+from .placing import overdue, place, widened, withdraw
 from .slot import Slot
 from .waiting import Waiting
 
@@ -59,8 +59,7 @@ class Supervisor(threading.Thread):
         self._inbox = Inbox()
         self._selector.register(self._inbox.sock, selectors.EVENT_READ)
         self._options = options
-        self._crew = Crew(options, slots, self._selector)
-        self._crew.sweeps = sweeps
+        self._crew = Crew(options, slots, self._selector, sweeps=sweeps)
         self._news: list[Callable[[], None]] = []
         self._waiting = Waiting()
         self._held: dict[str, Job] = {}
@@ -69,8 +68,6 @@ class Supervisor(threading.Thread):
         self._why = Interruption.STOPPED
         self._drained = threading.Event()
         self._over = False
-
-    # Commands, from any thread
 
     def submit(self, job: Job) -> None:
         """Take a bundle: run it, or give it back."""
@@ -108,8 +105,6 @@ class Supervisor(threading.Thread):
         self._inbox.put(self._end)
         self.join(timeout)
 
-    # What others may look at
-
     @property
     def slots(self) -> int:
         """How many calls run at once."""
@@ -131,11 +126,14 @@ class Supervisor(threading.Thread):
         return list(self._held)
 
     @property
+    def keys(self) -> list[Hashable]:
+        """What the runners are for, and what those that wait want."""
+        return [*self._waiting.keys(), *(slot.key for slot in tuple(self._crew.slots))]
+
+    @property
     def problem(self) -> str:
         """Why runners do not start, or ""."""
         return self._crew.problem
-
-    # The thread
 
     def run(self) -> None:
         """Serve until ``stop``."""
@@ -236,6 +234,11 @@ class Supervisor(threading.Thread):
             if run.verdict is None:
                 log.warning("slot %d, %s: %s", slot.number, run.job.bundle.function.name, how)
         self._crew.bury(slot, how)
+        if not slot.greeted and slot.equipped and not slot.retiring:
+            for job in withdraw(self._waiting, slot.key):
+                self._emit(job, refused(job.bundle, "ENVIRONMENT_ERROR", how, job.cancelled))
+                self._held.pop(job.bundle.id, None)
+                self._news += [partial(job.on_accept, "", 0), job.on_done, partial(job.on_broken, how)]
 
     def _take(self, job: Job) -> None:
         if self._drain_until is None:

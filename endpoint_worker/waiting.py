@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from .jobs import Job
 
@@ -35,6 +35,10 @@ class Waiting:
     def jobs(self) -> list[Job]:
         """All bundles, in the order of their turns."""
         return list(self._jobs)
+
+    def keys(self) -> list[Hashable]:
+        """What kinds of runners they want, where that is not the usual one."""
+        return [job.options.key for job in tuple(self._jobs) if job.options is not None]
 
     def remove(self, job: Job) -> None:
         """Take a bundle out, whose turn need not have come."""

@@ -82,7 +82,7 @@ class Bubblewrap(Launcher):
         resolver = Path("/etc/resolv.conf")
         if self.settings.network and resolver.is_symlink() and resolver.exists():
             argv += ["--ro-bind", str(resolver.resolve()), str(resolver.resolve())]
-        own = [mount for mount in start.mounts if mount.target.startswith(ROOM)]
+        own = [mount for mount in start.mounts if _deep(mount, start)]
         for mount in start.mounts:
             argv += _bwrap(mount) if mount not in own else []
         for folder in start.hidden:
@@ -281,6 +281,13 @@ def _devices() -> list[str]:
 def _bwrap(mount: Mount) -> list[str]:
     word = {"ro": "--ro-bind", "rw": "--bind", "dev": "--dev-bind"}[mount.mode]
     return [word, str(mount.source), mount.target]
+
+
+def _deep(mount: Mount, start: Start) -> bool:
+    """It is mounted after what is hidden, in the middle of which it may be."""
+    return mount.target.startswith(ROOM) or any(
+        Path(mount.target).is_relative_to(folder) for folder in start.hidden
+    )
 
 
 def _covers(mount: Mount, folder: Path) -> bool:

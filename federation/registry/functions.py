@@ -6,6 +6,7 @@ A function never changes. The same owner and the same body are the same function
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from typing import Any
 
@@ -14,7 +15,8 @@ from sqlalchemy import delete as drop
 from sqlalchemy import insert, select, update
 
 from umbel.protocol import limits, names
-from umbel.protocol.errors import NotFound, TooLarge
+from umbel.protocol.environment import of_function
+from umbel.protocol.errors import BadRequest, NotFound, TooLarge
 
 from ..context import Federation
 from ..tables import functions, samples
@@ -22,7 +24,7 @@ from . import pages
 from .users import User
 
 _f = functions.c
-_COLUMNS = (_f.no, _f.id, _f.name, _f.description, _f.sha256, _f.size, _f.created)
+_COLUMNS = (_f.no, _f.id, _f.name, _f.description, _f.sha256, _f.size, _f.created, _f.environment)
 
 
 def register(
@@ -55,6 +57,7 @@ def ensure(
         "sha256": digest,
         "size": len(body),
         "created": time.time(),
+        "environment": _environment(name, body),
     }
     mine = select(*_COLUMNS, _f.source).where(
         _f.user_no == user.no, _f.sha256 == digest, _f.deleted.is_(None)
@@ -65,7 +68,7 @@ def ensure(
         if found is not None:
             return _shown(found), False
         connection.execute(insert(functions).values(user_no=user.no, body=body, **row))
-        return row, True
+        return _readable(row), True
 
     return fed.database.settle(keep)
 
@@ -115,4 +118,20 @@ def _unknown(id: str) -> NotFound:
 def _shown(row: Row) -> dict[str, Any]:
     values = dict(row._mapping)
     del values["no"]
-    return values
+    return _readable(values)
+
+
+def _readable(values: dict[str, Any]) -> dict[str, Any]:
+    text = values["environment"]
+    return {**values, "environment": None if text is None else json.loads(text)}
+
+
+def _environment(name: str, body: bytes) -> str | None:
+    """What the header of a function's bytes says of its environment: its code is never looked at."""
+    try:
+        environment = of_function(body)
+    except ValueError as error:
+        raise BadRequest(f"function '{name}' asks for an environment that cannot be: {error}") from None
+    if environment is None:
+        return None
+    return json.dumps({"digest": environment.digest, **environment.to_json()})

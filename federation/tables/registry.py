@@ -41,6 +41,8 @@ functions = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
+    # what its body says that it needs, as JSON, to be shown to people
+    Column("environment", Text),
 )
 Index(
     "uq_functions_owner_body",

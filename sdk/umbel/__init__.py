@@ -13,6 +13,7 @@ from .protocol.version import __version__
 
 if TYPE_CHECKING:
     from .client import Client
+    from .environment import Environment, function
     from .executor import Executor
     from .protocol.errors import TaskError, UmbelError
     from .protocol.states import TaskState
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Client",
+    "Environment",
     "Executor",
     "MPIFunction",
     "ShellFunction",
@@ -28,12 +30,14 @@ __all__ = [
     "TaskState",
     "UmbelError",
     "__version__",
+    "function",
 ]
 
 # `import umbel` itself costs nothing: the command line and the service's own processes import parts of it
 # only.
 _HOMES = {
     "Client": ".client",
+    "Environment": ".environment",
     "Executor": ".executor",
     "MPIFunction": ".shell",
     "ShellFunction": ".shell",
@@ -41,6 +45,7 @@ _HOMES = {
     "TaskError": ".protocol.errors",
     "TaskState": ".protocol.states",
     "UmbelError": ".protocol.errors",
+    "function": ".environment",
 }
 
 

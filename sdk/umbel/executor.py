@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from .client import Client
+from .environment import environment_of, function
 from .futures import UmbelFuture
 from .options import Options
 from .protocol import names
@@ -140,6 +141,8 @@ class Executor(BaseExecutor):
             tasks: Iterator[UmbelFuture] = (self.submit(fn, *args) for args in calls)
         else:
             run = functools.partial(_run_chunk, fn)
+            if (environment := environment_of(fn)) is not None:
+                run = function(environment=environment)(run)
             body = replace(self._get_function(run), name=function_name(fn))  # once, not for every chunk
             tasks = (self._submit_body(body, chunk) for chunk in _chunks(calls, chunksize))
         # calls go out now, not when the first result is asked for

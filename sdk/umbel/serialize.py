@@ -29,7 +29,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import by_value
+from .environment import environment_of
 from .exceptions import DeserializeError, SerializeError, VersionMismatch
+from .protocol.environment import FUNCTION_MAGIC
 from .remote_errors import dump_exception, load_exception
 from .source import Fallback, find_source, rebuild
 from .squeeze import SQUEEZED, squeeze, unsqueeze
@@ -46,7 +48,6 @@ __all__ = [
     "load_result",
 ]
 
-FUNCTION_MAGIC = b"UMBF"
 PLAIN = b"P"
 CLOUD = b"C"
 _P, _C, _Z = PLAIN[0], CLOUD[0], SQUEEZED[0]
@@ -133,6 +134,9 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
         raise SerializeError(f"function {name!r} cannot be serialized: {_why(error)}") from error
     source, fallback = find_source(fn)
     header: dict[str, Any] = {"codec": "cloudpickle", "python": version_text(PYTHON), "name": name}
+    environment = environment_of(fn)
+    if environment is not None:
+        header["environment"] = environment.to_json()
     if fallback is not None:
         header["fallback"] = fallback.to_json()
     raw = json.dumps(header, separators=(",", ":")).encode()

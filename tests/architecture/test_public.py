@@ -6,6 +6,7 @@ import umbel
 
 PUBLIC = {
     "Client",
+    "Environment",
     "Executor",
     "MPIFunction",
     "ShellFunction",
@@ -14,6 +15,7 @@ PUBLIC = {
     "TaskState",
     "UmbelError",
     "__version__",
+    "function",
 }
 
 

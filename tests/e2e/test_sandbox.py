@@ -64,7 +64,7 @@ def _spy(files: list[str], port: int) -> dict[str, list[str]]:
     for place in glob.glob("/proc/[0-9]*/environ"):
         try:
             with open(place, "rb") as opened:
-                if b"UMBEL_" in opened.read():
+                if b"UMBEL_HOME" in opened.read():
                     found["read"].append(place)
         except OSError:
             pass

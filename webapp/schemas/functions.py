@@ -23,6 +23,15 @@ class FunctionIn(Schema):
     description = Text(most=4096)
 
 
+class Environment(Schema):
+    """What a function needs, as its body says: packages and a Python, or an environment of a site by name."""
+
+    digest = fields.String(required=True, metadata={"description": "SHA-256 of its canonical form."})
+    requirements = fields.List(fields.String())
+    python = fields.String()
+    name = fields.String()
+
+
 class FunctionItem(Schema):
     """A function in a list."""
 
@@ -32,6 +41,7 @@ class FunctionItem(Schema):
     sha256 = fields.String(required=True, metadata={"description": "SHA-256 of the body, hexadecimal."})
     size = fields.Integer(required=True, metadata={"description": "Bytes of the body."})
     created = fields.Float(required=True, metadata={"description": TIME})
+    environment = fields.Nested(Environment, required=True, allow_none=True)
 
 
 class Function(FunctionItem):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from endpoint_worker import broker, settings
+from endpoint_worker.environments.settings import Environments
 from endpoint_worker.folder import Credentials, EndpointFolder, FolderError, configured, node_name
 from endpoint_worker.rules import Rules
 from endpoint_worker.sandbox.settings import Sandbox
@@ -79,7 +80,15 @@ def test_the_written_file_holds_every_setting_and_changes_none(tmp_path: Path) -
         name="lab",
         slots=2,
         environment={"OMP_NUM_THREADS": "1"},
-        rules=Rules(allowed_functions=["0123456789abcdef" * 4], allowed_users=["ada"]),
+        rules=Rules(
+            allowed_functions=["0123456789abcdef" * 4],
+            allowed_users=["ada"],
+            allowed_requirements=("numpy", "scikit-*"),
+        ),
+        environments=Environments(
+            options=("--index-url", "https://packages.example/simple"),
+            named={"chemistry": "/opt/chemistry/bin/python"},
+        ),
         sandbox=Sandbox(
             binds=("/data:ro", "/scratch"),
             command=("/opt/podman/bin/podman", "--runtime", "crun"),

@@ -1,0 +1,197 @@
+"""Built environments on disk, shared by all workers and nodes of an endpoint.
+
+``<digest>/``        an environment
+``<digest>.json``    written when it is complete: its Python and its size; touched when it is used
+``<digest>.failed``  why it could not be built, and when
+``<digest>.lock``    locked exclusively while it is built or removed, shared while a worker uses it
+
+Locks go with their process, so a worker that dies leaves none; what it had half built is built anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at a lock that another worker has.
+PAUSE = 0.25
+
+
+class BuildError(Exception):
+    """An environment cannot be had; the message is for whoever asked for it."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built environment. ``python``: its interpreter; ``base``: where that one's own library is."""
+
+    digest: str
+    folder: str
+    python: str
+    base: str
+    size: int = 0
+
+
+class Store:
+    """Environments in ``folder``; ``most``: bytes, 0 for no limit; ``retry``: seconds a failure counts."""
+
+    def __init__(self, folder: Path, *, most: int = 0, retry: float = 600.0):
+        self.folder = folder
+        self._most = most
+        self._retry = retry
+        self._leases: dict[str, int] = {}
+
+    def lease(self, digest: str) -> Built | None:
+        """Return an environment that is there, which then stays until ``release``; else None."""
+        known = digest in self._leases
+        fd = self._leases[digest] if known else self._open(digest)
+        try:
+            if not known:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            built = self._read(digest)
+        except OSError:
+            built = None
+        if built is None:
+            if not known:
+                os.close(fd)
+            return None
+        self._leases[digest] = fd
+        return built
+
+    def leased(self) -> list[str]:
+        """Digests of what this worker keeps from being removed."""
+        return list(self._leases)
+
+    def release(self, digest: str) -> None:
+        """This worker uses it no more."""
+        fd = self._leases.pop(digest, None)
+        if fd is not None:
+            os.close(fd)
+
+    def failure(self, digest: str) -> str | None:
+        """Why it could not be built, if that was lately."""
+        try:
+            record = json.loads((self.folder / f"{digest}.failed").read_text())
+            return str(record["message"]) if time.time() - float(record["time"]) < self._retry else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def build(self, digest: str, make: Callable[[Path], tuple[str, str]], stop: Callable[[], bool]) -> None:
+        """Have it built unless it is there, by one worker at a time.
+
+        ``make`` fills the folder and returns the interpreter and its base; raises BuildError or OSError.
+        ``stop``: tells whether waiting for another worker shall end. Raises BuildError.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._alone(digest, stop):
+            if self._read(digest) is not None:
+                return
+            if (failed := self.failure(digest)) is not None:
+                raise BuildError(failed)
+            folder = self.folder / digest
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                python, base = make(folder)
+                built = Built(digest, str(folder), python, base, _size(folder))
+                _write(self.folder / f"{digest}.json", asdict(built))
+                (self.folder / f"{digest}.failed").unlink(missing_ok=True)
+            except (BuildError, OSError) as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": str(error)})
+                raise BuildError(str(error)) from None
+        self.prune(keep=digest)
+
+    def forget(self, digest: str, why: str) -> None:
+        """It was built and does not work: nobody shall use it for a while."""
+        self.release(digest)
+        (self.folder / f"{digest}.json").unlink(missing_ok=True)
+        _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": why})
+
+    def prune(self, keep: str = "") -> None:
+        """Remove what was used longest ago and by nobody now, until the rest is small enough."""
+        entries = []
+        for file in self.folder.glob("*.json"):
+            built = self._peek(file.stem)
+            if built is not None:
+                entries.append((file.stat().st_mtime, built))
+        total = sum(built.size for _, built in entries)
+        for _, built in sorted(entries, key=lambda entry: entry[0]):
+            if not self._most or total <= self._most:
+                return
+            if built.digest != keep and self._remove(built.digest):
+                total -= built.size
+                log.info("environment %s is removed to make room", built.digest[:12])
+
+    def _remove(self, digest: str) -> bool:
+        fd = self._open(digest)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # first what says that it is complete
+            (self.folder / f"{digest}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.folder / digest, ignore_errors=True)
+            return True
+        except OSError:
+            return False  # somebody uses it
+        finally:
+            os.close(fd)
+
+    def _read(self, digest: str) -> Built | None:
+        built = self._peek(digest)
+        if built is not None:
+            os.utime(self.folder / f"{digest}.json")
+        return built
+
+    def _peek(self, digest: str) -> Built | None:
+        try:
+            built = Built(**json.loads((self.folder / f"{digest}.json").read_text()))
+            return built if os.path.exists(built.python) else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _open(self, digest: str) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return os.open(self.folder / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @contextmanager
+    def _alone(self, digest: str, stop: Callable[[], bool]) -> Iterator[None]:
+        fd = self._open(digest)
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if stop():
+                        raise BuildError("the worker stops") from None
+                    time.sleep(PAUSE)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _write(file: Path, record: dict[str, object]) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(record))
+    os.replace(draft, file)
+
+
+def _size(folder: Path) -> int:
+    """Bytes on disk; a file with several names, as uv's cache gives them, counts where it is found first."""
+    total, seen = 0, set()
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            status = os.lstat(os.path.join(parent, name))
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                total += status.st_blocks * 512
+    return total
