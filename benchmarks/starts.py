@@ -76,7 +76,7 @@ class Worker:
         """Make one call; return the seconds it took. Raises RuntimeError when it did not end well."""
         data, payload = self._function.data, dump_call((7,), {})
         ref = FunctionRef(names.new_id(), self._function.name, hashlib.sha256(data).hexdigest(), len(data))
-        (task,) = names.new_task_ids(1, time.time_ns() // 1_000_000)
+        (task,) = names.new_task_ids(1, time.time())
         bundle = Bundle(
             names.new_id(), "bench", ref, [Call(task, 1, 0, len(payload))], user="ada", body=payload
         )

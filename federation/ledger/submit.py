@@ -236,7 +236,7 @@ def _insert(
         created=now,
     )
     count = len(submission.payloads)
-    task_ids = names.new_task_ids(count, int(now * 1000))
+    task_ids = names.new_task_ids(count, now)
     expires = now + options.expires if options.expires is not None else None
     numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
     common = (*numbers, TaskState.QUEUED.value, options.priority, 0)

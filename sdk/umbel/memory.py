@@ -113,7 +113,7 @@ class MemoryService:
             group_id = body.get("group_id") or names.new_id()
             now = time.time()
             group = self.groups.setdefault(group_id, Group(group_id, now))
-            ids = names.new_task_ids(len(payloads), int(now * 1000))
+            ids = names.new_task_ids(len(payloads), now)
             for task_id, payload in zip(ids, payloads):
                 self._add(task_id, payload, body, group, now)
             answer = {"group_id": group_id, "task_ids": ids}

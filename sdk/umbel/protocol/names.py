@@ -49,18 +49,19 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def new_task_ids(count: int, millis: int) -> list[str]:
+def new_task_ids(count: int, seconds: float) -> list[str]:
     """Return ``count`` task ids (UUID version 7) that sort in this order.
 
-    ``millis``: milliseconds since 1970. One random start per call and then counting by one keeps ids
-    unguessable from outside a submission and makes ten thousand of them cheap
-    (RFC 9562, section 6.2, method 2: monotonic random).
+    ``seconds``: since 1970, whose fraction counts to a quarter of a microsecond, so that ids of submissions
+    that follow each other sort, too (RFC 9562, section 6.2, method 3: increased clock precision). One random
+    start per call and then counting by one keeps ids unguessable from outside a submission and makes ten
+    thousand of them cheap (method 2: monotonic random).
     """
     # 62 random bits (rand_b), the top bit kept clear so that counting never overflows
     start = int.from_bytes(os.urandom(8), "big") >> 3
-    rand_a = int.from_bytes(os.urandom(2), "big") & 0x0FFF
+    millis, fraction = divmod(int(seconds * 4_096_000), 4096)
     high = f"{millis & 0xFFFFFFFFFFFF:012x}"
-    head = f"{high[:8]}-{high[8:]}-7{rand_a:03x}-"
+    head = f"{high[:8]}-{high[8:]}-7{fraction:03x}-"
     ids = []
     for tail in range(start, start + count):
         text = f"{tail | 0x8000000000000000:016x}"

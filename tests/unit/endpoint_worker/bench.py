@@ -30,7 +30,7 @@ def make_bundle(
     payloads = [dump_call(args, {}) for args in arguments]
     calls, offset = [], 0
     for task_id, payload in zip(
-        names.new_task_ids(len(payloads), time.time_ns() // 1_000_000), payloads, strict=True
+        names.new_task_ids(len(payloads), time.time()), payloads, strict=True
     ):
         calls.append(Call(task_id, 1, offset, len(payload)))
         offset += len(payload)
