@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from umbel.protocol import names
 
-
 #: Seconds since 1970, for the next ninety years.
 moments = st.floats(0, 4.6e9)
 
