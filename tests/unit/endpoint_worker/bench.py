@@ -29,9 +29,7 @@ def make_bundle(
     """A bundle of calls of ``function``, and the function's bytes."""
     payloads = [dump_call(args, {}) for args in arguments]
     calls, offset = [], 0
-    for task_id, payload in zip(
-        names.new_task_ids(len(payloads), time.time()), payloads, strict=True
-    ):
+    for task_id, payload in zip(names.new_task_ids(len(payloads), time.time()), payloads, strict=True):
         calls.append(Call(task_id, 1, offset, len(payload)))
         offset += len(payload)
     body = dump_function(function)
