@@ -213,7 +213,7 @@ def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
     largest = _largest.value(connection, no=endpoint_no) if cores > 1 else None
     if largest is not None and cores > largest:
         slots = "1 slot" if largest == 1 else f"{largest} slots"
-        raise BadRequest(
+        raise Conflict(
             f"'cores' is {cores}, but no node of this endpoint has more than {slots}: ask for fewer, or use "
             "another endpoint",
             details={"cores": cores, "largest": largest},

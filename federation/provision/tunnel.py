@@ -6,6 +6,7 @@ import logging
 import select
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import paramiko
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 #: Seconds to reach the broker from here.
 CONNECT_TIMEOUT = 10.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: What tells that a connection is no more.
+_BROKEN = (paramiko.SSHException, OSError, EOFError)
 _ANY = ("", "0.0.0.0", "::", "*")
 _CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
 
@@ -67,7 +70,7 @@ class Tunnel:
         if self._transport is not None and self._transport.is_active():
             try:
                 self._transport.cancel_port_forward(self.bind, self._port)
-            except (paramiko.SSHException, OSError, EOFError) as error:
+            except _BROKEN as error:
                 log.debug("the tunnel of %s was not cancelled: %s", self._shell.address, error)
         self._transport = None
 
@@ -85,10 +88,11 @@ class Tunnel:
                 broker.settimeout(60.0)
                 broker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _pump(channel, broker)
-        except OSError as error:
-            log.warning("tunnel of %s: %s", self._shell.address, error)
+        except _BROKEN as error:
+            log.warning("tunnel of %s: %s", self._shell.address, error or "the connection ended")
         finally:
-            channel.close()
+            with suppress(*_BROKEN):
+                channel.close()
 
 
 def _pump(channel: paramiko.Channel, broker: socket.socket) -> None:

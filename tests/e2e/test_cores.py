@@ -13,7 +13,7 @@ import pytest
 from tests.support.embedded import Embedded
 from tests.support.wait import wait_until
 from umbel import TaskError
-from umbel.protocol.errors import BadRequest
+from umbel.protocol.errors import Conflict
 
 
 def _where(seconds: float = 0.0) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_wide_and_narrow_calls_share_an_endpoint_and_neither_starves(tmp_path: P
             assert {future.result()["UMBEL_CORES"] for future in (*before, *after)} == {"1"}
             assert _most_at_once([future.result() for future in done]) <= 3
             assert min(call["began"] for call in wides) < max(future.result()["began"] for future in after)
-        with pytest.raises(BadRequest, match="no node of this endpoint has more than 3 slots"):
+        with pytest.raises(Conflict, match="no node of this endpoint has more than 3 slots"):
             with umbel.executor("lab", cores=4) as four:
                 four.submit(_where).result(timeout=30)
 

@@ -31,7 +31,7 @@ blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
 @blp.route("", methods=["POST"])
 @blp.arguments(SubmissionHeaders, location="headers")
 @blp.arguments(SubmissionIn)
-@blp.fails("FUNCTION_NOT_FOUND", "ENDPOINT_NOT_FOUND", "GROUP_NOT_FOUND", "IDEMPOTENCY_MISMATCH")
+@blp.fails("FUNCTION_NOT_FOUND", "ENDPOINT_NOT_FOUND", "GROUP_NOT_FOUND", "IDEMPOTENCY_MISMATCH", "CONFLICT")
 @blp.fails("PAYLOAD_TOO_LARGE", "QUEUE_FULL")
 @blp.response(202, Accepted)
 def submit_tasks(headers: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def test_a_function_is_described_and_its_body_kept_back(fed: Federation, ada: Us
 
     assert functions.get(fed, ada, made["id"]) == made
     assert made["sha256"] == hashlib.sha256(b"abc").hexdigest() and made["size"] == 3
-    assert set(made) == {"id", "name", "description", "source", "sha256", "size", "created"}
+    assert set(made) == {"id", "name", "description", "source", "sha256", "size", "created", "environment"}
 
 
 def test_the_same_body_is_the_same_function(fed: Federation, ada: User, bob: User) -> None:
