@@ -104,7 +104,8 @@ class Crew:
         key = options.key
         coming = sum(slot.key == key and slot.state == "starting" for slot in self.slots)
         coming += sum(order.key == key for order in self._orders)
-        for slot in self.slots:
+        # the one that had nothing to do for longest: what was used a moment ago is likely to be wanted again
+        for slot in sorted(self.slots, key=lambda slot: slot.idle_since):
             if coming >= wanted:
                 return
             if self._free(slot) and slot.key != key and slot.key not in spared:

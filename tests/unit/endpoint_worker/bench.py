@@ -95,6 +95,11 @@ class Bench:
         self.supervisor.stop()
         assert not self.supervisor.is_alive()
 
+    def until_idle(self) -> None:
+        """Wait until every runner has started and none runs a bundle."""
+        crew = self.supervisor._crew
+        wait_until(lambda: not crew.starting and not crew.busy, 20, what="runners that are up and idle")
+
     def _hear(self, bundle_id: str, outcomes: list[Outcome]) -> None:
         self.said[bundle_id] += outcomes
 

@@ -41,6 +41,8 @@ def _values(running: Running) -> list[tuple[str, int]]:
 def test_a_bundle_runs_in_a_runner_of_its_kind_and_runners_stay_warm(tmp_path: Path) -> None:
     red, blue = kinds(tmp_path, "red", "blue")
     with Bench(tmp_path, slots=2) as bench:
+        # both are up: one that still starts cannot give way, and the other would in its place
+        bench.until_idle()
         first = [_values(submit(bench, options, _who))[0] for options in (red, blue)]
         assert [kind for kind, _ in first] == ["red", "blue"]
         again = [_values(submit(bench, options, _who))[0] for options in (blue, red, blue)]
