@@ -202,7 +202,7 @@ def until(gate: str) -> None:
 def test_a_wide_call_occupies_its_slots_and_those_behind_it_do_not_overtake(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     with Bench(tmp_path, slots=3) as bench:
-        bench.value(look)
+        bench.until_idle()
         long = [bench.start(until, [(str(first),)]) for _ in range(2)]
         wait_until(lambda: bench.supervisor.busy == 2, what="two calls at once")
         wide = bench.start(until, [(str(second),)], cores=2)
