@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from .folder import EndpointFolder, FolderError
@@ -20,20 +21,25 @@ def log_file(folder: EndpointFolder, node: str) -> Path:
     return folder.logs / f"{node}.log"
 
 
-def detach(folder: EndpointFolder, node: str, arguments: list[str]) -> int:
-    """Start a worker in the background; return its process id once it holds its place. Raises FolderError."""
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    early = folder.logs / f"{node}.err"
-    with early.open("wb") as errors:
-        process = subprocess.Popen(
+def spawn(arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    """Start ``umbel-endpoint ARGUMENTS`` in a session of its own; its words go to a new file ``output``."""
+    with output.open("wb") as out:
+        return subprocess.Popen(
             [sys.executable, "-m", "endpoint_worker", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
+            stdout=out,
+            stderr=out,
             cwd="/",
             env={**os.environ, "PYTHONPATH": python_path()},
             start_new_session=True,
         )
+
+
+def detach(folder: EndpointFolder, node: str, arguments: list[str]) -> int:
+    """Start a worker in the background; return its process id once it holds its place. Raises FolderError."""
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    early = folder.logs / f"{node}.err"
+    process = spawn(arguments, early)
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if folder.running().get(node) == process.pid:

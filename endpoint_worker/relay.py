@@ -25,7 +25,7 @@ from typing import Any
 import click
 import psutil
 
-from .control import python_path
+from .control import spawn
 from .folder import EndpointFolder, FolderError, default_home, node_name
 
 #: Ports that are tried after the wanted one when others use it.
@@ -155,16 +155,7 @@ def ensure(
         str(port),
     ]
     words += [word for address in listen for word in ("--listen", address)]
-    with (folder.logs / f"{file.stem}.log").open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "endpoint_worker", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            cwd="/",
-            env={**os.environ, "PYTHONPATH": python_path()},
-            start_new_session=True,
-        )
+    process = spawn(words, folder.logs / f"{file.stem}.log")
     _started.append(process)
     deadline = time.monotonic() + START
     while time.monotonic() < deadline and process.poll() is None:

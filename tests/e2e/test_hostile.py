@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from tests.support.embedded import Embedded, HandEndpoint
+from tests.support.embedded import Embedded, HandEndpoint, pids_with
 from tests.support.nasty import KINDS, LIMITS, STRAY, Unloadable, nasty
 from tests.support.wait import wait_until
 from umbel import Executor
@@ -106,17 +106,6 @@ def _right(item: int | str, future: Any) -> bool:
     return (future.record["state"], future.record["code"]) == wanted
 
 
-def _strays() -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if STRAY in process.cmdline():
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
 def _size(endpoint: HandEndpoint) -> Size | None:
     """None while runners come and go."""
     worker = psutil.Process(endpoint.pid)
@@ -159,7 +148,7 @@ def test_nasty_calls_harm_nobody_and_leave_nothing(tmp_path: Path) -> None:
         _mix(umbel, dice, GOOD // 10, 2 * len(KINDS))
         before = _at_rest(lab, lambda size: True)
         _mix(umbel, dice, GOOD, NASTY)
-        wait_until(lambda: not _strays(), 10, what="the end of what calls left running")
+        wait_until(lambda: not pids_with(STRAY), 10, what="the end of what calls left running")
         after = _at_rest(lab, lambda size: size.files <= before.files and size.threads <= before.threads)
         grown = [
             now - then for now, then in zip(sorted(after.resident), sorted(before.resident), strict=True)

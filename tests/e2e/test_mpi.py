@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.support.embedded import Embedded
+from tests.support.embedded import Embedded, pids_with
 from tests.support.wait import wait_until
 from umbel import MPIFunction
 
@@ -56,24 +55,13 @@ def test_a_launcher_that_runs_too_long_ends_with_all_ranks(umbel: Embedded) -> N
     with umbel.executor(cores=2) as executor:
         result = executor.submit(sleeper, seconds=STRAY).result(timeout=60)
     assert result.timed_out
-    wait_until(lambda: not _sleepers(), 10, what="the end of all ranks")
+    wait_until(lambda: not pids_with(STRAY), 10, what="the end of all ranks")
 
 
 def test_a_cancelled_call_ends_with_all_ranks(umbel: Embedded) -> None:
     sleeper = MPIFunction("sleep {seconds}", ranks=2, launcher=LAUNCHER)
     with umbel.executor(cores=2) as executor:
         future = executor.submit(sleeper, seconds=STRAY)
-        wait_until(lambda: len(_sleepers()) >= 2, 30, what="both ranks")
+        wait_until(lambda: len(pids_with(STRAY)) >= 2, 30, what="both ranks")
         assert future.cancel()
-    wait_until(lambda: not _sleepers(), 10, what="the end of all ranks")
-
-
-def _sleepers() -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if STRAY in process.cmdline():
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
+    wait_until(lambda: not pids_with(STRAY), 10, what="the end of all ranks")

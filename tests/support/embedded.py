@@ -56,6 +56,18 @@ def gone(process: psutil.Process) -> bool:
         return True
 
 
+def pids_with(word: str) -> list[int]:
+    """Process ids of this machine's processes that have ``word`` as a word of their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if word in process.cmdline():
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Other processes that have to do with ``folder`` by command line, environment or working directory."""
     text, found = str(folder), []

@@ -26,6 +26,18 @@ def _hold(ledger: Ledger, lab: FakeEndpoint, **options: Any) -> Any:
     return node, answer
 
 
+def _take_and_die(ledger: Ledger, lab: FakeEndpoint, name: str) -> None:
+    """A node comes, takes what is sent, and is never heard of again."""
+    node = lab.node(name)
+    ledger.collect()
+    ledger.sweep(after=1)
+    node.take()
+    assert node.held, "nothing was sent"
+    node.beat()
+    ledger.collect()
+    ledger.sweep(after=61)
+
+
 def _miss(ledger: Ledger, *present: Any) -> None:
     """Sweep until a lost bundle is known to be lost: all nodes have spoken since it was first missed."""
     ledger.sweep()
@@ -71,14 +83,7 @@ def test_a_node_that_speaks_in_time_keeps_its_calls(ledger: Ledger, lab: FakeEnd
 def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndpoint) -> None:
     answer = ledger.submit(lab, 1, max_attempts=2)
     for number in range(2):
-        node = lab.node(f"n{number}")
-        ledger.collect()
-        ledger.sweep(after=1)
-        node.take()
-        assert node.held, "nothing was sent"
-        node.beat()
-        ledger.collect()
-        ledger.sweep(after=61)
+        _take_and_die(ledger, lab, f"n{number}")
     task = ledger.task(answer["task_ids"][0])
     assert (task["state"], task["code"], task["attempt"]) == ("failed", "WORKER_LOST", 2)
     assert ledger.results(answer["group_id"])["results"][0]["code"] == "WORKER_LOST"
@@ -89,14 +94,7 @@ def test_the_death_of_a_batch_jobs_node_is_not_the_calls_failure(ledger: Ledger,
     """Sites take nodes away: by preemption, by a fault, at the end of the job's time."""
     answer = ledger.submit(lab, 1, max_attempts=2)
     for number in range(5):
-        node = lab.node(f"umbel-0123abcd-0000000{number}.cn1")
-        ledger.collect()
-        ledger.sweep(after=1)
-        node.take()
-        assert node.held, "nothing was sent"
-        node.beat()
-        ledger.collect()
-        ledger.sweep(after=61)
+        _take_and_die(ledger, lab, f"umbel-0123abcd-0000000{number}.cn1")
         assert ledger.task(answer["task_ids"][0])["state"] in ("queued", "dispatched")
 
 

@@ -12,6 +12,14 @@ from .elastic import Elastic
 from .machines import Account, Sshd
 
 pytestmark = pytest.mark.timeout(300)
+POLICY = {
+    "max_blocks": 2,
+    "slots_per_node": 2,
+    "idle_time": 4,
+    "walltime": 600,
+    "slot_work": 1,
+    "grace": 30,
+}
 
 
 def _where(number: int) -> tuple[int, int, str]:
@@ -27,15 +35,7 @@ def test_a_bare_account_becomes_an_endpoint_and_is_bare_again(
 ) -> None:
     account.greet("Welcome to the cluster! 'quotes' and Submitted batch job 7".replace("'", ""))
     site = {"address": sshd.url, "scheduler": "processes", "network": "direct", "interval": 2.0}
-    policy = {
-        "max_blocks": 2,
-        "slots_per_node": 2,
-        "idle_time": 4,
-        "walltime": 600,
-        "slot_work": 1,
-        "grace": 30,
-    }
-    made = service.add("bare", site, policy)
+    made = service.add("bare", site, POLICY)
     assert made["authorized_keys"].startswith("restrict ssh-ed25519 ")
     # before the owner has installed the line, the site is frozen with a clear status
     assert "authorized_keys" in service.wait_status("bare", "unreachable")["message"]
@@ -63,15 +63,7 @@ def test_hosts_without_a_batch_system(service: Elastic, account: Account, sshd: 
     other = Sshd(tmp_path / "other", account)
     try:
         site = {"address": sshd.url, "scheduler": "hosts", "hosts": [sshd.url, other.url], "interval": 2.0}
-        policy = {
-            "max_blocks": 2,
-            "slots_per_node": 2,
-            "idle_time": 4,
-            "walltime": 600,
-            "slot_work": 1,
-            "grace": 30,
-        }
-        account.allow(service.add("hosts", {**site, "network": "direct"}, policy)["authorized_keys"])
+        account.allow(service.add("hosts", {**site, "network": "direct"}, POLICY)["authorized_keys"])
         with service.umbel.executor("hosts") as executor:
             futures = [executor.submit(_where, number) for number in range(300)]
             assert [future.result(timeout=180)[0] for future in futures] == list(range(300))

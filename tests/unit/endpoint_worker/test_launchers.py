@@ -16,14 +16,14 @@ from endpoint_worker.settings import SettingsError, load
 
 START = Start(
     ["python3", "-c", "code"],
-    Path("/srv/work/ada"),
+    Path("/site/ada"),
     [
         Mount(Path("/data"), "/data", "ro"),
         Mount(Path("/kit"), "/run/umbel/kit"),
         Mount(Path("/l"), "/run/umbel/line", "rw"),
     ],
     {"OMP_NUM_THREADS": "2", "PATH": "/usr/bin", "HOME": "/home/lab", "CONDA_PREFIX": "/conda"},
-    [Path("/srv/home")],
+    [Path("/site/home")],
 )
 
 
@@ -52,8 +52,8 @@ def test_bubblewrap() -> None:
     assert said == (
         "bwrap --unshare-all --die-with-parent --new-session --cap-drop ALL --ro-bind /usr /usr "
         "--tmpfs /var/tmp --dev /dev --proc /proc --tmpfs /tmp --tmpfs /run --ro-bind /data /data "
-        "--bind /srv/work/ada /srv/work/ada --ro-bind /kit /run/umbel/kit --bind /l /run/umbel/line "
-        "--setenv HOME /srv/work/ada --unsetenv TMPDIR --chdir /srv/work/ada --hostname box "
+        "--bind /site/ada /site/ada --ro-bind /kit /run/umbel/kit --bind /l /run/umbel/line "
+        "--setenv HOME /site/ada --unsetenv TMPDIR --chdir /site/ada --hostname box "
         "-- python3 -c code"
     )
     assert " --share-net " in line("bubblewrap")
@@ -61,11 +61,13 @@ def test_bubblewrap() -> None:
 
 
 def test_bubblewrap_hides_a_home_that_a_mount_would_show() -> None:
-    shown = Start(START.argv, START.work, [Mount(Path("/srv"), "/srv", "ro")], {}, START.hidden)
+    shown = Start(START.argv, START.work, [Mount(Path("/site"), "/site", "ro")], {}, START.hidden)
     argv = launcher(Sandbox("bubblewrap")).command(shown)
     said = " ".join(argv)
     assert (
-        said.index("--ro-bind /srv /srv") < said.index("--tmpfs /srv/home") < said.index("--bind /srv/work")
+        said.index("--ro-bind /site /site")
+        < said.index("--tmpfs /site/home")
+        < said.index("--bind /site/ada")
     )
 
 
@@ -74,8 +76,8 @@ def test_podman() -> None:
         "/opt/podman --runtime crun run --rm --pull never --log-driver none --init=false --network none "
         "--security-opt no-new-privileges --cap-drop ALL --security-opt label=disable --userns keep-id "
         "--volume /data:/data:ro --volume /kit:/run/umbel/kit:ro --volume /l:/run/umbel/line:rw "
-        "--volume /srv/work/ada:/srv/work/ada:rw --env HOME=/srv/work/ada --env OMP_NUM_THREADS "
-        "--workdir /srv/work/ada --entrypoint python3 lab/py:1 -c code"
+        "--volume /site/ada:/site/ada:rw --env HOME=/site/ada --env OMP_NUM_THREADS "
+        "--workdir /site/ada --entrypoint python3 lab/py:1 -c code"
     )
 
 
@@ -88,8 +90,8 @@ def test_docker() -> None:
         "docker run --rm --pull never --log-driver none --init=false --network host "
         "--security-opt no-new-privileges --cap-drop ALL --security-opt label=disable --user 1000:100 "
         "--volume /data:/data:ro --volume /kit:/run/umbel/kit:ro --volume /l:/run/umbel/line:rw "
-        "--volume /srv/work/ada:/srv/work/ada:rw --env HOME=/srv/work/ada --env OMP_NUM_THREADS "
-        "--workdir /srv/work/ada --gpus all --entrypoint python3 lab/py:1 -c code"
+        "--volume /site/ada:/site/ada:rw --env HOME=/site/ada --env OMP_NUM_THREADS "
+        "--workdir /site/ada --gpus all --entrypoint python3 lab/py:1 -c code"
     )
 
 
@@ -98,11 +100,11 @@ def test_apptainer_and_its_older_name(kind: str) -> None:
     assert line(kind, network=False) == (
         f"{kind} exec --containall --cleanenv --no-home --pid --ipc --net --network none "
         "--bind /data:/data:ro --bind /kit:/run/umbel/kit:ro --bind /l:/run/umbel/line:rw "
-        "--bind /srv/work/ada:/srv/work/ada:rw --pwd /srv/work/ada lab/py:1 python3 -c code"
+        "--bind /site/ada:/site/ada:rw --pwd /site/ada lab/py:1 python3 -c code"
     )
     environ = launcher(Sandbox(kind, "lab/py:1")).environment(START)
     prefix = f"{kind.upper()}ENV_"
-    assert environ[f"{prefix}OMP_NUM_THREADS"] == "2" and environ[f"{prefix}HOME"] == "/srv/work/ada"
+    assert environ[f"{prefix}OMP_NUM_THREADS"] == "2" and environ[f"{prefix}HOME"] == "/site/ada"
     assert f"{prefix}PATH" not in environ and environ["PATH"] == "/usr/bin"
 
 
@@ -112,7 +114,7 @@ def test_charliecloud(tmp_path: Path) -> None:
     assert chosen.in_place and chosen.inside("kit") == "/tmp/.umbel/kit"
     assert " ".join(chosen.command(START)) == (
         "ch-run --private-tmp --cd /tmp/work --bind /data:/data --bind /kit:/run/umbel/kit "
-        f"--bind /l:/run/umbel/line --bind /srv/work/ada:/tmp/work {tmp_path} -- python3 -c code"
+        f"--bind /l:/run/umbel/line --bind /site/ada:/tmp/work {tmp_path} -- python3 -c code"
     )
     assert chosen.work(Path("/scratch")) == "/scratch"
     assert chosen.environment(START) == {
@@ -125,8 +127,8 @@ def test_charliecloud(tmp_path: Path) -> None:
 
 def test_shifter() -> None:
     assert line("shifter") == (
-        "shifter --image=lab/py:1 --workdir=/srv/work/ada --volume=/data:/data:ro "
-        "--volume=/kit:/run/umbel/kit:ro --volume=/l:/run/umbel/line --volume=/srv/work/ada:/srv/work/ada "
+        "shifter --image=lab/py:1 --workdir=/site/ada --volume=/data:/data:ro "
+        "--volume=/kit:/run/umbel/kit:ro --volume=/l:/run/umbel/line --volume=/site/ada:/site/ada "
         "-- python3 -c code"
     )
 
