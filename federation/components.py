@@ -88,7 +88,8 @@ def endpoint(settings: Settings, environ: Mapping[str, str], workers: int) -> Sp
     )
 
 
-def flower(settings: Settings, environ: Mapping[str, str], port: int) -> Spec:
-    """Flower, watching all endpoints."""
+def flower(settings: Settings, environ: Mapping[str, str], port: int, *, controls: bool) -> Spec:
+    """Flower, watching all endpoints; with ``controls`` also changing their workers."""
     argv = [sys.executable, "-m", "federation", "flower", "--home", str(settings.home), "--port", str(port)]
+    argv += ["--controls"] if controls else []
     return Spec("flower", argv, ROOT, environ, grace=SERVICE_GRACE, rank=ENDPOINT_RANK)

@@ -8,6 +8,7 @@ on disk: the ledger is the truth, and the sweeper fills an empty broker again.
 ===================== ======================================================
 ``redis/service.url`` the service's URL with its password (0600)
 ``redis/flower.url``  Flower's URL with its password (0600)
+``redis/operator.url``  the same for a Flower whose buttons work (0600)
 ``redis/users.acl``   the accounts at the start, passwords as SHA-256 (0600)
 ``redis/redis.conf``  everything else
 ===================== ======================================================
@@ -38,6 +39,11 @@ FLOWER_QUEUE = "flower-sees-no-queues"
 _FLOWER_RIGHTS = (
     f"~_kombu.binding* ~celeryev.* ~{FLOWER_QUEUE}* &/ep:*:/0.celeryev/* &/ep:\\*:/0.celery.pidbox "
     "+hello +ping +multi +exec +psubscribe +punsubscribe +publish +sadd +smembers +srem +llen +del"
+)
+# With its buttons on it may also speak to the workers of every endpoint and hear their answers.
+_OPERATOR_RIGHTS = (
+    f"{_FLOWER_RIGHTS} &/ep:*:/0.celery.pidbox ~/ep:*:_kombu.binding*reply.celery.pidbox "
+    "~/ep:*:*.reply.celery.pidbox +brpop"
 )
 
 _CONFIG = """\
@@ -93,6 +99,11 @@ def flower_url(home: Path) -> str:
     return _read_url(home / "redis" / "flower.url")
 
 
+def operator_url(home: Path) -> str:
+    """URL for a Flower that may control workers. Raises StartError as ``broker_url`` does."""
+    return _read_url(home / "redis" / "operator.url")
+
+
 def prepare(home: Path) -> list[str]:
     """Write the broker's files into ``home``; return the command that starts it in the folder ``redis``.
 
@@ -100,12 +111,13 @@ def prepare(home: Path) -> list[str]:
     """
     binary = server_binary()
     folder = private_folder(home / "redis")
-    url_file, flower_file = folder / "service.url", folder / "flower.url"
+    url_file = folder / "service.url"
     if not url_file.exists():
         write_private(url_file, _url("service", _free_port()))
     port = _port(broker_url(home))
-    if not flower_file.exists():
-        write_private(flower_file, _url("flower", port))
+    for account in ("flower", "operator"):
+        if not (file := folder / f"{account}.url").exists():
+            write_private(file, _url(account, port))
     write_private(folder / "users.acl", _accounts(home))
     write_private(folder / "redis.conf", _CONFIG.format(host=HOST, port=port))
     return [binary, "redis.conf"]
@@ -173,4 +185,5 @@ def _accounts(home: Path) -> str:
         "user default off resetpass resetkeys resetchannels nocommands\n"
         f"user service on #{digest(broker_url(home))} ~* &* +@all\n"
         f"user flower on #{digest(flower_url(home))} resetchannels {_FLOWER_RIGHTS}\n"
+        f"user operator on #{digest(operator_url(home))} resetchannels {_OPERATOR_RIGHTS}\n"
     )

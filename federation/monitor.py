@@ -2,8 +2,10 @@
 
 Every endpoint's events travel below its own key prefix. Flower subscribes to all of them at once, because
 Celery subscribes by pattern and the prefix may hold one. It only looks: its broker account can neither read
-queues nor speak to workers, and its own buttons are off. What it shows of a message is the function's name
-and how many calls.
+queues nor speak to workers, and its own buttons are off. With ``--controls`` its buttons work (grow, shrink
+and restart a pool, shut down a worker, revoke a message), with an account that may speak to workers and
+hear their answers, and still read no queue. What it shows of a message is the function's name and how many
+calls.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from celery import Celery
 from flower.app import Flower
@@ -23,6 +26,8 @@ from flower.options import options
 from flower.urls import settings as tornado_settings
 
 from . import embedded_redis, monitor_access
+from .database import Database
+from .monitor_controls import EndpointControl, Places
 from .settings import Settings, load
 
 log = logging.getLogger(__name__)
@@ -38,13 +43,14 @@ def main(argv: Sequence[str]) -> int:
         "--home", type=Path, help="folder of the federation (default: $UMBEL_HOME or ~/.umbel)"
     )
     parser.add_argument("--port", type=int, default=5555, help="port on 127.0.0.1 (default: 5555)")
+    parser.add_argument("--controls", action="store_true", help="let Flower's buttons change workers")
     arguments = parser.parse_args(argv)
     settings = load(arguments.home)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     monitor_access.prepare(settings.home)
-    _set_options(arguments.port, monitor_access.password(settings.home))
+    _set_options(arguments.port, monitor_access.password(settings.home), read_only=not arguments.controls)
     signal.signal(signal.SIGTERM, _leave)
-    flower = Watcher(capp=celery_app(_url(settings)), options=options, **tornado_settings)
+    flower = _flower(settings, controls=arguments.controls)
     try:
         port = flower.start_http_server()
         log.info("Flower listens on http://127.0.0.1:%s", port)
@@ -52,6 +58,16 @@ def main(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit):
         flower.stop()
     return 0
+
+
+def _flower(settings: Settings, *, controls: bool) -> Watcher:
+    if not controls:
+        app = celery_app(settings.broker_url or embedded_redis.flower_url(settings.home))
+        return Watcher(capp=app, options=options, **tornado_settings)
+    app = celery_app(settings.broker_url or embedded_redis.operator_url(settings.home))
+    app.control = EndpointControl(app)
+    app.control.places = Places(Database(settings.database))
+    return Operator(capp=app, options=options, **tornado_settings)
 
 
 class Watcher(Flower):
@@ -62,6 +78,19 @@ class Watcher(Flower):
         nothing: asyncio.Future[None] = self.io_loop.asyncio_loop.create_future()
         nothing.set_result(None)
         return nothing
+
+
+class Operator(Watcher):
+    """A Flower that asks one worker at a time, when somebody looks at it or changes it."""
+
+    def update_workers(self, workername: str | None = None) -> asyncio.Future[None]:
+        """Ask that worker; never all of all endpoints."""
+        return self.inspector.inspect(workername) if workername else super().update_workers()
+
+    @property
+    def workers(self) -> dict[str, Any]:
+        """What is known of workers by name; those that only events told of may be changed, too."""
+        return {**{name: {} for name in self.events.state.workers}, **self.inspector.workers}
 
 
 def celery_app(url: str) -> Celery:
@@ -80,15 +109,11 @@ def celery_app(url: str) -> Celery:
     return app
 
 
-def _url(settings: Settings) -> str:
-    return settings.broker_url or embedded_redis.flower_url(settings.home)
-
-
-def _set_options(port: int, password: str) -> None:
+def _set_options(port: int, password: str, *, read_only: bool) -> None:
     options.address = "127.0.0.1"
     options.port = port
     options.basic_auth = [f"{monitor_access.USER}:{password}"]
-    options.read_only = True
+    options.read_only = read_only
     options.enable_events = False
     options.max_tasks = MAX_TASKS
     options.purge_offline_workers = 3600

@@ -44,10 +44,11 @@ with Executor("{local_endpoint.NAME}") as executor:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What shall run beside the service: slots of the endpoint ``local``, and Flower's port (None: none)."""
+    """What runs beside the service: slots of the endpoint ``local``, Flower's port (None: none), its buttons."""
 
     workers: int
     flower_port: int | None = None
+    flower_controls: bool = False
 
 
 class Start:
@@ -80,7 +81,9 @@ class Start:
             supervisor.add(spec)
         if self.options.flower_port is not None:
             monitor_access.prepare(settings.home)
-            supervisor.add(components.flower(settings, self.environ, self.options.flower_port))
+            controls = self.options.flower_controls
+            port = self.options.flower_port
+            supervisor.add(components.flower(settings, self.environ, port, controls=controls))
         fed = open_federation(settings)
         try:
             self._admit(fed)

@@ -66,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--flower-port", type=int, default=5555, help="port of Flower (default: 5555; 0: any free one)"
     )
+    parser.add_argument(
+        "--flower-controls",
+        action="store_true",
+        help="let Flower's buttons change workers (default: it only shows)",
+    )
     parser.add_argument("--verbose", action="store_true", help="repeat what the processes log")
     return parser
 
@@ -108,12 +113,15 @@ class Up:
         port = _listenable(settings.host, settings.port, "--port")
         self.settings = load(self.options.home, host=self.options.host, port=port)
         self.url = f"http://{_reachable(settings.host)}:{port}"
+        self.options.flower = self.options.flower or self.options.flower_controls
         if self.options.flower:
             self.options.flower_port = _listenable("127.0.0.1", self.options.flower_port, "--flower-port")
 
     def _start_and_wait(self, logs: Path) -> None:
         echo = logfiles.Echo(logs, sys.stdout) if self.options.verbose else None
-        wanted = Wanted(self.options.workers, self.options.flower_port if self.options.flower else None)
+        options = self.options
+        flower_port = options.flower_port if options.flower else None
+        wanted = Wanted(options.workers, flower_port, options.flower_controls)
         starting = Start(self.settings, self.supervisor, self.url, wanted)
         starting.processes()
         while not self.supervisor.stopping:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -32,6 +35,9 @@ class _Flower:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.read().decode()
 
+    def post(self, path: str) -> Any:
+        return json.loads(self.get(path, data=b""))
+
     def tasks(self) -> list[dict[str, Any]]:
         return list(json.loads(self.get("/api/tasks")).values())
 
@@ -45,7 +51,7 @@ class _Flower:
 
 
 def test_flower_shows_functions_and_numbers_of_calls(tmp_path: Path) -> None:
-    with Embedded(tmp_path, workers=1, flower=True) as umbel:
+    with Embedded(tmp_path, workers=1, flower="--flower") as umbel:
         flower = _Flower(umbel)
         lab = umbel.endpoint("lab")
         wait_until(lambda: flower.get("/workers").count('<tr id="') >= 2, 30, what="both workers in Flower")
@@ -69,7 +75,7 @@ def test_flower_shows_functions_and_numbers_of_calls(tmp_path: Path) -> None:
 
 
 def test_flower_lets_nobody_in_and_lets_nobody_change_anything(tmp_path: Path) -> None:
-    with Embedded(tmp_path, workers=0, flower=True) as umbel:
+    with Embedded(tmp_path, workers=0, flower="--flower") as umbel:
         flower = _Flower(umbel)
         wait_until(lambda: _there(flower), 30, what="Flower")
         for path in ("/", "/workers", "/tasks", "/api/tasks", "/api/workers"):
@@ -81,6 +87,42 @@ def test_flower_lets_nobody_in_and_lets_nobody_change_anything(tmp_path: Path) -
         assert umbel.service is not None
         password = (umbel.home / "keys" / "flower.password").read_text().strip()
         assert password not in umbel.service.text() and str(umbel.flower_port) in umbel.service.text()
+
+
+def test_flowers_buttons_change_the_worker_that_is_meant_when_they_are_let(tmp_path: Path) -> None:
+    with Embedded(tmp_path, workers=1, flower="--flower-controls") as umbel:
+        flower = _Flower(umbel)
+        lab = umbel.endpoint("lab.a")
+        wait_until(lambda: flower.get("/workers").count('<tr id="') >= 2, 30, what="both workers in Flower")
+        shown = json.loads(flower.get("/workers?json=1"))["data"]
+        (worker,) = (entry["hostname"] for entry in shown if entry["hostname"].startswith("worker@lab.a."))
+        client = umbel.client()
+
+        def slots(endpoint: str = "lab.a") -> int:
+            return sum(node["slots"] for node in client.get_endpoint(endpoint)["nodes"])
+
+        before = slots()
+        assert flower.post(f"/api/worker/pool/grow/{worker}?n=2")["message"].startswith("Growing")
+        wait_until(lambda: slots() == before + 2, 30, what="two slots more")
+        flower.post(f"/api/worker/pool/shrink/{worker}?n=1")
+        wait_until(lambda: slots() == before + 1, 30, what="one slot less")
+        assert slots("local") == 1
+        broker = urlsplit(json.loads((lab.folder / "credentials.json").read_text())["broker_url"])
+        page = flower.get(f"/worker/{worker}")
+        assert "Max concurrency" in page and str(broker.password) not in page
+
+        with umbel.executor("lab.a") as executor:
+            future = executor.submit(time.sleep, 300)
+            wait_until(lambda: future.running(), 30, what="a call that runs")
+            (message,) = (task["uuid"] for task in flower.tasks() if task["state"] == "STARTED")
+            flower.post(f"/api/task/revoke/{message}?terminate=true&signal=SIGKILL")
+            with pytest.raises(CancelledError):
+                future.result(timeout=30)
+
+        flower.post(f"/api/worker/shutdown/{worker}")
+        assert lab.service is not None and lab.service.process.wait(30) == 0
+        with umbel.executor("local") as executor:
+            assert executor.submit(dock, "XENON").result(timeout=30) == "xenon"
 
 
 def _complete(tasks: list[dict[str, Any]]) -> bool:

@@ -163,10 +163,12 @@ class Embedded:
     """A whole federation in ``tmp_path/home``, up for a ``with`` block or between start and stop."""
 
     def __init__(
-        self, tmp_path: Path, workers: int = 2, *, flower: bool = False, environ: dict[str, str] | None = None
+        self, tmp_path: Path, workers: int = 2, *, flower: str = "", environ: dict[str, str] | None = None
     ):
         self.home = tmp_path / "home"
         self.workers = workers
+        # the flag that starts Flower
+        self.flower = flower
         self.port = free_port()
         self.flower_port = free_port() if flower else 0
         self.url = f"http://127.0.0.1:{self.port}"
@@ -203,7 +205,7 @@ class Embedded:
         """The command line of ``up``."""
         argv = [sys.executable, "-m", "federation", "up", "--home", str(self.home), "--port", str(self.port)]
         argv += ["--workers", str(self.workers)]
-        return argv + (["--flower", "--flower-port", str(self.flower_port)] if self.flower_port else [])
+        return argv + ([self.flower, "--flower-port", str(self.flower_port)] if self.flower else [])
 
     def start(self) -> Embedded:
         """Start it and wait until it says that it is ready: the API answers and its endpoint is online."""

@@ -71,6 +71,24 @@ def test_flower_hears_events_and_reads_nothing(tmp_path: Path) -> None:
                     flower.execute_command(*command)
 
 
+def test_an_operators_flower_speaks_to_workers_and_reads_nothing_of_the_calls(tmp_path: Path) -> None:
+    with _running(tmp_path) as service:
+        service.set("umbel:reports", "x")
+        with redis.Redis.from_url(embedded_redis.operator_url(tmp_path)) as operator:
+            assert operator.publish("/ep:a:/0.celery.pidbox", "shutdown") == 0
+            for command in (
+                ("GET", "umbel:reports"),
+                ("LRANGE", "/ep:a:q", 0, 1),
+                ("LPUSH", "/ep:a:q", "a bundle"),
+                ("BRPOP", "/ep:a:q", 1),
+                ("GET", "/ep:a:fn:0"),
+                ("PUBLISH", "umbel:wake", "x"),
+                ("FLUSHALL",),
+            ):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    operator.execute_command(*command)
+
+
 def test_nothing_is_kept_on_disk_but_port_and_accounts_stay(tmp_path: Path) -> None:
     with _running(tmp_path) as service:
         service.set("key", "value")
@@ -87,7 +105,7 @@ def test_files_are_private_and_the_command_line_says_nothing(tmp_path: Path) -> 
     password = urlsplit(embedded_redis.broker_url(tmp_path)).password
     assert password and len(password) >= 40
     files = {file.name: file for file in (tmp_path / "redis").iterdir()}
-    assert set(files) == {"service.url", "flower.url", "users.acl", "redis.conf"}
+    assert set(files) == {"service.url", "flower.url", "operator.url", "users.acl", "redis.conf"}
     assert {file.stat().st_mode & 0o777 for file in files.values()} == {0o600}
     assert [name for name, file in files.items() if password in file.read_text()] == ["service.url"]
 
