@@ -44,7 +44,7 @@ with Executor("{local_endpoint.NAME}") as executor:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What runs beside the service: slots of the endpoint ``local``, Flower's port (None: none), its buttons."""
+    """Beside the service: slots of the endpoint ``local``; Flower's port (None: none), its buttons."""
 
     workers: int
     flower_port: int | None = None
