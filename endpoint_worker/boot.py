@@ -24,6 +24,8 @@ RestartSec=10
 # 2: people must mend something first
 RestartPreventExitStatus=2
 KillMode=mixed
+# the worker makes groups of its own in there, which limit the memory of calls
+Delegate=memory
 TimeoutStopSec={stop:g}
 
 [Install]

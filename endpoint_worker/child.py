@@ -23,6 +23,7 @@ import umbel
 
 from . import journal as journals
 from . import strays
+from .cgroups import Cgroups
 from .hardware import BoundTo, Layout
 from .journal import Journal
 from .sandbox.launchers import Launcher
@@ -74,6 +75,8 @@ class RunnerOptions:
     layout: Layout = field(default_factory=Layout)
     equipped: bool = False
     setup: Sequence[str] = ()
+    #: where groups are made that limit what calls take with all that they start
+    cgroups: Cgroups | None = None
 
 
 class Child:
@@ -84,6 +87,9 @@ class Child:
         self._numbers = numbers
         self._launcher = options.launcher
         self._killed = False
+        here = options.cgroups if self._launcher.keeps_cgroup else None
+        #: the runner's control group, if it has one
+        self.cgroup = None if here is None else here.group()
         self._errors: IO[bytes] = tempfile.TemporaryFile()
         fd = journals.create()
         reading, writing = open_pipe()
@@ -97,6 +103,7 @@ class Child:
             self._line.close()
             self._errors.close()
             os.close(reading)
+            self._leave_cgroup()
             raise
         finally:
             self._line.started()
@@ -112,9 +119,10 @@ class Child:
             {**options.environment, **options.layout.environment(self._numbers)},
             options.hidden,
         )
+        enter = [] if self.cgroup is None else self.cgroup.enter()
         with BoundTo(options.layout.affinity(self._numbers)):
             return subprocess.Popen(
-                [*shell(options.setup), *self._launcher.command(start)],
+                [*enter, *shell(options.setup), *self._launcher.command(start)],
                 cwd=options.folder,
                 env=self._launcher.environment(start),
                 stdin=subprocess.DEVNULL,
@@ -164,6 +172,15 @@ class Child:
     def killed(self) -> bool:
         """True once ``kill`` was called."""
         return self._killed
+
+    def limit_memory(self, size: int | None) -> bool:
+        """Let the runner and all that it starts take ``size`` bytes more than now (None: no limit).
+
+        False: there is no control group for that, and the runner must limit itself.
+        """
+        if self.cgroup is None:
+            return False
+        return self.cgroup.limit(None if size is None else self.resident() + size)
 
     def cpu_seconds(self) -> float:
         """Processor time that the process has used so far."""
@@ -229,6 +246,11 @@ class Child:
         self._errors.close()
         self.ear.close()
         self.journal.close()
+        self._leave_cgroup()
+
+    def _leave_cgroup(self) -> None:
+        if self._options.cgroups is not None and self.cgroup is not None:
+            self._options.cgroups.close(self.cgroup)
 
 
 def shell(setup: Sequence[str]) -> list[str]:

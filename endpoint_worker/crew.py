@@ -247,3 +247,5 @@ class Crew:
                 if slot.ended() is not None:
                     self.bury(slot, "stopped")
             time.sleep(0.005)
+        if self._options.cgroups is not None:
+            self._options.cgroups.close(patience=1.0)

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -16,7 +17,7 @@ from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.messages import Bundle, Heartbeat, Outcome
 
-from . import facts
+from . import cgroups, facts
 from .broker import BROKER_ERRORS, connect
 from .folder import EndpointFolder
 from .intake import FunctionCache, Intake, Unavailable
@@ -95,7 +96,8 @@ class Node:
             closed=settings.sandbox.kind != "none",
         )
         self.teller = Teller()
-        self.places = Places(runner_options(folder, settings))
+        options = runner_options(folder, settings)
+        self.places = Places(replace(options, cgroups=cgroups.find() if settings.cgroup else None))
         self.supervisor = Supervisor(
             self.places.base,
             settings.worker_slots,

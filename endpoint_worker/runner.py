@@ -60,7 +60,9 @@ class Runner:
         if function is None:
             return count
         payloads = body[8 * count + header["function"] :]
-        limited = _limit_memory(header.get("memory"))
+        _limit_memory(header.get("memory"))
+        # a control group may hold the limit, and the system may refuse what is far beyond it
+        limited = bool(header.get("limited"))
         return self._calls(function, table, payloads, limited)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
@@ -192,8 +194,8 @@ def _describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _limit_memory(extra: int | None) -> bool:
-    """Let this process take ``extra`` more bytes than now (None: no limit); tell if it is limited."""
+def _limit_memory(extra: int | None) -> None:
+    """Let this process take ``extra`` more bytes than now (None: no limit)."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = hard
     if extra:
@@ -201,7 +203,6 @@ def _limit_memory(extra: int | None) -> bool:
         if hard != resource.RLIM_INFINITY:
             wanted = min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
-    return bool(extra)
 
 
 def _address_space() -> int:

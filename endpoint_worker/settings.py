@@ -73,6 +73,10 @@ class Settings:
         default=0,
         metadata={"docs": 'Most memory that a call may take, such as "4GiB". 0: no limit.', "size": True},
     )
+    cgroup: bool = field(
+        default=True,
+        metadata={"docs": "Limit memory by control groups where there are some, not by address space."},
+    )
     cpu: float = field(
         default=0.0,
         metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."},
@@ -87,9 +91,7 @@ class Settings:
     )
     open_files: int = field(
         default=0,
-        metadata={
-            "docs": "Most files that a call may have open, its runner's own few among them. 0: no limit."
-        },
+        metadata={"docs": "Most files that a call may have open, its runner's few included. 0: no limit."},
     )
     drain_seconds: float = field(
         default=5.0,
@@ -103,10 +105,7 @@ class Settings:
     )
     recycle_memory: int = field(
         default=0,
-        metadata={
-            "docs": 'Replace a runner process that has grown beyond, such as "2GiB". 0: never.',
-            "size": True,
-        },
+        metadata={"docs": 'Replace a runner that has grown beyond, such as "2GiB". 0: never.', "size": True},
     )
     broker_address: str = field(
         default="",

@@ -71,12 +71,14 @@ class Slot:
             forget.append(self._functions.popitem(last=False)[0])
         function = b"" if known else job.function
         table = array("I", [number for call in bundle.calls for number in (call.offset, call.size)])
+        memory = tightest(bundle.options.memory, self._options.memory)
         header = {
             "calls": len(bundle.calls),
             "sha256": digest,
             "function": len(function),
             "forget": forget,
-            "memory": tightest(bundle.options.memory, self._options.memory),
+            "memory": None if self.child.limit_memory(memory) else memory,
+            "limited": memory is not None,
         }
         kept = self._options.output if bundle.options.output is None else bundle.options.output
         self.child.ear.begin(min(kept, self._options.output))
@@ -183,10 +185,16 @@ class Slot:
             return []
         outcomes = run.news(now)
         if run.verdict is None:
-            run.verdict = self._judge(run, now)
+            run.verdict = self._over_memory(run) or self._judge(run, now)
         if run.verdict is not None and not self.child.killed:
             self._execute(run, run.verdict, now)
         return outcomes
+
+    def _over_memory(self, run: Run) -> Verdict | None:
+        if self.child.cgroup is None or not self.child.cgroup.exceeded():
+            return None
+        message = "the call and what it started needed more memory than its limit: raise `memory`"
+        return Verdict(run.running() or 0, Status.FAILED, "MEMORY_LIMIT", message)
 
     def _judge(self, run: Run, now: float) -> Verdict | None:
         options = run.job.bundle.options
@@ -245,6 +253,8 @@ class Slot:
         how = self.child.ended(self.greeted)
         if how is not None:
             self.state = "dead"
+            if self.run is not None and self.run.verdict is None:
+                self.run.verdict = self._over_memory(self.run)
         return how
 
     def facts(self) -> dict[str, Any]:

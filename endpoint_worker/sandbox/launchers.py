@@ -34,6 +34,8 @@ class Launcher:
     in_place = True
     keeper = False
     shares_processes = True
+    #: the runner stays in the control group in which the command was started
+    keeps_cgroup = True
 
     def __init__(self, settings: Sandbox | None = None):
         self.settings = settings or Sandbox()
@@ -129,6 +131,9 @@ class _Image(Launcher):
 
 class Podman(_Image):
     """``podman run``, rootless or not; an image that is a folder is used as it is, and never changed."""
+
+    #: containers get groups of their own
+    keeps_cgroup = False
 
     def command(self, start: Start) -> list[str]:
         """The container is removed when it ends; nothing is fetched."""
