@@ -141,7 +141,8 @@ class Crew:
         """Hear what a slot's socket has to say, as long as it says anything."""
         wanted = 0
         if not slot.eof:
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.wants_to_write else 0)
+            wanted = 0 if slot.stuffed else selectors.EVENT_READ
+            wanted |= selectors.EVENT_WRITE if slot.wants_to_write else 0
         sock, had = self._listening.get(slot, (slot.sock, 0))
         if wanted == had and sock is slot.sock:
             return

@@ -27,8 +27,8 @@ from .broker import BROKER_ERRORS
 
 log = logging.getLogger(__name__)
 
-#: A report is closed when its payloads and logs reach this many bytes (one larger outcome makes a report of
-#: its own).
+#: A report is closed when its payloads, logs and items reach this many bytes (one larger outcome makes a
+#: report of its own).
 REPORT_BYTES = 2 * 1024 * 1024
 #: Seconds between attempts while the broker cannot be reached: doubled each time up to the most.
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0
@@ -143,6 +143,8 @@ class Outbox(threading.Thread):
                 size += len(outcome.payload)
                 if outcome.log is not None:
                     size += len(outcome.log.head) + len(outcome.log.tail)
+                if outcome.items is not None:
+                    size += sum(map(len, outcome.items.items))
         with self._lock:
             # from counting what was added to counting the reports that hold it
             for batch in batches:

@@ -16,13 +16,14 @@ import socket
 import time
 import traceback
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from types import GeneratorType
 from typing import Any
 
 from umbel.protocol import limits
 from umbel.serialize import dump_exception, dump_result, load_call, load_function
 
-from . import kernel, wire
+from . import kernel, stream, wire
 from .journal import FAILED, SKIPPED, SPOKE, SUCCEEDED, Journal, protect
 from .meter import MEASURED_FROM, Meter
 from .speech import Mouth
@@ -42,6 +43,7 @@ class Runner:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._baseline = Baseline(mouth)
         self._meter = Meter()
+        self._streamed = False
 
     def serve(self) -> None:
         """Say hello and run bundles until the supervisor closes the socket."""
@@ -97,7 +99,7 @@ class Runner:
         self._meter.begin()
         tidy = baseline.after_call
         start, finish, write, skip = journal.start, journal.finish, journal.write, journal.skip
-        spoke = mouth.spoke
+        spoke, drain = mouth.spoke, self._stream
         clock, processor = time.monotonic, time.process_time
         epoch = time.time() - clock()
         count = len(table) // 2
@@ -110,7 +112,7 @@ class Runner:
             if skip[index]:
                 self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
                 continue
-            status, note, payload = _call(function, data, limited)
+            status, note, payload = _call(function, data, limited, drain)
             if baseline.forked:
                 # the call forked and came back in the child, too: only the parent reports and goes on
                 os._exit(0)
@@ -119,11 +121,30 @@ class Runner:
                 note = _measured(note, self._meter.end(cpu))
             if spoke() and mouth.mark(index):
                 status |= SPOKE
-            if not write(index, status, epoch + began, wall, note, payload):
+            # what was yielded went over the socket, and the end must not overtake it
+            if self._streamed or not write(index, status, epoch + began, wall, note, payload):
                 self._send(index, status, epoch + began, wall, note, payload)
             finish(index)
             tidy()
         return count
+
+    def _stream(self, generator: Generator[Any, Any, Any]) -> Any:
+        """Send what the running call yields; return what its generator returns."""
+        header = {"index": self._journal.started - 1}
+        self._streamed = True
+
+        def put(item: bytes) -> None:
+            if self._baseline.forked:
+                # the generator forked, and this is the child: its items are the parent's to send
+                os._exit(0)
+            try:
+                self._sock.sendall(wire.pack(wire.ITEM, header, item))
+            except OSError as error:
+                # of a call that closes what is not its own the end goes by the journal
+                self._streamed = False
+                raise RuntimeError("the call has closed the socket by which its items leave") from error
+
+        return stream.send(generator, dump_result, put)
 
     def _put(self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes) -> None:
         if not self._journal.write(index, status, started, wall, note, payload):
@@ -133,19 +154,32 @@ class Runner:
     def _send(
         self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
     ) -> None:
-        """Send an outcome that the journal has no room for."""
+        """Send an outcome that the journal has no room for, or that follows items."""
         header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(note)}
+        if self._streamed:
+            header["streamed"], self._streamed = True, False
         self._sock.sendall(wire.pack(wire.OUTCOME, header, note, payload))
 
 
-def _call(function: Callable[..., Any], data: bytes, limited: bool) -> tuple[int, bytes, bytes]:
-    """Run one call; return status, note and payload of its outcome, whatever the call raises."""
+def _call(
+    function: Callable[..., Any], data: bytes, limited: bool, drain: Callable[[Any], Any]
+) -> tuple[int, bytes, bytes]:
+    """Run one call; return status, note and payload of its outcome, whatever the call raises.
+
+    ``drain`` takes the items of a generator and returns what that returns.
+    """
     try:
         args, kwargs = load_call(data)
     except BaseException as error:  # unpickling runs code of the user's: it may raise anything
         return _failure("DESERIALIZE_ERROR", error, limited)
     try:
         value = function(*args, **kwargs)
+        if type(value) is GeneratorType:
+            value = drain(value)
+    except stream.NotCarried as error:
+        if error.__cause__ is not None:
+            return _failure("RESULT_NOT_SERIALIZABLE", error.__cause__, limited)
+        return FAILED, _note("RESULT_TOO_LARGE", str(error)), b""
     except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes of a call, too
         return _failure("TASK_ERROR", error, limited)
     try:

@@ -6,17 +6,18 @@ call's exactly once. It never believes the runner further than its own bundle re
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from umbel.protocol.messages import Outcome, Status
-from umbel.protocol.records import Log, Place
+from umbel.protocol.records import Items, Log, Place
 
 from .jobs import Job
 from .journal import SETTLE, SKIPPED, SPOKE, SUCCEEDED, Journal
+from .notes import read_note
 from .speech import Ear
+from .stream import Stream
 
 #: A call that runs longer (seconds), or a bundle, makes the calls behind it be given back.
 GIVE_BACK_CALL = 0.1
@@ -29,8 +30,6 @@ TELL_ENDS = 0.1
 #: What a running call has written is told at most this often (seconds), less often if there is much of it
 #: (bytes per second) or if it runs for long (a share of its run time), but at least so often (seconds).
 TELL_OUTPUT, OUTPUT_RATE, OUTPUT_SHARE, TELL_OUTPUT_LATEST = 1.0, 32 * 1024, 1 / 60, 10.0
-#: What a resource record may hold.
-USAGE = {"cpu": float, "user": float, "system": float, "max_rss": int, "read": int, "written": int}
 
 
 class Verdict(NamedTuple):
@@ -66,6 +65,8 @@ class Run:
         self._told_ends = now
         # when what the running call has written was told, and how much of it
         self._told_output, self._told_bytes = now, 0
+        # what the running call has yielded
+        self._stream: Stream | None = None
         # of a runner that died: the call that it was in, and what that wrote
         self._last_words: tuple[int, Log | None] = -1, None
         journal.reset(len(self.calls), now)
@@ -87,6 +88,8 @@ class Run:
         index = self.running()
         elapsed = now - self._journal.began
         self._ear.look()
+        if self._stream is not None:
+            outcomes += self._yielded(self._stream, now)
         if self._closing is not None:
             if not self._closed and now - self._closing >= SETTLE:
                 self._closed = True
@@ -141,10 +144,47 @@ class Run:
         if running is not None and self.calls[running].task_id in task_ids and not self._over[running]:
             self.verdict = Verdict(running, Status.SKIPPED, None, "cancelled while it ran")
 
+    def item(self, index: Any, item: bytes) -> None:
+        """A call has yielded something; ignored unless it is one that has not ended."""
+        if isinstance(index, int) and 0 <= index < len(self.calls) and not self._over[index]:
+            self._stream_of(index).add(item)
+
+    def _stream_of(self, index: int) -> Stream:
+        if self._stream is None or self._stream.call != index:
+            self._stream = Stream(index)
+        return self._stream
+
+    @property
+    def stuffed(self) -> bool:
+        """True while a call yields faster than can be told: its runner shall wait."""
+        return self._stream is not None and self._stream.full
+
+    def _yielded(self, stream: Stream, now: float) -> list[Outcome]:
+        """Tell what the running call has yielded."""
+        began = self._journal.began
+        items = stream.news(now, now - began)
+        if items is None or self._over[stream.call]:
+            return []
+        return [self._item_news(stream.call, items, self._epoch + began, max(0.0, now - began))]
+
+    def _item_news(self, index: int, items: Items, started: float, wall: float) -> Outcome:
+        return self._outcome(index, Status.RUNNING, started, wall)._replace(items=items)
+
+    def _with_items(self, index: int, outcome: Outcome) -> list[Outcome]:
+        """An end of a call, with what it has yielded and is not told yet."""
+        if self._stream is None or self._stream.call != index:
+            return [outcome]
+        *pieces, last = self._stream.rest(ended=outcome.status != Status.LOST)
+        self._stream = None
+        before = [self._item_news(index, items, outcome.started, outcome.wall) for items in pieces]
+        return [*before, outcome._replace(items=last)]
+
     def late(self, record: dict[str, Any], note: bytes, payload: bytes) -> list[Outcome]:
         """The outcome in a frame, which did not fit the journal; [] if it is not one that can be."""
         try:
             index, status = int(record["index"]), int(record["status"])
+            if record.get("streamed") and 0 <= index < len(self.calls):
+                self._stream_of(index)
             return self._record(index, status, float(record["started"]), float(record["wall"]), note, payload)
         except (KeyError, TypeError, ValueError):
             return []
@@ -154,8 +194,8 @@ class Run:
         outcomes = self._finished() + self._rest(max(0, ran), None)
         for index in range(len(self.calls)):
             if not self._over[index]:
-                outcomes.append(
-                    self._end(index, Status.LOST, None, "its runner did not say what became of it")
+                outcomes += self._end_all(
+                    [index], Status.LOST, None, "its runner did not say what became of it"
                 )
         return outcomes
 
@@ -197,10 +237,9 @@ class Run:
         task_id, attempt, _, _ = self.calls[index]
         if status == SUCCEEDED and not note:
             how = Status.SUCCEEDED
-            return [
-                Outcome(task_id, attempt, how, started, wall, None, None, None, payload, log, self._place)
-            ]
-        facts = _facts(note)
+            ended = Outcome(task_id, attempt, how, started, wall, None, None, None, payload, log, self._place)
+            return [ended] if self._stream is None else self._with_items(index, ended)
+        facts = read_note(note)
         name = (
             Status.SUCCEEDED
             if status == SUCCEEDED
@@ -208,7 +247,7 @@ class Run:
         )
         code, message = facts["code"] if name == Status.FAILED else None, facts["message"]
         ended = Outcome(task_id, attempt, name, started, wall, code, message, facts["usage"], payload)
-        return [ended._replace(log=log, place=self._place)]
+        return self._with_items(index, ended._replace(log=log, place=self._place))
 
     def _rest(self, first: int, message: str | None) -> list[Outcome]:
         outcomes = []
@@ -221,7 +260,8 @@ class Run:
     def _end_all(
         self, indices: Iterable[int], status: str, code: str | None, message: str | None
     ) -> list[Outcome]:
-        return [self._end(i, status, code, message) for i in indices if not self._over[i]]
+        ends = [(i, self._end(i, status, code, message)) for i in indices if not self._over[i]]
+        return [told for index, end in ends for told in self._with_items(index, end)]
 
     def _end(self, index: int, status: str, code: str | None, message: str | None) -> Outcome:
         self._over[index] = 1
@@ -244,21 +284,3 @@ class Run:
     ) -> Outcome:
         task_id, attempt, _, _ = self.calls[index]
         return Outcome(task_id, attempt, status, started, wall, code, message, place=self._place)
-
-
-def _facts(note: bytes) -> dict[str, Any]:
-    """Read a note of a runner; nonsense gives a failure that says so."""
-    facts: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
-    try:
-        given = json.loads(note) if note else {}
-        if isinstance(given.get("code"), str):
-            facts["code"] = given["code"][:32]
-        if isinstance(given.get("message"), str):
-            facts["message"] = given["message"][:2000]
-        if isinstance(given.get("usage"), dict):
-            facts["usage"] = {
-                key: kind(given["usage"][key]) for key, kind in USAGE.items() if key in given["usage"]
-            }
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        facts["message"] = "the call's runner wrote a damaged record"
-    return facts

@@ -106,6 +106,11 @@ class Slot:
         return self._options.equipped
 
     @property
+    def stuffed(self) -> bool:
+        """True while what the runner says shall wait in the socket: it yields faster than can be told."""
+        return self.run is not None and self.run.stuffed
+
+    @property
     def wants_to_write(self) -> bool:
         """True while the runner has not read all that it was sent."""
         return bool(self._out)
@@ -121,8 +126,8 @@ class Slot:
             # the runner is gone; its death is noticed by ``ended``
             self._out = memoryview(b"")
 
-    def read(self) -> tuple[list[Outcome], bool]:
-        """Take what the runner says: (outcomes, whether the bundle has ended)."""
+    def read(self, *, dead: bool = False) -> tuple[list[Outcome], bool]:
+        """Take what the runner says: (outcomes, whether the bundle has ended); all of it when it is dead."""
         outcomes: list[Outcome] = []
         finished = False
         try:
@@ -133,7 +138,7 @@ class Slot:
                     break
                 for frame in self._reader.feed(data):
                     finished = self._frame(frame, outcomes) or finished
-                if len(data) < _CHUNK:
+                if not dead and (len(data) < _CHUNK or self.stuffed):
                     break
         except BlockingIOError:
             pass
@@ -163,6 +168,8 @@ class Slot:
             if not isinstance(size, int) or not 0 <= size <= len(frame.body):
                 raise wire.WireError("an outcome without a note's size")
             outcomes += self.run.late(frame.header, frame.body[:size], frame.body[size:])
+        elif frame.kind == wire.ITEM and self.run is not None:
+            self.run.item(frame.header.get("index"), frame.body)
         elif frame.kind == wire.DONE and self.run is not None:
             ran = frame.header.get("ran")
             if not isinstance(ran, int):

@@ -149,7 +149,7 @@ class Supervisor(threading.Thread):
         self._inbox.close()
 
     def _turn(self) -> None:
-        for key, mask in self._selector.select(self._patience()):
+        for key, mask in self._selector.select(max(0.0, self._next_look - time.monotonic())):
             if key.data is not None:
                 self._serve(key.data, mask)
         for command in self._inbox.commands():
@@ -167,9 +167,6 @@ class Supervisor(threading.Thread):
             self._tell(news)
         if self._drain_until is not None and not self._held:
             self._drained.set()
-
-    def _patience(self) -> float:
-        return max(0.0, self._next_look - time.monotonic())
 
     def _interval(self, now: float) -> float:
         if self._crew.restless:
@@ -214,6 +211,7 @@ class Supervisor(threading.Thread):
         for slot in self._crew.slots:
             if slot.run is not None:
                 self._emit(slot.run.job, slot.check(now))
+                self._crew.listen(slot)
             how = slot.ended()
             if how is not None:
                 self._bury(slot, *ended_by(how, None if blame else self._why))
@@ -226,7 +224,7 @@ class Supervisor(threading.Thread):
         self._waiting.forget(now)
 
     def _bury(self, slot: Slot, how: str, code: str | None) -> None:
-        outcomes, finished = slot.read()
+        outcomes, finished = slot.read(dead=True)
         run, slot.run = slot.run, None
         if run is not None:
             self._emit(run.job, outcomes if finished else outcomes + run.died(how, code=code))

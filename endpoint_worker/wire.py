@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 RUN = 1
 #: Runner to supervisor: ready for bundles; one outcome that did not fit the journal; end of a bundle.
 HELLO, OUTCOME, DONE = 2, 3, 4
+#: Runner to supervisor: an item that a call yields.
+ITEM = 5
 
 _HEAD = struct.Struct("<BII")
 _MAX_HEADER = 16 * 1024 * 1024
@@ -58,7 +60,7 @@ class Reader:
         if len(data) < _HEAD.size:
             return None
         kind, head, body = _HEAD.unpack_from(data)
-        if kind not in (RUN, HELLO, OUTCOME, DONE) or head > _MAX_HEADER or body > _MAX_BODY:
+        if kind not in (RUN, HELLO, OUTCOME, DONE, ITEM) or head > _MAX_HEADER or body > _MAX_BODY:
             raise WireError(f"no frame: kind {kind}, {head} and {body} bytes")
         end = _HEAD.size + head + body
         if len(data) < end:

@@ -1,4 +1,4 @@
-"""Long polls: a request that waits until its group, or its task's log, has news.
+"""Long polls: a request that waits until its group, or what its task writes or yields, has news.
 
 Each waiting poll holds a thread of the web server, so only so many may wait that threads are left for
 everything else; the next one is told to ask again.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from federation.context import Federation
-from federation.ledger import logs, results
+from federation.ledger import logs, results, streams
 from federation.registry.users import User
 from federation.wake import Waker, Watch
 from umbel.protocol.errors import TooMany
@@ -75,6 +75,28 @@ class Polls:
 
         def new(page: dict[str, Any]) -> bool:
             return bool(page["text"] or page["ended"] or (attempt is not None and page["attempt"] != attempt))
+
+        return self._poll(topics, look, new, wait, gone)
+
+    def items(
+        self,
+        user: User,
+        task_id: str,
+        *,
+        after: int,
+        run: int | None,
+        wait: float,
+        limit: int,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Return what a task yielded, see ``streams.items_after``; waits and raises as ``results`` does."""
+        topics = [task_id, logs.group_of(self._fed, user, task_id)] if wait > 0 else []
+
+        def look() -> dict[str, Any]:
+            return streams.items_after(self._fed, user, task_id, after, run, limit, time.time())
+
+        def new(page: dict[str, Any]) -> bool:
+            return bool(page["items"] or page["ended"] or (run is not None and page["run"] != run))
 
         return self._poll(topics, look, new, wait, gone)
 

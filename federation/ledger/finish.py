@@ -19,7 +19,7 @@ from ..context import Federation
 from ..estimates import learn
 from ..statements import Statement, constant
 from ..tables import bundles, endpoints, tasks
-from . import logs, samples
+from . import logs, samples, streams
 from .end import Ending, end_tasks
 from .nodes import hear, taken_away
 from .requeue import put_back, put_back_lost
@@ -32,6 +32,7 @@ MESSAGE_LENGTH = 2000
 
 
 _INTERRUPTIONS = (Interruption.WALLTIME, Interruption.STOPPED)
+_RESULTS = (Status.SUCCEEDED, Status.FAILED)
 #: A task of the ledger and what a report says of it.
 Pair = tuple[Task, Row]
 
@@ -94,8 +95,8 @@ def _take_rows(
     found = of_endpoint(connection, endpoint_no, [row.task_id for row in report.rows])
     if report.said:
         effects.spoken.update(logs.keep(connection, report.said, found))
+    unwanted = _keep_items(connection, effects, report, endpoint_no, found) if report.streamed else ()
     pairs: list[Pair] = []
-    seen: set[str] = set()
     for row in report.rows:
         task = found.get(row.task_id)
         # of a call that was put back uncounted the attempt taken back may have been the last one sent
@@ -103,18 +104,12 @@ def _take_rows(
             task is None
             or task.state in FINAL
             or row.attempt > task.attempt + (task.state == TaskState.QUEUED)
+            or ((row.bundle_id, row.task_id) in unwanted and row.status in _RESULTS)
         ):
             effects.dropped += row.status != Status.RUNNING
             continue
         pairs.append((task, row))
-    by_status: dict[str, list[Pair]] = defaultdict(list)
-    for task, row in pairs:
-        ends = row.status != Status.RUNNING
-        if ends and row.task_id in seen:
-            continue  # twice in one report: the first counts
-        if ends:
-            seen.add(row.task_id)
-        by_status[row.status].append((task, row))
+    by_status = _by_status(pairs)
     learn(connection, endpoint_no, ((task.function_no, row) for task, row in pairs), now)
     current = _current(connection, endpoint_no, pairs)
     _note_running(connection, [p for p in by_status[Status.RUNNING] if p[0].no in current], node_no)
@@ -128,6 +123,30 @@ def _take_rows(
         + by_status[Status.SKIPPED]
     )
     _end(connection, effects, report, ending, node_no, now)
+
+
+def _by_status(pairs: list[Pair]) -> dict[str, list[Pair]]:
+    """Sort what a report says by status; of two ends of a call the first counts."""
+    by_status: dict[str, list[Pair]] = defaultdict(list)
+    seen: set[str] = set()
+    for task, row in pairs:
+        if row.status != Status.RUNNING:
+            if row.task_id in seen:
+                continue
+            seen.add(row.task_id)
+        by_status[row.status].append((task, row))
+    return by_status
+
+
+def _keep_items(
+    connection: Connection, effects: Effects, report: OpenReport, endpoint_no: int, found: dict[str, Task]
+) -> set[tuple[str, str]]:
+    """Keep what calls yielded; return (bundle, task) of starts whose end does not count: another's do."""
+    ids = sorted({told.bundle_id for told in report.streamed})
+    numbers = dict(_bundle_nos.rows(connection, ids=ids, endpoint=endpoint_no))
+    news, unwanted = streams.keep(connection, report.streamed, found, numbers)
+    effects.spoken.update(news)
+    return unwanted
 
 
 def _current(connection: Connection, endpoint_no: int, pairs: list[Pair]) -> set[int]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, exists, select
 from .. import rows
 from ..context import Federation
 from ..tables import groups, idempotency, submissions, tasks
-from . import logs
+from . import logs, streams
 
 #: Rows deleted in one transaction, so that the hot path never waits long for it.
 BATCH = 1000
@@ -34,6 +34,7 @@ def retain(fed: Federation, now: float) -> int:
         numbers = [row.no for row in found]
         connection.execute(delete(tasks).where(rows.among(connection, tasks.c.no, numbers)))
         logs.drop(connection, numbers)
+        streams.drop(connection, numbers)
         uses = Counter(row.blob_no for row in found)
         uses.update(row.result_blob_no for row in found if row.result_blob_no is not None)
         rows.release_blobs(connection, uses)

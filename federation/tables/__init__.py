@@ -6,7 +6,20 @@ each; tasks point into it, so ten thousand calls cost one blob.
 """
 
 from .base import metadata
-from .ledger import blobs, bundles, estimates, groups, idempotency, loads, logs, samples, submissions, tasks
+from .ledger import (
+    blobs,
+    bundles,
+    estimates,
+    groups,
+    idempotency,
+    items,
+    loads,
+    logs,
+    samples,
+    streams,
+    submissions,
+    tasks,
+)
 from .registry import endpoints, functions, nodes, tokens, users
 from .sites import blocks, sites
 
@@ -19,12 +32,14 @@ __all__ = [
     "functions",
     "groups",
     "idempotency",
+    "items",
     "loads",
     "logs",
     "metadata",
     "nodes",
     "samples",
     "sites",
+    "streams",
     "submissions",
     "tasks",
     "tokens",

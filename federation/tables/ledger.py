@@ -157,6 +157,33 @@ logs = Table(
     Column("total", BigInteger, nullable=False),
 )
 
+# calls that yield: the start of the task whose items are kept, told from others by its bundle; goes with
+# the task
+streams = Table(
+    "streams",
+    metadata,
+    Column("task_no", Number, primary_key=True, autoincrement=False),
+    # 1, and one more each time that another start's items took the place of these
+    Column("run", SmallInteger, nullable=False),
+    Column("bundle_id", String(36), nullable=False),
+    # bytes of the items that are kept
+    Column("size", BigInteger, nullable=False),
+    # how many items there were in all, once the call has ended
+    Column("total", Integer),
+)
+
+# what they yielded: serialized items as they came, some at once
+items = Table(
+    "items",
+    metadata,
+    Column("task_no", Number, primary_key=True, autoincrement=False),
+    # number of the first one
+    Column("first", Integer, primary_key=True, autoincrement=False),
+    # JSON list of the bytes of each; ``data`` is one after another
+    Column("sizes", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
 # what some of the newest calls of each function used: a sample, in places that are overwritten at random
 samples = Table(
     "samples",

@@ -20,6 +20,7 @@ from .protocol.limits import MAX_WAIT
 from .routes import EndpointRoutes, FunctionRoutes, Record, Routes, ServiceRoutes
 from .routes_elastic import ElasticRoutes
 from .serialize import FunctionBody, dump_call, dump_function
+from .streams import read_stream
 from .transport import PATIENCE, HttpTransport, Request, Transport
 
 #: Longest name, source and description that the service keeps (characters).
@@ -106,6 +107,19 @@ class TaskRoutes(Routes):
             if record["ended"]:
                 return
             offset, attempt = record["offset"], record["attempt"]
+
+    def get_items(self, task_id: str, after: int = 0, *, run: int | None = None, wait: float = 0.0) -> Record:
+        """Return what a task yielded, without the first ``after`` items; 1,000 and some MiB at most.
+
+        Waits up to ``wait`` seconds (30 at most) until there is something. The record: ``items``, serialized,
+        in base64; ``cursor`` and ``run`` to ask with next; ``total``: how many there are, None before the
+        call has ended; ``ended``: nothing will follow. Of another start of the task than ``run`` all is
+        returned. Raises NotFound.
+        """
+        wait = min(wait, MAX_WAIT)
+        query = {"after": after, "run": run, "wait": f"{wait:g}"}
+        path = f"/v1/tasks/{quote(task_id, safe='')}/items"
+        return dict(self.transport.send(Request("GET", path, query, wait=wait)))
 
     def get_group(self, group_id: str) -> Record:
         """Return a group: its total, its number of tasks by state, and whether all are finished."""
@@ -216,3 +230,11 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
                 group_id = self.get_task(task_id)["group_id"]
             # only its news matter here: whatever ended, the task itself is asked again
             after = self.group_results(group_id, after, left)["cursor"]
+
+    def stream(self, task_id: str, *, timeout: float | None = None) -> Iterator[Any]:
+        """Yield what a task yields, as it comes, from the first item on; then raise what it raised, if so.
+
+        For functions that are generators; see ``UmbelFuture.stream``, whose errors these are.
+        """
+        yield from read_stream(self, task_id, timeout)
+        self.get_result(task_id, timeout=timeout)

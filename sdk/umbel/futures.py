@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
@@ -27,6 +28,9 @@ class Owner(Protocol):
 
     def ask_log(self, task_id: str) -> str:
         """Return what a task has written so far."""
+
+    def ask_items(self, future: UmbelFuture, timeout: float | None) -> Iterator[Any]:
+        """Wait until the future's task is accepted, then yield what it yields."""
 
     def ask_cancel(self, task_id: str) -> TaskState:
         """Cancel a task at the service; return its state then."""
@@ -102,6 +106,17 @@ class UmbelFuture(Future[Any]):
         if self.task_id is None:
             raise RuntimeError("the service has not accepted this call yet: there is nothing to read")
         return self._owner.ask_log(self.task_id)
+
+    def stream(self, timeout: float | None = None) -> Iterator[Any]:
+        """Yield what the call yields, as it comes; then raise what the call raised, if it did.
+
+        For a function that is a generator; the future's result is what that returns. Items are kept as long
+        as the task: each ``stream()`` begins with the first. Raises TimeoutError when nothing comes for
+        ``timeout`` seconds (None: waits as long as it takes), StreamRestarted when the call is started again
+        after items were read here, TaskError (``STREAM_INCOMPLETE``) when items were lost, ServiceError.
+        """
+        yield from self._owner.ask_items(self, timeout)
+        self.result(timeout)
 
     def finish(self, record: dict[str, Any], result: bytes) -> None:
         """Take the end of the task from the service's record; a future that has ended stays as it is."""

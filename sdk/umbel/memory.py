@@ -16,43 +16,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from .memory_crew import Crew
+from .memory_records import Group, Record, Task
 from .protocol import limits, names
 from .protocol.errors import BadRequest, Conflict, NotFound, TooLarge
 from .protocol.states import TaskState
 
-Record = dict[str, Any]
 S = TaskState
-
-
-@dataclass
-class Task:
-    """A task; ``record`` is what the API shows, the rest what it takes to run it."""
-
-    record: Record
-    payload: bytes
-    options: Record
-    attempt: int = 0
-    completion: int = 0
-    outcome: Record = field(default_factory=dict)
-
-    @property
-    def state(self) -> TaskState:
-        """Where the task is."""
-        return TaskState(self.record["state"])
-
-
-@dataclass
-class Group:
-    """A group: its tasks, and those that have ended in the order in which they did."""
-
-    id: str
-    created: float
-    tasks: list[Task] = field(default_factory=list)
-    finished: list[Task] = field(default_factory=list)
 
 
 class MemoryService:
@@ -169,6 +140,13 @@ class MemoryService:
                 "cursor": after + len(found),
                 "live": live,
             }
+
+    def add_item(self, task: Task, attempt: int, item: bytes | None) -> None:
+        """Take an item that a call yields; None: it begins to."""
+        with self.changed:
+            if attempt == task.attempt and not task.state.final:
+                task.stream.add(item)
+                self.changed.notify_all()
 
     def endpoint(self, name: str) -> Record:
         """Return an endpoint's record. Raises NotFound."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from types import GeneratorType
 from typing import Any, Protocol
 
 from .protocol.errors import UmbelError
@@ -31,6 +32,9 @@ class Source(Protocol):
     def end(self, task: Any, attempt: int, state: TaskState, outcome: Outcome) -> bool:
         """Take the end of a call; return False when the task had been ended otherwise."""
 
+    def add_item(self, task: Any, attempt: int, item: bytes | None) -> None:
+        """Take an item that a call yields, serialized; None: it begins to."""
+
     def function(self, task: Any) -> bytes:
         """Return the serialized function of a call."""
 
@@ -52,7 +56,11 @@ class Crew:
         while (taken := self._source.take()) is not None:
             task, attempt = taken
             timer = self._start_timer(task, attempt)
-            state, outcome = self.run(self._source.function(task), task.payload)
+            state, outcome = self.run(
+                self._source.function(task),
+                task.payload,
+                lambda item: self._source.add_item(task, attempt, item),
+            )
             if timer is not None:
                 timer.cancel()
             if not self._source.end(task, attempt, state, outcome):
@@ -71,8 +79,12 @@ class Crew:
         if self._source.end(task, attempt, *_failed("TIMEOUT", f"the call ran longer than {seconds} s")):
             self.hire()
 
-    def run(self, function: bytes, payload: bytes) -> tuple[TaskState, Outcome]:
+    def run(
+        self, function: bytes, payload: bytes, put: Callable[[bytes | None], None]
+    ) -> tuple[TaskState, Outcome]:
         """Run a call; return its end and what belongs to it: code, message, and ``result`` or ``exception``.
+
+        ``put`` takes what it yields.
 
         A function that raised has its class in ``name`` too (``module.Class``).
         """
@@ -85,6 +97,10 @@ class Crew:
             return _failed(error.code, error.message)
         try:
             value = fn(*args, **kwargs)
+            if type(value) is GeneratorType:
+                value = _drain(value, put)
+        except _NotCarried as error:
+            return _failed(error.code, error.message)
         except BaseException as error:  # whatever the function raises is its task's outcome
             state, outcome = _failed("TASK_ERROR", f"{type(error).__name__}: {error}")
             name = f"{type(error).__module__}.{type(error).__qualname__}"
@@ -97,6 +113,28 @@ class Crew:
             message = f"the result has {len(data)} bytes, {MAX_PAYLOAD_BYTES} are allowed"
             return _failed("RESULT_TOO_LARGE", message)
         return TaskState.SUCCEEDED, {"code": None, "message": None, "result": data}
+
+
+class _NotCarried(UmbelError):
+    """A call has yielded what does not travel."""
+
+
+def _drain(generator: Any, put: Callable[[bytes | None], None]) -> Any:
+    """Hand what a generator yields to ``put``; return what it returns."""
+    put(None)
+    while True:
+        try:
+            item = next(generator)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            data = dump_result(item)
+        except UmbelError as error:
+            raise _NotCarried(error.message, code="RESULT_NOT_SERIALIZABLE") from error
+        if len(data) > MAX_PAYLOAD_BYTES:
+            message = f"an item has {len(data)} bytes, {MAX_PAYLOAD_BYTES} are allowed"
+            raise _NotCarried(message, code="RESULT_TOO_LARGE")
+        put(data)
 
 
 def _failed(code: str, message: str) -> tuple[TaskState, Outcome]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import TimeoutError
 from typing import Any
 
 from .futures import UmbelFuture
 from .outcome import take_payload
+
+#: Who waits for a future looks at it so often (seconds): not every way of cancelling tells.
+GLANCE = 0.5
 
 
 class Pending:
@@ -68,6 +73,16 @@ class Pending:
             self._end_submission()
         self._finish(early)
         return unwanted
+
+    def until_accepted(self, future: UmbelFuture, timeout: float | None) -> None:
+        """Wait until the service has accepted a future's call, or the future ended. Raises TimeoutError."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.changed:
+            while future.task_id is None and not future.done():
+                left = GLANCE if deadline is None else min(GLANCE, deadline - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError("the service has not accepted the call yet")
+                self.changed.wait(left)
 
     def refuse(self, error: BaseException) -> None:
         """The submission failed: so do its futures."""

@@ -6,7 +6,8 @@ import atexit
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from .client import Client
 from .follower import Follower
@@ -15,6 +16,7 @@ from .futures import UmbelFuture
 from .pending import Pending
 from .protocol.states import TaskState
 from .serialize import FunctionBody
+from .streams import read_stream
 from .submission import Call, Route, Sender
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,12 @@ class Session:
     def ask_log(self, task_id: str) -> str:
         """Return what a task has written so far."""
         return str(self.client.get_log(task_id)["text"])
+
+    def ask_items(self, future: UmbelFuture, timeout: float | None) -> Iterator[Any]:
+        """Wait until the future's task is accepted, then yield what it yields."""
+        self.pending.until_accepted(future, timeout)
+        if future.task_id is not None:
+            yield from read_stream(self.client, future.task_id, timeout)
 
     def ask_cancel(self, task_id: str) -> TaskState:
         """Cancel a task at the service; return its state then."""

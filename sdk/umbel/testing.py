@@ -19,7 +19,8 @@ from typing import Any
 
 from .client import Client
 from .executor import Executor
-from .memory import MemoryService, Record
+from .memory import MemoryService
+from .memory_records import Record
 from .protocol.errors import NotFound
 from .protocol.version import __version__
 from .transport import Request, TransportClosed
@@ -199,6 +200,20 @@ class _Routes(_GroupRoutes):
         same = {"task_id": task_id, "state": task.record["state"], "attempt": task.record["attempt"]}
         return {**same, "text": "", "offset": 0, "size": 0, "ended": task.state.final}
 
+    def items(self, request: Request, task_id: str) -> Record:
+        query = request.query or {}
+        run = None if query.get("run") is None else int(query["run"])
+        after, wait, limit = (
+            int(query.get("after", 0)),
+            float(query.get("wait", 0)),
+            int(query.get("limit", 1000)),
+        )
+        task, changed = self.service.task(task_id), self.service.changed
+        with changed:
+            changed.wait_for(lambda: task.state.final or self.closed() or task.stream.news(after, run), wait)
+            page = task.stream.page(after, run, limit, ended=task.state.final)
+            return {"task_id": task_id, "state": task.record["state"], **page}
+
 
 _ROUTES = [
     ("GET", "/v1/whoami", "whoami"),
@@ -215,6 +230,7 @@ _ROUTES = [
     ("GET", "/v1/tasks/([^/]+)", "task"),
     ("POST", "/v1/tasks/([^/]+)/cancel", "cancel"),
     ("GET", "/v1/tasks/([^/]+)/log", "log"),
+    ("GET", "/v1/tasks/([^/]+)/items", "items"),
     ("GET", "/v1/tasks/([^/]+)/result", "result"),
     ("GET", "/v1/groups/([^/]+)", "group"),
     ("POST", "/v1/groups/([^/]+)/cancel", "cancel_group"),

@@ -16,7 +16,7 @@ from federation.options import Options
 from federation.settings import Settings
 from tests.architecture.sources import ROOT
 from umbel import cli as user_cli
-from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, TASK_CODES
+from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, STREAM_CODES, TASK_CODES
 from umbel.protocol.states import TRANSITIONS
 from webapp.app import create_app
 
@@ -79,7 +79,7 @@ def test_every_error_code_of_the_api_stands_beside_its_status() -> None:
     for status, codes in re.findall(r"^(\d{3})    (``.*)$", _text("docs/rest.rst"), re.MULTILINE):
         documented.update({code: int(status) for code in re.findall(r"``([A-Z_]+)``", codes)})
     assert documented == HTTP_STATUS
-    for code in STATE_CODES:
+    for code in (*STATE_CODES, *STREAM_CODES):
         assert f"``{code}``" in _text("docs/rest.rst")
 
 

@@ -10,7 +10,15 @@ import pytest
 
 from tests.architecture.sources import all_modules, tree
 from umbel.protocol import errors
-from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, TASK_CODES, ServiceError, TaskError, UmbelError
+from umbel.protocol.errors import (
+    HTTP_STATUS,
+    STATE_CODES,
+    STREAM_CODES,
+    TASK_CODES,
+    ServiceError,
+    TaskError,
+    UmbelError,
+)
 
 
 def _subclasses(cls: type) -> Iterator[type]:
@@ -20,7 +28,8 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 
 OWN = [cls for cls in {UmbelError, *_subclasses(UmbelError)} if cls.__module__ == errors.__name__]
-KNOWN = {**HTTP_STATUS, **TASK_CODES, **STATE_CODES}
+TABLES = HTTP_STATUS, TASK_CODES, STATE_CODES, STREAM_CODES
+KNOWN = {code for table in TABLES for code in table}
 
 
 @pytest.mark.parametrize("code", sorted(HTTP_STATUS))
@@ -62,7 +71,7 @@ def test_a_task_error_keeps_its_task_and_traceback() -> None:
 
 
 def test_no_code_means_two_things() -> None:
-    assert len(KNOWN) == len(HTTP_STATUS) + len(TASK_CODES) + len(STATE_CODES)
+    assert len(KNOWN) == sum(map(len, TABLES))
 
 
 def test_every_code_in_use_is_in_the_tables() -> None:

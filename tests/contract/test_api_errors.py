@@ -63,6 +63,7 @@ ROUTES = [
     ("POST", "/v1/tasks"),
     ("GET", f"/v1/tasks/{ID}"),
     ("GET", f"/v1/tasks/{ID}/log"),
+    ("GET", f"/v1/tasks/{ID}/items"),
     ("GET", f"/v1/tasks/{ID}/result"),
     ("POST", f"/v1/tasks/{ID}/cancel"),
     ("GET", f"/v1/groups/{ID}"),

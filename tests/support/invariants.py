@@ -53,6 +53,10 @@ _NEVER = {
         FROM blobs WHERE refs < 1 OR refs <>
                (SELECT count(*) FROM tasks WHERE blob_no = blobs.no)
                + (SELECT count(*) FROM tasks WHERE result_blob_no = blobs.no)""",
+    "items are kept of no task, or of no stream": """
+        SELECT items.task_no, items.first FROM items LEFT JOIN tasks ON tasks.no = items.task_no
+        LEFT JOIN streams ON streams.task_no = items.task_no
+        WHERE tasks.no IS NULL OR streams.task_no IS NULL""",
     "a task points to a blob that is not there": """
         SELECT id FROM tasks WHERE blob_no NOT IN (SELECT no FROM blobs)
             OR (result_blob_no IS NOT NULL AND result_blob_no NOT IN (SELECT no FROM blobs))""",

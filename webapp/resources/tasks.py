@@ -12,6 +12,7 @@ from federation.ledger.submit import Submission, submit
 from ..auth import user
 from ..blueprint import Blueprint
 from ..schemas.common import page
+from ..schemas.streams import Items, ItemsQuery
 from ..schemas.tasks import (
     Accepted,
     Log,
@@ -82,6 +83,21 @@ def get_log(place: dict[str, Any], task_id: str) -> dict[str, Any]:
     """
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
     return state().polls.log(user(), task_id, **place, gone=gone)
+
+
+@blp.route("/<task_id>/items", methods=["GET"])
+@blp.arguments(ItemsQuery, location="query")
+@blp.fails("TASK_NOT_FOUND", "TOO_MANY_REQUESTS")
+@blp.response(200, Items)
+def get_items(place: dict[str, Any], task_id: str) -> dict[str, Any]:
+    """Read what a task yields, also while it runs
+
+    Answers at once when there is anything after the first `after` items, or the task has ended; else waits
+    up to `wait` seconds. If another start of the task has taken over from `run`, all of its items are
+    answered.
+    """
+    gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    return state().polls.items(user(), task_id, **place, gone=gone)
 
 
 @blp.route("/<task_id>/result", methods=["GET"])

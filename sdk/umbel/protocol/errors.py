@@ -8,10 +8,11 @@
     │   ├── Conflict 409, TooLarge 413, TooMany 429
     │   └── ServiceUnavailable 5xx, and a service that cannot be reached
     ├── TaskError                   the task ended without a result        .task_id
+    │   └── StreamRestarted         a call that yields was started again
     └── ProtocolError               bytes that are not what they claim to be
 
-Every code that may cross a border is listed in ``HTTP_STATUS`` (answers of the API) or in
-``TASK_CODES`` (ends of a task); tests hold the lists complete.
+Every code that may cross a border is listed in ``HTTP_STATUS`` (answers of the API),
+``TASK_CODES`` (ends of a task) or ``STREAM_CODES``; tests hold the lists complete.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ TASK_CODES: dict[str, str] = {
     "MEMORY_LIMIT": "the call needed more memory than its limit",
     "WORKER_LOST": "the process or node that ran the call died, as often as the call may be tried",
     "WALLTIME_EXCEEDED": "the batch job of its worker ended before the call did, as often as may be tried",
-    "RESULT_TOO_LARGE": "the result is larger than the service carries",
+    "RESULT_TOO_LARGE": "the result, or what was yielded, is larger than the service carries",
     "NOT_SERIALIZABLE": "the function or its arguments cannot be turned into bytes",
-    "RESULT_NOT_SERIALIZABLE": "the result cannot be turned into bytes",
+    "RESULT_NOT_SERIALIZABLE": "the result, or an item, cannot be turned into bytes",
     "DESERIALIZE_ERROR": "the function or its arguments cannot be loaded at the endpoint",
     "VERSION_MISMATCH": "the function was made by another Python version and has no source to fall back on",
     "NOT_ALLOWED": "a rule of the endpoint's site refuses the call, or no node has so many slots",
@@ -67,6 +68,12 @@ TASK_CODES: dict[str, str] = {
 STATE_CODES: dict[str, str] = {
     "CANCELLED": "the task was cancelled",
     "EXPIRED": "the task was not started before its ``expires``",
+}
+
+#: Codes of errors while what a task yields is read; the task itself may end well.
+STREAM_CODES: dict[str, str] = {
+    "STREAM_RESTARTED": "the call was started again, and yields from its beginning",
+    "STREAM_INCOMPLETE": "items of the call were lost on their way",
 }
 
 
@@ -216,3 +223,12 @@ class TaskError(UmbelError):
     def __str__(self) -> str:
         text = super().__str__()
         return f"{text}\n\n{self.traceback}" if self.traceback else text
+
+
+class StreamRestarted(TaskError):
+    """A call that yields was started again after some of its items were read: they begin anew.
+
+    Whoever reads them may forget those that it has and ask for the stream once more.
+    """
+
+    default_code = "STREAM_RESTARTED"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .envelope import Sealed, Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
-from .records import Log, Place, Said, read_said
+from .records import Items, Log, Place, Said, Streamed, read_said, read_streamed, write_said, write_streamed
 
 #: Audience of reports.
 SERVICE = "service"
@@ -57,7 +57,8 @@ class Outcome(NamedTuple):
     ``started``: seconds since 1970 (0.0 if it did not start); ``wall``: seconds it ran; ``code`` and
     ``message`` for failures; ``usage``: resource record, or None; ``payload``: the serialized result, or
     for TASK_ERROR the JSON description of the exception (see ``umbel.serialize``); ``log``: what it wrote,
-    None if nothing (or nothing new); ``place``: where it ran, which is the same for all calls of a bundle.
+    None if nothing (or nothing new); ``place``: where it ran, which is the same for all calls of a bundle;
+    ``items``: what it yielded since the last time.
     """
 
     task_id: str
@@ -71,6 +72,7 @@ class Outcome(NamedTuple):
     payload: bytes = b""
     log: Log | None = None
     place: Place | None = None
+    items: Items | None = None
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,9 @@ class Report:
             header["places"] = {
                 b: o.place for b, outcomes in self.outcomes.items() for o in outcomes[:1] if o.place
             }
-            said = [(o.task_id, o.attempt, o.log) for o in every if o.log is not None]
-            header["said"] = [(*who, len(log.head), len(log.tail), log.total) for *who, log in said]
-            body = b"".join([*(o.payload for o in every), *(part for *_, log in said for part in log[:2])])
+            header["said"], words = write_said(every)
+            header["items"], items = write_streamed(self.outcomes)
+            body = b"".join([*(o.payload for o in every), *words, *items])
         return b"".join(signer.seal(header, body))
 
     @classmethod
@@ -230,6 +232,8 @@ class Report:
             beat = header.get("heartbeat")
             rows = list(_rows(header.get("outcomes", {})))
             end = sum(row.size for row in rows)
+            said = list(read_said(header.get("said", ()), body, end))
+            heard = end + sum(len(each.log.head) + len(each.log.tail) for each in said)
             return OpenReport(
                 id=str(header["id"]),
                 endpoint=str(header["endpoint"]),
@@ -241,7 +245,8 @@ class Report:
                 goodbye=bool(header.get("goodbye")),
                 body=body[:end],
                 places={bundle: Place(*place) for bundle, place in header.get("places", {}).items()},
-                said=list(read_said(header.get("said", ()), body, end)),
+                said=said,
+                streamed=list(read_streamed(header.get("items", ()), body, heard)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(f"report's header lacks or mistypes a field: {error}") from None
@@ -275,7 +280,8 @@ def _rows(outcomes: dict[str, list[list[Any]]]) -> Iterable[Row]:
 class OpenReport:
     """A report that was checked: ``rows`` index into ``body``, which stays one piece.
 
-    ``places``: where the calls of a bundle ran, by its id; ``said``: what calls wrote, later news last.
+    ``places``: where the calls of a bundle ran, by its id; ``said`` and ``streamed``: what calls wrote and
+    yielded, later news last.
     """
 
     id: str
@@ -289,3 +295,4 @@ class OpenReport:
     body: bytes
     places: dict[str, Place] = field(default_factory=dict)
     said: list[Said] = field(default_factory=list)
+    streamed: list[Streamed] = field(default_factory=list)

@@ -13,6 +13,7 @@ from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import BUNDLE_LIFETIME
 from umbel.protocol.messages import Bundle, Call, FunctionRef, Heartbeat, Outcome, Report, RunOptions, Status
+from umbel.protocol.records import Items, Log, read_streamed
 
 SIGNER = Signer(bytes(range(32)))
 VERIFIER = Verifier(SIGNER.public_key)
@@ -32,6 +33,11 @@ outcomes = st.builds(
     message=st.none() | st.text(max_size=20),
     usage=st.none() | st.dictionaries(st.text(max_size=5), st.integers(0, 2**40), max_size=2),
     payload=st.binary(max_size=50),
+    log=st.none() | st.builds(Log, st.binary(max_size=9), st.binary(max_size=9), st.integers(0, 2**40)),
+    items=st.none()
+    | st.builds(
+        Items, st.integers(0, 9), st.lists(st.binary(max_size=9), max_size=5), st.none() | st.integers(0, 9)
+    ),
 )
 
 
@@ -112,6 +118,26 @@ def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
         assert row.bundle_id == bundle_id
         assert row[1:9] == outcome[:8]
         assert report.body[row.offset : row.offset + row.size] == outcome.payload
+    every = [outcome for _, outcome in expected]
+    assert [said.log for said in report.said] == [o.log for o in every if o.log is not None]
+    streamed = [(told.bundle_id, told.task_id, told.items) for told in report.streamed]
+    assert streamed == [(b, o.task_id, o.items) for b, o in expected if o.items is not None]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["b-1", "t-1", 0, None, [1]],
+        ["b-1", "t-1", 0, None, [-1]],
+        ["b-1", "t-1", 0, None, None],
+        ["b-1", "t-1", "first", None, []],
+        ["b-1", "t-1", 0, None],
+        ["b-1", "t-1", 0, "all", []],
+    ],
+)
+def test_items_that_a_report_does_not_hold(row: list[object]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        list(read_streamed([row], b"", 0))
 
 
 def test_heartbeats_and_goodbyes() -> None:
