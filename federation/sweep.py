@@ -26,6 +26,7 @@ from .ledger.requeue import put_back, put_back_lost
 from .ledger.retain import forget_answers, retain
 from .ledger.tasks import Task, in_bundles
 from .process import Stop, run_process
+from .provision.forget import forget_blocks
 from .tables import bundles, endpoints, loads, nodes
 
 log = logging.getLogger(__name__)
@@ -255,6 +256,7 @@ class Sweeper:
         """Finished tasks older than the retention time go, a few batches in each sweep."""
         now = time.time()
         forget_answers(self.fed, now)
+        forget_blocks(self.fed, now)
         for _ in range(RETAIN_BATCHES):
             if not retain(self.fed, now):
                 return

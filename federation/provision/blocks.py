@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, delete, exists, func, insert, select, update
 
 from ..context import Federation
-from ..tables import blocks, bundles, nodes
+from ..tables import blocks, bundles, nodes, sites
 from .model import Block, BlockState
 from .policy import Policy
 
@@ -102,6 +102,12 @@ def used_hours(connection: Connection, endpoint_no: int, since: float) -> float:
     return float(connection.execute(query).scalar() or 0.0) / 3600.0
 
 
+def used_hours_ever(connection: Connection, endpoint_no: int) -> float:
+    """Node-hours of all blocks that have ended, those too whose rows were deleted since."""
+    forgotten = connection.execute(select(sites.c.forgotten_hours).where(sites.c.endpoint_no == endpoint_no))
+    return used_hours(connection, endpoint_no, 0.0) + float(forgotten.scalar() or 0.0)
+
+
 def hear_workers(fed: Federation, endpoint_no: int, now: float) -> list[str]:
     """Bring what heartbeats say into the rows; return names of blocks whose first worker has come.
 
@@ -178,6 +184,14 @@ def way_of(connection: Connection, endpoint_no: int, name: str) -> str:
         if isinstance(way, str) and "=" in way:
             return way[:200]
     return ""
+
+
+def heard(connection: Connection, endpoint_no: int, name: str) -> dict[str, float]:
+    """When the worker of each node of a block was last heard, by the machine's own name."""
+    query = select(nodes.c.name, nodes.c.seen).where(
+        nodes.c.endpoint_no == endpoint_no, nodes.c.name.like(f"{name}.%")
+    )
+    return {row.name.partition(".")[2]: row.seen for row in connection.execute(query)}
 
 
 def forget_nodes(fed: Federation, endpoint_no: int, now: float) -> int:

@@ -13,6 +13,9 @@ from dataclasses import replace
 from .model import Action, Block, BlockState, Decision, Demand, Memory, Verb, View
 from .policy import Policy
 
+#: No block lives so long, seconds: which failures of it were counted need not be known any more.
+LONG_AGO = 60 * 86400.0
+
 
 def decide(view: View, policy: Policy, now: float) -> Decision:
     """Return what to do now. ``now``: seconds since 1970, the service's clock."""
@@ -186,7 +189,8 @@ def _shrink(useful: list[Block], policy: Policy, now: float, surplus: int, since
 
 
 def forget_old(memory: Memory, now: float) -> Memory:
-    """Memory without the bad nodes whose time is over."""
+    """Memory without the bad nodes whose time is over, and without what ended blocks taught long ago."""
     bad = {node: until for node, until in memory.bad_nodes.items() if until > now}
     strikes = {n: c for n, c in memory.strikes.items() if n in bad or n not in memory.bad_nodes}
-    return replace(memory, bad_nodes=bad, strikes=strikes)
+    struck = {name: when for name, when in memory.struck.items() if when > now - LONG_AGO}
+    return replace(memory, bad_nodes=bad, strikes=strikes, struck=struck)

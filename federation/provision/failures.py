@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .model import BlockState, Memory
@@ -12,6 +12,9 @@ from .policy import Policy
 LADDER = (30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
 #: Seconds until the next try when the site's own limits (jobs per user, …) refuse a job: nobody's failure.
 LIMIT_PAUSE = 300.0
+#: Seconds by which a node's worker is silent before those of the block's other nodes when it is the one that
+#: failed; all speak every few seconds.
+AHEAD = 15.0
 #: Ends that say nothing against the endpoint: the site took the job away, or we did.
 _INNOCENT = {BlockState.PREEMPTED, BlockState.NODE_FAIL, BlockState.TIMEOUT, BlockState.CANCELLED}
 
@@ -51,20 +54,24 @@ def ended(
     now: float,
     state: BlockState,
     *,
+    block: str,
     joined: bool,
     ran: float = 0.0,
     hosts: Sequence[str] = (),
+    heard: Mapping[str, float] | None = None,
     message: str = "",
 ) -> Memory:
     """A block has ended after ``ran`` seconds of running.
 
     It failed when no worker of it ever spoke, although the site did not take it away early and we did not
-    call it off.
+    call it off. ``heard``: when the worker of each node was last heard, see ``at_fault``.
     """
-    if state is BlockState.NODE_FAIL or (
-        state in (BlockState.FAILED, BlockState.OUT_OF_MEMORY) and not joined
-    ):
-        memory = _strike(memory, policy, now, hosts)
+    lost, failed = state is BlockState.NODE_FAIL, state in (BlockState.FAILED, BlockState.OUT_OF_MEMORY)
+    if len(hosts) == 1:
+        blamed = list(hosts) if lost or (failed and not joined) else []
+    else:
+        blamed = at_fault(hosts, heard or {}, lost=lost) if lost or failed else []
+    memory = blame(memory, policy, now, block, blamed)
     if joined or (state in _INNOCENT and ran < policy.start_timeout):
         return memory
     count = memory.failed_blocks + 1
@@ -83,12 +90,37 @@ def _rung(count: int) -> float:
     return LADDER[min(count, len(LADDER)) - 1]
 
 
-def _strike(memory: Memory, policy: Policy, now: float, hosts: Sequence[str]) -> Memory:
-    if len(hosts) != 1:
-        return memory  # which of several nodes was at fault is not known
-    host = hosts[0]
-    strikes = {**memory.strikes, host: memory.strikes.get(host, 0) + 1}
-    bad = dict(memory.bad_nodes)
-    if strikes[host] >= policy.bad_node_strikes:
-        bad[host] = now + policy.bad_node_time
-    return replace(memory, strikes=strikes, bad_nodes=bad)
+def at_fault(hosts: Sequence[str], heard: Mapping[str, float], *, lost: bool = False) -> list[str]:
+    """Which of a block's several nodes failed, as far as its workers tell.
+
+    ``hosts``: as the scheduler names them; ``heard``: when a worker was last heard, by the name that its
+    machine has for itself. Those whose worker never spoke while another's did; or, when the block ended
+    because it ``lost`` a node, those that were silent before the others. [] when that cannot be told.
+    """
+    names = {_short(host): host for host in hosts}
+    spoken = {_short(host): when for host, when in heard.items()}
+    if len(names) < 2 or len(names) != len(hosts) or not spoken or not names.keys() >= spoken.keys():
+        return []
+    silent = [host for name, host in names.items() if name not in spoken]
+    if silent or not lost:
+        return silent
+    last = max(spoken.values())
+    return [names[name] for name, when in spoken.items() if last - when > AHEAD]
+
+
+def _short(host: str) -> str:
+    """Schedulers leave a machine's domain away, or do not."""
+    return host.partition(".")[0].lower()
+
+
+def blame(memory: Memory, policy: Policy, now: float, block: str, hosts: Sequence[str]) -> Memory:
+    """Count a block's failure against these nodes of it, once for each."""
+    struck, strikes, bad = dict(memory.struck), dict(memory.strikes), dict(memory.bad_nodes)
+    for host in hosts:
+        if f"{block}.{host}" in struck:
+            continue
+        struck[f"{block}.{host}"] = now
+        strikes[host] = strikes.get(host, 0) + 1
+        if strikes[host] >= policy.bad_node_strikes:
+            bad[host] = now + policy.bad_node_time
+    return replace(memory, struck=struck, strikes=strikes, bad_nodes=bad)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ class Keeper:
         ended, orphans = apply_jobs(self._fed, site, active, jobs, began)
         for row, state in ended:
             self._learn(row, state)
+        gone = {row.name for row, _ in ended}
+        self._blame_silent([row for row in active if row.name not in gone], began)
         self._end_orphans(orphans)
         if len(active) > len(ended):
             self._machine.network.keep_relay(site.way)
@@ -134,6 +137,7 @@ class Keeper:
         with self._fed.database.read() as connection:
             # where it ran may have come with the answer that it has ended
             hosts = blocks.hosts(blocks.find(connection, row.name))
+            heard = blocks.heard(connection, self._no, row.name)
 
         def change(memory: Memory) -> Memory:
             return failures.ended(
@@ -143,7 +147,9 @@ class Keeper:
                 state,
                 joined=row.joined is not None,
                 ran=ran,
+                block=row.name,
                 hosts=hosts,
+                heard=heard,
                 message=tail[-300:],
             )
 
@@ -152,6 +158,22 @@ class Keeper:
             self._machine.network.doubt()
             sites.note(self._fed, self._no, network="{}")
         log.info("%s: block %s ended: %s", site.endpoint_name, row.name, state.value)
+
+    def _blame_silent(self, rows: list[Any], now: float) -> None:
+        """Nodes of running blocks whose workers never spoke although others' did, and had time to."""
+        policy = self._machine.site.policy
+        for row in rows:
+            started = row.started if row.drained is None else None
+            if row.nodes < 2 or row.joined is None or started is None or now - started < policy.start_timeout:
+                continue
+            with self._fed.database.read() as connection:
+                hosts = failures.at_fault(blocks.hosts(row), blocks.heard(connection, self._no, row.name))
+            known = self._machine.site.memory.struck
+            new = [host for host in hosts if f"{row.name}.{host}" not in known]
+            if new:
+                log.warning("%s: no worker has spoken from %s: counted against it", row.name, ", ".join(new))
+                blame = partial(failures.blame, policy=policy, now=now, block=row.name, hosts=new)
+                sites.remember(self._fed, self._no, blame)
 
     def _tail(self, name: str) -> str:
         folder = self._machine.blocks
@@ -179,7 +201,7 @@ class Keeper:
                 demand=demand.observe(connection, self._no, now),
                 memory=forget_old(site.memory, now),
                 used_day=blocks.used_hours(connection, self._no, now - blocks.DAY),
-                used_total=blocks.used_hours(connection, self._no, 0.0),
+                used_total=blocks.used_hours_ever(connection, self._no),
             )
         decision = decide(view, site.policy, now)
         self._note(site, decision)

@@ -119,6 +119,8 @@ class Memory:
     #: Nodes on which blocks failed: how often, and until when they are avoided.
     strikes: Mapping[str, int] = field(default_factory=dict)
     bad_nodes: Mapping[str, float] = field(default_factory=dict)
+    #: What is counted in ``strikes``, for none to count twice: ``<block>.<node>``, and when.
+    struck: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-plain values."""

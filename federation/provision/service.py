@@ -111,7 +111,7 @@ def look(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
         rows = blocks.active(connection, no)
         view = View(tuple(blocks.block(row) for row in rows))
         day = blocks.used_hours(connection, no, time.time() - blocks.DAY)
-        total = blocks.used_hours(connection, no, 0.0)
+        total = blocks.used_hours_ever(connection, no)
         shown = blocks.page(connection, no)
     network = {"wanted": site.settings.network, "way": "", "address": "", "since": None, **site.network}
     if site.settings.network == "direct":

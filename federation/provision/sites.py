@@ -248,7 +248,7 @@ def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[st
     """Change some rules of an endpoint. Raises NotFound, BadRequest."""
     no = registry.find(fed, user, name_or_id).no
     with fed.database.write() as connection:
-        before = json.loads(_row(connection, no).policy)
+        before = json.loads(_row(connection, no, change=True).policy)
         policy = Policy.from_dict({**before, **changes})
         values = {"policy": json.dumps(policy.to_dict())}
         connection.execute(update(sites).where(sites.c.endpoint_no == no).values(**values))
@@ -258,15 +258,17 @@ def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[st
 def remember(fed: Federation, endpoint_no: int, change: Callable[[Memory], Memory]) -> dict[str, Any]:
     """Change an endpoint's memory by a function of it, in one transaction. Raises NotFound."""
     with fed.database.write() as connection:
-        memory = change(Memory.from_dict(json.loads(_row(connection, endpoint_no).memory)))
+        memory = change(Memory.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
         values = {"memory": json.dumps(memory.to_dict())}
         connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
     return {"paused": memory.paused}
 
 
-def _row(connection: Connection, endpoint_no: int) -> Row:
+def _row(connection: Connection, endpoint_no: int, *, change: bool = False) -> Row:
+    """``change``: nobody else changes the row before this transaction ends."""
     query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
-    row = connection.execute(query.where(endpoints.c.no == endpoint_no)).first()
+    query = query.where(endpoints.c.no == endpoint_no)
+    row = connection.execute(query.with_for_update(of=sites) if change else query).first()
     if row is None:
         raise NotFound(
             "this endpoint is not elastic: 'umbel endpoint add' makes one that is", code="ENDPOINT_NOT_FOUND"

@@ -271,8 +271,10 @@ class World:
             return
         job.ended = self.now
         ran = 0.0 if job.block.started is None else self.now - job.block.started
-        was_joined = job.block.joined is not None
-        self.memory = failures.ended(self.memory, self.policy, self.now, state, joined=was_joined, ran=ran)
+        joined = job.block.joined is not None
+        self.memory = failures.ended(
+            self.memory, self.policy, self.now, state, block=job.block.name, joined=joined, ran=ran
+        )
         # what ran goes back to the queue, as the ledger does
         self._queue.extendleft(arrival for _, arrival in job.running.values())
         job.running.clear()

@@ -30,6 +30,8 @@ sites = Table(
     Column("looked", Float),
     Column("took", Float),
     Column("created", Float, nullable=False),
+    # node-hours of blocks whose rows are deleted: they count in the budget for ever
+    Column("forgotten_hours", Float, nullable=False, server_default="0"),
 )
 
 # one batch job each; written before the scheduler hears of it

@@ -12,10 +12,12 @@ import pytest
 from sqlalchemy import insert, select
 
 from federation.provision import blocks, bootstrap, keys, service, sites
+from federation.provision.forget import forget_blocks
 from federation.provision.keeper import Keeper
 from federation.provision.model import BlockState
 from federation.provision.policy import Policy
 from federation.registry import endpoints
+from federation.sweep import Sweeper
 from federation.tables import nodes
 from tests.support.api import Api
 from tests.support.fake_site import FakeMachine
@@ -54,19 +56,21 @@ class Loop:
         with self.api.fed.database.read() as connection:
             return blocks.active(connection, self.no)
 
-    def worker(self, block: str, *, seen: float = 0.0, live: int = 1, **facts: Any) -> None:
+    def worker(
+        self, block: str, *, host: str = "cn1", seen: float = 0.0, live: int = 1, **facts: Any
+    ) -> None:
         """A worker of a block has spoken ``seen`` seconds ago."""
         now = time.time() - seen
         with self.api.fed.database.write() as connection:
             connection.execute(
                 insert(nodes).values(
                     endpoint_no=self.no,
-                    name=f"{block}.cn1",
+                    name=f"{block}.{host}",
                     instance="i",
                     slots=1,
                     busy=0,
                     facts=json.dumps(facts),
-                    since=now,
+                    since=min(now, time.time()),
                     seen=now,
                     live=live,
                 )
@@ -158,6 +162,72 @@ def test_a_job_that_ends_without_a_worker_leaves_its_last_words(loop: Loop) -> N
     assert block["state"] == "failed" and "module: command not found" in block["tail"]
     assert block["age"] > 0 and loop.machine.network.doubts == 1
     assert sites.find(loop.api.fed, loop.no).memory.strikes == {"cn1": 1}
+
+
+def test_a_silent_node_of_a_block_of_several_is_found_and_avoided(api: Api) -> None:
+    loop = Loop(api, nodes_per_block=2, min_blocks=2, max_blocks=4, start_timeout=300)
+    loop.turn()
+    for number, row in enumerate(loop.rows()):
+        loop.batch.set(row.job_id, BlockState.RUNNING, hosts=(f"cn{number}", "cn9"), ran=1.0)
+        loop.worker(row.name, host=f"cn{number}.cluster", seen=-2 * HOUR)  # it goes on speaking
+    loop.turn(after=40)
+    loop.turn(after=40)
+    assert loop.look()["bad_nodes"] == {}, "its worker may still be starting"
+    loop.turn(after=300)
+    loop.turn(after=40)
+    memory = sites.find(api.fed, loop.no).memory
+    assert memory.strikes == {"cn9": 2} and set(loop.look()["bad_nodes"]) == {"cn9"}
+    # their end teaches nothing new, and the next blocks go elsewhere
+    for row in loop.rows():
+        loop.batch.set(row.job_id, BlockState.FAILED)
+    loop.turn(after=40)
+    assert sites.find(api.fed, loop.no).memory.strikes == {"cn9": 2}
+    assert len(loop.batch.specs) == 4 and loop.batch.specs[-1].exclude == ("cn9",)
+
+
+def test_a_node_that_fails_under_a_block_of_several_is_told_from_the_others(api: Api) -> None:
+    loop = Loop(api, nodes_per_block=2)
+    loop.turn()
+    (row,) = loop.rows()
+    loop.worker(row.name, host="cn1", seen=70.0)
+    loop.worker(row.name, host="cn2")
+    loop.batch.set(row.job_id, BlockState.NODE_FAIL, hosts=("cn1", "cn2"), ran=500.0)
+    loop.turn(after=40)
+    assert sites.find(api.fed, loop.no).memory.strikes == {"cn1": 1}
+
+
+def test_old_blocks_are_forgotten_and_their_cost_is_not(loop: Loop) -> None:
+    fed, ended = loop.api.fed, {}
+    for number, days in enumerate((40, 20, 15, 1)):
+        name = f"umbel-{loop.id[:8]}-0000000{number}"
+        blocks.add(fed, loop.no, name, Policy(nodes_per_block=2), time.time() - days * blocks.DAY)
+        end = time.time() - days * blocks.DAY
+        blocks.change(fed, name, state=BlockState.COMPLETED, started=end - HOUR, ended=end)
+        ended[days] = name
+    never = f"umbel-{loop.id[:8]}-00000009"
+    blocks.add(fed, loop.no, never, Policy(), 0.0)
+    blocks.change(fed, never, state=BlockState.FAILED, ended=1.0)
+    before = loop.look()["node_hours"]
+    assert before["total"] == pytest.approx(8.0)
+    assert forget_blocks(fed, time.time()) == 4
+    assert forget_blocks(fed, time.time()) == 0
+    assert [block["name"] for block in loop.look()["blocks"]] == [ended[1]]
+    assert loop.look()["node_hours"] == pytest.approx(before)
+    Sweeper(fed).retain()
+    # a budget that they have spent stays spent
+    sites.set_policy(fed, loop.api.user, "hpc", {"budget_total": 8.5})
+    loop.turn()
+    assert loop.batch.specs == [] and "budget" in loop.look()["decision"]
+    sites.set_policy(fed, loop.api.user, "hpc", {"budget_total": 9.5})
+    loop.turn()
+    assert len(loop.batch.specs) == 1
+
+
+def test_active_blocks_are_never_forgotten(loop: Loop) -> None:
+    loop.turn()
+    (row,) = loop.rows()
+    assert forget_blocks(loop.api.fed, time.time() + 100 * blocks.DAY) == 0
+    assert [left.name for left in loop.rows()] == [row.name]
 
 
 def test_costs_count_while_a_block_runs(loop: Loop) -> None:

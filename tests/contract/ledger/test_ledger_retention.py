@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
 from federation.ledger import query, retain
+from federation.provision import blocks, failures, sites
+from federation.provision.forget import forget_blocks
+from federation.provision.policy import Policy
 from federation.tables import blobs, groups, idempotency, submissions, tasks
 from tests.support.endpoint import FakeEndpoint
 from tests.support.ledger import Ledger
@@ -145,3 +150,32 @@ def test_two_sweepers_forget_a_task_once(
         thread.join(60)
     assert sum(counts) == len(first.calls)
     assert ledger.states(kept)["succeeded"] == 0
+
+
+def test_blocks_are_forgotten_once_by_however_many(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """What they cost is kept, and neither lost nor doubled when the endpoint's memory changes meanwhile."""
+    fed, now = ledger.fed, ledger.clock()
+    sites.add(fed, lab.no, sites.SiteSettings("local", "processes"), Policy())
+    for number in range(20):
+        blocks.add(fed, lab.no, f"umbel-0123abcd-{number:08x}", Policy(), now)
+        blocks.change(fed, f"umbel-0123abcd-{number:08x}", started=now - 3600.0, ended=now)
+    ledger.clock.forward(3 * DAY)
+    counts: list[int] = []
+
+    def act(step: Callable[[], Any]) -> threading.Thread:
+        thread = threading.Thread(target=lambda: counts.append(step() or 0))
+        thread.start()
+        return thread
+
+    def strike(number: int) -> None:
+        sites.remember(fed, lab.no, lambda m: failures.blame(m, Policy(), 0.0, f"b{number}", ["cn1"]))
+
+    threads = [act(lambda: forget_blocks(fed, ledger.clock())) for _ in range(4)]
+    threads += [act(partial(strike, number)) for number in range(8)]
+    for thread in threads:
+        thread.join(60)
+    assert sum(counts) + forget_blocks(fed, ledger.clock()) == 20
+    assert sites.find(fed, lab.no).memory.strikes == {"cn1": 8}
+    with fed.database.read() as connection:
+        assert blocks.used_hours_ever(connection, lab.no) == pytest.approx(20.0)
+        assert blocks.used_hours(connection, lab.no, 0.0) == 0.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from federation.provision import failures
-from federation.provision.decide import decide, needed_blocks, wanted_slots
+from federation.provision.decide import decide, forget_old, needed_blocks, wanted_slots
 from federation.provision.model import Block, BlockState, Decision, Demand, Memory, View, Work
 from federation.provision.policy import Policy
 from umbel.protocol.errors import BadRequest
@@ -144,10 +145,15 @@ def test_what_does_not_end_is_cancelled(stuck: Block) -> None:
     assert verbs(decide(View((stuck,), Demand(), BEGUN), POLICY, NOW)) == [("cancel", "b")]
 
 
+def _end(memory: Memory, state: BlockState, block_name: str = "b", **more: Any) -> Memory:
+    """What the end of a block teaches; a worker of it has spoken unless said otherwise."""
+    return failures.ended(memory, POLICY, NOW, state, **{"block": block_name, "joined": True, **more})
+
+
 def test_failures_climb_a_ladder_and_pause() -> None:
     memory, waits = BEGUN, []
-    for _ in range(POLICY.max_failed_blocks):
-        memory = failures.ended(memory, POLICY, NOW, BlockState.FAILED, joined=False, message="no python")
+    for number in range(POLICY.max_failed_blocks):
+        memory = _end(memory, BlockState.FAILED, f"b{number}", joined=False, message="no python")
         waits.append(memory.retry_at - NOW)
     assert waits == [30.0, 60.0, 300.0]
     decision = decide(View((), demand(9, 60.0), memory), POLICY, NOW + 9999)
@@ -159,18 +165,65 @@ def test_failures_climb_a_ladder_and_pause() -> None:
 
 def test_what_the_site_does_is_not_the_users_failure() -> None:
     for state in (BlockState.PREEMPTED, BlockState.NODE_FAIL, BlockState.CANCELLED):
-        assert failures.ended(BEGUN, POLICY, NOW, state, joined=False).failed_blocks == 0
-    assert failures.ended(BEGUN, POLICY, NOW, BlockState.FAILED, joined=True).failed_blocks == 0
+        assert _end(BEGUN, state, joined=False).failed_blocks == 0
+    assert _end(BEGUN, BlockState.FAILED, joined=True).failed_blocks == 0
     # but a job that ran long without a worker, and was cancelled for it, is one
-    assert failures.ended(BEGUN, POLICY, NOW, BlockState.CANCELLED, joined=False, ran=700).failed_blocks == 1
+    assert _end(BEGUN, BlockState.CANCELLED, joined=False, ran=700).failed_blocks == 1
 
 
 def test_a_node_where_blocks_fail_is_avoided() -> None:
     memory = BEGUN
-    for _ in range(2):
-        memory = failures.ended(memory, POLICY, NOW, BlockState.FAILED, joined=False, hosts=["cn7"])
+    for block_name in ("b1", "b2"):
+        memory = _end(memory, BlockState.FAILED, block_name, joined=False, hosts=["cn7"])
     assert dict(memory.bad_nodes) == {"cn7": NOW + POLICY.bad_node_time}
     assert Memory.from_dict(memory.to_dict()) == memory
+
+
+@pytest.mark.parametrize(
+    ("hosts", "heard", "lost", "blamed"),
+    [
+        # one said nothing although others did
+        (["cn1", "cn2", "cn3"], {"cn1": 9.0, "cn3": 8.0}, False, ["cn2"]),
+        # machines that know their domain, and a scheduler that leaves it away; or the other way round
+        (["cn1", "cn2"], {"CN1.cluster.example": 9.0}, False, ["cn2"]),
+        (["cn1.cluster.example", "cn2.cluster.example"], {"cn2": 9.0}, False, ["cn1.cluster.example"]),
+        # all have spoken: only where a node was lost one of them is at fault, the one that was silent first
+        (["cn1", "cn2"], {"cn1": 100.0, "cn2": 40.0}, False, []),
+        (["cn1", "cn2"], {"cn1": 100.0, "cn2": 40.0}, True, ["cn2"]),
+        (["cn1", "cn2"], {"cn1": 100.0, "cn2": 97.0}, True, []),
+        # nobody has: all or any may be at fault
+        (["cn1", "cn2"], {}, True, []),
+        # the machines call themselves something else: nothing can be told
+        (["node1", "node2"], {"x81a": 9.0}, False, []),
+        (["a.north", "a.south"], {"a": 9.0}, False, []),
+        (["cn1"], {}, False, []),
+    ],
+)
+def test_which_node_of_several_failed(
+    hosts: list[str], heard: dict[str, float], lost: bool, blamed: list[str]
+) -> None:
+    assert failures.at_fault(hosts, heard, lost=lost) == blamed
+
+
+def test_one_bad_node_among_several_is_found_whatever_its_company() -> None:
+    memory = BEGUN
+    for block_name, company in (("b1", "cn1"), ("b2", "cn3")):
+        hosts = [company, "cn2"]
+        memory = failures.blame(memory, POLICY, NOW, block_name, ["cn2"])
+        # when the same block ends at last, it is not counted again
+        memory = _end(memory, BlockState.FAILED, block_name, hosts=hosts, heard={company: NOW})
+    assert dict(memory.strikes) == {"cn2": 2} and set(memory.bad_nodes) == {"cn2"}
+    # without a word from any of them nobody is blamed
+    assert _end(BEGUN, BlockState.FAILED, joined=False, hosts=["cn1", "cn2"]).strikes == {}
+    # nor is a node whose block was ended before it could speak
+    ended = _end(BEGUN, BlockState.CANCELLED, hosts=["cn1", "cn2"], heard={"cn1": NOW})
+    assert ended.strikes == {}
+
+
+def test_what_blocks_taught_is_not_kept_for_ever() -> None:
+    memory = failures.blame(BEGUN, POLICY, NOW, "b1", ["cn2"])
+    assert forget_old(memory, NOW + 86400.0) == memory
+    assert forget_old(memory, NOW + 61 * 86400.0).struck == {}
 
 
 @pytest.mark.parametrize(
