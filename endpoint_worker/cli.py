@@ -20,7 +20,6 @@ from . import relay, settings, ways
 from .folder import EndpointFolder, FolderError, configured, default_home, node_name
 from .leave import Terms, terms_options
 from .node import Node
-from .worker import serve
 
 NAME = click.argument("name")
 NODE = click.option("--node", metavar="NODE", help="Name of this node (default: the host's name).")
@@ -91,7 +90,12 @@ def start(
     with folder.lock(place):
         log_files.set_up_logging(chosen.log_level, log_file, chosen.log_format)
         chosen, way = _way(folder, chosen, terms)
-        code = serve(Node(folder, chosen, place, way), terms)
+        running = Node(folder, chosen, place, way)
+        # the runners' Pythons start while this one loads Celery, which takes some tenths of a second
+        running.hire()
+        from .worker import serve
+
+        code = serve(running, terms)
     if terms.block:
         folder.forget(place)
     sys.exit(code)

@@ -123,10 +123,15 @@ class Node:
         to = self.supervisor.submit, self.outbox.add, self.teller.tell
         return Reception(chosen.environments, chosen.rules, self.places, folder.cache, *to)
 
+    def hire(self) -> None:
+        """Start the runners, before all else: they take a moment to be ready."""
+        self.supervisor.start()
+
     def start(self) -> None:
-        """Start the threads: runners, reports, heartbeat."""
+        """Start the threads: runners if they are not there yet, reports, heartbeat."""
         for thread in (self.supervisor, self.outbox, self.teller, self._pulse):
-            thread.start()
+            if thread.ident is None:
+                thread.start()
 
     def take(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
         """Take a message. Both callbacks are called in any case, sooner or later, from another thread."""

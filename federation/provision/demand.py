@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import Connection, func, literal_column, select
+from sqlalchemy import Connection, exists, func, literal_column, select
 
 from ..estimates import known_seconds
-from ..tables import bundles, loads, tasks
+from ..tables import blocks, bundles, loads, sites, tasks
 from .model import Demand, Work
 
 #: Queued calls that are looked at; when there are more, these stand for all.
@@ -38,6 +38,13 @@ def observe(connection: Connection, endpoint_no: int, now: float) -> Demand:
             taken = 2.0 * max(0.0, now - row.started)
             seconds[row.function_no] = max(seconds.get(row.function_no, 0.0), taken)
     return Demand(tuple(Work(count, seconds.get(no)) for no, count in sorted(counts.items())))
+
+
+def without_blocks(connection: Connection) -> set[int]:
+    """Numbers of the elastic endpoints that have unfinished calls and no block, not even one that waits."""
+    some = exists().where(blocks.c.endpoint_no == sites.c.endpoint_no, blocks.c.ended.is_(None))
+    work = exists().where(loads.c.endpoint_no == sites.c.endpoint_no, loads.c.live > 0)
+    return set(connection.execute(select(sites.c.endpoint_no).where(work, ~some)).scalars())
 
 
 def _sent(connection: Connection, endpoint_no: int) -> list:

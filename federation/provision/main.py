@@ -9,14 +9,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from umbel.protocol.errors import NotFound
 
 from ..context import Federation
 from ..process import Stop, run_process
-from . import manage, simulate, sites
+from . import demand, manage, simulate, sites
 from .keeper import TICK, Keeper
 from .machine import open_machine
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks for endpoints that have come or gone.
 LOOK = 3.0
+#: Seconds between two looks for work at endpoints without blocks: one small question for all of them.
+GLANCE = 0.2
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -59,38 +62,72 @@ def serve(fed: Federation, stop: Stop) -> None:
 
 
 def _keep_all(fed: Federation, stop: Stop) -> None:
-    threads: dict[int, threading.Thread] = {}
+    keepers: dict[int, _Loop] = {}
+    working: set[int] = set()
     while not stop.is_set():
-        for site in sites.all_sites(fed):
-            thread = threads.get(site.endpoint_no)
-            if thread is None or not thread.is_alive():
-                thread = threading.Thread(target=_keep, args=(fed, site, stop), daemon=True)
-                thread.start()
-                threads[site.endpoint_no] = thread
-        stop.wait(LOOK)
-    for thread in threads.values():
-        thread.join(10.0)
+        found = sites.all_sites(fed)
+        for site in found:
+            keeper = keepers.get(site.endpoint_no)
+            if keeper is None or not keeper.is_alive():
+                keeper = keepers[site.endpoint_no] = _Loop(fed, site, stop)
+                keeper.start()
+        working = glance(
+            fed, stop, {site.endpoint_no: keepers[site.endpoint_no].wake for site in found}, working
+        )
+    for keeper in keepers.values():
+        keeper.wake.set()
+    for keeper in keepers.values():
+        keeper.join(10.0)
 
 
-def _keep(fed: Federation, site: sites.Site, stop: Stop) -> None:
-    """One endpoint, in a thread of its own: a slow site keeps no other waiting."""
-    machine = None
-    try:
-        machine = open_machine(fed, site)
-        keeper = Keeper(fed, machine, fed.settings.home / "wheelhouse")
-        while not stop.is_set():
-            try:
-                keeper.turn()
-            except NotFound:
-                return
-            stop.wait(TICK)
-    except Exception:
-        # a fault with one endpoint must not end the others; the main loop starts this one again
-        log.exception("endpoint %s: the provisioner stumbled and begins anew", site.endpoint_name)
-        stop.wait(30.0)
-    finally:
-        if machine is not None:
-            machine.close()
+def glance(fed: Federation, stop: Stop, wakes: Mapping[int, threading.Event], working: set[int]) -> set[int]:
+    """Look for ``LOOK`` seconds for endpoints to which work comes without a block there; wake their keepers.
+
+    ``working``: endpoints where it was seen before; those where it is now are returned. Users wait for these
+    first blocks; where there are blocks, the next turn is time enough.
+    """
+    until = time.monotonic() + LOOK
+    while not stop.wait(GLANCE if wakes else LOOK) and time.monotonic() < until:
+        with fed.database.read() as connection:
+            now = demand.without_blocks(connection)
+        for no in now - working:
+            if no in wakes:
+                wakes[no].set()
+        working = now
+    return working
+
+
+class _Loop(threading.Thread):
+    """One endpoint's keeper, in a thread of its own: a slow site keeps no other waiting.
+
+    ``wake``: set when there is work that should not wait for the next turn.
+    """
+
+    def __init__(self, fed: Federation, site: sites.Site, stop: Stop):
+        super().__init__(name=f"keeper-{site.endpoint_name}", daemon=True)
+        self._fed, self._site, self._stop_all = fed, site, stop
+        self.wake = threading.Event()
+
+    def run(self) -> None:
+        """Take turns until all stop or the site is removed."""
+        machine = None
+        try:
+            machine = open_machine(self._fed, self._site)
+            keeper = Keeper(self._fed, machine, self._fed.settings.home / "wheelhouse")
+            while not self._stop_all.is_set():
+                self.wake.clear()
+                try:
+                    keeper.turn()
+                except NotFound:
+                    return
+                self.wake.wait(TICK)
+        except Exception:
+            # a fault with one endpoint must not end the others; the main loop starts this one again
+            log.exception("endpoint %s: the provisioner stumbled and begins anew", self._site.endpoint_name)
+            self._stop_all.wait(30.0)
+        finally:
+            if machine is not None:
+                machine.close()
 
 
 def wheelhouse(argv: Sequence[str]) -> int:
