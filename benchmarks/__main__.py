@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure Umbel and its peers side by side."
     )
-    parser.add_argument("--only", default="W1,W2,W3,W4,W5,W6,W7,W8", help="works (default: %(default)s)")
+    parser.add_argument("--only", default="W1,W2,W3,W4,W5,W6,W7,W8,W9", help="works (default: %(default)s)")
     parser.add_argument(
         "--peers", default="celery,parsl,dask,dramatiq", help="beside Umbel (default: %(default)s)"
     )
@@ -110,6 +110,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     if "W8" in options.only:
         _measure_starts(options, records)
         write_records(options.output, {"machine": machine(), "settings": settings, "records": records})
+    if "W9" in options.only:
+        _measure_elastic(options, records)
+        write_records(options.output, {"machine": machine(), "settings": settings, "records": records})
     return records
 
 
@@ -120,6 +123,25 @@ def _measure_starts(options: argparse.Namespace, records: list[dict[str, Any]]) 
         for record in starts.measure(number, quick=options.quick):
             records.append(record)
             print(f"         {record['peer']}: {summary(record)}", file=sys.stderr, flush=True)
+
+
+def _measure_elastic(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+    """Add the records of W9, which has systems of its own, on a Slurm that is made for it."""
+    # only here: it imports the end-to-end tests' cluster, which other machines have no use for
+    from .elastic.systems import PEERS as SYSTEMS
+    from .elastic.systems import measure as measure_elastic
+    from .elastic.systems import missing
+
+    reason = missing()
+    if reason:
+        print(
+            f"{'*' * 78}\n** SKIPPED W9, elastic endpoints: {reason}\n{'*' * 78}", file=sys.stderr, flush=True
+        )
+        return
+    names = [*([] if options.without_umbel else ["umbel"]), *SYSTEMS]
+    for record in measure_elastic(names, 1 if options.quick else options.rounds):
+        records.append(record)
+        print(f"         {record['peer']}: {summary(record)}", file=sys.stderr, flush=True)
 
 
 def summary(record: dict[str, Any]) -> str:

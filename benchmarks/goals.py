@@ -50,6 +50,17 @@ def _growth(key: str, work: str, n: int, base: str, base_n: int) -> Callable[[Se
     )
 
 
+def _after_fastest(records: Sequence[Record]) -> list[float]:
+    """W9: by how much Umbel's median first result comes after the faster peer's, seconds."""
+    medians = {
+        peer: statistics.median(found.values())
+        for peer in dict.fromkeys(record["peer"] for record in records if record["work"] == "W9")
+        if (found := by_round(records, peer, "W9", 1, "first_s"))
+    }
+    own = medians.pop("umbel", None)
+    return [own - min(medians.values())] if own is not None and medians else []
+
+
 def _largest(records: Sequence[Record]) -> list[float]:
     return [
         max([peak for name, peak in record["peak_mb"] if name in SERVICE], default=0.0)
@@ -71,6 +82,8 @@ GOALS = (
     Goal(
         "W7: time per task, 100,000 / 10,000", _growth("us_per_task", "W7", 100_000, "W7", 10_000), most=1.25
     ),
+    Goal("W9: first result, seconds after the faster peer's", _after_fastest, most=1),
+    Goal("W9: scheduler commands/min, × Parsl", _against("parsl", "W9", 1, "per_minute"), most=0.99),
     Goal(
         "W7: time per task, old tasks / none",
         _growth("us_per_task", "W7old", 10_000, "W7", 10_000),

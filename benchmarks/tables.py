@@ -47,6 +47,14 @@ COLUMNS = {
     "W7": (Column("us_per_task", "µs/task"), Column("tasks_per_s", "tasks/s"), _CPU),
 }
 COLUMNS["W8"] = (Column("cold_ms", "cold ms"), Column("start_ms", "start ms"), Column("warm_ms", "warm ms"))
+COLUMNS["W9"] = (
+    Column("first_s", "first result s"),
+    Column("burst_s", "240 naps s"),
+    Column("extra_node_seconds", "extra node-seconds"),
+    Column("burst_commands", "their commands"),
+    Column("per_minute", "commands/min with 100 jobs"),
+    Column("commands", "commands in all"),
+)
 COLUMNS["W7old"] = COLUMNS["W7"]
 
 
@@ -125,7 +133,7 @@ def _work_table(records: Sequence[Record], work: str, n: int) -> Table:
 def process_tables(records: Sequence[Record]) -> list[Table]:
     """Umbel's processor time per task and process, and every system's peak memory."""
     lines = []
-    for work, n in dict.fromkeys((r["work"], r["n"]) for r in records if r["peer"] == "umbel" and "n" in r):
+    for work, n in dict.fromkeys((r["work"], r["n"]) for r in records if "cpu_ms_per_task_by_process" in r):
         mine = [r for r in records if (r["peer"], r["work"], r.get("n")) == ("umbel", work, n)]
         for name in sorted({name for record in mine for name in record["cpu_ms_per_task_by_process"]}):
             values = [record["cpu_ms_per_task_by_process"].get(name, 0.0) for record in mine]

@@ -45,6 +45,7 @@ WORKS = {
         Work("W6", "a mixed bag of calls of 0 ms, 50 ms and 2 s", (61 * MIXED_BLOCKS,), "nap"),
         Work("W7", "growth of the cost per task", (100, 1_000, 10_000, 100_000), peers=False),
         Work("W8", "first call of a runner: cold, at a start, warm", (1,)),
+        Work("W9", "elastic endpoint on an empty Slurm cluster", (1,)),
         Work("W7old", "the same with old tasks in the ledger", (10_000,), peers=False),
     )
 }

@@ -60,6 +60,21 @@ def test_a_goal_is_met_or_missed_by_the_median() -> None:
     assert goal_tables([]) == []
 
 
+def _first(peer: str, *seconds: float) -> list[dict[str, Any]]:
+    return [_record(peer, "W9", number, 1, first_s=value) for number, value in enumerate(seconds, 1)]
+
+
+def test_the_first_result_is_judged_by_the_faster_peer() -> None:
+    records = [
+        *_first("umbel", 4.0, 9.0, 4.2),
+        *_first("parsl", 9.0),
+        *_first("dask-jobqueue", 3.3, 3.1, 3.5),
+    ]
+    (table,) = goal_tables(records)
+    assert table.lines == [["W9: first result, seconds after the faster peer's", "≤ 1", "0.9", "met"]]
+    assert goal_tables(_first("umbel", 4.0)) == [], "alone there is nothing to judge it by"
+
+
 def test_memory_is_judged_by_the_largest_process_of_the_service() -> None:
     peaks = [["client", 900.0], ["web", 410.0], ["sweep", 70.0]]
     (table,) = goal_tables([_record("umbel", "W5", 1, 100_000, peak_mb=peaks, tasks_per_s=1.0)])
