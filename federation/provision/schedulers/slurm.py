@@ -12,7 +12,7 @@ from .template import hosts, script
 
 _RESERVED = (
     r"(-J|--job-name|-o|--output|-e\b|--error|-t\b|--time\b|-N|--nodes|-a\b|--array|-x\b|--exclude\b"
-    r"|--wrap|--signal)"
+    r"|--wrap|--signal|--requeue|--no-requeue)"
 )
 _PARTS = re.compile(r"([A-Za-z0-9_.-]*)\[([0-9,-]+)\]|([A-Za-z0-9_.-]+)")
 _S = BlockState
@@ -57,14 +57,17 @@ class Slurm:
         if avoided:
             lines.append(f"--exclude={','.join(avoided)}")
         if spec.nodes > 1 and not spec.launcher:
+            # --overlap: calls may start steps of their own (MPI by srun) beside the worker's
             spec = with_launcher(
-                spec, ("srun", "--nodes={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0")
+                spec, ("srun", "--nodes={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0", "--overlap")
             )
         return script(spec, "#SBATCH", lines, _RESERVED)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
         """Hand a job over; return its id. Raises Refused, LimitReached, InDoubt."""
-        return submitted(shell, ["sbatch", "--parsable"], r"^(\d+)(?:;\S+)?\s*$", input=self.script(spec))
+        # again here: an account's SBATCH_REQUEUE would be stronger than the script
+        words = ["sbatch", "--parsable", "--no-requeue"]
+        return submitted(shell, words, r"^(\d+)(?:;\S+)?\s*$", input=self.script(spec))
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
         """All jobs of the account with names of ours. Raises Unanswered."""

@@ -149,6 +149,16 @@ def test_owners_cannot_set_what_umbel_sets(bench: Bench) -> None:
         bench.system.script(bench.spec(directives=(RESERVED[bench.system.kind],)))
 
 
+@pytest.mark.parametrize("directive", ["--requeue", "--no-requeue"])
+def test_slurm_starts_no_block_twice(bench: Bench, directive: str) -> None:
+    """A job that Slurm starts again would be a block that nobody has asked for."""
+    if bench.system.kind != "slurm":
+        return
+    assert "#SBATCH --no-requeue\n" in bench.system.script(bench.spec())
+    with pytest.raises(BadRequest, match="sets what Umbel sets itself"):
+        bench.system.script(bench.spec(directives=(directive,)))
+
+
 def test_no_word_of_a_person_is_interpreted_by_a_shell(bench: Bench, tmp_path: Path) -> None:
     """The script is really run: whatever setup lines and words hold, they stay words."""
     evil = f"$(touch {tmp_path}/evil) `touch {tmp_path}/evil`; touch {tmp_path}/evil"

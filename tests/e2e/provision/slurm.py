@@ -46,8 +46,12 @@ SlurmctldTimeout=120
 SlurmdTimeout=20
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
-PartitionName=debug Nodes={names} Default=YES MaxTime=INFINITE State=UP
+PartitionName=debug Nodes={names} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
+PartitionName=scavenge Nodes={names} MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=urgent Nodes={names} MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 PartitionName=short Nodes={names} MaxTime=5 State=UP
 EnforcePartLimits=ANY
 """
