@@ -210,7 +210,8 @@ class Crew:
         """Start runners for slots that have none."""
         if self.problem and any(slot.greeted for slot in self.slots):
             self.problem = ""
-        if self._sweeps and now < self._sweep_until and self._options.launcher.shares_processes:
+        sweep = now < self._sweep_until or strays.pending()
+        if self._sweeps and sweep and self._options.launcher.shares_processes:
             strays.kill_strays({slot.child.outer for slot in self.slots})
         for slot in self.slots:
             if slot.state == "starting" and now - slot.born > START_TIMEOUT:

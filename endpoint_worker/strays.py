@@ -3,14 +3,25 @@
 A child that made a session of its own, or whose parent ended, is not reached through its runner's process
 group. Linux gives such orphans to the nearest ancestor that asked for them: the runner while it lives, then
 the worker. Whatever child the worker has that is no runner is a stray.
+
+Slurm's ``srun`` is two processes. What it started on other nodes is nobody's child here: when the first
+process is killed, the second one has Slurm end the step on all its nodes, and ends. So it is not killed with
+the first, but a little later if it is still there.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterable
 
 import psutil
+
+#: Seconds that the second process of an ``srun`` has for its work.
+MERCY = 10.0
+#: Those that are at it: process id → until when (monotonic clock).
+_spared: dict[int, float] = {}
 
 
 def descendants(pid: int) -> list[int]:
@@ -21,23 +32,56 @@ def descendants(pid: int) -> list[int]:
         return []
 
 
-def kill(pids: list[int]) -> None:
+def kill(pids: Iterable[int]) -> None:
     """Kill processes; those that are gone already are fine."""
+    wanted = list(pids)
+    spared = _shepherds(wanted)
+    _spared.update(dict.fromkeys(spared, time.monotonic() + MERCY))
+    for pid in wanted:
+        if pid not in spared:
+            _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _shepherds(pids: list[int]) -> set[int]:
+    """Those that are the second process of an ``srun`` whose first one is among them, too."""
+    among, found = set(pids), set()
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+            process = psutil.Process(pid)
+            if process.name() == "srun" and process.ppid() in among:
+                if psutil.Process(process.ppid()).name() == "srun":
+                    found.add(pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def pending() -> bool:
+    """Whether there are spared processes whose time is not over, or that are still to be killed."""
+    return bool(_spared)
 
 
 def kill_strays(runners: set[int]) -> int:
     """Kill and reap every child of this process that is not in ``runners``; return how many there were."""
+    now = time.monotonic()
+    spared = {pid for pid, until in _spared.items() if until > now}
     strays = [child.pid for child in psutil.Process().children() if child.pid not in runners]
     for pid in strays:
-        kill(descendants(pid))
-        kill([pid])
+        if pid not in spared:
+            kill([*descendants(pid), pid])
         try:
             os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
             pass
+    for pid in [pid for pid in _spared if pid not in spared or not psutil.pid_exists(pid)]:
+        if pid not in spared:
+            _kill(pid)  # wherever it is: its time is over
+        del _spared[pid]
     return len(strays)

@@ -45,6 +45,8 @@ MinJobAge=300
 SlurmctldTimeout=120
 SlurmdTimeout=20
 SlurmdParameters=config_overrides
+# else PMIx on one node would find what it has on the other: they share this machine's /tmp
+TmpFS={folder}/tmp/%n
 PropagateResourceLimits=NONE
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -75,6 +77,9 @@ class Slurm:
         for name in ("state", "log"):
             (folder / name).mkdir()
             shutil.chown(folder / name, "slurm", "slurm")
+        for name in nodes:
+            (folder / "tmp" / name).mkdir(parents=True)
+            (folder / "tmp" / name).chmod(0o1777)
         self._start_munge()
         ports = {name: free_port() for name in nodes}
         lines = [
