@@ -11,8 +11,8 @@ from .machine import Machine
 
 log = logging.getLogger(__name__)
 
-#: Seconds until it is looked again whether cancelled jobs have ended.
-PAUSE = 5.0
+#: Seconds until it is looked again whether cancelled jobs have ended: the first times, and from then on.
+PAUSES, PAUSE = (1.0, 2.0), 5.0
 #: A site that never let us in has nothing of ours; so long after its endpoint's end it is given up, seconds.
 GIVE_UP = 3600.0
 

@@ -134,6 +134,7 @@ def remove(fed: Federation, user: User, name_or_id: str, timeout: float = 90.0) 
     machine = open_machine(fed, sites.find(fed, no))
     cancelled: set[str] = set()
     deadline = time.monotonic() + timeout
+    pauses = iter(farewell.PAUSES)
     try:
         while left := farewell.leave(fed, machine):
             cancelled.update(left)
@@ -141,7 +142,7 @@ def remove(fed: Federation, user: User, name_or_id: str, timeout: float = 90.0) 
                 raise SiteError(
                     f"jobs {', '.join(left)} do not end: try again in a minute; nothing was deleted"
                 )
-            time.sleep(farewell.PAUSE)
+            time.sleep(next(pauses, farewell.PAUSE))
     finally:
         machine.close()
     return {"removed": True, "cancelled": len(cancelled), "state": BlockState.CANCELLED.value}

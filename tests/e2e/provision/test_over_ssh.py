@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from .cluster import Cluster
 from .elastic import Elastic
 from .machines import Account, Sshd
 
@@ -58,19 +60,22 @@ def test_a_bare_account_becomes_an_endpoint_and_is_bare_again(
     account.wait_idle()
 
 
-def test_hosts_without_a_batch_system(service: Elastic, account: Account, sshd: Sshd, tmp_path: Path) -> None:
-    """Two hosts, played by two sshds that share a home, as a lab's machines do."""
-    other = Sshd(tmp_path / "other", account)
-    try:
-        site = {"address": sshd.url, "scheduler": "hosts", "hosts": [sshd.url, other.url], "interval": 2.0}
+def test_hosts_without_a_batch_system(service: Elastic, cluster: Cluster, tmp_path: Path) -> None:
+    """Two hosts, played by two sshds that share a home, as a lab's machines do; Umbel is there already."""
+    account = cluster.account
+    with ExitStack() as stack:
+        sshds = [Sshd(tmp_path / name, account) for name in ("one", "other")]
+        for sshd in sshds:
+            stack.callback(sshd.stop)
+        hosts = [sshd.url for sshd in sshds]
+        site = {"address": hosts[0], "scheduler": "hosts", "hosts": hosts, "interval": 2.0}
         account.allow(service.add("hosts", {**site, "network": "direct"}, POLICY)["authorized_keys"])
         with service.umbel.executor("hosts") as executor:
             futures = [executor.submit(_where, number) for number in range(300)]
             assert [future.result(timeout=180)[0] for future in futures] == list(range(300))
         service.wait_gone("hosts")
         used = {host for block in service.look("hosts")["blocks"] for host in block["hosts"]}
-        assert used == {sshd.url, other.url}
+        assert used == set(hosts)
         service.remove("hosts")
-        assert not (account.home / ".umbel").exists()
-    finally:
-        other.stop()
+        assert not (account.home / ".umbel/endpoints/hosts").exists()
+        account.wait_idle()

@@ -93,14 +93,18 @@ def test_node_drained(hpc: Endpoint, cluster: Cluster, service: Elastic) -> None
     assert nodes == {"cn1", "cn2"} - {drained}
 
 
-def test_slurmctld_down_and_sshd_restarted(hpc: Endpoint, cluster: Cluster, service: Elastic) -> None:
+# for some seconds, and for more than a minute
+@pytest.mark.parametrize(("calls", "seconds"), [(30, 0.2), pytest.param(72, 2.0, marks=pytest.mark.long)])
+def test_slurmctld_down_and_sshd_restarted(
+    hpc: Endpoint, cluster: Cluster, service: Elastic, calls: int, seconds: float
+) -> None:
     hpc.add(max_blocks=2, idle_time=60)
     (job,), _ = hpc.run(1)
     cluster.slurm.stop_controller()
     assert "slurm" in hpc.wait_status("unreachable")["message"].lower()
     cluster.login.stop()
     # it works on while its site is away, and demand brings no second block
-    assert hpc.run(30, seconds=0.2)[0] == {job}
+    assert hpc.run(calls, seconds)[0] == {job}
     assert [block["job_id"] for block in hpc.active] == [job]
     cluster.login.start()
     cluster.slurm.start_controller()
