@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from . import boot, control, settings
+from . import boot, check, control, settings
 from .folder import EndpointFolder, default_home
 
 NAME = click.argument("name")
@@ -18,9 +18,6 @@ NAME = click.argument("name")
 @click.option("--no-api", is_flag=True, help="Leave out the service's API; a worker needs the broker only.")
 def check_command(name: str, as_json: bool, no_api: bool) -> None:
     """Find out what keeps endpoint NAME from working here, and what to do; exit code 1 if anything does."""
-    # what only this command needs would make all others start later
-    from . import check
-
     folder = _existing(name)
     found = check.check(folder, api=not no_api)
     if as_json:
