@@ -27,7 +27,10 @@ def _subclasses(cls: type) -> Iterator[type]:
         yield from _subclasses(child)
 
 
-OWN = [cls for cls in {UmbelError, *_subclasses(UmbelError)} if cls.__module__ == errors.__name__]
+OWN = sorted(
+    (cls for cls in {UmbelError, *_subclasses(UmbelError)} if cls.__module__ == errors.__name__),
+    key=lambda cls: cls.__name__,
+)
 TABLES = HTTP_STATUS, TASK_CODES, STATE_CODES, STREAM_CODES
 KNOWN = {code for table in TABLES for code in table}
 

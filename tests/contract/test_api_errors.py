@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from tests.support.api import Api, Caller, b64
 from umbel.protocol import limits
 from umbel.protocol.errors import HTTP_STATUS
 
-ID = str(uuid.uuid4())
+ID = "5d0c7a5e-7a1c-4a46-9c3e-2f4f0c1d9b10"
 FUNCTION = {"name": "f", "body": b64(b"1")}
 SUBMISSION = {"function_id": ID, "endpoint_id": "lab", "payloads": [b64(b"1")]}
 ENDPOINT = {"name": "lab", "public_key": b64(bytes(32))}
