@@ -20,6 +20,7 @@ from typing import IO
 import psutil
 
 import umbel
+from umbel.protocol.run_options import RunOptions
 
 from . import journal as journals
 from . import strays
@@ -77,6 +78,17 @@ class RunnerOptions:
     setup: Sequence[str] = ()
     #: where groups are made that limit what calls take with all that they start
     cgroups: Cgroups | None = None
+
+    @property
+    def limits(self) -> RunOptions:
+        """What holds for every call, whatever its bundle says."""
+        return RunOptions(
+            timeout=self.timeout or None,
+            memory=self.memory or None,
+            cpu=self.cpu or None,
+            output=self.output,
+            open_files=self.open_files or None,
+        )
 
 
 class Child:

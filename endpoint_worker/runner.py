@@ -49,7 +49,11 @@ class Runner:
         """Say hello and run bundles until the supervisor closes the socket."""
         self._sock.sendall(wire.pack(wire.HELLO, {"pid": os.getpid(), "mark": self._mouth.secret.hex()}))
         while (frame := wire.receive(self._sock)) is not None:
+            files = frame.header.get("files")
+            before = _lower_files(files) if files else None
             ran = self._bundle(frame.header, frame.body)
+            if before is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
             left = self._baseline.after_bundle()
             loaded = frame.header["sha256"] in self._functions
             self._sock.sendall(wire.pack(wire.DONE, {"ran": ran, "left": left, "loaded": loaded}))
@@ -255,6 +259,14 @@ def _limit_files(most: int) -> None:
     if most:
         # the hard limit, too: a call must not raise it again
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _lower_files(most: int) -> tuple[int, int]:
+    """Let calls have at most so many files open; return the limits as they were, to be set again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or most < soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return soft, hard
 
 
 def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int = 0) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from umbel.protocol.errors import UmbelError
-from umbel.protocol.limits import MAX_OUTPUT_BYTES
+from umbel.protocol.limits import FEWEST_FILES, MAX_OUTPUT_BYTES
 
 from .broker import at_address
 from .child import DEFAULT_OUTPUT
@@ -39,9 +39,6 @@ TABLES: dict[str, Any] = {
     "hardware": Hardware,
     "environments": Environments,
 }
-
-#: With fewer open files a runner cannot load functions.
-FEWEST_FILES = 32
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*\Z", re.IGNORECASE)

@@ -51,6 +51,8 @@ class Slot:
         self.idle_since = 0.0
         self.function: str | None = None
         self.options = self._options = options
+        #: of each call of the bundle that runs
+        self._limits = options.limits
         self._functions: OrderedDict[str, None] = OrderedDict()
         self._calls = 0
         self._out = memoryview(b"")
@@ -70,18 +72,19 @@ class Slot:
         while len(self._functions) > MAX_FUNCTIONS:
             forget.append(self._functions.popitem(last=False)[0])
         function = b"" if known else job.function
+        limits = self._limits = bundle.options.tightened(self._options.limits)
         table = array("I", [number for call in bundle.calls for number in (call.offset, call.size)])
-        memory = tightest(bundle.options.memory, self._options.memory)
         header = {
             "calls": len(bundle.calls),
             "sha256": digest,
             "function": len(function),
             "forget": forget,
-            "memory": None if self.child.limit_memory(memory) else memory,
-            "limited": memory is not None,
+            "memory": None if self.child.limit_memory(limits.memory) else limits.memory,
+            "limited": limits.memory is not None,
+            # the endpoint's own limit holds for the whole process
+            "files": None if bundle.options.open_files is None else limits.open_files,
         }
-        kept = self._options.output if bundle.options.output is None else bundle.options.output
-        self.child.ear.begin(min(kept, self._options.output))
+        self.child.ear.begin(limits.output or 0)
         place = Place(socket.gethostname(), self.child.pid, self.number)
         self.run = Run(job, self._journal, self.child.ear, place, now)
         self.state = "busy"
@@ -204,9 +207,7 @@ class Slot:
         return Verdict(run.running() or 0, Status.FAILED, "MEMORY_LIMIT", message)
 
     def _judge(self, run: Run, now: float) -> Verdict | None:
-        options = run.job.bundle.options
-        timeout = tightest(options.timeout, self._options.timeout)
-        cpu = tightest(options.cpu, self._options.cpu)
+        timeout, cpu = self._limits.timeout, self._limits.cpu
         if timeout is None and cpu is None:
             return None
         index = run.running()
@@ -267,9 +268,3 @@ class Slot:
     def facts(self) -> dict[str, Any]:
         """What people may want to know of this slot."""
         return {"slot": self.number, "pid": self.child.pid, "state": self.state}
-
-
-def tightest(one: Any, other: Any) -> Any:
-    """The smaller of two limits, where None is no limit."""
-    given = [limit for limit in (one, other) if limit]
-    return min(given) if given else None

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from sqlalchemy import select
 
+from umbel.protocol.run_options import Limits, limits_of_function
+
 from .database import Database
 from .tables import functions
 
@@ -22,6 +24,7 @@ class Function(NamedTuple):
     name: str
     sha256: str
     body: bytes
+    limits: Limits | None
 
 
 class FunctionCache:
@@ -42,7 +45,8 @@ class FunctionCache:
                 return known
         columns = functions.c.id, functions.c.name, functions.c.sha256, functions.c.body
         with self._database.read() as connection:
-            function = Function(*connection.execute(select(*columns).where(functions.c.no == no)).one())
+            row = connection.execute(select(*columns).where(functions.c.no == no)).one()
+        function = Function(*row, limits_of_function(row.body))
         with self._lock:
             if no not in self._kept:
                 self._kept[no] = function

@@ -15,7 +15,7 @@ class Options:
     """Options of a submission; they hold for each of its calls. Times in seconds, sizes in bytes.
 
     ``timeout``: run time after which a call is ended with TIMEOUT. ``memory``, ``cpu``: likewise.
-    ``output``: bytes kept of what a call writes.
+    ``output``: bytes kept of what a call writes. ``open_files``: files and sockets that it may have open.
     ``expires``: time in the queue after which a call that has not started ends as expired. ``retries``: how
     often a call that raised is run again; ``retry_on``: only for these exception names (``ValueError`` or
     ``package.Error``), empty: for all. ``priority``: −100 to 100, higher goes first among the user's own
@@ -34,6 +34,7 @@ class Options:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     tags: tuple[str, ...] = ()
     cores: int = 1
+    open_files: int | None = None
 
     def to_json(self) -> str:
         """Return the options that differ from the defaults as a JSON object."""
@@ -48,7 +49,7 @@ class Options:
     def run(self) -> RunOptions:
         """The part that the worker needs."""
         cores = self.cores if self.cores > 1 else None
-        return RunOptions(self.timeout, self.memory, self.cpu, cores, self.output)
+        return RunOptions(self.timeout, self.memory, self.cpu, cores, self.output, self.open_files)
 
     def retries_on(self, exception: str) -> bool:
         """Tell whether an exception, named ``module.Class``, is one to retry on."""

@@ -56,7 +56,7 @@ def _outgoing(fed: Federation, plan: Planned, blobs: dict[int, bytes]) -> Outgoi
         endpoint=plan.endpoint_id,
         function=FunctionRef(function.id, function.name, function.sha256, len(function.body)),
         calls=calls,
-        options=Options.from_json(plan.options).run,
+        options=Options.from_json(plan.options).run.tightened(function.limits),
         user=plan.user,
         body=b"".join(parts),
         # where calls are short nobody needs to know

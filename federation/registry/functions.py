@@ -17,6 +17,7 @@ from sqlalchemy import insert, select, update
 from umbel.protocol import limits, names
 from umbel.protocol.environment import of_function
 from umbel.protocol.errors import BadRequest, NotFound, TooLarge
+from umbel.protocol.run_options import limits_of_function
 
 from ..context import Federation
 from ..tables import functions, samples
@@ -24,7 +25,7 @@ from . import pages
 from .users import User
 
 _f = functions.c
-_COLUMNS = (_f.no, _f.id, _f.name, _f.description, _f.sha256, _f.size, _f.created, _f.environment)
+_COLUMNS = (_f.no, _f.id, _f.name, _f.description, _f.sha256, _f.size, _f.created, _f.environment, _f.limits)
 
 
 def register(
@@ -58,6 +59,7 @@ def ensure(
         "size": len(body),
         "created": time.time(),
         "environment": _environment(name, body),
+        "limits": _limits(name, body),
     }
     mine = select(*_COLUMNS, _f.source).where(
         _f.user_no == user.no, _f.sha256 == digest, _f.deleted.is_(None)
@@ -122,8 +124,8 @@ def _shown(row: Row) -> dict[str, Any]:
 
 
 def _readable(values: dict[str, Any]) -> dict[str, Any]:
-    text = values["environment"]
-    return {**values, "environment": None if text is None else json.loads(text)}
+    texts = {key: values[key] for key in ("environment", "limits")}
+    return {**values, **{key: None if text is None else json.loads(text) for key, text in texts.items()}}
 
 
 def _environment(name: str, body: bytes) -> str | None:
@@ -135,3 +137,14 @@ def _environment(name: str, body: bytes) -> str | None:
     if environment is None:
         return None
     return json.dumps({"digest": environment.digest, **environment.to_json()})
+
+
+def _limits(name: str, body: bytes) -> str | None:
+    """What the header of a function's bytes says of its limits."""
+    try:
+        found = limits_of_function(body)
+    except ValueError as error:
+        raise BadRequest(
+            f"function '{name}' has a limit that cannot be: {error}", code="VALIDATION_ERROR"
+        ) from None
+    return None if found is None else json.dumps(found.to_json())

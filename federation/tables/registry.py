@@ -41,8 +41,9 @@ functions = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
-    # what its body says that it needs, as JSON, to be shown to people
+    # what its body says that it needs, and that its calls may take, as JSON, to be shown to people
     Column("environment", Text),
+    Column("limits", Text),
 )
 Index(
     "uq_functions_owner_body",

@@ -13,12 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from .client import Client
-from .environment import environment_of, function
+from .environment import carry, environment_of, limits_of
 from .futures import UmbelFuture
 from .options import Options
 from .protocol import names
 from .protocol.errors import TooLarge, UmbelError
 from .protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_PAYLOAD_BYTES
+from .protocol.run_options import BOUNDS, Limits
 from .serialize import FunctionBody, dump_call, function_name
 from .session import Session
 from .submission import Route
@@ -38,7 +39,8 @@ class Executor(BaseExecutor):
     wait (seconds) while the service takes no more calls.
 
     The rest holds for every call; see ``umbel.options.Options``: ``timeout`` (seconds of run time),
-    ``memory``, ``cpu``, ``output`` (bytes kept of what it writes), ``expires`` (seconds in the queue),
+    ``memory``, ``cpu``, ``output`` (bytes kept of what it writes), ``open_files``,
+    ``expires`` (seconds in the queue),
     ``retries``, ``retry_on``, ``priority``, ``max_attempts``, ``tags``, ``cores`` (slots of one node that
     each call occupies).
 
@@ -66,14 +68,14 @@ class Executor(BaseExecutor):
         max_attempts: int | None = None,
         tags: Sequence[str] | None = None,
         cores: int | None = None,
+        open_files: int | None = None,
     ):
         if not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
             raise ValueError(f"batch_size is {batch_size}: it must be from 1 to {MAX_CALLS_PER_SUBMISSION}")
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id is {group_id!r}: it must be a lower-case UUID with dashes")
-        options = Options(
-            timeout, memory, cpu, output, expires, retries, retry_on, priority, max_attempts, tags, cores
-        )
+        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files
+        options = Options(timeout, memory, cpu, output, expires, *rest)
         self._own_group = group_id is None
         route = Route(
             endpoint, group_id or names.new_id(), options, batch_size, batch_interval, submit_timeout
@@ -141,8 +143,7 @@ class Executor(BaseExecutor):
             tasks: Iterator[UmbelFuture] = (self.submit(fn, *args) for args in calls)
         else:
             run = functools.partial(_run_chunk, fn)
-            if (environment := environment_of(fn)) is not None:
-                run = function(environment=environment)(run)
+            run = carry(run, environment_of(fn), _of_chunk(limits_of(fn), chunksize))
             body = replace(self._get_function(run), name=function_name(fn))  # once, not for every chunk
             tasks = (self._submit_body(body, chunk) for chunk in _chunks(calls, chunksize))
         # calls go out now, not when the first result is asked for
@@ -223,6 +224,14 @@ class Executor(BaseExecutor):
 def _run_chunk(fn: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> list[Any]:
     """What runs at the endpoint for ``map(chunksize=...)``."""
     return [fn(*args) for args in chunk]
+
+
+def _of_chunk(limits: Limits | None, size: int) -> Limits | None:
+    """Limits of ``size`` calls one after another, from those of one."""
+    if limits is None:
+        return None
+    times = {name: getattr(limits, name) for name in ("timeout", "cpu") if getattr(limits, name) is not None}
+    return replace(limits, **{name: min(size * value, BOUNDS[name][1]) for name, value in times.items()})
 
 
 def _chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:

@@ -20,7 +20,9 @@ from collections.abc import Callable, Sequence
 from .memory_crew import Crew
 from .memory_records import Group, Record, Task
 from .protocol import limits, names
+from .protocol.environment import of_function
 from .protocol.errors import BadRequest, Conflict, NotFound, TooLarge
+from .protocol.run_options import RunOptions, limits_of_function
 from .protocol.states import TaskState
 
 S = TaskState
@@ -68,6 +70,7 @@ class MemoryService:
                 "description": body.get("description", ""),
                 "source": body.get("source"),
                 "sha256": digest,
+                **_said_of(data),
                 "size": len(data),
                 "created": time.time(),
                 "data": data,
@@ -196,7 +199,9 @@ class MemoryService:
                 ("queued", "started", "finished", "wall", "node", "code", "message", "usage", "result_size")
             ),
         }
-        task = Task(record, payload, options)
+        limits = limits_of_function(self.functions[body["function_id"]]["data"])
+        timeout = RunOptions(options.get("timeout")).tightened(limits).timeout
+        task = Task(record, payload, {**options, "timeout": timeout})
         self.tasks[task_id] = task
         group.tasks.append(task)
         heapq.heappush(self._queue, (-record["priority"], next(self._order), task))
@@ -270,3 +275,14 @@ class MemoryService:
         }
         self.changed.notify_all()
         return True
+
+
+def _said_of(body: bytes) -> Record:
+    """What a function's bytes say of it, as the API shows it."""
+    environment, limits = of_function(body), limits_of_function(body)
+    return {
+        "environment": (
+            None if environment is None else {"digest": environment.digest, **environment.to_json()}
+        ),
+        "limits": None if limits is None else limits.to_json(),
+    }

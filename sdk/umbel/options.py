@@ -12,7 +12,8 @@ class Options:
     """Options of a submission; what is None is left to the service. Times in seconds, sizes in bytes.
 
     ``timeout``: run time after which a call ends with ``TIMEOUT``. ``memory``, ``cpu``: limits likewise.
-    ``output``: bytes kept of what a call writes to standard output and error (the endpoint may keep less).
+    ``output``: bytes kept of what a call writes to standard output and error. ``open_files``: files and
+    sockets that it may have open. Of these limits the smallest counts: this, the function's, the endpoint's.
     ``expires``: time in the queue after which a call that has not started ends as ``EXPIRED``.
     ``retries``: how often a call that raised is run again; ``retry_on``: only for these exceptions (classes
     or their names). ``priority``: -100 to 100, higher goes first among the caller's own. ``max_attempts``:
@@ -31,6 +32,7 @@ class Options:
     max_attempts: int | None = None
     tags: Sequence[str] | None = None
     cores: int | None = None
+    open_files: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what is set as the API's object."""

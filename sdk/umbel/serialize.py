@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import by_value
-from .environment import environment_of
+from .environment import environment_of, limits_of
 from .exceptions import DeserializeError, SerializeError, VersionMismatch
 from .protocol.environment import FUNCTION_MAGIC
 from .remote_errors import dump_exception, load_exception
@@ -137,6 +137,9 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
     environment = environment_of(fn)
     if environment is not None:
         header["environment"] = environment.to_json()
+    limits = limits_of(fn)
+    if limits is not None:
+        header["limits"] = limits.to_json()
     if fallback is not None:
         header["fallback"] = fallback.to_json()
     raw = json.dumps(header, separators=(",", ":")).encode()

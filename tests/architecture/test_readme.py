@@ -73,7 +73,7 @@ def test_the_python_of_the_quickstart_runs(service: dict[str, str], tmp_path: Pa
     script.write_text("\n".join(blocks))
     lines = _run([sys.executable, str(script)], service, tmp_path).split("\n")
     assert lines[:2] == ["12", "[0, 1, 2, 3, 4]"]
-    assert lines[2:7] == ["0 0.5", "1 0.25", "2 0.125", "0.125", "42"]
+    assert lines[2:8] == ["0 0.5", "1 0.25", "2 0.125", "0.125", "['a', 'b', 'c']", "42"]
     assert lines[-2] == "12"
 
 

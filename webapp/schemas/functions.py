@@ -32,6 +32,16 @@ class Environment(Schema):
     name = fields.String()
 
 
+class Limits(Schema):
+    """What each call of a function may take at most, whatever its submission says."""
+
+    timeout = fields.Float(metadata={"description": "Seconds of run time."})
+    memory = fields.Integer(metadata={"description": "Bytes."})
+    cpu = fields.Float(metadata={"description": "Seconds of processor time."})
+    output = fields.Integer(metadata={"description": "Bytes kept of what a call writes."})
+    open_files = fields.Integer(metadata={"description": "Files and sockets open at once."})
+
+
 class FunctionItem(Schema):
     """A function in a list."""
 
@@ -42,6 +52,7 @@ class FunctionItem(Schema):
     size = fields.Integer(required=True, metadata={"description": "Bytes of the body."})
     created = fields.Float(required=True, metadata={"description": TIME})
     environment = fields.Nested(Environment, required=True, allow_none=True)
+    limits = fields.Nested(Limits, required=True, allow_none=True)
 
 
 class Function(FunctionItem):

@@ -11,9 +11,9 @@ from umbel.protocol.limits import (
     DEFAULT_MAX_ATTEMPTS,
     MAX_CALLS_PER_SUBMISSION,
     MAX_CORES,
-    MAX_OUTPUT_BYTES,
     MAX_WAIT,
 )
+from umbel.protocol.run_options import BOUNDS
 from umbel.protocol.states import TaskState
 
 from .common import TIME, PageQuery, page_of
@@ -30,23 +30,28 @@ class OptionsIn(Schema):
 
     timeout = Number(
         allow_none=True,
-        validate=validate.Range(**_POSITIVE, max=366 * _DAY),
+        validate=validate.Range(*BOUNDS["timeout"], min_inclusive=False),
         metadata={"description": "Run time after which a call ends with TIMEOUT.", **_ABOVE_0},
     )
     memory = Whole(
         allow_none=True,
-        validate=validate.Range(1024 * 1024, 2**50),
+        validate=validate.Range(*BOUNDS["memory"]),
         metadata={"description": "Memory above which a call ends with MEMORY_LIMIT."},
     )
     cpu = Number(
         allow_none=True,
-        validate=validate.Range(**_POSITIVE, max=366 * _DAY),
+        validate=validate.Range(*BOUNDS["cpu"], min_inclusive=False),
         metadata={"description": "Processor time after which a call ends with TIMEOUT.", **_ABOVE_0},
     )
     output = Whole(
         allow_none=True,
-        validate=validate.Range(0, MAX_OUTPUT_BYTES),
+        validate=validate.Range(*BOUNDS["output"]),
         metadata={"description": "Bytes kept of what a call writes to standard output and error."},
+    )
+    open_files = Whole(
+        allow_none=True,
+        validate=validate.Range(*BOUNDS["open_files"]),
+        metadata={"description": "Files and sockets that a call may have open."},
     )
     expires = Number(
         allow_none=True,

@@ -89,16 +89,21 @@ class Environment:
 
 def of_function(body: bytes) -> Environment | None:
     """Return the environment of a serialized function, or None. Raises ValueError for a damaged one."""
+    record = function_header(body, "environment")
+    return None if record is None else Environment.from_json(record)
+
+
+def function_header(body: bytes, name: str) -> Any:
+    """Return one thing that the header of a serialized function says, or None. Raises ValueError."""
     if body[:4] != FUNCTION_MAGIC:
         return None
     head = body[8 : 8 + int.from_bytes(body[4:8], "big")]
-    if b'"environment"' not in head:
+    if b'"%s"' % name.encode() not in head:
         return None
     try:
-        record = json.loads(head).get("environment")
+        return json.loads(head).get(name)
     except (ValueError, AttributeError, RecursionError):
         raise ValueError("the function's header is damaged") from None
-    return None if record is None else Environment.from_json(record)
 
 
 def _checked(requirement: Any) -> str:

@@ -29,6 +29,8 @@ MAX_WAIT = 30.0
 DEFAULT_MAX_ATTEMPTS = 3
 #: Most bytes that are kept of what one call writes to standard output and error.
 MAX_OUTPUT_BYTES = 1024 * 1024
+#: With fewer open files a runner cannot load functions.
+FEWEST_FILES = 32
 #: Most items that one call may yield, and most bytes of them all; each may be as large as a result.
 MAX_STREAM_ITEMS = 100_000
 MAX_STREAM_BYTES = 64 * 1024 * 1024

@@ -19,6 +19,7 @@ from .envelope import Sealed, Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
 from .records import Items, Log, Place, Said, Streamed, read_said, read_streamed, write_said, write_streamed
+from .run_options import RunOptions as RunOptions
 
 #: Audience of reports.
 SERVICE = "service"
@@ -83,21 +84,6 @@ class FunctionRef:
     name: str
     sha256: str
     size: int
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How each call of a bundle shall be run. None: the endpoint's own setting.
-
-    ``timeout``: seconds of run time; ``memory``: bytes; ``cpu``: seconds of processor time; ``cores``: slots
-    of one node that each call occupies (None: one); ``output``: bytes kept of what it writes.
-    """
-
-    timeout: float | None = None
-    memory: int | None = None
-    cpu: float | None = None
-    cores: int | None = None
-    output: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from sqlalchemy import func, select
 
 from federation.ledger import query, results
 from federation.options import Options
+from federation.registry import functions
 from federation.tables import blobs, tasks
 from tests.support.endpoint import FakeEndpoint
 from tests.support.ledger import Ledger
 from umbel.protocol import limits, names
 from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceError, TooLarge, TooMany
+from umbel.protocol.run_options import RunOptions
 
 
 def _count(ledger: Ledger, table: Any = tasks) -> int:
@@ -69,6 +71,22 @@ def test_run_options_reach_the_worker(ledger: Ledger, lab: FakeEndpoint) -> None
     (bundle,) = node.take()
     assert (bundle.options.timeout, bundle.options.memory, bundle.options.cpu) == (2.5, 10**9, 1.0)
     assert (bundle.function.name, bundle.user) == ("dock", "ada")
+
+
+def test_limits_of_the_function_tighten_those_of_the_submission(ledger: Ledger, lab: FakeEndpoint) -> None:
+    head = b'{"limits": {"timeout": 2.0, "memory": 4194304, "open_files": 64}}'
+    body = b"UMBF" + len(head).to_bytes(4, "big") + head
+    made = functions.register(ledger.fed, ledger.me, name="small", body=body)
+    assert made["limits"] == {"timeout": 2.0, "memory": 4194304, "open_files": 64}
+    node = lab.node(slots=4)
+    ledger.collect()
+    for options in ({}, {"timeout": 9.0, "memory": 2097152, "cpu": 1.0, "cores": 2}):
+        answer = ledger.submit(lab, 1, function_id=made["id"], **options)
+        # what was asked is shown as it was asked
+        assert ledger.task(answer["task_ids"][0])["options"] == options
+    first, second = (bundle.options for bundle in node.take())
+    assert first == RunOptions(timeout=2.0, memory=4194304, open_files=64)
+    assert second == RunOptions(timeout=2.0, memory=2097152, cpu=1.0, cores=2, open_files=64)
 
 
 def test_equal_arguments_are_stored_and_sent_once(ledger: Ledger, lab: FakeEndpoint) -> None:

@@ -118,6 +118,29 @@ def test_a_call_over_its_open_files_fails_and_the_next_function_has_its_own(tmp_
         assert bench.value(file_limits) == (64, 64), "a call cannot raise it"
 
 
+def test_a_bundle_may_ask_for_fewer_open_files(tmp_path: Path) -> None:
+    with Bench(tmp_path, open_files=256) as bench:
+        (outcome,) = bench.run(open_many, [(60,)], open_files=50)
+        assert outcome.code == "TASK_ERROR" and "Too many open files" in (outcome.message or "")
+        assert load_result(bench.run(file_limits, open_files=50)[0].payload) == (50, 256)
+        # never more than the endpoint's, and the next bundle has that
+        assert load_result(bench.run(file_limits, open_files=1000)[0].payload) == (256, 256)
+        assert bench.value(file_limits) == (256, 256)
+        assert bench.value(open_many, 100) == 100
+
+
+def test_of_endpoint_and_bundle_the_smaller_limit_counts(tmp_path: Path) -> None:
+    with Bench(tmp_path, timeout=0.4, memory=200 * MIB, output=10) as bench:
+        assert statuses(bench.run(nap, [(30.0,)], timeout=60.0)) == ["TIMEOUT"]
+        assert statuses(bench.run(nap, [(0.2,)], timeout=0.1)) == ["TIMEOUT"]
+        assert statuses(bench.run(fill, [(400 * MIB,)], memory=900 * MIB)) == ["MEMORY_LIMIT"]
+        assert statuses(bench.run(fill, [(100 * MIB,)], memory=50 * MIB)) == ["MEMORY_LIMIT"]
+        for asked, kept in ((None, 10), (100, 10), (4, 4), (0, 0)):
+            log = bench.run(print, [("x" * 50,)], output=asked)[0].log
+            assert log is not None and log.total == 51
+            assert len(log.head) + len(log.tail) == kept
+
+
 def test_without_a_limit_calls_have_the_workers_own(bench: Bench) -> None:
     assert bench.value(open_many, 200) == 200
 

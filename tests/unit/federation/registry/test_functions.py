@@ -20,7 +20,25 @@ def test_a_function_is_described_and_its_body_kept_back(fed: Federation, ada: Us
 
     assert functions.get(fed, ada, made["id"]) == made
     assert made["sha256"] == hashlib.sha256(b"abc").hexdigest() and made["size"] == 3
-    assert set(made) == {"id", "name", "description", "source", "sha256", "size", "created", "environment"}
+    assert set(made) == {"id", "name", "description", "source", "sha256", "size", "created"} | {
+        "environment",
+        "limits",
+    }
+
+
+def test_a_function_shows_its_limits(fed: Federation, ada: User) -> None:
+    made = functions.register(fed, ada, name="dock", body=_with_head(b'{"limits": {"timeout": 1.5}}'))
+    assert made["limits"] == {"timeout": 1.5} and made["environment"] is None
+    assert functions.get(fed, ada, made["id"])["limits"] == {"timeout": 1.5}
+    assert functions.page(fed, ada)[0][0]["limits"] == {"timeout": 1.5}
+    for bad in (b'{"limits": {"timeout": -1}}', b'{"limits": {"nodes": 1}}', b'{"limits": 3}', b'"limits"'):
+        with pytest.raises(BadRequest, match="dock") as caught:
+            functions.register(fed, ada, name="dock", body=_with_head(bad))
+        assert caught.value.code == "VALIDATION_ERROR"
+
+
+def _with_head(head: bytes) -> bytes:
+    return b"UMBF" + len(head).to_bytes(4, "big") + head
 
 
 def test_the_same_body_is_the_same_function(fed: Federation, ada: User, bob: User) -> None:
