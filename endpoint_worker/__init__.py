@@ -34,17 +34,20 @@ crew       the runners of a node as a group
 slot       one runner and the bundle that it runs
 child      one runner's process
 runs       what became of each call of a running bundle
+notes      what a runner says of a call's end beside its result
+stream     what calls yield, on its way to the service
 journal    memory that supervisor and runner share
 waiting    bundles that wait for a slot
 wire       frames on the socket between them
 runner     the child process: the only place where user code runs
 kernel     the two favours that only Linux does for processes
 strays     processes that got away from their runner
+ceilings   limits that the system holds for a runner
 tidy       what a runner puts right between calls
 reports    the outbox: signs reports, keeps them on disk until the broker has them
 broker     the endpoint's own connections to the broker
 ========== ==================================================================
 
-``runner``, ``tidy``, ``journal``, ``wire``, ``kernel`` and ``sandbox.inside`` are loaded in the child; only
-``runner`` imports ``umbel.serialize``.
+``runner``, ``tidy``, ``ceilings``, ``stream``, ``journal``, ``wire``, ``kernel`` and ``sandbox.inside`` are
+loaded in the child; only ``runner`` imports ``umbel.serialize``.
 """

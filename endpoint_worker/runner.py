@@ -23,7 +23,7 @@ from typing import Any
 from umbel.protocol import limits
 from umbel.serialize import dump_exception, dump_result, load_call, load_function
 
-from . import kernel, stream, wire
+from . import ceilings, kernel, stream, wire
 from .journal import FAILED, SKIPPED, SPOKE, SUCCEEDED, Journal, protect
 from .meter import MEASURED_FROM, Meter
 from .speech import Mouth
@@ -50,10 +50,10 @@ class Runner:
         self._sock.sendall(wire.pack(wire.HELLO, {"pid": os.getpid(), "mark": self._mouth.secret.hex()}))
         while (frame := wire.receive(self._sock)) is not None:
             files = frame.header.get("files")
-            before = _lower_files(files) if files else None
+            before = ceilings.lower_files(files) if files else None
             ran = self._bundle(frame.header, frame.body)
             if before is not None:
-                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+                ceilings.raise_files(before)
             left = self._baseline.after_bundle()
             loaded = frame.header["sha256"] in self._functions
             self._sock.sendall(wire.pack(wire.DONE, {"ran": ran, "left": left, "loaded": loaded}))
@@ -66,7 +66,7 @@ class Runner:
         if function is None:
             return count
         payloads = body[8 * count + header["function"] :]
-        _limit_memory(header.get("memory"))
+        ceilings.limit_memory(header.get("memory"))
         # a control group may hold the limit, and the system may refuse what is far beyond it
         limited = bool(header.get("limited"))
         return self._calls(function, table, payloads, limited)
@@ -232,43 +232,6 @@ def _describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _limit_memory(extra: int | None) -> None:
-    """Let this process take ``extra`` more bytes than now (None: no limit)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = hard
-    if extra:
-        wanted = _address_space() + extra
-        if hard != resource.RLIM_INFINITY:
-            wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
-
-
-def _address_space() -> int:
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:  # no /proc: count what an interpreter takes at most
-        return 512 * 1024 * 1024
-
-
-def _limit_files(most: int) -> None:
-    """Let this process and what it starts have at most so many files open (0: as many as before)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most and (hard == resource.RLIM_INFINITY or most < hard):
-        hard = most
-    if most:
-        # the hard limit, too: a call must not raise it again
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _lower_files(most: int) -> tuple[int, int]:
-    """Let calls have at most so many files open; return the limits as they were, to be set again."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or most < soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return soft, hard
-
-
 def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int = 0) -> None:
     """Serve as a runner on three descriptors, with at most so many files; does not return.
 
@@ -281,7 +244,7 @@ def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a call that crashes must not fill the site's disk with images of its memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    _limit_files(files)
+    ceilings.limit_files(files)
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)
     journal = Journal(journal_fd)

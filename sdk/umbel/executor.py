@@ -39,10 +39,9 @@ class Executor(BaseExecutor):
     wait (seconds) while the service takes no more calls.
 
     The rest holds for every call; see ``umbel.options.Options``: ``timeout`` (seconds of run time),
-    ``memory``, ``cpu``, ``output`` (bytes kept of what it writes), ``open_files``,
-    ``expires`` (seconds in the queue),
-    ``retries``, ``retry_on``, ``priority``, ``max_attempts``, ``tags``, ``cores`` (slots of one node that
-    each call occupies).
+    ``memory``, ``cpu``, ``output`` (bytes kept of what it writes), ``open_files``, ``expires`` (seconds in
+    the queue), ``retries``, ``retry_on``, ``priority``, ``max_attempts``, ``tags``, ``cores`` (slots of one
+    node that each call occupies).
 
     Thread-safe. A call that is accepted survives this program: see ``reload``. When the interpreter ends,
     what is unsent is sent and results are not waited for.

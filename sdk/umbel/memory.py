@@ -199,8 +199,8 @@ class MemoryService:
                 ("queued", "started", "finished", "wall", "node", "code", "message", "usage", "result_size")
             ),
         }
-        limits = limits_of_function(self.functions[body["function_id"]]["data"])
-        timeout = RunOptions(options.get("timeout")).tightened(limits).timeout
+        own = limits_of_function(self.functions[body["function_id"]]["data"])
+        timeout = RunOptions(options.get("timeout")).tightened(own).timeout
         task = Task(record, payload, {**options, "timeout": timeout})
         self.tasks[task_id] = task
         group.tasks.append(task)
