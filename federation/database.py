@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: The newest revision in ``migrations``. Revisions are numbered, so that their order is that of the text.
-SCHEMA = "0008"
+SCHEMA = "0009"
 #: Advisory lock of PostgreSQL that one changer of the schema holds (any number will do).
 SCHEMA_LOCK = 7_566_268_765
 #: How long a SQLite writer waits for another process's transaction, milliseconds.
