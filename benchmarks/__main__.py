@@ -90,7 +90,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run all sessions; the records so far are on disk after each."""
     records: list[dict[str, Any]] = []
     pythons: dict[str, str] = {}
-    for name in list(options.names):
+    sessions = plan(options.only, options.names, options.rounds)
+    # W8 and W9 have their own
+    for name in sorted({name for _, name, _ in sessions}, key=options.names.index):
         try:
             pythons[name] = python_of(name)
         except RuntimeError as error:
