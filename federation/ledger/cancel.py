@@ -24,7 +24,7 @@ from ..registry.users import User
 from ..tables import endpoints, groups, nodes, tasks
 from .end import Ending, end_tasks
 from .query import task as shown_task
-from .tasks import Task, numbered
+from .tasks import Task, numbered, unknown
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def cancel_task(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
         query = select(tasks.c.no, tasks.c.endpoint_no)
         row = connection.execute(query.where(tasks.c.id == task_id, tasks.c.user_no == user.no)).first()
     if row is None:
-        raise NotFound(f"there is no task '{task_id}'", code="TASK_NOT_FOUND")
+        raise unknown(task_id)
     _end_some(fed, [row], TaskState.CANCELLED)
     return shown_task(fed, user, task_id)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select
 
-from umbel.protocol.errors import NotFound
 from umbel.protocol.limits import MAX_OUTPUT_BYTES
 from umbel.protocol.records import Log, Said
 from umbel.protocol.states import FINAL, TaskState
@@ -16,7 +15,7 @@ from ..context import Federation
 from ..registry.users import User
 from ..statements import Dialect, Statement
 from ..tables import groups, logs, tasks
-from .tasks import Task
+from .tasks import Task, unknown
 
 _COLUMNS = ("task_no", "attempt", "head", "tail", "total")
 
@@ -139,8 +138,5 @@ def _unfinished(data: bytes) -> int:
 def _find(connection: Connection, user: User, task_id: str) -> tuple[Any, ...]:
     row = _of_task.first(connection, id=task_id, user=user.no)
     if row is None:
-        raise NotFound(
-            f"there is no task '{task_id}' (finished tasks are forgotten after the retention time)",
-            code="TASK_NOT_FOUND",
-        )
+        raise unknown(task_id)
     return row

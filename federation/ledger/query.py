@@ -16,6 +16,7 @@ from ..registry.users import User
 from ..statements import constant
 from ..tables import endpoints, functions, groups, nodes, submissions, tasks
 from .results import queue_time
+from .tasks import unknown
 
 #: Bytes of results in one answer of a long poll, before base64.
 ANSWER_BYTES = 6 * 1024 * 1024
@@ -70,10 +71,7 @@ def task(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
 def _one(connection: Connection, user: User, task_id: str) -> Row[Any]:
     row = connection.execute(_tasks().where(tasks.c.id == task_id, tasks.c.user_no == user.no)).first()
     if row is None:
-        raise NotFound(
-            f"there is no task '{task_id}' (finished tasks are forgotten after the retention time)",
-            code="TASK_NOT_FOUND",
-        )
+        raise unknown(task_id)
     return row
 
 

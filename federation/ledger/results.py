@@ -17,6 +17,7 @@ from ..context import Federation
 from ..registry.users import User
 from ..statements import Statement
 from ..tables import groups, nodes, tasks
+from .tasks import unknown
 
 #: Bytes of results in one answer of a long poll, before base64.
 ANSWER_BYTES = 6 * 1024 * 1024
@@ -69,10 +70,7 @@ def result(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
     with fed.database.read() as connection:
         row = _one.first(connection, id=task_id, user=user.no)
         if row is None:
-            raise NotFound(
-                f"there is no task '{task_id}' (finished tasks are forgotten after the retention time)",
-                code="TASK_NOT_FOUND",
-            )
+            raise unknown(task_id)
         ended = _Ended._make(row)
         if TaskState(ended.state) not in FINAL:
             raise Conflict(

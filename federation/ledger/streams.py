@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, select
 
-from umbel.protocol.errors import NotFound
 from umbel.protocol.limits import MAX_STREAM_BYTES, MAX_STREAM_ITEMS
 from umbel.protocol.records import Items, Streamed
 from umbel.protocol.states import FINAL, TaskState
@@ -25,7 +24,7 @@ from ..registry.users import User
 from ..statements import Dialect, Statement
 from ..tables import items, streams, tasks
 from .results import ANSWER_BYTES
-from .tasks import Task
+from .tasks import Task, unknown
 
 #: Items that have not come so long (seconds) after their task's end are lost: a broker lost its data.
 OVERDUE = 60.0
@@ -150,10 +149,7 @@ def items_after(
     with fed.database.read() as connection:
         row = _of_task.first(connection, id=task_id, user=user.no)
         if row is None:
-            raise NotFound(
-                f"there is no task '{task_id}' (finished tasks are forgotten after the retention time)",
-                code="TASK_NOT_FOUND",
-            )
+            raise unknown(task_id)
         no, state, finished, kept, total = row
         kept = kept or 0
         if run is not None and run != kept:

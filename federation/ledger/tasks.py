@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
+from umbel.protocol.errors import NotFound
+
 from ..options import Options
 from ..statements import Statement
 from ..tables import submissions, tasks
@@ -61,4 +63,12 @@ def options_of(connection: Connection, found: list[Task]) -> dict[int, Options]:
     wanted = sorted({task.submission_no for task in found})
     return (
         {no: Options.from_json(text) for no, text in _options.rows(connection, nos=wanted)} if wanted else {}
+    )
+
+
+def unknown(task_id: str) -> NotFound:
+    """The error of those who ask for a task that there is not, or that is another user's."""
+    return NotFound(
+        f"there is no task '{task_id}' (finished tasks are forgotten after the retention time)",
+        code="TASK_NOT_FOUND",
     )
