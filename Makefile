@@ -12,12 +12,14 @@ PYTHON ?=
 CODE := sdk/umbel endpoint_worker federation webapp
 ALL_CODE := $(wildcard $(CODE) tests examples benchmarks)
 BLACK := $(BIN)/black --quiet --line-length 110 --target-version py310
+JOURNEYS := tests/e2e
+OVER_SERVICES := tests/contract/ledger tests/soak
 RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test e2e cluster soak bench lint format docs build clean
+.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak bench lint format docs build clean
 
 help: ## show this list
 	@echo "Umbel: your functions on your machines. Targets:"
@@ -37,7 +39,12 @@ test: $(DEV_STAMP) ## run every test that needs nothing but Python
 
 e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
 	@.ci/services
-	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e tests/contract/ledger tests/soak -m "not long" $(ARGS)
+	UMBEL_E2E=1 $(BIN)/python -m pytest $(JOURNEYS) $(OVER_SERVICES) -m "not long" $(ARGS)
+
+# the two parts of e2e, which may run at the same time
+e2e-journeys e2e-services: e2e-%: $(DEV_STAMP)
+	@.ci/services
+	UMBEL_E2E=1 $(BIN)/python -m pytest $(if $(filter journeys,$*),$(JOURNEYS),$(OVER_SERVICES)) -m "not long" $(ARGS)
 
 cluster: $(DEV_STAMP) ## as root: the provisioner on real sshd, Slurm and GridEngine, with the long tests
 	@.ci/services
