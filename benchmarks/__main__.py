@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=CACHE / "results.json", help="default: .bench/results.json"
     )
     parser.add_argument("--plot", type=Path, help="default: beside the output, as .svg")
+    parser.add_argument("--add", action="store_true", help="add these rounds to the records that are there")
     parser.add_argument(
         "--publish", action="store_true", help="make this the reference that the manual shows"
     )
@@ -88,7 +89,7 @@ def machine() -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run all sessions; the records so far are on disk after each."""
-    records: list[dict[str, Any]] = []
+    records, before = _earlier(options)
     pythons: dict[str, str] = {}
     sessions = plan(options.only, options.names, options.rounds)
     # W8 and W9 have their own
@@ -98,19 +99,19 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         except RuntimeError as error:
             options.names.remove(name)
             records.append({"peer": name, "work": "error", "round": 0, "error": str(error)})
-    settings = {"rounds": options.rounds, "quick": options.quick}
+    settings = {"rounds": before + options.rounds, "quick": options.quick}
     for number, name, works in plan(options.only, options.names, options.rounds):
         print(
             f"{time.strftime('%H:%M:%S')} round {number}: {name} {' '.join(works)}",
             file=sys.stderr,
             flush=True,
         )
-        for record in run_session(options, pythons[name], name, works, number):
+        for record in run_session(options, pythons[name], name, works, before + number):
             records.append(record)
             print("         " + summary(record), file=sys.stderr, flush=True)
         write_records(options.output, {"machine": machine(), "settings": settings, "records": records})
     if "W8" in options.only:
-        _measure_starts(options, records)
+        _measure_starts(options, records, before)
         write_records(options.output, {"machine": machine(), "settings": settings, "records": records})
     if "W9" in options.only:
         _measure_elastic(options, records)
@@ -118,9 +119,17 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     return records
 
 
-def _measure_starts(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+def _earlier(options: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
+    """Records that new ones are added to, and how many rounds they are of."""
+    if not options.add:
+        return [], 0
+    data = read_records(options.output)
+    return data["records"], data["settings"]["rounds"]
+
+
+def _measure_starts(options: argparse.Namespace, records: list[dict[str, Any]], before: int) -> None:
     """Add the records of W8, which needs no service."""
-    for number in range(1, options.rounds + 1):
+    for number in range(before + 1, before + options.rounds + 1):
         print(f"{time.strftime('%H:%M:%S')} round {number}: W8", file=sys.stderr, flush=True)
         for record in starts.measure(number, quick=options.quick):
             records.append(record)

@@ -41,7 +41,7 @@ COLUMNS = {
         Column("max_ms", "max ms"),
     ),
     "W3": (_RATE, Column("mb_per_s", "MB/s"), _CPU),
-    "W4": (Column("efficiency", "efficiency", True), _RATE),
+    "W4": (Column("efficiency", "efficiency", True), Column("of_bare", "of bare naps"), _RATE),
     "W5": (_RATE, _CPU),
     "W6": (Column("stretch", "makespan / ideal", True), Column("seconds", "s")),
     "W7": (Column("us_per_task", "µs/task"), Column("tasks_per_s", "tasks/s"), _CPU),
