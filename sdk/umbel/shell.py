@@ -25,8 +25,9 @@ from .protocol.errors import UmbelError
 SNIPPET_LINES, SNIPPET_BYTES = 1000, 256 * 1024
 #: Return code of a command that ran longer than its timeout, as ``timeout(1)`` gives it.
 TIMED_OUT = 124
-#: How often a command with a timeout is given to end after SIGTERM before SIGKILL, seconds.
-GRACE = 2.0
+#: How long a command that ran too long may take to end, with all of its group, after SIGTERM, seconds.
+#: In this time Slurm's srun has its ranks on other nodes ended.
+GRACE = 5.0
 #: Variable by which a site names its MPI launcher, e.g. ``srun`` or ``mpiexec --map-by node``.
 LAUNCHER_VARIABLE = "UMBEL_MPI_LAUNCHER"
 
@@ -254,10 +255,7 @@ def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int:
         code = process.wait(timeout)
     except subprocess.TimeoutExpired:
         _signal_group(process, signal.SIGTERM)
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            pass
+        _await_group(process, GRACE)
         code = TIMED_OUT
     finally:
         _signal_group(process, signal.SIGKILL)
@@ -265,11 +263,28 @@ def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int:
     return code
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def _await_group(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait until nothing of the group is left, ``seconds`` at most: the shell dies before what it started."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        process.poll()
+        try:
+            # orphans of the group may have become ours
+            os.waitpid(-process.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+        if not _signal_group(process, 0):
+            return
+        time.sleep(0.02)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Signal the command's group; False when there is nobody in it."""
     try:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
-        pass
+        return False
+    return True
 
 
 def _tail(file: Any, lines: int) -> str:

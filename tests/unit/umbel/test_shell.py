@@ -68,6 +68,14 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def test_what_the_shell_started_has_time_to_end_in_good_order(tmp_path):
+    """As srun needs to have its ranks on other nodes ended; the shell itself dies at once."""
+    orderly = "trap 'sleep 0.5; echo all > ended; exit' TERM; echo > ready; while :; do sleep 0.05; done"
+    result = ShellFunction(f'sh -c "{orderly}"; true', timeout=1.0, cwd=tmp_path)()
+    assert result.timed_out and (tmp_path / "ready").exists()
+    assert (tmp_path / "ended").read_text() == "all\n"
+
+
 def test_what_the_command_left_in_the_background_is_ended(tmp_path):
     ShellFunction("sleep 60 & echo $! > pid", cwd=tmp_path)()
     pid = int((tmp_path / "pid").read_text())
