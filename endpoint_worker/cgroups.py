@@ -65,7 +65,9 @@ class Group:
 
     def limit(self, size: int | None) -> bool:
         """Let all that is in the group take ``size`` bytes together (None: no limit); tell if that holds."""
-        self._kills = self._count()
+        if size is not None:
+            # only who is limited can be over a limit: a bundle without one costs no look at the group
+            self._kills = self._count()
         if size == self._limit:
             return True
         try:

@@ -9,7 +9,8 @@ import json
 import logging
 import time
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -174,11 +175,8 @@ class Broker:
         workers: Sequence[str] | None = None,
     ) -> None:
         """Send a Celery remote-control command to workers of an endpoint (host names; None: all)."""
-        options = _transport_options(global_keyprefix=names.prefix(endpoint_id))
-        with Connection(self.url, transport_options=options) as connection:
-            # not through Celery's app: its mailbox publishes on connections of its own, without the prefix
-            mailbox = Mailbox("celery", type="fanout", serializer="json", accept=["json"])(connection)
-            mailbox.cast(None if workers is None else list(workers), command, arguments)
+        with mailbox(self.url, endpoint_id) as box:
+            box.cast(None if workers is None else list(workers), command, arguments)
 
     def drop_endpoint(self, endpoint_id: str) -> None:
         """Delete everything that belongs to an endpoint."""
@@ -190,11 +188,24 @@ class Broker:
         self.redis.close()
 
 
-def _transport_options(**more: Any) -> dict[str, Any]:
-    return {
+# the queue of replies ends with its connection, so that it needs no script at the broker that ends it
+_MAILBOX = Mailbox("celery", type="fanout", serializer="json", accept=["json"], reply_queue_expires=None)
+
+
+@contextmanager
+def mailbox(url: str, endpoint_id: str) -> Iterator[Mailbox]:
+    """Celery's remote control of the workers of one endpoint, over the broker ``url``.
+
+    Not through Celery's app: its mailbox publishes on connections of its own, without the prefix.
+    """
+    options = {
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "socket_timeout": COMMAND_TIMEOUT,
         "socket_keepalive": True,
         "priority_steps": [0],
-        **more,
+        # with it kombu would look after the endpoint's own messages while it waits for replies
+        "ack_emulation": False,
+        "global_keyprefix": names.prefix(endpoint_id),
     }
+    with Connection(url, transport_options=options) as connection:
+        yield _MAILBOX(connection)

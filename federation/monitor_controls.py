@@ -11,19 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery.app.control import Control
-from kombu import Connection
-from kombu.pidbox import Mailbox
 from sqlalchemy import and_, or_, select
 
-from umbel.protocol import names
-
+from .broker import mailbox
 from .database import Database
 from .tables import bundles, endpoints, nodes
-
-# without the emulation of acknowledgements, with which kombu would look after the endpoint's own messages
-_TRANSPORT = {"priority_steps": [0], "ack_emulation": False}
-# the queue of replies ends with its connection, so that it needs no script at the broker that ends it
-_MAILBOX = Mailbox("celery", type="fanout", serializer="json", accept=["json"], reply_queue_expires=None)
 
 
 class NoSuchWorker(LookupError):
@@ -88,13 +80,11 @@ class EndpointControl(Control):
         arguments = {**(arguments or {}), **{key: more[key] for key in more if key not in known}}
         answers: list[Any] = []
         for endpoint_id, workers in self._addresses(arguments, destination).items():
-            options = {"global_keyprefix": names.prefix(endpoint_id), **_TRANSPORT}
-            with Connection(self.app.conf.broker_url, transport_options=options) as connection:
-                mailbox = _MAILBOX(connection)
+            with mailbox(self.app.conf.broker_url, endpoint_id) as box:
                 if reply and workers:
-                    answers += mailbox.call(workers, command, arguments, timeout=timeout) or []
+                    answers += box.call(workers, command, arguments, timeout=timeout) or []
                 else:
-                    mailbox.cast(workers, command, arguments)
+                    box.cast(workers, command, arguments)
         return answers if reply else None
 
     def _addresses(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from federation.database import Database
-from tests.support.endpoint import FakeEndpoint
+from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger, open_ledger
 from tests.support.postgres import Server, running_server
 
@@ -80,3 +80,11 @@ def ledger(tmp_path: Path, database_url: str, server_settings: dict[str, Any]) -
 def lab(ledger: Ledger) -> FakeEndpoint:
     """An endpoint of the ledger's user."""
     return ledger.endpoint("lab")
+
+
+@pytest.fixture
+def node(ledger: Ledger, lab: FakeEndpoint) -> FakeNode:
+    """A worker node of that endpoint, known to the ledger."""
+    node = lab.node()
+    ledger.collect()
+    return node

@@ -25,13 +25,6 @@ def server_settings() -> dict[str, Any]:
     return {"retention": 2 * DAY}
 
 
-@pytest.fixture
-def node(ledger: Ledger, lab: FakeEndpoint) -> FakeNode:
-    node = lab.node()
-    ledger.collect()
-    return node
-
-
 def _report(node: FakeNode, bundle: Bundle, status: str = Status.SUCCEEDED, **how: Any) -> None:
     node.report({bundle.id: [outcome(bundle, call, status, **how) for call in bundle.calls]})
 

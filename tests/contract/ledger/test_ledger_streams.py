@@ -27,13 +27,6 @@ def server_settings() -> dict[str, Any]:
     return {"retention": 2 * DAY}
 
 
-@pytest.fixture
-def node(ledger: Ledger, lab: FakeEndpoint) -> FakeNode:
-    node = lab.node()
-    ledger.collect()
-    return node
-
-
 def _tell(
     node: FakeNode, bundle: Bundle, first: int, *data: bytes, total: int | None = None, **how: Any
 ) -> None:
