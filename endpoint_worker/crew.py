@@ -11,6 +11,7 @@ from collections.abc import Collection, Hashable
 
 from . import strays
 from .child import RunnerOptions
+from .runs import Run
 from .slot import Slot
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,11 @@ class Crew:
         return sum(1 + len(slot.borrowed) for slot in tuple(self.slots) if slot.run is not None)
 
     @property
+    def runs(self) -> list[Run]:
+        """The bundles that run."""
+        return [slot.run for slot in self.slots if slot.run is not None]
+
+    @property
     def starting(self) -> bool:
         """True while a runner has not said hello, or is still to be started."""
         return len(self.slots) < self.wanted or any(slot.state == "starting" for slot in self.slots)
@@ -66,10 +72,6 @@ class Crew:
     def restless(self) -> bool:
         """True while some slot should be looked at in a moment."""
         return any(slot.restless or slot.child.killed for slot in self.slots)
-
-    def youngest(self) -> float | None:
-        """When the bundle that was begun last was begun (monotonic clock)."""
-        return max((slot.run.began for slot in self.slots if slot.run is not None), default=None)
 
     @property
     def idle(self) -> bool:

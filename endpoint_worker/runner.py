@@ -29,6 +29,8 @@ from .meter import MEASURED_FROM, Meter
 from .speech import Mouth
 from .tidy import Baseline
 
+#: A runner's turn at a processor that others want, too (seconds).
+TURN = 0.0005
 #: Longest message of a failure (characters); the traceback travels apart.
 MAX_MESSAGE = 500
 
@@ -241,6 +243,7 @@ def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int 
         kernel.die_with(parent)
     kernel.adopt_orphans()
     kernel.exact_timers()
+    kernel.short_turns(TURN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a call that crashes must not fill the site's disk with images of its memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

@@ -61,6 +61,7 @@ class Supervisor(threading.Thread):
         self._options = options
         self._crew = Crew(options, slots, self._selector, sweeps=sweeps)
         self._news: list[Callable[[], None]] = []
+        self._ended: list[tuple[Job, list[Outcome]]] = []
         self._waiting = Waiting()
         self._held: dict[str, Job] = {}
         self._next_look = 0.0
@@ -161,6 +162,11 @@ class Supervisor(threading.Thread):
             self._look(now)
             self._next_look = time.monotonic() + self._interval(now)
         self._assign(now)
+        # only now that the slots have their next bundles: who is told of ends wants Python's lock, too
+        while self._ended:
+            job, outcomes = self._ended.pop(0)
+            self._emit(job, outcomes)
+            self._let_go(job)
         if self._news:
             # all of a turn at once: waking a thread costs more than what it has to do
             news, self._news = self._news, []
@@ -171,7 +177,7 @@ class Supervisor(threading.Thread):
     def _interval(self, now: float) -> float:
         if self._crew.restless:
             return SETTLE
-        began = self._crew.youngest()
+        began = max((run.began for run in self._crew.runs), default=None)
         if began is not None:
             return TICK if now - began < 1.0 else SLOW_TICK
         return SLOW_TICK if self._waiting or self._crew.starting else 1.0
@@ -194,11 +200,9 @@ class Supervisor(threading.Thread):
             self._sink(job.bundle.id, outcomes)
 
     def _finish(self, slot: Slot, outcomes: list[Outcome]) -> None:
-        run = slot.run
-        slot.run = None
+        run, slot.run = slot.run, None
         if run is not None:
-            self._emit(run.job, outcomes)
-            self._let_go(run.job)
+            self._ended.append((run.job, outcomes))
         self._crew.check_wear(slot)
 
     def _let_go(self, job: Job) -> None:
@@ -275,9 +279,8 @@ class Supervisor(threading.Thread):
 
     def _cancel(self, task_ids: set[str]) -> None:
         self._waiting.cancel(task_ids, time.monotonic())
-        for slot in self._crew.slots:
-            if slot.run is not None:
-                slot.run.skip(task_ids)
+        for run in self._crew.runs:
+            run.skip(task_ids)
         self._next_look = 0.0
 
     def _drain(self, until: float, why: str) -> None:
@@ -289,9 +292,8 @@ class Supervisor(threading.Thread):
                 self._return(job, STOPPING)
             self._discard(job)
         now = time.monotonic()
-        for slot in self._crew.slots:
-            if slot.run is not None:
-                slot.run.close(now, keep=0)
+        for run in self._crew.runs:
+            run.close(now, keep=0)
         self._next_look = 0.0
 
     def _end(self) -> None:

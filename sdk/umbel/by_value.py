@@ -6,12 +6,14 @@ travel as code, as those of ``__main__`` do.
 
 from __future__ import annotations
 
+import io
 import sys
 import sysconfig
 import threading
+from collections import ChainMap
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -23,6 +25,9 @@ _INSTALLED = tuple(
     for key in ("stdlib", "platstdlib", "purelib", "platlib")
     if (path := sysconfig.get_paths().get(key))
 )
+
+#: Where the constructor of code takes the name of the file.
+_FILE_NAME = 10
 
 _lock = threading.Lock()
 _local: dict[str, bool] = {}
@@ -37,12 +42,12 @@ def dumps(value: Any) -> bytes:
     with _lock:
         local = _local_modules()
         if not local:
-            return bytes(cloudpickle.dumps(value, protocol=5))
+            return _dumps(value)
         registered = [m for m in local if m.__name__ not in cloudpickle.list_registry_pickle_by_value()]
         for module in registered:
             cloudpickle.register_pickle_by_value(module)
         try:
-            return bytes(cloudpickle.dumps(value, protocol=5))
+            return _dumps(value)
         except Exception as error:  # pickling runs code of any library, which may raise anything
             by_value_error = error
         finally:
@@ -50,9 +55,27 @@ def dumps(value: Any) -> bytes:
                 cloudpickle.unregister_pickle_by_value(module)
         # A module that holds, say, a lock cannot travel; the endpoint may have it installed.
         try:
-            return bytes(cloudpickle.dumps(value, protocol=5))
+            return _dumps(value)
         except Exception:  # as above; the first error says more
             raise by_value_error from None
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """As cloudpickle, which since 3.1.3 leaves the name of the file out: tracebacks tell it."""
+    make, values, *more = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    # a string of its own, so that equal code gives equal bytes whatever else shares the name
+    values = (*values[:_FILE_NAME], "".join(code.co_filename), *values[_FILE_NAME + 1 :])
+    return (make, values, *more)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+
+def _dumps(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
 
 
 def is_local(module: ModuleType) -> bool:

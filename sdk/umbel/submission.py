@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +38,9 @@ FIRST_CALLS, GROWTH = 64, 8
 #: while a request is under way. Otherwise each step of a request waits until Python has the busy thread give
 #: way, 5 ms (``sys.getswitchinterval``), and a burst's first call starts 20 ms later.
 STEP_ASIDE, GLIMPSE, GLIMPSE_EVERY = 0.0005, 0.00005, 64
+#: Where many calls are known to come, the first submission waits at most so long (seconds) to be full: one
+#: call alone would keep one slot busy, and the others idle until the second submission is written down.
+GATHER = 0.002
 #: Bytes that a call costs beside its arguments.
 CALL_OVERHEAD = 8
 
@@ -77,6 +81,8 @@ class Sender:
         self._most = FIRST_CALLS
         self._idle = False
         self._busy = False
+        #: threads that are within ``gathering``
+        self._gathering = 0
         self._closed = False
         self._given_up = threading.Event()
         self._thread: threading.Thread | None = None
@@ -97,12 +103,24 @@ class Sender:
             calls.append(call)
             self._calls += 1
             self._bytes += len(call.payload)
-            woken = self._idle
-            if woken or self._calls == self._route.batch_size:
+            woken = self._calls == FIRST_CALLS if self._gathering else self._idle
+            if woken or self._idle or self._calls == self._route.batch_size:
                 self._wake()
             pause = STEP_ASIDE if woken else GLIMPSE if self._busy else 0.0
         if pause and (woken or not self._calls % GLIMPSE_EVERY):
             time.sleep(pause)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Within it one call follows the other: the first ones go together."""
+        with self._changed:
+            self._gathering += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._gathering -= 1
+                self._changed.notify_all()
 
     def later(self, job: Callable[[], object]) -> None:
         """Have a request made in the sending thread when no calls wait; its failure is only logged."""
@@ -182,11 +200,19 @@ class Sender:
                 self._most = FIRST_CALLS
                 self._changed.wait()
             self._idle = False
-            interval, full = self._route.batch_interval, self._route.batch_size
-            if self._calls and interval > 0:
-                self._changed.wait_for(lambda: self._closed or self._calls >= full, interval)
+            if self._calls:
+                self._collect()
             self._busy = True
             return True
+
+    def _collect(self) -> None:
+        """Wait for more calls to go with those that are there, where that was asked for."""
+        interval, full = self._route.batch_interval, self._route.batch_size
+        if interval > 0:
+            self._changed.wait_for(lambda: self._closed or self._calls >= full, interval)
+        elif self._gathering:
+            full = min(self._most, full)
+            self._changed.wait_for(lambda: self._calls >= full or not self._gathering, GATHER)
 
     def _take(self) -> tuple[FunctionBody, list[Call]] | None:
         """Return the calls of one function that go into the next submission."""

@@ -155,6 +155,13 @@ def test_functions(fn: Any, args: Any, expected: Any, name: str) -> None:
     assert result == expected or isinstance(result, Own)
 
 
+def test_code_keeps_the_name_of_its_file() -> None:
+    copy = serialize.load_function(serialize.dump_function(lambda x: x * SCALE).data)
+    assert copy.__code__.co_filename == __file__
+    inner: Any = serialize.load_result(serialize.dump_result(Own))
+    assert inner.plus.__code__.co_filename == __file__
+
+
 def test_a_function_shows_its_source_and_docstring() -> None:
     body = serialize.dump_function(decorated)
     assert body.source is not None and "return number + 1" in body.source

@@ -49,6 +49,36 @@ def test_a_lone_call_goes_at_once_and_what_comes_meanwhile_goes_together(service
     assert service.batches() == [1, 499]
 
 
+@pytest.mark.parametrize(("calls", "first"), [(1000, submission.FIRST_CALLS), (10, 10), (1, 1)])
+def test_the_first_calls_of_a_map_go_together(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch, calls: int, first: int
+) -> None:
+    monkeypatch.setattr(submission, "GATHER", 3600.0)
+    executor = service.executor()
+    executor.map(square, range(calls))
+    wait_until(lambda: sum(service.batches()) == calls, what="all calls")
+    assert service.batches()[0] == first
+    close(executor, service)
+
+
+def test_a_slow_source_of_arguments_does_not_hold_the_first_call(service: ScriptedService) -> None:
+    started = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield 0
+        started.wait(10)
+        yield 1
+
+    executor = service.executor()
+    thread = threading.Thread(target=executor.map, args=(square, numbers()))
+    thread.start()
+    wait_until(lambda: service.batches() == [1], what="the first call")
+    started.set()
+    thread.join(10)
+    close(executor, service)
+    assert service.batches() == [1, 1]
+
+
 def test_a_submission_has_one_function_and_all_its_calls(service: ScriptedService) -> None:
     service.hold()
     executor = service.executor()
