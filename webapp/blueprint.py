@@ -15,16 +15,19 @@ from functools import wraps
 from typing import Any, NoReturn
 
 import flask_smorest
-from flask import Request, Response
+from flask import Request, Response, request
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import UnprocessableEntity, UnsupportedMediaType
 
-from umbel.protocol import parcel
+from umbel.protocol import parcel as parcels
 from umbel.protocol.errors import HTTP_STATUS, BadRequest, ProtocolError
 
 from . import jsons
 from .schemas.common import Error
+
+#: Content-Type of a parcel, and what makes one of a view's value.
+Parcel = tuple[str, Callable[[Any], bytes]]
 
 
 class Parser(FlaskParser):
@@ -34,7 +37,7 @@ class Parser(FlaskParser):
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         """The body; raises UnsupportedMediaType and BadRequest."""
-        if req.mimetype == parcel.SUBMISSION_TYPE and "payloads" in schema.fields:
+        if req.mimetype == parcels.SUBMISSION_TYPE and "payloads" in schema.fields:
             return _read_parcel(req.get_data(cache=False))
         if req.mimetype != "application/json":
             raise UnsupportedMediaType(
@@ -61,11 +64,11 @@ class Parser(FlaskParser):
 def _read_parcel(data: bytes) -> Any:
     """A body whose payloads come as bytes beside the JSON. Raises BadRequest."""
     try:
-        head, joined = parcel.split(data)
+        head, joined = parcels.split(data)
         record = jsons.loads(head)
         if not isinstance(record, dict) or "payloads" in record:
             raise BadRequest("the parcel's record must be a JSON object without 'payloads'")
-        record["payloads"] = parcel.cut(record.pop("sizes", None), joined)
+        record["payloads"] = parcels.cut(record.pop("sizes", None), joined)
         return record
     except ProtocolError as error:
         raise BadRequest(error.message) from None
@@ -102,8 +105,13 @@ class Blueprint(flask_smorest.Blueprint):
         decorator: Callable[..., Any] = super().arguments(schema(), **options)
         return decorator
 
-    def response(self, status_code: int, schema: Any = None, **options: Any) -> Callable[..., Any]:
-        """Document a view's answer, and write what the view returns: a value, or a value and a status."""
+    def response(
+        self, status_code: int, schema: Any = None, *, parcel: Parcel | None = None, **options: Any
+    ) -> Callable[..., Any]:
+        """Document a view's answer, and write what the view returns: a value, or a value and a status.
+
+        ``parcel``: the other form of it, for who accepts that.
+        """
         document = super().response(status_code, schema, **options)
 
         def decorator(view: Callable[..., Any]) -> Any:
@@ -112,9 +120,14 @@ class Blueprint(flask_smorest.Blueprint):
                 value, status = view(*args, **kwargs), status_code
                 if isinstance(value, tuple):
                     value, status = value
+                if parcel is not None and parcel[0] in request.headers.get("Accept", ""):
+                    return Response(parcel[1](value), status, mimetype=parcel[0])
                 text = b"" if status == 204 else jsons.dumps(value)
                 return Response(text, status, mimetype="application/json")
 
+            if parcel is not None:
+                content = {parcel[0]: {"schema": {"type": "string", "format": "binary"}}}
+                answer = self.doc(responses={status_code: {"content": content}})(answer)
             return document(answer)
 
         return decorator

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from base64 import b64encode
 from typing import Any, NoReturn
 
 from umbel.protocol.errors import BadRequest
@@ -33,11 +34,17 @@ def loads(data: bytes) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Write JSON in its shortest form."""
+    """Write JSON in its shortest form; bytes as base64."""
     return _write(value)
 
 
-_write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+def _base64(value: Any) -> str:
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    raise TypeError(f"a {type(value).__name__} is no JSON value")
+
+
+_write = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_base64).encode
 
 
 def _constant(text: str) -> NoReturn:

@@ -24,6 +24,7 @@ from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask
 
 from federation.context import Federation, open_federation
+from federation.process import keep_memory
 from federation.settings import Settings, load
 from federation.wake import Waker
 from umbel.protocol import limits
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code (2: it cannot be started as asked)."""
     flags = _parser().parse_args(argv)
     try:
+        keep_memory()
         settings = load(flags.home, host=flags.host, port=flags.port)
         logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
         fed = open_federation(settings)

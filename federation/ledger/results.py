@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from ..statements import Statement
 from ..tables import groups, nodes, tasks
 from .tasks import unknown
 
-#: Bytes of results in one answer of a long poll, before base64.
+#: Bytes of results in one answer of a long poll.
 ANSWER_BYTES = 6 * 1024 * 1024
 
 
@@ -109,7 +108,7 @@ def _within(ended: Sequence[_Ended], most: int) -> Sequence[_Ended]:
 
 
 def _shown(connection: Connection, ended: Sequence[_Ended]) -> list[dict[str, Any]]:
-    """Finished tasks as the API shows their ends."""
+    """Finished tasks as the API shows their ends, but that ``result`` and ``exception`` are bytes here."""
     if not ended:
         return []
     blobs = rows.read_blobs(connection, {row.result_blob_no for row in ended})
@@ -124,7 +123,7 @@ def _outcome(
     row: _Ended, blobs: dict[int, bytes], nodes_by_no: dict[int | None, str], usage: dict[str, Any] | None
 ) -> dict[str, Any]:
     id_, created, completion, state, code, message, node_no, started, finished, wall, _, blob, at, size = row
-    data = None if blob is None else b64encode(blobs[blob][at : at + size]).decode()
+    data = None if blob is None else blobs[blob][at : at + size]
     succeeded = state == "succeeded"
     return {
         "task_id": id_,

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from .auth import find_account
 from .options import Options
 from .outcome import read_outcome
-from .protocol import names
+from .protocol import names, parcel
 from .protocol.errors import Conflict
 from .protocol.limits import MAX_WAIT
 from .routes import EndpointRoutes, FunctionRoutes, Record, Routes, ServiceRoutes
@@ -133,12 +133,13 @@ class TaskRoutes(Routes):
     def group_results(self, group_id: str, after: int = 0, wait: float = 0.0, limit: int = 1000) -> Record:
         """Return a group's results with completion numbers above ``after``.
 
-        Waits up to ``wait`` seconds (30 at most) until there is one.
+        Waits up to ``wait`` seconds (30 at most) until there is one. ``result`` and ``exception`` of each are
+        bytes, or base64 where the service knows no parcels.
         """
         wait = min(wait, MAX_WAIT)
         query = {"after": after, "wait": f"{wait:g}", "limit": limit}
         path = f"/v1/groups/{quote(group_id, safe='')}/results"
-        return dict(self.transport.send(Request("GET", path, query, wait=wait)))
+        return dict(self.transport.send(Request("GET", path, query, wait=wait, accept=parcel.RESULTS_TYPE)))
 
 
 class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskRoutes):

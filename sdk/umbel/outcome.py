@@ -16,10 +16,13 @@ _EXPIRED = TaskState.EXPIRED.value
 
 
 def take_payload(record: dict[str, Any]) -> bytes:
-    """Take the serialized result or exception out of the API's record of a finished task."""
+    """Take the serialized result or exception out of the API's record of a finished task.
+
+    It came as bytes in a parcel, or in JSON as base64.
+    """
     result, exception = record.pop("result", None), record.pop("exception", None)
-    text = result if result is not None else exception
-    return base64.b64decode(text) if text is not None else b""
+    data = result if result is not None else exception or b""
+    return data if isinstance(data, bytes) else base64.b64decode(data)
 
 
 def read_outcome(record: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError, SSLError
 
 from .auth import Account
 from .protocol import parcel
-from .protocol.errors import ServiceError, ServiceUnavailable, service_error
+from .protocol.errors import ProtocolError, ServiceError, ServiceUnavailable, service_error
 from .protocol.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class Request:
     """One request to the service.
 
     ``query``: parameters, those that are None left out. ``body``: a JSON value. ``blobs``: bytes that travel
-    beside it, in a parcel (see ``umbel.protocol.parcel``). ``key``: Idempotency-Key;
+    beside it, in a parcel (see ``umbel.protocol.parcel``). ``accept``: Content-Type of a parcel that the
+    answer may be. ``key``: Idempotency-Key;
     without one a POST is sent once, unless ``repeatable`` says that it may be repeated. ``wait``: how long
     the service may think about it (seconds). ``patience``: how long to keep trying; None: the transport's.
     ``given_up``: once it is set there are no more tries.
@@ -69,6 +70,7 @@ class Request:
     query: dict[str, Any] | None = None
     body: Any = None
     blobs: Sequence[bytes] | None = None
+    accept: str | None = None
     key: str | None = None
     repeatable: bool = False
     wait: float = 30.0
@@ -80,7 +82,7 @@ class Transport(Protocol):
     """How requests reach a service: over HTTP, or within this process for tests."""
 
     def send(self, request: Request) -> Any:
-        """Carry out a request; return the answer's JSON value or None. Raises ServiceError."""
+        """Carry out a request; return the answer's value or None. Raises ServiceError."""
 
     def clone(self) -> Transport:
         """Return a transport to the same service that is closed independently."""
@@ -181,6 +183,8 @@ class HttpTransport:
         elif request.body is not None:
             body = json.dumps(request.body, separators=(",", ":")).encode()
             headers["Content-Type"] = "application/json"
+        if request.accept is not None:
+            headers["Accept"] = f"{request.accept}, {headers['Accept']}"
         if request.key is not None:
             headers["Idempotency-Key"] = request.key
         try:
@@ -238,9 +242,13 @@ def _read_answer(response: urllib3.BaseHTTPResponse) -> Any:
         if not data:
             return None
         try:
+            if response.headers.get("Content-Type") == parcel.RESULTS_TYPE:
+                return parcel.unpack_results(data)
             return json.loads(data)
-        except ValueError:
-            raise ServiceUnavailable("the service's answer is not JSON: is the address Umbel's?") from None
+        except (ValueError, ProtocolError):
+            raise ServiceUnavailable(
+                "the service's answer is not JSON, nor the parcel asked for: is the address Umbel's?"
+            ) from None
     status = response.status
     error = _read_error(status, data)
     if status in RETRIED:

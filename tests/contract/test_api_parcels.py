@@ -1,4 +1,4 @@
-"""Submissions whose arguments travel as bytes beside the JSON."""
+"""Submissions whose arguments, and pages whose results, travel as bytes beside the JSON."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.support.api import Api
-from tests.support.played import PlayedEndpoint
+from tests.support.api import Api, b64
+from tests.support.played import PlayedEndpoint, fail
 from umbel.protocol import limits, parcel
 
 
@@ -77,3 +77,31 @@ def test_the_record_is_held_to_the_schema(api: Api, lab: PlayedEndpoint) -> None
     for data in (packed(api, b"a", colour="green"), packed(api)):
         answer = send(api, data)
         assert (answer.status_code, answer.json["code"]) == (422, "VALIDATION_ERROR")
+
+
+def test_results_are_the_same_as_in_json(api: Api, lab: PlayedEndpoint) -> None:
+    group = api.submit("lab", b"\0one", b"two")["group_id"]
+    lab.play()
+    path = f"/v1/groups/{api.submit('lab', b'x', group_id=group)['group_id']}/results"
+    lab.play(fail)
+    plain = api.ada.ok("GET", path)
+    answer = api.ada("GET", path, headers={"Accept": f"{parcel.RESULTS_TYPE}, application/json"})
+    assert (answer.status_code, answer.mimetype) == (200, parcel.RESULTS_TYPE)
+    page = parcel.unpack_results(answer.data)
+    assert {row["state"] for row in page["results"]} == {"succeeded", "failed"}
+    for row in page["results"]:
+        for key in ("result", "exception"):
+            row[key] = None if row[key] is None else b64(row[key])
+    assert page == plain
+
+
+def test_errors_stay_json(api: Api) -> None:
+    path = "/v1/groups/11111111-2222-4333-8444-555555555555/results"
+    answer = api.ada("GET", path, headers={"Accept": parcel.RESULTS_TYPE})
+    assert (answer.status_code, answer.json["code"]) == (404, "GROUP_NOT_FOUND")
+
+
+def test_the_document_names_both_forms(api: Api) -> None:
+    document = api.ada.ok("GET", "/openapi.json")
+    content = document["paths"]["/v1/groups/{group_id}/results"]["get"]["responses"]["200"]["content"]
+    assert set(content) == {"application/json", parcel.RESULTS_TYPE}

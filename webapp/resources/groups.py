@@ -7,6 +7,7 @@ from typing import Any
 from flask import request
 
 from federation.ledger import cancel, query
+from umbel.protocol.parcel import RESULTS_TYPE, pack_results
 
 from ..auth import user
 from ..blueprint import Blueprint
@@ -27,7 +28,7 @@ def get_group(group_id: str) -> dict[str, Any]:
 @blp.route("/<group_id>/results", methods=["GET"])
 @blp.arguments(ResultsQuery, location="query")
 @blp.fails("GROUP_NOT_FOUND", "TOO_MANY_REQUESTS")
-@blp.response(200, Results)
+@blp.response(200, Results, parcel=(RESULTS_TYPE, pack_results))
 def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
     """Follow the results of a group
 

@@ -1,6 +1,7 @@
-"""A JSON record and the bytes that belong to it, in one request body.
+"""A JSON record and the bytes that belong to it, in the body of one request or answer.
 
-Base64 would make ten megabytes of arguments larger than a request may be. Layout::
+Base64 would make ten megabytes of arguments larger than a request may be, and cost more to write and to read
+than all else that happens to results. Layout::
 
     b"UMBP" | record length (4 bytes, big endian) | record, JSON, with "sizes": [...] | the bytes, joined
 """
@@ -13,10 +14,14 @@ from itertools import accumulate
 from typing import Any
 
 from .errors import ProtocolError
+from .states import TaskState
 
 #: Content-Type of a submission that travels as a parcel; its blobs are the payloads.
 SUBMISSION_TYPE = "application/vnd.umbel.submission"
+#: Content-Type of a page of results that travels as a parcel, to who accepts it.
+RESULTS_TYPE = "application/vnd.umbel.results"
 MAGIC = b"UMBP"
+_SUCCEEDED = TaskState.SUCCEEDED.value
 
 
 def pack(record: Mapping[str, Any], blobs: Sequence[bytes]) -> bytes:
@@ -25,19 +30,49 @@ def pack(record: Mapping[str, Any], blobs: Sequence[bytes]) -> bytes:
     return b"".join([MAGIC, len(head).to_bytes(4, "big"), head, *blobs])
 
 
-def split(data: bytes) -> tuple[bytes, bytes]:
+def split(data: bytes) -> tuple[bytes, memoryview]:
     """Return a parcel's record, still JSON with "sizes" in it, and its joined bytes. Raises ProtocolError."""
     end = 8 + int.from_bytes(data[4:8], "big")
     if data[:4] != MAGIC or len(data) < end:
         raise ProtocolError("the body is no parcel, or was cut short", code="BAD_REQUEST")
-    return data[8:end], data[end:]
+    return data[8:end], memoryview(data)[end:]
 
 
-def cut(sizes: Any, joined: bytes) -> list[bytes]:
+def cut(sizes: Any, joined: memoryview) -> list[bytes]:
     """Cut the joined bytes of a parcel into blobs of ``sizes``. Raises ProtocolError when they do not fit."""
     if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
         raise ProtocolError("the parcel's 'sizes' are no list of sizes", code="BAD_REQUEST")
     ends = list(accumulate(sizes))
     if (ends[-1] if ends else 0) != len(joined):
         raise ProtocolError("the parcel's 'sizes' do not sum up to its bytes", code="BAD_REQUEST")
-    return [joined[end - size : end] for size, end in zip(sizes, ends)]
+    return [bytes(joined[end - size : end]) for size, end in zip(sizes, ends)]
+
+
+def pack_results(page: Mapping[str, Any]) -> bytes:
+    """Return a page of finished tasks as one parcel.
+
+    Of each of its "results" the bytes under "result" or "exception" (the other is None) are taken out: the
+    task's state tells under which they were.
+    """
+    rows = [dict(row) for row in page["results"]]
+    blobs = []
+    for row in rows:
+        result, exception = row.pop("result"), row.pop("exception")
+        blobs.append(result if result is not None else exception or b"")
+    return pack({**page, "results": rows}, blobs)
+
+
+def unpack_results(data: bytes) -> dict[str, Any]:
+    """Return the page that ``pack_results`` was given. Raises ProtocolError when it is damaged."""
+    head, joined = split(data)
+    try:
+        page: dict[str, Any] = json.loads(head)
+        rows = page["results"]
+        blobs = cut(page.pop("sizes"), joined)
+        for row, blob in zip(rows, blobs, strict=True):
+            succeeded = row["state"] == _SUCCEEDED
+            row["result"] = blob if succeeded else None
+            row["exception"] = None if succeeded else blob or None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"the parcel holds no page of results: {error}", code="BAD_REQUEST") from None
+    return page

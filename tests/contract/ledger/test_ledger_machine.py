@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -312,7 +311,7 @@ def _ends(ledger: Ledger) -> dict[str, End | None]:
     for group_id in {group_id for _, group_id in rows}:
         for ended in ledger.results(group_id)["results"]:
             data = ended["result"] or ended["exception"]
-            ends[ended["task_id"]] = ended["state"], ended["code"], base64.b64decode(data) if data else None
+            ends[ended["task_id"]] = ended["state"], ended["code"], data
     return ends
 
 

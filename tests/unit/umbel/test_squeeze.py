@@ -39,9 +39,23 @@ def test_noise_and_small_things_are_left_alone():
         assert data[:1] == b"P" and load_result(data) == value
 
 
-def test_sample_that_misleads_is_noticed():
-    data = NOISE[:200_000] + b"a" * squeezing.SAMPLE + NOISE[-200_000:]
+def test_sample_that_misleads_is_noticed(monkeypatch):
+    monkeypatch.setattr(squeezing, "PIECES", 1)
+    data = NOISE[:200_000] + b"a" * 2 * squeezing.PIECE + NOISE[-200_000:]
+    assert squeezing._promises(data)
     assert squeezing.squeeze(data) == data
+
+
+def test_the_sample_is_of_all_the_payload():
+    half = NOISE[:150_000] + b"a" * 150_000
+    assert len(squeezing.squeeze(half)) < len(half) * 0.6
+    assert len(squeezing.squeeze(half[::-1])) < len(half) * 0.6
+
+
+@pytest.mark.parametrize("extra", range(9))
+def test_any_length(extra):
+    data = b"a" * (squeezing.SQUEEZE_FROM + extra)
+    assert squeezing.unsqueeze(squeezing.squeeze(data)) == data
 
 
 @pytest.mark.parametrize("cut", [1, 2, 50, -1])

@@ -62,6 +62,23 @@ def test_bytes_travel_in_a_parcel(serve: Serve, connect: Callable[..., HttpTrans
     assert parcel.cut(json.loads(record)["sizes"], joined) == [b"one", b"", b"three"]
 
 
+def test_results_come_in_a_parcel_to_who_accepts_it(
+    serve: Serve, connect: Callable[..., HttpTransport]
+) -> None:
+    rows = [{"task_id": "1", "state": "succeeded", "result": b"\0\xff", "exception": None}]
+    page = {"results": rows, "cursor": 1, "live": 0}
+    packed = Answer(200, parcel.pack_results(page), {"Content-Type": parcel.RESULTS_TYPE})
+    damaged = Answer(200, b"UMBP", {"Content-Type": parcel.RESULTS_TYPE})
+    server = serve(answers(packed, Answer(200, {}), damaged))
+    request = Request("GET", "/v1/groups/g/results", accept=parcel.RESULTS_TYPE)
+    assert connect(server.account).send(request) == page
+    assert server.asked[0].headers["Accept"] == "application/vnd.umbel.results, application/json"
+    assert connect(server.account).send(Request("GET", "/v1/whoami")) == {}
+    assert server.asked[1].headers["Accept"] == "application/json"
+    with pytest.raises(errors.ServiceUnavailable, match="nor the parcel"):
+        connect(server.account).send(request)
+
+
 def test_a_path_in_the_address_is_kept(serve: Serve, connect: Callable[..., HttpTransport]) -> None:
     server = serve(lambda _: Answer(200, {}))
     connect(Account(server.account.url + "/umbel", "t")).send(Request("GET", "/v1/whoami"))
