@@ -118,11 +118,14 @@ class Broker:
         They stay there until ``taken_done``; ``recover`` gives back those of collectors that died.
         """
         mine = f"{names.REPORTS_KEY}:{collector}"
-        first = self.redis.blmove(names.REPORTS_KEY, mine, timeout, "RIGHT", "LEFT")
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.blmove(names.REPORTS_KEY, mine, timeout, "RIGHT", "LEFT")
+        pipe.llen(names.REPORTS_KEY)
+        first, waiting = pipe.execute()
         if first is None:
             return []
         reports, size = [first], len(first)
-        waiting = min(self.redis.llen(names.REPORTS_KEY), 64)
+        waiting = min(waiting, 64)
         while waiting and size < TAKE_BYTES:
             pipe = self.redis.pipeline(transaction=False)
             for _ in range(min(waiting, 16)):

@@ -14,6 +14,10 @@ from sqlalchemy.types import BigInteger, String
 from .statements import Statement, insert_returning
 from .tables import blobs, bundles, endpoints, groups, loads
 
+#: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it
+#: needs.
+BLOB_BYTES = 256 * 1024
+
 
 def among(connection: Connection, column: ColumnElement[Any], values: Sequence[int] | Sequence[str]) -> Any:
     """A condition ``column IN values`` that is one parameter, whatever the number of values."""
@@ -91,6 +95,32 @@ _drop_blobs = Statement(lambda d: delete(blobs).where(d.among(blobs.c.no, "nos")
 def add_blob(connection: Connection, data: bytes, refs: int) -> int:
     """Store bytes that ``refs`` tasks will point into; return the blob's number."""
     return int(_add_blob.value(connection, data=data, refs=refs))
+
+
+def add_payloads(
+    connection: Connection, payloads: Sequence[bytes]
+) -> tuple[list[tuple[int, int, int]], dict[int, bytes]]:
+    """Store payloads in few blobs, equal ones once; return (blob, offset, size) for each, and the blobs."""
+    parts: list[list[bytes]] = [[]]
+    refs = [0]
+    size = 0
+    known: dict[bytes, tuple[int, int]] = {}
+    places: list[tuple[int, int, int]] = []
+    for payload in payloads:
+        place = known.get(payload)
+        if place is None:
+            if size and size + len(payload) > BLOB_BYTES:
+                parts.append([])
+                refs.append(0)
+                size = 0
+            place = known[payload] = len(parts) - 1, size
+            parts[-1].append(payload)
+            size += len(payload)
+        refs[place[0]] += 1
+        places.append((*place, len(payload)))
+    joined = [b"".join(part) for part in parts]
+    numbers = [add_blob(connection, data, count) for data, count in zip(joined, refs)]
+    return [(numbers[part], offset, length) for part, offset, length in places], dict(zip(numbers, joined))
 
 
 def read_blobs(connection: Connection, numbers: Iterable[int | None]) -> dict[int, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from umbel.protocol.messages import Bundle, Call, FunctionRef
 
@@ -17,8 +17,8 @@ from .refill import Planned
 log = logging.getLogger(__name__)
 
 
-def send(fed: Federation, planned: Sequence[Planned]) -> None:
-    """Seal and send bundles.
+def send(fed: Federation, planned: Sequence[Planned], blobs: Mapping[int, bytes] | None = None) -> None:
+    """Seal and send bundles. ``blobs``: those that are at hand, by number; the others are read.
 
     When the broker cannot be reached nothing is lost and nothing is raised: the ledger knows the bundles
     as sent, and the sweeper sends again what no queue contains and nobody holds.
@@ -26,18 +26,22 @@ def send(fed: Federation, planned: Sequence[Planned]) -> None:
     if not planned:
         return
     try:
-        blobs = _blobs(fed, planned)
-        fed.broker.send([_outgoing(fed, plan, blobs) for plan in planned])
+        all_blobs = _blobs(fed, planned, blobs or {})
+        fed.broker.send([_outgoing(fed, plan, all_blobs) for plan in planned])
     except BrokerError as error:
         log.warning("broker unreachable, %d bundles will be sent again later: %s", len(planned), error)
 
 
-def _blobs(fed: Federation, planned: Sequence[Planned]) -> dict[int, bytes]:
+def _blobs(fed: Federation, planned: Sequence[Planned], known: Mapping[int, bytes]) -> Mapping[int, bytes]:
+    wanted = {call[2] for plan in planned for call in plan.calls}
+    missing = wanted.difference(known)
+    if not missing:
+        return known
     with fed.database.read() as connection:
-        return rows.read_blobs(connection, {call[2] for plan in planned for call in plan.calls})
+        return {**known, **rows.read_blobs(connection, missing)}
 
 
-def _outgoing(fed: Federation, plan: Planned, blobs: dict[int, bytes]) -> Outgoing:
+def _outgoing(fed: Federation, plan: Planned, blobs: Mapping[int, bytes]) -> Outgoing:
     function = fed.functions.get(plan.function_no)
     parts: list[bytes] = []
     # by length too: empty arguments lie at the offset of those that follow them

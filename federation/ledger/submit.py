@@ -22,9 +22,6 @@ from ..registry.users import User
 from ..statements import Statement, insert_into, insert_returning
 from ..tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
 
-#: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it
-#: needs.
-BLOB_BYTES = 256 * 1024
 #: When a queue is full, ask again after this long.
 RETRY_AFTER = 1.0
 
@@ -64,27 +61,29 @@ def submit(
     (``IDEMPOTENCY_MISMATCH``).
     """
     _check(submission)
-    answer, planned = fed.database.settle(
+    answer, planned, blobs = fed.database.settle(
         lambda connection: _accept(connection, fed, user, submission, idempotency_key, time.time())
     )
-    dispatch.send(fed, planned)
+    dispatch.send(fed, planned, blobs)
     return answer
 
 
 def _accept(
     connection: Connection, fed: Federation, user: User, submission: Submission, key: str | None, now: float
-) -> tuple[dict[str, Any], list[dispatch.Planned]]:
+) -> tuple[dict[str, Any], list[dispatch.Planned], dict[int, bytes]]:
+    """Write a submission down; return the answer, what to send now, and the blobs that were made."""
     earlier = _earlier(connection, user, submission, key)
     if earlier is not None:
-        return earlier, []
+        return earlier, [], {}
     endpoint_no, _ = _lock_endpoint(connection, user, submission.endpoint_id)
     _check_room(connection, fed, user, endpoint_no)
     _check_fits(connection, endpoint_no, submission.options.cores)
-    answer = _insert(connection, user, endpoint_no, submission, now)
+    places, blobs = rows.add_payloads(connection, submission.payloads)
+    answer = _insert(connection, user, endpoint_no, submission, places, now)
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
         _add_answer.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
-    return answer, dispatch.refill(fed, connection, endpoint_no, now)
+    return answer, dispatch.refill(fed, connection, endpoint_no, now), blobs
 
 
 def _check(submission: Submission) -> None:
@@ -221,7 +220,12 @@ def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
 
 
 def _insert(
-    connection: Connection, user: User, endpoint_no: int, submission: Submission, now: float
+    connection: Connection,
+    user: User,
+    endpoint_no: int,
+    submission: Submission,
+    places: list[tuple[int, int, int]],
+    now: float,
 ) -> dict[str, Any]:
     function_no = _function(connection, user, submission.function_id)
     group_no, group_id = _group(connection, user, submission.group_id, now)
@@ -240,7 +244,6 @@ def _insert(
     expires = now + options.expires if options.expires is not None else None
     numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
     common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
-    places = _store(connection, submission.payloads)
     values = [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)]
     if options.cores == 1:
         _add_tasks.each(connection, _TASK, values)
@@ -270,26 +273,3 @@ def _group(connection: Connection, user: User, group_id: str | None, now: float)
         return row[0], group_id
     group_id = group_id or names.new_id()
     return int(_add_group.value(connection, id=group_id, user_no=user.no, created=now)), group_id
-
-
-def _store(connection: Connection, payloads: Sequence[bytes]) -> list[tuple[int, int, int]]:
-    """Store payloads in few blobs, equal ones once; return (blob, offset, size) for each."""
-    parts: list[list[bytes]] = [[]]
-    refs = [0]
-    size = 0
-    known: dict[bytes, tuple[int, int]] = {}
-    places: list[tuple[int, int, int]] = []
-    for payload in payloads:
-        place = known.get(payload)
-        if place is None:
-            if size and size + len(payload) > BLOB_BYTES:
-                parts.append([])
-                refs.append(0)
-                size = 0
-            place = known[payload] = len(parts) - 1, size
-            parts[-1].append(payload)
-            size += len(payload)
-        refs[place[0]] += 1
-        places.append((*place, len(payload)))
-    numbers = [rows.add_blob(connection, b"".join(part), count) for part, count in zip(parts, refs)]
-    return [(numbers[part], offset, length) for part, offset, length in places]

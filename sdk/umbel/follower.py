@@ -14,26 +14,21 @@ logger = logging.getLogger(__name__)
 
 #: How long one poll may wait for news (seconds).
 WAIT = 20.0
-#: After the last result the poll goes on for this long, so that the next call of a sequence finds it waiting.
-LINGER = 5.0
 
 
 class Follower:
-    """Follows one group from a thread of its own for as long as somebody waits, and a little longer.
+    """Follows one group from a thread of its own for as long as somebody waits for an accepted task.
 
     It reads from its cursor, so a lost connection loses nothing, and it never asks at intervals: each poll is
-    answered when there is news.
+    answered when there is news. Between the calls of a sequence there is no poll: it would meet the next
+    call's submission at the service and delay it, and comes early enough while the call runs.
     """
 
-    def __init__(
-        self, client: Client, pending: Pending, group_id: str, wait: float = WAIT, linger: float = LINGER
-    ):
+    def __init__(self, client: Client, pending: Pending, group_id: str):
         self._transport = client.transport.clone()
         self._client = Client(transport=self._transport)
         self._pending = pending
         self._group_id = group_id
-        self._wait = wait
-        self._linger = linger
         self._cursor = 0
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -60,15 +55,11 @@ class Follower:
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
-        idle = True
-        while self._wait_for_interest(idle):
-            wait = self._wait if len(self._pending) else self._linger
+        while self._wait_for_interest():
             try:
-                answer = self._client.group_results(self._group_id, self._cursor, wait)
+                answer = self._client.group_results(self._group_id, self._cursor, WAIT)
                 self._pending.deliver(answer["results"])
                 self._cursor = answer["cursor"]
-                # right after a result the next poll starts at once: another call may follow
-                idle = not answer["results"]
             except TransportClosed:
                 return
             except UmbelError as error:
@@ -78,15 +69,11 @@ class Follower:
                 self._give_up(error)
         self._transport.close()
 
-    def _wait_for_interest(self, idle: bool) -> bool:
-        """Wait until the group exists and somebody waits for its results; False when it is time to end."""
+    def _wait_for_interest(self) -> bool:
+        """Wait until a task is accepted whose result somebody waits for; False when it is time to end."""
         pending = self._pending
-
-        def wake() -> bool:
-            return self._closed or pending.done or (pending.created and (not idle or len(pending) > 0))
-
         with pending.changed:
-            pending.changed.wait_for(wake)
+            pending.changed.wait_for(lambda: self._closed or pending.done or pending.accepted)
             return not self._closed and not pending.done
 
     def _give_up(self, error: BaseException) -> None:
@@ -96,6 +83,5 @@ class Follower:
         elif isinstance(error, NotFound):
             error.message += f": the service does not know group {self._group_id} any more"
             self._cursor = 0
-            self._pending.created = False
         logger.warning("giving up group %s: %s", self._group_id, error)
         self._pending.fail_all(error)

@@ -24,7 +24,6 @@ class Pending:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.created = False  # the group exists at the service
         self.ending = False  # nothing more will be sent
         self._waiting: dict[str, UmbelFuture] = {}
         self._parked: dict[str, dict[str, Any]] = {}
@@ -35,6 +34,11 @@ class Pending:
     def __len__(self) -> int:
         """Return how many futures wait for a result, and submissions for their answer."""
         return len(self._waiting) + self._submissions + self._delivering
+
+    @property
+    def accepted(self) -> int:
+        """How many futures wait for the result of a task that the service has accepted."""
+        return len(self._waiting)
 
     @property
     def done(self) -> bool:
@@ -68,7 +72,6 @@ class Pending:
                     unwanted.append(task_id)
                 else:
                     self._waiting[task_id] = future
-            self.created = True
             self._delivering += 1
             self._end_submission()
         self._finish(early)
@@ -97,7 +100,6 @@ class Pending:
     def expect(self, futures: Iterable[UmbelFuture]) -> None:
         """Wait for tasks that are known already."""
         with self.changed:
-            self.created = True
             self._waiting.update((str(future.task_id), future) for future in futures)
             self.changed.notify_all()
 

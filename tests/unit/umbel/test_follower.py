@@ -57,26 +57,29 @@ def test_polls_wait_instead_of_asking_again_and_again(service: ScriptedService, 
     assert float((service.polls[0].query or {})["wait"]) == follower.WAIT
 
 
-def test_the_next_call_of_a_sequence_finds_a_poll_waiting(
+def test_between_the_calls_of_a_sequence_there_is_no_poll(
     service: ScriptedService, executor: Executor
 ) -> None:
     service.echo = True
     for number in range(10):
         executor.submit(abs, number).result(10)
-        wait_until(lambda least=number + 2: len(service.polls) >= least, what="a poll")  # type: ignore[misc]
-    assert len(service.polls) == 11
+    with pytest.raises(AssertionError):
+        wait_until(lambda: len(service.polls) > 10, timeout=0.3)
+    assert len(service.polls) == 10
 
 
-def test_an_idle_executor_stops_polling(service: ScriptedService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower.Follower.__init__, "__defaults__", (20.0, 0.05))
+def test_a_submission_is_answered_before_its_poll_is_sent(
+    service: ScriptedService, executor: Executor
+) -> None:
     service.echo = True
-    with service.executor() as executor:
-        executor.submit(abs, 1).result(10)
-        wait_until(lambda: len(service.polls) == 2, what="the lingering poll")
-        with pytest.raises(AssertionError):
-            wait_until(lambda: len(service.polls) > 2, timeout=0.3)
-        assert executor.submit(abs, 2).result(10) == 0
-        assert len(service.polls) >= 3
+    executor.submit(abs, 1).result(10)
+    service.hold()
+    future = executor.submit(abs, 2)
+    wait_until(lambda: len(service.submissions) == 2, what="the submission")
+    assert len(service.polls) == 1
+    service.release()
+    assert future.result(10) == 0
+    assert len(service.polls) == 2
 
 
 def test_results_come_in_pages(service: ScriptedService, executor: Executor) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.wait import wait_until
 from tests.unit.umbel.http_server import Answer, Asked, ScriptedServer
@@ -252,3 +259,48 @@ def test_the_token_is_in_no_log_and_no_error(
     with caplog.at_level(logging.DEBUG), pytest.raises(errors.Unauthorized) as caught:
         connect(server.account).send(Request("GET", "/v1/x"))
     assert "umb_secret" not in caplog.text + str(caught.value) + repr(server.account)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 with its key, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "umbel test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+def test_tls(
+    serve: Serve,
+    connect: Callable[..., HttpTransport],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = serve(lambda _: Answer(200, {"fine": True}))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.secure(context)
+    account = Account(server.account.url.replace("http://", "https://"), "t")
+    stranger = connect(account)
+    with pytest.raises(errors.ServiceUnavailable, match="check its certificate"):
+        stranger.send(Request("GET", "/v1/x"))
+    assert not server.asked
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    friend = connect(account)
+    for _ in range(3):
+        assert friend.send(Request("GET", "/v1/x")) == {"fine": True}
+    assert server.connections == 1
