@@ -22,7 +22,7 @@ from umbel.protocol.limits import BUNDLE_BODY_BYTES, MAX_CALLS_PER_BUNDLE
 #: Calls in a bundle of a kind whose run time nobody knows yet.
 UNKNOWN_CALLS = 256
 #: Worth of work, seconds, below which a bundle is not cut smaller for the sake of sharing.
-LEAST_SECONDS = 0.005
+LEAST_SECONDS = 0.01
 #: A bundle that is worth more than this, seconds, need not wait at the endpoint: the slot's end is time
 #: enough.
 LONG_SECONDS = 0.5

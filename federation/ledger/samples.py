@@ -66,12 +66,12 @@ def note(
         return
     created = dict(_created.rows(connection, nos=[task.no for task, _ in pairs]))
     values = []
-    for task, row in pairs:
+    for (task, row), place in zip(pairs, random.choices(range(PLACES), k=len(pairs))):
         used = row.usage or {}
         values.append(
             (
                 task.function_no,
-                random.randrange(PLACES),
+                place,
                 now,
                 max(0.0, row.started - created[task.no]),
                 max(0.0, row.wall),
