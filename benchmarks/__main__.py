@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure Umbel and its peers side by side."
     )
-    parser.add_argument("--only", default="W1,W2,W3,W4,W5,W6,W7,W8,W9", help="works (default: %(default)s)")
+    parser.add_argument(
+        "--only", default="W1,W2,W3,W4,W5,W6,W7,W8,W9,W10", help="works (default: %(default)s)"
+    )
     parser.add_argument(
         "--peers", default="celery,parsl,dask,dramatiq", help="beside Umbel (default: %(default)s)"
     )

@@ -25,7 +25,7 @@ from .clock import Clock, settle
 from .peers import adapter
 from .peers.base import Peer
 from .redis_server import RedisServer
-from .works import SHORT_NAP, SLOTS, WORKS, arguments, expected, ideal_seconds, sizes
+from .works import AHEAD, SHORT_NAP, SLOTS, WORKS, arguments, expected, ideal_seconds, sizes
 
 #: No-ops run before anything is measured; and seconds for the start with them, and for the end.
 WARM_UP = 200
@@ -140,6 +140,8 @@ class Session:
             with limit(self.options.limit):
                 if name == "W2":
                     self._round_trips(n)
+                elif name == "W10":
+                    self._generator(n)
                 else:
                     self._calls(name, n)
             self.remember()
@@ -157,6 +159,18 @@ class Session:
             "W2", p50_ms=round(statistics.median(each), 3), p95_ms=round(percentile(each, 0.95), 3),
             p99_ms=round(percentile(each, 0.99), 3), max_ms=round(max(each), 3), **clock.record(n),
         )  # fmt: skip
+
+    def _generator(self, n: int) -> None:
+        processes.reset_peaks(processes.of_session(self.mark))
+        numbers = (number for number in range(n))
+        count = 0
+        with Clock(self.mark, self.peer.roles) as clock:
+            for count, result in enumerate(self.peer.run_ahead("same", numbers, AHEAD), 1):
+                if result != count - 1:
+                    raise RuntimeError(f"call {count - 1} brought {result!r}")
+        if count != n:
+            raise RuntimeError(f"{count} results of {n} calls")
+        self.emit("W10", **clock.record(n), peak_mb=self._peaks())
 
     def _calls(self, name: str, n: int) -> None:
         growth = name.startswith("W7")
@@ -184,14 +198,18 @@ class Session:
                 "of_bare": round(ideal * nap, 4),
             }
         if name == "W5":
-            found = processes.of_session(self.mark)
-            peaks = [(processes.role(pid, self.peer.roles), processes.peak_megabytes(pid)) for pid in found]
-            return {"peak_mb": [[what, round(peak, 1)] for what, peak in sorted(peaks) if peak]}
+            return {"peak_mb": self._peaks()}
         if name == "W6":
             return {"stretch": round(seconds / ideal_seconds(items), 4)}
         if name.startswith("W7"):
             return {"us_per_task": round(seconds / len(items) * 1e6, 2), "old_tasks": self.options.old_tasks}
         return {}
+
+    def _peaks(self) -> list[list[Any]]:
+        """Role and largest memory (MiB) of each process since the last reset."""
+        found = processes.of_session(self.mark)
+        peaks = [(processes.role(pid, self.peer.roles), processes.peak_megabytes(pid)) for pid in found]
+        return [[what, round(peak, 1)] for what, peak in sorted(peaks) if peak]
 
 
 def bare_nap() -> float:

@@ -56,6 +56,7 @@ COLUMNS["W9"] = (
     Column("commands", "commands in all"),
 )
 COLUMNS["W7old"] = COLUMNS["W7"]
+COLUMNS["W10"] = COLUMNS["W5"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _work_table(records: Sequence[Record], work: str, n: int) -> Table:
 
 
 def process_tables(records: Sequence[Record]) -> list[Table]:
-    """Umbel's processor time per task and process, and every system's peak memory."""
+    """Umbel's processor time per task and process, and every system's peak memory, work by work."""
     lines = []
     for work, n in dict.fromkeys((r["work"], r["n"]) for r in records if "cpu_ms_per_task_by_process" in r):
         mine = [r for r in records if (r["peer"], r["work"], r.get("n")) == ("umbel", work, n)]
@@ -139,14 +140,17 @@ def process_tables(records: Sequence[Record]) -> list[Table]:
             values = [record["cpu_ms_per_task_by_process"].get(name, 0.0) for record in mine]
             lines.append([f"{work} {n:,}", name, cell(values)])
     tables = [Table("Umbel: processor time", ("work", "process", "CPU ms/task"), lines)] if lines else []
-    memory = []
-    for peer in dict.fromkeys(record["peer"] for record in records if "peak_mb" in record):
-        peaks = [peak for record in records if record["peer"] == peer for peak in record.get("peak_mb", ())]
+    works = dict.fromkeys(record["work"] for record in records if "peak_mb" in record)
+    return tables + [_memory_table(work, [r for r in records if r["work"] == work]) for work in works]
+
+
+def _memory_table(work: str, records: Sequence[Record]) -> Table:
+    lines = []
+    for peer in dict.fromkeys(record["peer"] for record in records):
+        peaks = [peak for record in records if record["peer"] == peer for peak in record["peak_mb"]]
         for name in sorted({name for name, _ in peaks}):
-            memory.append([peer, name, short(max(peak for what, peak in peaks if what == name))])
-    return tables + (
-        [Table("W5: largest peak memory", ("system", "process", "MiB"), memory)] if memory else []
-    )
+            lines.append([peer, name, short(max(peak for what, peak in peaks if what == name))])
+    return Table(f"{work}: largest peak memory", ("system", "process", "MiB"), lines)
 
 
 def faults(records: Sequence[Record]) -> list[str]:

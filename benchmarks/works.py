@@ -13,6 +13,8 @@ SLOTS = 2
 ECHO_BYTES = 100_000
 #: Seconds of one call of W4.
 SHORT_NAP = 0.001
+#: W10: calls under way whose results were not taken yet, at most.
+AHEAD = 10_000
 #: W6: (calls, seconds of each) of one block; the blocks follow each other, each in an order of its own.
 MIXED_BLOCK = ((50, 0.0), (10, 0.05), (1, 2.0))
 MIXED_BLOCKS = 20
@@ -47,11 +49,12 @@ WORKS = {
         Work("W8", "first call of a runner: cold, at a start, warm", (1,)),
         Work("W9", "elastic endpoint on an empty Slurm cluster", (1,)),
         Work("W7old", "the same with old tasks in the ledger", (10_000,), peers=False),
+        Work("W10", "no-ops of a generator, 10,000 of them ahead", (1_000_000,), peers=False),
     )
 }
 
 #: Works that share a session, in this order: one that measures memory or growth has a session of its own.
-PASSES = (("W1", "W2", "W3", "W4"), ("W6",), ("W5",), ("W7",), ("W7old",))
+PASSES = (("W1", "W2", "W3", "W4"), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
 
 
 def sizes(work: Work, quick: bool) -> list[int]:

@@ -65,8 +65,9 @@ class Crew:
 
     @property
     def starting(self) -> bool:
-        """True while a runner has not said hello, or is still to be started."""
-        return len(self.slots) < self.wanted or any(slot.state == "starting" for slot in self.slots)
+        """True while a runner has not said hello, or is still to be started in place of one that goes."""
+        coming = any(slot.state == "starting" or slot.child.killed for slot in self.slots)
+        return coming or len(self.slots) < self.wanted
 
     @property
     def restless(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.functions import BY_NAME
@@ -61,6 +61,11 @@ class UmbelService(Peer):
         if len(items) == 1:
             return [self._executor.submit(BY_NAME[function], items[0]).result()]
         return list(self._executor.map(BY_NAME[function], items))
+
+    def run_ahead(self, function: str, items: Iterable[Any], ahead: int) -> Iterator[Any]:
+        """Map, as far ahead."""
+        assert self._executor is not None, "start it first"
+        return self._executor.map(BY_NAME[function], items, buffersize=ahead)
 
     def stop(self) -> None:
         """Close the client, stop the service."""

@@ -74,7 +74,7 @@ class Load:
         after = 0
         while page := _results(client, group_id, after):
             for row in page:
-                payload = json.dumps([row["result"], row["exception"]]).encode()
+                payload = repr((row["result"], row["exception"])).encode()
                 self.log.write(
                     event="seen", group=group_id, task=row["task_id"], completion=row["completion"],
                     state=row["state"], code=row["code"], digest=hashlib.sha256(payload).hexdigest(),

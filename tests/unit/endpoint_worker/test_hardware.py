@@ -14,6 +14,7 @@ import pytest
 from endpoint_worker import facts, hardware, placing, settings
 from endpoint_worker.hardware import ACCELERATOR_VARIABLES, CORES_VARIABLE, THREAD_VARIABLES, Hardware, Layout
 from endpoint_worker.settings import SettingsError
+from endpoint_worker.supervisor import Supervisor
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, statuses
 from umbel.protocol.messages import Status
@@ -217,6 +218,24 @@ def test_a_wide_call_occupies_its_slots_and_those_behind_it_do_not_overtake(tmp_
         second.touch()
         assert statuses(wide.wait()) == ["succeeded"]
         assert [statuses(bundle.wait()) for bundle in long] == [["succeeded"]] * 2
+
+
+def test_a_wide_call_whose_runner_is_on_its_way_does_not_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "_interval", lambda *_: 0.0)  # whatever can be seen is seen
+    short, long = tmp_path / "short", tmp_path / "long"
+    with Bench(tmp_path, slots=3) as bench:
+        bench.until_idle()
+        narrow = [bench.start(until, [(str(gate),)]) for gate in (short, long)]
+        wait_until(lambda: bench.supervisor.busy == 2, what="two calls at once")
+        wide = bench.start(look, cores=2)
+        time.sleep(2 * placing.WAIT_FOR_SLOT)  # from here on it goes back as soon as nothing is on its way
+        assert not wide.outcomes
+        short.touch()
+        assert statuses(wide.wait()) == ["succeeded"]
+        long.touch()
+        assert [statuses(bundle.wait()) for bundle in narrow] == [["succeeded"]] * 2
 
 
 def test_a_wide_call_that_finds_nothing_free_goes_back_once_and_then_stays(tmp_path: Path) -> None:
