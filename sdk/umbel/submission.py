@@ -34,6 +34,8 @@ MAX_UNSENT_CALLS = 20_000
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 #: Most calls of the first submission of a burst, and how much larger each of the next may be.
 FIRST_CALLS, GROWTH = 64, 8
+#: Bytes of the first submission for each of its calls; they grow with it.
+FIRST_CALL_BYTES = 16 * 1024
 #: A thread that submits in a loop steps aside (seconds) when it has woken the sender, and every so many calls
 #: while a request is under way. Otherwise each step of a request waits until Python has the busy thread give
 #: way, 5 ms (``sys.getswitchinterval``), and a burst's first call starts 20 ms later.
@@ -223,10 +225,11 @@ class Sender:
             calls: list[Call] = []
             size = 0
             most = min(self._most, self._route.batch_size)
+            most_bytes = min(self._most * FIRST_CALL_BYTES, SUBMISSION_BYTES)
             self._most *= GROWTH
             while queue and len(calls) < most:
                 size += len(queue[0].payload) + CALL_OVERHEAD
-                if calls and size > SUBMISSION_BYTES:
+                if calls and size > most_bytes:
                     break
                 calls.append(queue.popleft())
             # functions take turns

@@ -129,6 +129,16 @@ def test_large_arguments_are_spread_over_submissions(service: ScriptedService) -
         assert sum(map(len, request.blobs or ())) <= submission.SUBMISSION_BYTES
 
 
+def test_the_first_submissions_of_large_arguments_are_small(service: ScriptedService) -> None:
+    executor = service.executor()
+    data = bytes(100_000)
+    executor.map(len, [data] * 300)
+    wait_until(lambda: sum(service.batches()) == 300, what="all calls")
+    sizes = [sum(map(len, request.blobs or ())) for request in service.submissions]
+    assert sizes[0] <= submission.FIRST_CALLS * submission.FIRST_CALL_BYTES < max(sizes)
+    close(executor, service)
+
+
 def test_one_call_may_be_larger_than_a_usual_submission(service: ScriptedService) -> None:
     executor = service.executor()
     executor.submit(len, bytes(submission.SUBMISSION_BYTES + 1))
