@@ -50,7 +50,7 @@ class Crew:
         self._delay = 0.0
         self._hire_at = 0.0
         self._sweep_until = 0.0
-        #: this process has no children but runners: what else appears below it got away from one
+        #: this process adopts orphans: a child that is no runner, nor a program of its own, got away from one
         self._sweeps = sweeps
 
     @property

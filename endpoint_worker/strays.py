@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -22,6 +26,24 @@ import psutil
 MERCY = 10.0
 #: Those that are at it: process id → until when (monotonic clock).
 _spared: dict[int, float] = {}
+#: Programs that the worker itself has started, from before anybody can see them.
+_own: set[int] = set()
+_starting = threading.Lock()
+
+
+@contextmanager
+def own_program(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program that is no stray as long as the block lasts, which waits for its end.
+
+    ``options``: those of ``subprocess.Popen``. Raises OSError.
+    """
+    with _starting:
+        process = subprocess.Popen(argv, **options)
+        _own.add(process.pid)
+    try:
+        yield process
+    finally:
+        _own.discard(process.pid)
 
 
 def descendants(pid: int) -> list[int]:
@@ -69,10 +91,15 @@ def pending() -> bool:
 
 
 def kill_strays(runners: set[int]) -> int:
-    """Kill and reap every child of this process that is not in ``runners``; return how many there were."""
+    """Kill and reap every child of this process that is not in ``runners``; return how many there were.
+
+    Programs that the worker itself runs (``own_program``) are none of them.
+    """
     now = time.monotonic()
     spared = {pid for pid, until in _spared.items() if until > now}
-    strays = [child.pid for child in psutil.Process().children() if child.pid not in runners]
+    with _starting:
+        kept = runners | _own
+        strays = [child.pid for child in psutil.Process().children() if child.pid not in kept]
     for pid in strays:
         if pid not in spared:
             kill([*descendants(pid), pid])

@@ -40,7 +40,7 @@ class Supervisor(threading.Thread):
     """Runs bundles in ``slots`` runner processes.
 
     ``sink`` takes outcomes; ``tell`` takes callbacks of jobs (they may block, so another thread runs them).
-    ``sweeps``: this process has no other children, so orphans of calls may be killed.
+    ``sweeps``: this process adopts orphans; those of calls are killed, not what ``strays.own_program`` runs.
     """
 
     def __init__(

@@ -11,9 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from umbel.protocol.environment import Environment
 
+from ..strays import own_program
 from .settings import OLDEST_PYTHON, Environments
 from .store import BuildError
 
@@ -76,28 +78,32 @@ class Builder:
         if self._stopped:
             raise BuildError("the worker stops")
         with tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(
-                argv,
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            self._running.add(process)
-            try:
-                code = process.wait(max(1.0, until - time.monotonic()))
-                why = f"{Path(argv[0]).name} {argv[1]} ended with exit code {code}"
-            except subprocess.TimeoutExpired:
-                _kill(process)
-                code, why = process.wait(), f"it took longer than {self._settings.build_seconds:g} s"
-            finally:
-                self._running.discard(process)
+            code, why = self._wait(argv, output, until)
             output.seek(max(0, output.seek(0, os.SEEK_END) - 20_000))
             said = output.read().decode(errors="replace")
         if code != 0:
             raise BuildError(f"{why}:\n" + "\n".join(said.strip().splitlines()[-LINES:])[-CHARACTERS:])
         return said
+
+    def _wait(self, argv: Sequence[str], output: IO[bytes], until: float) -> tuple[int, str]:
+        """Run one program to its end; return its exit code and a sentence about that."""
+        with own_program(
+            argv,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process:
+            self._running.add(process)
+            try:
+                code = process.wait(max(1.0, until - time.monotonic()))
+                return code, f"{Path(argv[0]).name} {argv[1]} ended with exit code {code}"
+            except subprocess.TimeoutExpired:
+                _kill(process)
+                return process.wait(), f"it took longer than {self._settings.build_seconds:g} s"
+            finally:
+                self._running.discard(process)
 
 
 def find_uv() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -137,7 +138,9 @@ def test_a_build_that_fails_says_why_and_is_remembered(umbel: Embedded, lab: Han
     assert before >= 1
 
 
-def test_a_build_keeps_nobody_else_waiting(umbel: Embedded, index: Path, tmp_path: Path) -> None:
+def test_a_build_keeps_nobody_else_waiting_and_outlives_runners(
+    umbel: Embedded, index: Path, tmp_path: Path
+) -> None:
     slow = tmp_path / "bin"
     slow.mkdir()
     real = Path(sys.executable).with_name("uv")
@@ -153,12 +156,15 @@ def test_a_build_keeps_nobody_else_waiting(umbel: Embedded, index: Path, tmp_pat
 
     more = f'\n[environment]\nPATH = "{slow}:/usr/bin:/bin"\n'
     endpoint = umbel.endpoint("patient", slots=1, settings=_settings(index) + more)
-    with umbel.executor("patient") as executor, umbel.executor("patient") as other:
+    with umbel.executor("patient") as executor, umbel.executor("patient", max_attempts=1) as other:
         late = executor.submit(waits)
         time.sleep(1.0)  # it is being built by now; if not, the test only shows less
         began = time.monotonic()
         assert other.submit(pow, 2, 5).result(timeout=60) == 32
         quick = time.monotonic() - began
+        # a runner's end has orphans of calls looked for: the build is none
+        with pytest.raises(TaskError, match="WORKER_LOST"):
+            other.submit(os._exit, 3).result(timeout=60)
         with pytest.raises(TaskError) as caught:
             late.result(timeout=120)
         assert caught.value.code == "ENVIRONMENT_ERROR" and "3.10" in caught.value.message

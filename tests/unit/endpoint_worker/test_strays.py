@@ -82,6 +82,17 @@ def test_one_that_is_called_srun_by_itself_is_killed(tmp_path: Path) -> None:
         assert alone.wait(10) != 0 and not strays.pending()
 
 
+def test_programs_of_the_worker_itself_are_no_strays() -> None:
+    others = {child.pid for child in psutil.Process().children()}
+    with strays.own_program(["sleep", "600"]) as mine, subprocess.Popen(["sleep", "600"]) as stray:
+        assert strays.kill_strays(others) == 1
+        stray.wait(10)
+        assert mine.poll() is None
+        mine.kill()
+        mine.wait(10)
+    assert not strays._own
+
+
 def _alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
