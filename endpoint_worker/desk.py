@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from umbel.protocol.environment import Environment
 
 from .environments.build import Builder
-from .environments.store import BuildError, Built, Store
+from .environments.store import BuildError, Built, Interrupted, Store
 from .jobs import Job
 
 log = logging.getLogger(__name__)
@@ -112,10 +112,11 @@ class Desk:
     def close(self) -> None:
         """Give back what waits and end what is being built."""
         self._closed.set()
-        self._builder.stop()
         with self._lock:
             orders, self._orders = self._orders, {}
             pool = self._pool
+        # after nobody waits for them: their end is not the calls' failure
+        self._builder.stop()
         for order in orders.values():
             for job in order.jobs:
                 self._back(job, "its worker is stopping")
@@ -136,6 +137,8 @@ class Desk:
             self._store.build(
                 digest, lambda folder: self._builder.make(order.environment, folder), self._closed.is_set
             )
+        except Interrupted:
+            log.info("building environment %s ends with the worker", digest[:12])
         except (BuildError, OSError) as error:
             order.problem = str(error)
             log.warning("environment %s cannot be built: %s", digest[:12], error)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from umbel.protocol.environment import Environment
 
 from ..strays import own_program
 from .settings import OLDEST_PYTHON, Environments
-from .store import BuildError
+from .store import BuildError, Interrupted
 
 #: Lines and characters of a build's log that a failure shows.
 LINES, CHARACTERS = 12, 1500
+#: What signals a worker to stop may reach its builds before it: so long (seconds) a killed one waits for that.
+FAREWELL = 3.0
 
 
 class Builder:
@@ -34,10 +37,13 @@ class Builder:
             # a cache of its own would grow without bound; a site that wants one names it
             self._environ["UV_NO_CACHE"] = "1"
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def make(self, environment: Environment, folder: Path) -> tuple[str, str]:
-        """Fill ``folder``; return its interpreter and that one's home. Raises BuildError, OSError."""
+        """Fill ``folder``; return its interpreter and that one's home. Raises BuildError, OSError.
+
+        Raises Interrupted when ``stop`` was called meanwhile.
+        """
         version = environment.python
         if version is not None and tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PYTHON:
             raise BuildError(f"Python {version} is too old to run calls: 3.10 is the oldest")
@@ -68,20 +74,22 @@ class Builder:
         return str(python), str(base)
 
     def stop(self) -> None:
-        """End builds that run."""
-        self._stopped = True
+        """End builds that run, and begin none."""
+        self._stopped.set()
         for process in list(self._running):
             _kill(process)
 
     def _run(self, argv: Sequence[str], until: float) -> str:
-        """Run one program; return what it said. Raises BuildError with the last lines of it."""
-        if self._stopped:
-            raise BuildError("the worker stops")
+        """Run one program; return what it said. Raises BuildError with the last lines of it, Interrupted."""
+        if self._stopped.is_set():
+            raise Interrupted
         with tempfile.TemporaryFile() as output:
             code, why = self._wait(argv, output, until)
             output.seek(max(0, output.seek(0, os.SEEK_END) - 20_000))
             said = output.read().decode(errors="replace")
         if code != 0:
+            if self._stopped.wait(FAREWELL if code < 0 else 0.0):
+                raise Interrupted
             raise BuildError(f"{why}:\n" + "\n".join(said.strip().splitlines()[-LINES:])[-CHARACTERS:])
         return said
 
@@ -98,10 +106,12 @@ class Builder:
             self._running.add(process)
             try:
                 code = process.wait(max(1.0, until - time.monotonic()))
-                return code, f"{Path(argv[0]).name} {argv[1]} ended with exit code {code}"
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                return code, f"{Path(argv[0]).name} {argv[1]} {how}"
             except subprocess.TimeoutExpired:
                 _kill(process)
-                return process.wait(), f"it took longer than {self._settings.build_seconds:g} s"
+                process.wait()
+                return 1, f"it took longer than {self._settings.build_seconds:g} s"
             finally:
                 self._running.discard(process)
 

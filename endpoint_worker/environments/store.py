@@ -31,6 +31,13 @@ class BuildError(Exception):
     """An environment cannot be had; the message is for whoever asked for it."""
 
 
+class Interrupted(BuildError):
+    """A build ended with its worker: that says nothing of the environment, and is not remembered."""
+
+    def __init__(self) -> None:
+        super().__init__("its worker is stopping")
+
+
 @dataclass(frozen=True)
 class Built:
     """A built environment. ``python``: its interpreter; ``base``: where that one's own library is."""
@@ -90,7 +97,8 @@ class Store:
         """Have it built unless it is there, by one worker at a time.
 
         ``make`` fills the folder and returns the interpreter and its base; raises BuildError or OSError.
-        ``stop``: tells whether waiting for another worker shall end. Raises BuildError.
+        ``stop``: tells whether waiting for another worker shall end. Raises BuildError, which is remembered
+        unless it is Interrupted.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone(digest, stop):
@@ -105,6 +113,9 @@ class Store:
                 built = Built(digest, str(folder), python, base, _size(folder))
                 _write(self.folder / f"{digest}.json", asdict(built))
                 (self.folder / f"{digest}.failed").unlink(missing_ok=True)
+            except Interrupted:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             except (BuildError, OSError) as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": str(error)})
@@ -172,7 +183,7 @@ class Store:
                     break
                 except BlockingIOError:
                     if stop():
-                        raise BuildError("the worker stops") from None
+                        raise Interrupted from None
                     time.sleep(PAUSE)
             yield
         finally:

@@ -16,6 +16,7 @@ import pytest
 import umbel as sdk
 from tests.support import sandboxes, wheels
 from tests.support.embedded import Embedded, HandEndpoint
+from tests.support.wait import wait_until
 from umbel import TaskError
 
 pytestmark = pytest.mark.timeout(180)
@@ -169,6 +170,31 @@ def test_a_build_keeps_nobody_else_waiting_and_outlives_runners(
             late.result(timeout=120)
         assert caught.value.code == "ENVIRONMENT_ERROR" and "3.10" in caught.value.message
         assert quick < 5
+    endpoint.stop()
+
+
+def test_a_build_that_its_worker_leaves_behind_is_no_failure(
+    umbel: Embedded, index: Path, tmp_path: Path
+) -> None:
+    # the first look at this Python lasts, so that the worker stops meanwhile; the second one says what is wrong
+    python, first = tmp_path / "bin" / "python3.10", tmp_path / "first"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\n[ -e {first} ] && exit 1\ntouch {first}\nexec sleep 60\n")
+    python.chmod(0o755)
+
+    @sdk.function(requirements=["umbeltoy"], python="3.10")
+    def waits() -> None:
+        pass
+
+    more = f'\n[environment]\nPATH = "{python.parent}:/usr/bin:/bin"\n'
+    endpoint = umbel.endpoint("leaving", slots=1, settings=_settings(index) + more)
+    with umbel.executor("leaving") as executor:
+        future = executor.submit(waits)
+        wait_until(first.exists, 60.0, what="the build's beginning")
+        endpoint.stop()
+        endpoint.start()
+        error = future.exception(timeout=120)
+    assert isinstance(error, TaskError) and "3.10" in error.message and "killed" not in error.message
     endpoint.stop()
 
 

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from endpoint_worker.child import RunnerOptions, shell
 from endpoint_worker.environments import build
 from endpoint_worker.environments.build import Builder, base_of, find_python
 from endpoint_worker.environments.settings import Environments
-from endpoint_worker.environments.store import BuildError, Store
+from endpoint_worker.environments.store import BuildError, Interrupted, Store
 from endpoint_worker.reception import equip
 from endpoint_worker.rules import Rules
 from tests.support import wheels
@@ -141,27 +143,55 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
         Builder(Environments(), ENVIRON).make(Environment(python="3.99"), tmp_path / "env")
 
 
-def test_a_build_that_takes_too_long_or_whose_worker_stops_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slow_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "uv"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
     monkeypatch.setattr(build, "find_uv", lambda: str(slow))
+
+
+@pytest.mark.usefixtures("slow_uv")
+def test_a_build_that_takes_too_long_or_whose_worker_stops_is_ended(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="took longer than 0.2 s"):
         Builder(Environments(build_seconds=0.2), ENVIRON).make(Environment(["x"]), tmp_path / "env")
     builder = Builder(Environments(), ENVIRON)
-    ended: list[str] = []
+    with _building(builder, tmp_path) as ended:
+        builder.stop()
+    assert isinstance(ended.pop(), Interrupted) and Store(tmp_path).failure("d") is None
+
+
+@pytest.mark.usefixtures("slow_uv")
+def test_a_build_that_something_else_killed_failed_unless_its_worker_stops_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = Builder(Environments(), ENVIRON)
+    with _building(builder, tmp_path) as ended:
+        next(iter(builder._running)).terminate()
+        builder.stop()
+    assert isinstance(ended.pop(), Interrupted) and Store(tmp_path).failure("d") is None
+    monkeypatch.setattr(build, "FAREWELL", 0.1)
+    builder = Builder(Environments(), ENVIRON)
+    with _building(builder, tmp_path) as ended:
+        next(iter(builder._running)).kill()
+    assert "killed by signal 9" in str(ended.pop())
+    assert "killed by signal 9" in str(Store(tmp_path).failure("d"))
+
+
+@contextmanager
+def _building(builder: Builder, folder: Path) -> Iterator[list[BuildError]]:
+    """A build that lasts until the block's end; the list has how it ended then."""
+    ended: list[BuildError] = []
 
     def work() -> None:
         with pytest.raises(BuildError) as caught:
-            builder.make(Environment(["x"]), tmp_path / "env")
-        ended.append(str(caught.value))
+            Store(folder).build("d", lambda to: builder.make(Environment(["x"]), to), lambda: False)
+        ended.append(caught.value)
 
     thread = threading.Thread(target=work)
     thread.start()
     wait_until(lambda: builder._running, what="the build's start")
-    builder.stop()
+    yield ended
     thread.join(10)
     assert len(ended) == 1
 
