@@ -99,6 +99,8 @@ class Child:
         self._numbers = numbers
         self._launcher = options.launcher
         self._killed = False
+        #: it was killed, from which nothing follows for its interpreter
+        self.cut_off = False
         here = options.cgroups if self._launcher.keeps_cgroup else None
         #: the runner's control group, if it has one
         self.cgroup = None if here is None else here.group()
@@ -246,6 +248,7 @@ class Child:
         if code > 128 and not self._launcher.in_place:
             # it passes on as a shell does what signal ended the runner
             code = 128 - code
+        self.cut_off = code in (-signal.SIGKILL, -signal.SIGTERM)
         if not started:
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
             text = self._errors.read().decode(errors="replace").strip()

@@ -202,7 +202,7 @@ class Crew:
             if alone and not slot.given_up and staying < self.wanted:
                 # the next one is likely to be wanted for the same
                 self._orders.append(slot.options)
-        elif not slot.retiring and not slot.equipped:
+        elif not slot.retiring and not slot.unfit:
             if how != self.problem:
                 log.error("slot %d: %s", slot.number, how)
             self.problem = how
@@ -218,6 +218,7 @@ class Crew:
             strays.kill_strays({slot.child.outer for slot in self.slots})
         for slot in self.slots:
             if slot.state == "starting" and now - slot.born > START_TIMEOUT:
+                slot.late = True
                 slot.kill()
         taken = {slot.number for slot in self.slots if not slot.retiring}
         numbers = (number for number in range(self.wanted) if number not in taken)

@@ -43,6 +43,8 @@ class Slot:
         self.given_up = False
         #: the runner has said hello once
         self.greeted = False
+        #: it has taken too long to say so
+        self.late = False
         #: the socket will say nothing more
         self.eof = False
         #: what the last bundle left behind that only a new process cures
@@ -104,9 +106,9 @@ class Slot:
         return self._options.key
 
     @property
-    def equipped(self) -> bool:
-        """True when its runner is of an environment that a function asked for."""
-        return self._options.equipped
+    def unfit(self) -> bool:
+        """True when its runner could not start in an environment that a function asked for."""
+        return self._options.equipped and not self.greeted and (self.late or not self.child.cut_off)
 
     @property
     def stuffed(self) -> bool:

@@ -236,7 +236,7 @@ class Supervisor(threading.Thread):
             if run.verdict is None:
                 log.warning("slot %d, %s: %s", slot.number, run.job.bundle.function.name, how)
         self._crew.bury(slot, how)
-        if not slot.greeted and slot.equipped and not slot.retiring:
+        if slot.unfit and not slot.retiring:
             for job in withdraw(self._waiting, slot.key):
                 self._emit(job, refused(job.bundle, "ENVIRONMENT_ERROR", how, job.cancelled))
                 self._held.pop(job.bundle.id, None)

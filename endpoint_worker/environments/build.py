@@ -22,7 +22,7 @@ from .store import BuildError, Interrupted
 
 #: Lines and characters of a build's log that a failure shows.
 LINES, CHARACTERS = 12, 1500
-#: What signals a worker to stop may reach its builds before it: so long (seconds) a killed one waits for that.
+#: What signals a worker to stop may reach its builds first: so long (seconds) a killed one waits for that.
 FAREWELL = 3.0
 
 

@@ -176,7 +176,7 @@ def test_a_build_keeps_nobody_else_waiting_and_outlives_runners(
 def test_a_build_that_its_worker_leaves_behind_is_no_failure(
     umbel: Embedded, index: Path, tmp_path: Path
 ) -> None:
-    # the first look at this Python lasts, so that the worker stops meanwhile; the second one says what is wrong
+    # the first look at this Python lasts until the worker stops; the second one says what is wrong
     python, first = tmp_path / "bin" / "python3.10", tmp_path / "first"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\n[ -e {first} ] && exit 1\ntouch {first}\nexec sleep 60\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from endpoint_worker import crew
 from endpoint_worker.child import RunnerOptions, shell
 from endpoint_worker.environments import build
 from endpoint_worker.environments.build import Builder, base_of, find_python
@@ -20,10 +21,12 @@ from endpoint_worker.environments.settings import Environments
 from endpoint_worker.environments.store import BuildError, Interrupted, Store
 from endpoint_worker.reception import equip
 from endpoint_worker.rules import Rules
+from endpoint_worker.sandbox import kit
 from tests.support import wheels
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, Running, make_bundle
 from umbel.protocol.environment import Environment
+from umbel.protocol.messages import Status
 
 ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 
@@ -230,6 +233,38 @@ def test_an_environment_whose_python_does_not_start_ends_its_calls_and_no_others
         assert {outcome.code for outcome in outcomes} == {"ENVIRONMENT_ERROR"}
         assert "no libpython here" in str(outcomes[0].message) and len(heard) == 1
         assert bench.value(pow, 2, 5) == 32 and bench.supervisor.problem == ""
+
+
+def test_an_environment_whose_python_takes_for_ever_ends_its_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Bench(tmp_path) as bench:
+        assert bench.value(pow, 2, 5) == 32
+        monkeypatch.setattr(crew, "START_TIMEOUT", 0.3)
+        python = tmp_path / "python"
+        python.write_text("#!/bin/sh\nexec sleep 60\n")
+        python.chmod(0o755)
+        base = RunnerOptions(tmp_path / "work", ENVIRON, key=("slow", ""))
+        running = Running(bench, *make_bundle(pow, [(2, 3)]))
+        running.job.options = equip(str(python), [], tmp_path, base)
+        bench.supervisor.submit(running.job)
+        assert [outcome.code for outcome in running.wait()] == ["ENVIRONMENT_ERROR"]
+
+
+def test_a_runner_that_is_killed_while_it_starts_does_not_spoil_its_environment(tmp_path: Path) -> None:
+    with Bench(tmp_path) as bench:
+        python, first = tmp_path / "python", tmp_path / "first"
+        kill = f"[ -e {first} ] || {{ touch {first}; kill -KILL $$; }}"
+        python.write_text(f'#!/bin/sh\n{kill}\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        base = RunnerOptions(tmp_path / "work", ENVIRON, key=("spoilt", ""))
+        running = Running(bench, *make_bundle(pow, [(2, 3), (2, 4)]))
+        heard: list[str] = []
+        running.job.options = equip(str(python), [], kit.make(tmp_path / "cache"), base)
+        running.job.on_broken = heard.append
+        bench.supervisor.submit(running.job)
+        assert [(o.status, o.message) for o in running.wait()] == 2 * [(Status.SUCCEEDED, None)]
+        assert first.exists() and not heard
 
 
 def test_setup_lines_run_before_the_command_and_a_bad_one_ends_it(tmp_path: Path) -> None:
