@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from umbel.protocol.environment import Environment
 
@@ -134,9 +135,7 @@ class Desk:
     def _build(self, digest: str, order: _Order) -> None:
         began = time.monotonic()
         try:
-            self._store.build(
-                digest, lambda folder: self._builder.make(order.environment, folder), self._closed.is_set
-            )
+            self._store.build(digest, partial(self._builder.make, order.environment), self._closed.is_set)
         except Interrupted:
             log.info("building environment %s ends with the worker", digest[:12])
         except (BuildError, OSError) as error:

@@ -50,7 +50,9 @@ class Reception:
         self._run, self._sink, self._tell = run, sink, tell
         self._known: OrderedDict[str, Environment | None] = OrderedDict()
         self._kit: Path | None = places.base.kit
-        store = Store(settings.place(cache), most=settings.size, retry=settings.retry_seconds)
+        patience = settings.build_seconds + 60.0
+        place = settings.place(cache)
+        store = Store(place, most=settings.size, retry=settings.retry_seconds, patience=patience)
         builder = Builder(settings, build_environment(places.base.environment, os.environ))
         self._desk = Desk(store, builder, self._go, self._fail, self._back)
 

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -39,10 +40,10 @@ class Builder:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
-    def make(self, environment: Environment, folder: Path) -> tuple[str, str]:
+    def make(self, environment: Environment, folder: Path, lock: int | None = None) -> tuple[str, str]:
         """Fill ``folder``; return its interpreter and that one's home. Raises BuildError, OSError.
 
-        Raises Interrupted when ``stop`` was called meanwhile.
+        ``lock``: a file descriptor that each program keeps. Raises Interrupted when ``stop`` is called.
         """
         version = environment.python
         if version is not None and tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PYTHON:
@@ -52,7 +53,7 @@ class Builder:
                 "requirements with an address need 'sources = true' in the site's [environments]"
             )
         uv = find_uv()
-        until = time.monotonic() + self._settings.build_seconds
+        run = partial(self._run, time.monotonic() + self._settings.build_seconds, lock)
         python = folder / "bin" / "python"
         options = list(self._settings.options)
         if not self._settings.sources:
@@ -62,15 +63,15 @@ class Builder:
             wanted.write("\n".join(environment.requirements) + "\n")
             wanted.flush()
             if uv:
-                self._run([uv, "venv", "--python", version or sys.executable, str(folder)], until)
+                run([uv, "venv", "--python", version or sys.executable, str(folder)])
                 install = [uv, "pip", "install", "--python", str(python), *options]
             else:
-                self._run([find_python(version), "-m", "venv", str(folder)], until)
+                run([find_python(version), "-m", "venv", str(folder)])
                 install = [str(python), "-m", "pip", "install", *options]
             # before anything is installed: packages can change what is said here, or what that Python does
             base = base_of(folder) or folder
             if environment.requirements:
-                self._run([*install, "-r", wanted.name], until)
+                run([*install, "-r", wanted.name])
         return str(python), str(base)
 
     def stop(self) -> None:
@@ -79,12 +80,12 @@ class Builder:
         for process in list(self._running):
             _kill(process)
 
-    def _run(self, argv: Sequence[str], until: float) -> str:
+    def _run(self, until: float, lock: int | None, argv: Sequence[str]) -> str:
         """Run one program; return what it said. Raises BuildError with the last lines of it, Interrupted."""
         if self._stopped.is_set():
             raise Interrupted
         with tempfile.TemporaryFile() as output:
-            code, why = self._wait(argv, output, until)
+            code, why = self._wait(until, lock, argv, output)
             output.seek(max(0, output.seek(0, os.SEEK_END) - 20_000))
             said = output.read().decode(errors="replace")
         if code != 0:
@@ -93,7 +94,9 @@ class Builder:
             raise BuildError(f"{why}:\n" + "\n".join(said.strip().splitlines()[-LINES:])[-CHARACTERS:])
         return said
 
-    def _wait(self, argv: Sequence[str], output: IO[bytes], until: float) -> tuple[int, str]:
+    def _wait(
+        self, until: float, lock: int | None, argv: Sequence[str], output: IO[bytes]
+    ) -> tuple[int, str]:
         """Run one program to its end; return its exit code and a sentence about that."""
         with own_program(
             argv,
@@ -102,6 +105,7 @@ class Builder:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         ) as process:
             self._running.add(process)
             try:

@@ -5,7 +5,8 @@
 ``<digest>.failed``  why it could not be built, and when
 ``<digest>.lock``    locked exclusively while it is built or removed, shared while a worker uses it
 
-Locks go with their process, so a worker that dies leaves none; what it had half built is built anew.
+Locks go with their process, so a worker that dies leaves none; what it had half built is built anew. The
+programs that build have the lock, too: one that outlives its worker keeps others out of the folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at a lock that another worker has.
 PAUSE = 0.25
+
+
+#: Fills a folder, given the lock; returns the interpreter and where that one's own library is.
+Make = Callable[[Path, int], tuple[str, str]]
 
 
 class BuildError(Exception):
@@ -50,12 +55,16 @@ class Built:
 
 
 class Store:
-    """Environments in ``folder``; ``most``: bytes, 0 for no limit; ``retry``: seconds a failure counts."""
+    """Environments in ``folder``; ``most``: bytes, 0 for no limit; ``retry``: seconds a failure counts.
 
-    def __init__(self, folder: Path, *, most: int = 0, retry: float = 600.0):
+    ``patience``: seconds that somebody else's build may take.
+    """
+
+    def __init__(self, folder: Path, *, most: int = 0, retry: float = 600.0, patience: float = 1860.0):
         self.folder = folder
         self._most = most
         self._retry = retry
+        self._patience = patience
         self._leases: dict[str, int] = {}
 
     def lease(self, digest: str) -> Built | None:
@@ -93,15 +102,16 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def build(self, digest: str, make: Callable[[Path], tuple[str, str]], stop: Callable[[], bool]) -> None:
+    def build(self, digest: str, make: Make, stop: Callable[[], bool]) -> None:
         """Have it built unless it is there, by one worker at a time.
 
-        ``make`` fills the folder and returns the interpreter and its base; raises BuildError or OSError.
+        ``make`` fills the folder and returns the interpreter and its base; raises BuildError or OSError. The
+        programs that it starts get the file descriptor, which is the lock.
         ``stop``: tells whether waiting for another worker shall end. Raises BuildError, which is remembered
         unless it is Interrupted.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._alone(digest, stop):
+        with self._alone(digest, stop) as lock:
             if self._read(digest) is not None:
                 return
             if (failed := self.failure(digest)) is not None:
@@ -109,7 +119,7 @@ class Store:
             folder = self.folder / digest
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                python, base = make(folder)
+                python, base = make(folder, lock)
                 built = Built(digest, str(folder), python, base, _size(folder))
                 _write(self.folder / f"{digest}.json", asdict(built))
                 (self.folder / f"{digest}.failed").unlink(missing_ok=True)
@@ -174,7 +184,8 @@ class Store:
         return os.open(self.folder / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     @contextmanager
-    def _alone(self, digest: str, stop: Callable[[], bool]) -> Iterator[None]:
+    def _alone(self, digest: str, stop: Callable[[], bool]) -> Iterator[int]:
+        until = time.monotonic() + self._patience
         fd = self._open(digest)
         try:
             while True:
@@ -184,8 +195,11 @@ class Store:
                 except BlockingIOError:
                     if stop():
                         raise Interrupted from None
+                    if time.monotonic() > until:
+                        message = f"another build of it does not end: see what has {digest}.lock open"
+                        raise BuildError(message) from None
                     time.sleep(PAUSE)
-            yield
+            yield fd
         finally:
             os.close(fd)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ from umbel.protocol.messages import Status
 ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 
 
-def _fill(folder: Path, size: int = 100_000) -> tuple[str, str]:
+def _fill(folder: Path, lock: int, size: int = 100_000) -> tuple[str, str]:
     folder.mkdir(parents=True)
     (folder / "python").write_bytes(b"x" * size)
     return str(folder / "python"), "/usr"
@@ -40,9 +41,9 @@ def _fill(folder: Path, size: int = 100_000) -> tuple[str, str]:
 def test_many_workers_build_once(tmp_path: Path) -> None:
     made: list[Path] = []
 
-    def make(folder: Path) -> tuple[str, str]:
+    def make(folder: Path, lock: int) -> tuple[str, str]:
         made.append(folder)
-        return _fill(folder)
+        return _fill(folder, lock)
 
     def work() -> None:
         Store(tmp_path).build("d" * 64, make, lambda: False)
@@ -69,7 +70,7 @@ def test_what_a_dead_worker_left_half_built_is_built_anew(tmp_path: Path) -> Non
 def test_a_failure_is_remembered_for_a_while_by_all(tmp_path: Path) -> None:
     tried = []
 
-    def fail(folder: Path) -> tuple[str, str]:
+    def fail(folder: Path, lock: int) -> tuple[str, str]:
         tried.append(folder)
         raise BuildError("no such package")
 
@@ -154,6 +155,33 @@ def slow_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_uv", lambda: str(slow))
 
 
+def test_a_program_that_outlives_its_worker_keeps_others_out_of_the_folder(tmp_path: Path) -> None:
+    left: list[subprocess.Popen[bytes]] = []
+
+    def leave(folder: Path, lock: int) -> tuple[str, str]:
+        left.append(subprocess.Popen(["sleep", "600"], pass_fds=[lock]))
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        Store(tmp_path).build("d", leave, lambda: False)
+    with pytest.raises(BuildError, match=r"does not end: see what has d\.lock open"):
+        Store(tmp_path, patience=0.1).build("d", _fill, lambda: False)
+    left[0].kill()
+    left[0].wait(10)
+    Store(tmp_path).build("d", _fill, lambda: False)
+    assert Store(tmp_path).lease("d") is not None
+
+
+def test_programs_that_build_have_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uv, seen = tmp_path / "uv", tmp_path / "seen"
+    uv.write_text(f"#!/bin/sh\nreadlink /proc/$$/fd/* >> {seen}\nexit 0\n")
+    uv.chmod(0o755)
+    monkeypatch.setattr(build, "find_uv", lambda: str(uv))
+    make = partial(Builder(Environments(), ENVIRON).make, Environment(["x"]))
+    Store(tmp_path / "kept").build("d", make, lambda: False)
+    assert seen.read_text().count(str(tmp_path / "kept" / "d.lock")) == 2
+
+
 @pytest.mark.usefixtures("slow_uv")
 def test_a_build_that_takes_too_long_or_whose_worker_stops_is_ended(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="took longer than 0.2 s"):
@@ -188,7 +216,7 @@ def _building(builder: Builder, folder: Path) -> Iterator[list[BuildError]]:
 
     def work() -> None:
         with pytest.raises(BuildError) as caught:
-            Store(folder).build("d", lambda to: builder.make(Environment(["x"]), to), lambda: False)
+            Store(folder).build("d", partial(builder.make, Environment(["x"])), lambda: False)
         ended.append(caught.value)
 
     thread = threading.Thread(target=work)
