@@ -58,6 +58,8 @@ class Run:
         # what to add to the monotonic clock for seconds since 1970
         self._epoch = time.time() - now
         self._position = 0
+        # ends that were read and are not told yet
+        self._ends: list[Outcome] = []
         self._over = bytearray(len(self.calls))
         self._closing: float | None = None
         self._closed = False
@@ -70,9 +72,10 @@ class Run:
         # of a runner that died: the call that it was in, and what that wrote
         self._last_words: tuple[int, Log | None] = -1, None
         journal.reset(len(self.calls), now)
-        for index, call in enumerate(self.calls):
-            if call.task_id in job.cancelled:
-                journal.skip[index] = 1
+        if job.cancelled:
+            for index, call in enumerate(self.calls):
+                if call.task_id in job.cancelled:
+                    journal.skip[index] = 1
 
     def running(self) -> int | None:
         """Index of the call that runs now; None while the function is loaded and between calls."""
@@ -82,6 +85,8 @@ class Run:
     def news(self, now: float) -> list[Outcome]:
         """Outcomes since the last time: finished calls, calls given back, and one that runs for long."""
         outcomes: list[Outcome] = []
+        # little by little: at the bundle's end its slot waits for the next one meanwhile
+        self._read_ends()
         if now - self._told_ends >= TELL_ENDS:
             self._told_ends = now
             outcomes = self._finished()
@@ -191,7 +196,10 @@ class Run:
 
     def done(self, ran: int) -> list[Outcome]:
         """The runner has ended the bundle, having begun the first ``ran`` calls: the rest goes back."""
-        outcomes = self._finished() + self._rest(max(0, ran), None)
+        outcomes = self._finished()
+        if all(self._over):
+            return outcomes
+        outcomes += self._rest(max(0, ran), None)
         for index in range(len(self.calls)):
             if not self._over[index]:
                 outcomes += self._end_all(
@@ -218,11 +226,15 @@ class Run:
         return outcomes + self._end_all(range(started), Status.LOST, code, how) + self._rest(0, None)
 
     def _finished(self) -> list[Outcome]:
-        outcomes: list[Outcome] = []
+        """Ends that are not told yet."""
+        self._read_ends()
+        ends, self._ends = self._ends, []
+        return ends
+
+    def _read_ends(self) -> None:
         for position, record in self._journal.read(self._position):
             self._position = position
-            outcomes += self._record(*record)
-        return outcomes
+            self._ends += self._record(*record)
 
     def _record(
         self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
