@@ -72,10 +72,9 @@ class Run:
         # of a runner that died: the call that it was in, and what that wrote
         self._last_words: tuple[int, Log | None] = -1, None
         journal.reset(len(self.calls), now)
-        if job.cancelled:
-            for index, call in enumerate(self.calls):
-                if call.task_id in job.cancelled:
-                    journal.skip[index] = 1
+        for index, call in enumerate(self.calls):
+            if call.task_id in job.cancelled:
+                journal.skip[index] = 1
 
     def running(self) -> int | None:
         """Index of the call that runs now; None while the function is loaded and between calls."""
@@ -196,10 +195,7 @@ class Run:
 
     def done(self, ran: int) -> list[Outcome]:
         """The runner has ended the bundle, having begun the first ``ran`` calls: the rest goes back."""
-        outcomes = self._finished()
-        if all(self._over):
-            return outcomes
-        outcomes += self._rest(max(0, ran), None)
+        outcomes = self._finished() + self._rest(max(0, ran), None)
         for index in range(len(self.calls)):
             if not self._over[index]:
                 outcomes += self._end_all(

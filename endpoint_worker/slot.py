@@ -107,7 +107,7 @@ class Slot:
 
     @property
     def unfit(self) -> bool:
-        """True when its runner could not start in an environment that a function asked for."""
+        """Once it has ended: its runner could not start in an environment that a function asked for."""
         return self._options.equipped and not self.greeted and (self.late or not self.child.cut_off)
 
     @property

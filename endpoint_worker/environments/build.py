@@ -108,6 +108,9 @@ class Builder:
             pass_fds=() if lock is None else (lock,),
         ) as process:
             self._running.add(process)
+            if self._stopped.is_set():
+                # ``stop`` has not seen it
+                _kill(process)
             try:
                 code = process.wait(max(1.0, until - time.monotonic()))
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at a lock that another worker has.
 PAUSE = 0.25
-
 
 #: Fills a folder, given the lock; returns the interpreter and where that one's own library is.
 Make = Callable[[Path, int], tuple[str, str]]
@@ -60,7 +60,7 @@ class Store:
     ``patience``: seconds that somebody else's build may take.
     """
 
-    def __init__(self, folder: Path, *, most: int = 0, retry: float = 600.0, patience: float = 1860.0):
+    def __init__(self, folder: Path, *, most: int = 0, retry: float = 600.0, patience: float = math.inf):
         self.folder = folder
         self._most = most
         self._retry = retry
@@ -123,11 +123,10 @@ class Store:
                 built = Built(digest, str(folder), python, base, _size(folder))
                 _write(self.folder / f"{digest}.json", asdict(built))
                 (self.folder / f"{digest}.failed").unlink(missing_ok=True)
-            except Interrupted:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
             except (BuildError, OSError) as error:
                 shutil.rmtree(folder, ignore_errors=True)
+                if isinstance(error, Interrupted):
+                    raise
                 _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": str(error)})
                 raise BuildError(str(error)) from None
         self.prune(keep=digest)
