@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import umbel as sdk
-from tests.support import sandboxes, wheels
+from tests.support import sandboxes, scripts, wheels
 from tests.support.embedded import Embedded, HandEndpoint
 from tests.support.wait import wait_until
 from umbel import TaskError
@@ -91,6 +91,17 @@ def _broken() -> None:
     pass
 
 
+@sdk.function(requirements=["umbeltoy"], python="3.10")
+def _of_other_python() -> None:
+    pass
+
+
+def _other_python(folder: Path, script: str) -> str:
+    """Settings of a site whose Python 3.10 is a script of shell, which uv has a look at."""
+    python = scripts.write(folder / "bin" / "python3.10", script)
+    return f'\n[environment]\nPATH = "{python.parent}:/usr/bin:/bin"\n'
+
+
 def test_two_functions_at_once_share_an_environment_that_is_built_once(
     umbel: Embedded, lab: HandEndpoint
 ) -> None:
@@ -142,24 +153,14 @@ def test_a_build_that_fails_says_why_and_is_remembered(umbel: Embedded, lab: Han
 def test_a_build_keeps_nobody_else_waiting_and_outlives_runners(
     umbel: Embedded, index: Path, tmp_path: Path
 ) -> None:
-    slow = tmp_path / "bin"
-    slow.mkdir()
     real = Path(sys.executable).with_name("uv")
     assert real.exists() or shutil.which("uv")
-    # a Python of the version 3.10 that takes long to be looked at
-    python = slow / "python3.10"
-    python.write_text("#!/bin/sh\nsleep 6\nexit 1\n")
-    python.chmod(0o755)
-
-    @sdk.function(requirements=["umbeltoy"], python="3.10")
-    def waits() -> None:
-        pass
-
-    more = f'\n[environment]\nPATH = "{slow}:/usr/bin:/bin"\n'
-    endpoint = umbel.endpoint("patient", slots=1, settings=_settings(index) + more)
+    first = tmp_path / "first"
+    other_python = _other_python(tmp_path, f"touch {first}\nsleep 6\nexit 1")
+    endpoint = umbel.endpoint("patient", slots=1, settings=_settings(index) + other_python)
     with umbel.executor("patient") as executor, umbel.executor("patient", max_attempts=1) as other:
-        late = executor.submit(waits)
-        time.sleep(1.0)  # it is being built by now; if not, the test only shows less
+        late = executor.submit(_of_other_python)
+        wait_until(first.exists, 60.0, what="the build's beginning")
         began = time.monotonic()
         assert other.submit(pow, 2, 5).result(timeout=60) == 32
         quick = time.monotonic() - began
@@ -177,19 +178,11 @@ def test_a_build_that_its_worker_leaves_behind_is_no_failure(
     umbel: Embedded, index: Path, tmp_path: Path
 ) -> None:
     # the first look at this Python lasts until the worker stops; the second one says what is wrong
-    python, first = tmp_path / "bin" / "python3.10", tmp_path / "first"
-    python.parent.mkdir()
-    python.write_text(f"#!/bin/sh\n[ -e {first} ] && exit 1\ntouch {first}\nexec sleep 60\n")
-    python.chmod(0o755)
-
-    @sdk.function(requirements=["umbeltoy"], python="3.10")
-    def waits() -> None:
-        pass
-
-    more = f'\n[environment]\nPATH = "{python.parent}:/usr/bin:/bin"\n'
-    endpoint = umbel.endpoint("leaving", slots=1, settings=_settings(index) + more)
+    first = tmp_path / "first"
+    other_python = _other_python(tmp_path, f"[ -e {first} ] && exit 1\ntouch {first}\nexec sleep 60")
+    endpoint = umbel.endpoint("leaving", slots=1, settings=_settings(index) + other_python)
     with umbel.executor("leaving") as executor:
-        future = executor.submit(waits)
+        future = executor.submit(_of_other_python)
         wait_until(first.exists, 60.0, what="the build's beginning")
         endpoint.stop()
         endpoint.start()

@@ -26,6 +26,7 @@ from federation.provision.schedulers.pbs import PBS
 from federation.provision.schedulers.slurm import Slurm, expand
 from federation.provision.schedulers.slurm import state_of as slurm_state
 from federation.provision.shell import LocalShell
+from tests.support import scripts
 from tests.support.fake_scheduler import FakeCluster
 from umbel.protocol.errors import BadRequest
 
@@ -162,9 +163,7 @@ def test_slurm_starts_no_block_twice(bench: Bench, directive: str) -> None:
 def test_no_word_of_a_person_is_interpreted_by_a_shell(bench: Bench, tmp_path: Path) -> None:
     """The script is really run: whatever setup lines and words hold, they stay words."""
     evil = f"$(touch {tmp_path}/evil) `touch {tmp_path}/evil`; touch {tmp_path}/evil"
-    show = tmp_path / "show"
-    show.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n')
-    show.chmod(0o700)
+    show = scripts.write(tmp_path / "show", 'for word in "$@"; do echo "<$word>"; done')
     spec = JobSpec(NAME, (str(show), evil, "it's"), bench.folder, setup=(f"echo {evil}", "export A=1"))
     script = tmp_path / "script"
     script.write_text(bench.system.script(spec))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support import scripts
 from tests.support.embedded import free_port
 from tests.support.wait import wait_until
 
@@ -81,10 +82,8 @@ class GridEngine:
         text = "\n".join(_with(line, values) for line in lines) + "\n"
         (self.folder / "configuration").write_text(text.replace("flush_time=00:00:15", "flush_time=00:00:00"))
         # qconf has its templates changed by an editor and wants to see that time has passed
-        (self.folder / "edit").write_text(
-            '#!/bin/sh\nsed -i -f "$EDITS" "$1" && touch -d "+2 seconds" "$1"\n'
-        )
-        (self.folder / "edit").chmod(0o755)
+        edit = 'sed -i -f "$EDITS" "$1" && touch -d "+2 seconds" "$1"'
+        scripts.write(self.folder / "edit", edit)
         (self.folder / "group").write_text(f"group_name @blocks\nhostlist {' '.join(self._nodes)}\n")
         for number, name in enumerate(self._nodes):
             # distinct on every node: they share this machine's process table, and a job ends by its group id

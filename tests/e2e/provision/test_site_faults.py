@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import scripts
 from tests.support.wait import wait_until
 
 from .cluster import Cluster, Endpoint, work
@@ -27,9 +28,7 @@ def _slow_once(marker: str, seconds: float) -> str:
 
 def _command(cluster: Cluster, name: str, script: str) -> None:
     """Put a script in the way of one of the site's commands."""
-    file = cluster.folder / "bin" / name
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(0o755)
+    scripts.write(cluster.folder / "bin" / name, script)
 
 
 def test_provisioner_killed_between_sbatch_and_its_record(

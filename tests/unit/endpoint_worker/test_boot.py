@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from endpoint_worker import boot
 from endpoint_worker.cli import main
+from tests.support import scripts
 from tests.unit.endpoint_worker.test_settings import make
 
 UNIT = "umbel-endpoint-lab.service"
@@ -32,9 +33,8 @@ def asked(tmp_path: Path, home: Path) -> Path:
     asked = tmp_path / "asked"
     (tmp_path / "bin").mkdir()
     for name in ("systemctl", "loginctl"):
-        file = tmp_path / "bin" / name
-        file.write_text(f'#!/bin/sh\necho {name} "$@" >> {asked}\ntest ! -e {tmp_path}/refuse-{name}\n')
-        file.chmod(0o755)
+        refusal = f"test ! -e {tmp_path}/refuse-{name}"
+        scripts.write(tmp_path / "bin" / name, f'echo {name} "$@" >> {asked}\n{refusal}')
     return asked
 
 

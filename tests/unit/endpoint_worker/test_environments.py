@@ -23,7 +23,7 @@ from endpoint_worker.environments.store import BuildError, Interrupted, Store
 from endpoint_worker.reception import equip
 from endpoint_worker.rules import Rules
 from endpoint_worker.sandbox import kit
-from tests.support import wheels
+from tests.support import scripts, wheels
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, Running, make_bundle
 from umbel.protocol.environment import Environment
@@ -149,9 +149,7 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.fixture
 def slow_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = tmp_path / "uv"
-    slow.write_text("#!/bin/sh\nexec sleep 60\n")
-    slow.chmod(0o755)
+    slow = scripts.write(tmp_path / "uv", "exec sleep 60")
     monkeypatch.setattr(build, "find_uv", lambda: str(slow))
 
 
@@ -173,9 +171,8 @@ def test_a_program_that_outlives_its_worker_keeps_others_out_of_the_folder(tmp_p
 
 
 def test_programs_that_build_have_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uv, seen = tmp_path / "uv", tmp_path / "seen"
-    uv.write_text(f"#!/bin/sh\nreadlink /proc/$$/fd/* >> {seen}\nexit 0\n")
-    uv.chmod(0o755)
+    seen = tmp_path / "seen"
+    uv = scripts.write(tmp_path / "uv", f"readlink /proc/$$/fd/* >> {seen}\nexit 0")
     monkeypatch.setattr(build, "find_uv", lambda: str(uv))
     make = partial(Builder(Environments(), ENVIRON).make, Environment(["x"]))
     Store(tmp_path / "kept").build("d", make, lambda: False)
@@ -248,9 +245,7 @@ def test_the_sites_rules(rules: dict[str, object], environment: Environment, sai
 
 def test_an_environment_whose_python_does_not_start_ends_its_calls_and_no_others(tmp_path: Path) -> None:
     with Bench(tmp_path) as bench:
-        python = tmp_path / "python"
-        python.write_text("#!/bin/sh\necho 'no libpython here' >&2\nexit 127\n")
-        python.chmod(0o755)
+        python = scripts.write(tmp_path / "python", "echo 'no libpython here' >&2\nexit 127")
         base = RunnerOptions(tmp_path / "work", ENVIRON, key=("broken", ""))
         running = Running(bench, *make_bundle(pow, [(2, 3), (2, 4)]))
         heard: list[str] = []
@@ -269,9 +264,7 @@ def test_an_environment_whose_python_takes_for_ever_ends_its_calls(
     with Bench(tmp_path) as bench:
         assert bench.value(pow, 2, 5) == 32
         monkeypatch.setattr(crew, "START_TIMEOUT", 0.3)
-        python = tmp_path / "python"
-        python.write_text("#!/bin/sh\nexec sleep 60\n")
-        python.chmod(0o755)
+        python = scripts.write(tmp_path / "python", "exec sleep 60")
         base = RunnerOptions(tmp_path / "work", ENVIRON, key=("slow", ""))
         running = Running(bench, *make_bundle(pow, [(2, 3)]))
         running.job.options = equip(str(python), [], tmp_path, base)
@@ -281,10 +274,9 @@ def test_an_environment_whose_python_takes_for_ever_ends_its_calls(
 
 def test_a_runner_that_is_killed_while_it_starts_does_not_spoil_its_environment(tmp_path: Path) -> None:
     with Bench(tmp_path) as bench:
-        python, first = tmp_path / "python", tmp_path / "first"
+        first = tmp_path / "first"
         kill = f"[ -e {first} ] || {{ touch {first}; kill -KILL $$; }}"
-        python.write_text(f'#!/bin/sh\n{kill}\nexec {sys.executable} "$@"\n')
-        python.chmod(0o755)
+        python = scripts.write(tmp_path / "python", f'{kill}\nexec {sys.executable} "$@"')
         base = RunnerOptions(tmp_path / "work", ENVIRON, key=("spoilt", ""))
         running = Running(bench, *make_bundle(pow, [(2, 3), (2, 4)]))
         heard: list[str] = []

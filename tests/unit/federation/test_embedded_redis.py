@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from federation import embedded_redis
 from federation.files import StartError
+from tests.support import scripts
 from tests.support.wait import wait_until
 
 
@@ -147,8 +148,6 @@ def test_a_home_without_broker_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_redis_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "redis-server"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
+    program = scripts.write(tmp_path / "redis-server", "")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert embedded_redis.server_binary() == str(program)

@@ -16,6 +16,7 @@ import pytest
 
 from federation import processes, supervise
 from federation.supervise import Spec, Supervisor
+from tests.support import scripts
 from tests.support.wait import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -146,9 +147,7 @@ def test_a_program_that_is_not_there_is_an_error_at_first(tmp_path: Path) -> Non
 
 
 def test_a_program_that_vanishes_is_tried_again_later(tmp_path: Path) -> None:
-    program = tmp_path / "program"
-    program.write_text("#!/bin/sh\nexec sleep 60\n")
-    program.chmod(0o700)
+    program = scripts.write(tmp_path / "program", "exec sleep 60")
     with Supervisor(tmp_path) as supervisor:
         child = supervisor.add(Spec("program", [str(program)], tmp_path))
         program.rename(tmp_path / "elsewhere")

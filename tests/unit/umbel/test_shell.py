@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.support import scripts
 from umbel import MPIFunction, ShellFunction, ShellResult
 from umbel.shell import TIMED_OUT, ShellError
 from umbel.testing import LocalService
@@ -129,9 +130,8 @@ def test_mpi_line_by_launcher(monkeypatch):
 
 def test_mpi_runs_as_many_ranks_as_asked(tmp_path, monkeypatch):
     # a launcher of our own: starts the command after "-n N" N times
-    launcher = tmp_path / "launch"
-    launcher.write_text('#!/bin/sh\nshift; n=$1; shift\nwhile [ $n -gt 0 ]; do "$@"; n=$((n-1)); done\n')
-    launcher.chmod(0o755)
+    loop = 'shift; n=$1; shift\nwhile [ $n -gt 0 ]; do "$@"; n=$((n-1)); done'
+    launcher = scripts.write(tmp_path / "launch", loop)
     monkeypatch.setenv("UMBEL_MPI_LAUNCHER", str(launcher))
     assert MPIFunction("echo {x} $((1+1))", ranks=3)(x="a b").stdout == "a b 2\n" * 3
 
