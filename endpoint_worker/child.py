@@ -20,6 +20,7 @@ from typing import IO
 import psutil
 
 import umbel
+from umbel.protocol.limits import DEFAULT_OUTPUT_BYTES
 from umbel.protocol.run_options import RunOptions
 
 from . import journal as journals
@@ -31,9 +32,6 @@ from .sandbox.launchers import Launcher
 from .sandbox.line import Door, Pair
 from .sandbox.mounts import Mount, Start
 from .speech import Ear, open_pipe
-
-#: Bytes that are kept of what a call writes unless somebody says otherwise.
-DEFAULT_OUTPUT = 64 * 1024
 
 #: Makes the command ``module`` known, which login shells know only.
 _MODULES = """for file in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/*modules.sh \\
@@ -62,7 +60,7 @@ class RunnerOptions:
     timeout: float | None = None
     memory: int | None = None
     cpu: float | None = None
-    output: int = DEFAULT_OUTPUT
+    output: int = DEFAULT_OUTPUT_BYTES
     open_files: int = 0
     recycle_calls: int = 0
     recycle_memory: int = 0

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from umbel.protocol.errors import UmbelError
-from umbel.protocol.limits import FEWEST_FILES, MAX_OUTPUT_BYTES
+from umbel.protocol.limits import DEFAULT_OUTPUT_BYTES, FEWEST_FILES, MAX_OUTPUT_BYTES
 
 from .broker import at_address
-from .child import DEFAULT_OUTPUT
 from .environments.settings import Environments
 from .hardware import Hardware
 from .logs import FORMATS
@@ -79,7 +78,7 @@ class Settings:
         metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."},
     )
     output: int = field(
-        default=DEFAULT_OUTPUT,
+        default=DEFAULT_OUTPUT_BYTES,
         metadata={
             "docs": "Bytes kept of what a call writes to standard output and error, half of them its "
             'last ones; such as "256KiB". A call may write more. 0: nothing is kept.',

@@ -27,7 +27,8 @@ NODE_LOST_AFTER = 60.0
 MAX_WAIT = 30.0
 #: A task is started at most this often unless its submission says otherwise.
 DEFAULT_MAX_ATTEMPTS = 3
-#: Most bytes that are kept of what one call writes to standard output and error.
+#: Bytes kept of what one call writes to standard output and error: by default, and at most.
+DEFAULT_OUTPUT_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 1024 * 1024
 #: With fewer open files a runner cannot load functions.
 FEWEST_FILES = 32

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from endpoint_worker import runs
-from endpoint_worker.child import DEFAULT_OUTPUT
 from endpoint_worker.speech import Excerpt
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, Running
+from umbel.protocol.limits import DEFAULT_OUTPUT_BYTES
 from umbel.protocol.messages import Outcome, Status
 from umbel.protocol.records import Log
 
@@ -77,7 +77,7 @@ def test_head_and_tail_of_much_are_kept(bench: Bench) -> None:
     log = outcome.log
     assert log is not None and outcome.status == Status.SUCCEEDED
     assert log.total == sum(len(f"line {n}\n") for n in range(50_000))
-    assert len(log.head) + len(log.tail) == DEFAULT_OUTPUT
+    assert len(log.head) + len(log.tail) == DEFAULT_OUTPUT_BYTES
     assert log.head.startswith(b"line 0\nline 1\n") and log.tail.endswith(b"line 49998\nline 49999\n")
 
 
@@ -97,7 +97,7 @@ def test_a_gigabyte_fills_neither_memory_nor_disk_and_the_call_goes_on(bench: Be
     (outcome,) = running.wait(60)
     assert outcome.status == Status.SUCCEEDED and outcome.log is not None
     assert outcome.log.total == (1 << 30) + 7 and outcome.log.tail.endswith(b"xthe end")
-    assert len(outcome.log.head) + len(outcome.log.tail) == DEFAULT_OUTPUT
+    assert len(outcome.log.head) + len(outcome.log.tail) == DEFAULT_OUTPUT_BYTES
     assert me.memory_info().rss - before < 64 << 20
 
 
@@ -105,7 +105,7 @@ def test_a_bundle_may_ask_for_less_and_not_for_more(bench: Bench) -> None:
     def speak() -> None:
         print("x" * 100_000)
 
-    for asked, kept in ((1000, 1000), (10 << 20, DEFAULT_OUTPUT), (0, 0)):
+    for asked, kept in ((1000, 1000), (10 << 20, DEFAULT_OUTPUT_BYTES), (0, 0)):
         log = bench.run(speak, output=asked)[0].log
         assert log is not None and (len(log.head) + len(log.tail), log.total) == (kept, 100_001)
 
