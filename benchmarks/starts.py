@@ -25,14 +25,14 @@ from typing import Any
 
 import psutil
 
-from endpoint_worker.environments.settings import Environments
-from endpoint_worker.folder import EndpointFolder
-from endpoint_worker.jobs import Job, Sink
-from endpoint_worker.places import Places, runner_options
-from endpoint_worker.reception import Reception
-from endpoint_worker.sandbox.settings import Sandbox
-from endpoint_worker.settings import Settings
-from endpoint_worker.supervisor import Supervisor
+from endpoint_worker.config.directory import EndpointFolder
+from endpoint_worker.config.environments import Environments
+from endpoint_worker.config.sandbox import Sandbox
+from endpoint_worker.config.settings import Settings
+from endpoint_worker.intake.router import Reception
+from endpoint_worker.runners.job import Job, Sink
+from endpoint_worker.runners.options import Places, runner_options
+from endpoint_worker.scheduling.supervisor import Supervisor
 from tests.support import rootfs, sandboxes, wheels
 from umbel import function
 from umbel.protocol import names

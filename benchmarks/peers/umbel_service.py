@@ -25,7 +25,7 @@ class UmbelService(Peer):
     packages = ("umbel", "celery", "redis", "SQLAlchemy")
     roles = (
         ("webapp", "web"), ("federation collect", "collect"), ("federation sweep", "sweep"),
-        ("federation up", "up"), ("redis-server", "redis"), ("endpoint_worker.runner", "runners"),
+        ("federation up", "up"), ("redis-server", "redis"), ("endpoint_worker.child.main", "runners"),
         ("endpoint_worker", "endpoint"), ("umbel-endpoint", "endpoint"),
     )  # fmt: skip
 

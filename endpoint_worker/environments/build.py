@@ -17,8 +17,8 @@ from typing import IO
 
 from umbel.protocol.environment import Environment
 
-from ..strays import own_program
-from .settings import OLDEST_PYTHON, Environments
+from ..config.environments import OLDEST_PYTHON, Environments
+from ..runners.process_tree import own_program
 from .store import BuildError, Interrupted
 
 #: Lines and characters of a build's log that a failure shows.

@@ -1,13 +1,7 @@
-"""How a runner's process is closed in: by nothing, bubblewrap, or a container.
+"""How a runner's process is isolated: not at all, by bubblewrap, or by a container.
 
-========== ==================================================================
-settings   table ``[sandbox]`` of ``endpoint.toml``
-launchers  the command line of each kind
-mounts     what is visible inside, and where
-line       worker: the socket and the journal of a runner, however it is started
-inside     runner: finds its way back to the worker from within a container
-kit        the few pure-Python packages that a runner needs, for other interpreters
-========== ==================================================================
-
-``inside`` and ``kit``'s content run in whatever Python an image has (3.10 or later), with nothing installed.
+In: the ``[sandbox]`` settings and a start line. Out: the command that starts the runner inside
+(``launchers``), the channel back to the worker (``channel``), the copy of the pure-Python packages that a
+runner needs in an interpreter that has none of them (``runtime_copy``). ``bootstrap`` and the copied
+packages run in whatever Python 3.10 or later an image has, with nothing installed.
 """

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from glob import glob
 from pathlib import Path
 
-from .mounts import ROOM, Mount, Start
-from .settings import KINDS, Sandbox
+from ..config.mounts import ROOM, Mount, Start
+from ..config.sandbox import KINDS, Sandbox
 
 #: What of the machine a bubblewrap sandbox without an image sees, read-only.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/sys")

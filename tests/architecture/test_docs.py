@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from endpoint_worker import cli as endpoint_cli
-from endpoint_worker import settings as endpoint_settings
+from endpoint_worker.cli import main as endpoint_cli
+from endpoint_worker.config import settings as endpoint_settings
 from federation.options import Options
 from federation.settings import Settings
 from tests.architecture.sources import ROOT

@@ -26,7 +26,7 @@ UNPICKLERS = {
 }
 #: Imports inside functions: "module: imported", each with its reason. Never add one to hide a circle.
 LATE_IMPORTS: dict[str, str] = {
-    "endpoint_worker.cli: .worker": "runners start while Celery loads, a third of a second",
+    "endpoint_worker.cli.main: ..node.celery_app": "runners start while Celery loads, a third of a second",
     "federation.database: .": "Alembic is slow to import, and needed only when there is something to migrate",
 }
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from endpoint_worker.boot import unit_name, unit_text
-from endpoint_worker.folder import EndpointFolder
+from endpoint_worker.cli.systemd import unit_name, unit_text
+from endpoint_worker.config.directory import EndpointFolder
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="wants systemd-analyze")

@@ -68,7 +68,7 @@ class Nemesis(threading.Thread):
             return [
                 child
                 for child in endpoint.children()
-                if "endpoint_worker.runner" in " ".join(child.cmdline())
+                if "endpoint_worker.child.main" in " ".join(child.cmdline())
             ]
 
         chosen = self._chance.choice(wait_until(runners, 20, what="a runner"))

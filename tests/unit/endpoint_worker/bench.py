@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from endpoint_worker.child import RunnerOptions
-from endpoint_worker.jobs import Job
-from endpoint_worker.supervisor import Supervisor
+from endpoint_worker.runners.job import Job
+from endpoint_worker.runners.process import RunnerOptions
+from endpoint_worker.scheduling.supervisor import Supervisor
 from tests.support.wait import wait_until
 from umbel.protocol import names
 from umbel.protocol.messages import Bundle, Call, FunctionRef, Outcome, RunOptions, Status

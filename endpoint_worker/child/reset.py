@@ -1,0 +1,184 @@
+"""What a runner puts right between calls, so that the next one finds the process as it was.
+
+After every call: working directory, environment, signal handlers and timers, standard streams. After
+every bundle also what would cost too much per call: file mode mask, import path, descriptors 0 to 2.
+Threads and child processes that a call left behind cannot be undone inside the process; they are named,
+and the supervisor replaces the runner before it serves another function.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+try:
+    # the function behind signal.getsignal, without the search for a name, which takes ten times as long
+    from _signal import getsignal as _handler  # type: ignore[import-not-found]
+except ImportError:
+    from signal import getsignal as _handler
+
+from ..ipc.output import Mouth, open_stream
+
+_LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
+
+
+class Baseline:
+    """The state of this process now, to which ``after_call`` and ``after_bundle`` return it.
+
+    Changes of signal handlers are noticed by wrapping the functions of module ``signal`` that make them:
+    asking the system for sixty handlers after every call would cost more than most calls.
+    """
+
+    def __init__(self, mouth: Mouth) -> None:
+        self._mouth = mouth
+        self._folder = os.getcwd()
+        # dicts of bytes, as os.environ keeps them: comparing them costs less than a microsecond
+        self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
+        self._handlers = {number: _handler(number) for number in _catchable()}
+        self._streams = (sys.stdin, sys.stdout, sys.stderr)
+        self._path = list(sys.path)
+        self._mask = os.umask(0o022)
+        os.umask(self._mask)
+        self._recursion = sys.getrecursionlimit()
+        self._limits = [resource.getrlimit(kind) for kind in _LIMITS]
+        self._threads = _thread._count()
+        self._signals_touched = False
+        #: True in a child that a call forked: it must not go on as if it were the runner
+        self.forked = False
+        for name in ("signal", "alarm", "setitimer", "siginterrupt", "set_wakeup_fd"):
+            setattr(signal, name, self._watch(getattr(signal, name)))
+        os.register_at_fork(after_in_child=self._in_child)
+
+    def after_call(self) -> None:
+        """Put right what a call may have changed; costs about two microseconds when it changed nothing."""
+        if os.environ._data != self._environment:  # type: ignore[attr-defined]
+            self._restore_environment()
+        try:
+            moved = os.getcwd() != self._folder
+        except OSError:
+            moved = True
+        if moved:
+            os.makedirs(self._folder, exist_ok=True)
+            os.chdir(self._folder)
+        if self._signals_touched:
+            self._restore_signals()
+        try:
+            # fails for a closed one, at a quarter of what fstat costs
+            os.get_blocking(1), os.get_blocking(2)
+        except OSError:
+            _reopen()
+            self._mouth.repair()
+        if (sys.stdin, sys.stdout, sys.stderr) != self._streams or sys.stdout.closed or sys.stderr.closed:
+            self._restore_streams()
+
+    def after_bundle(self) -> str:
+        """Put the rest right; return what could not be: "" or a few words."""
+        self._restore_signals()
+        os.umask(self._mask)
+        if sys.path != self._path:
+            sys.path[:] = self._path
+        if sys.getrecursionlimit() != self._recursion:
+            sys.setrecursionlimit(self._recursion)
+        for kind, (soft, hard) in zip(_LIMITS, self._limits, strict=True):
+            now = resource.getrlimit(kind)
+            if now[0] != soft:
+                resource.setrlimit(kind, (soft if now[1] == hard else now[1], now[1]))
+        return self._leftovers()
+
+    def _leftovers(self) -> str:
+        found = []
+        if _thread._count() > self._threads:
+            found.append("threads")
+        try:
+            # asks without reaping: a child's exit status belongs to the code that started it
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            found.append("child processes")
+        except ChildProcessError:
+            pass
+        if self._lost_descriptors():
+            found.append("closed standard streams")
+        if self._few_files_left():
+            found.append("open files")
+        return " and ".join(found)
+
+    def _lost_descriptors(self) -> bool:
+        try:
+            lost = os.fstat(0).st_rdev != os.stat(os.devnull).st_rdev
+        except OSError:
+            return True
+        return lost or not self._mouth.repair()
+
+    def _few_files_left(self) -> bool:
+        """True when what calls left open takes more than half of the files that may be open."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            return most != resource.RLIM_INFINITY and len(os.listdir("/proc/self/fd")) > most // 2
+        except FileNotFoundError:  # no /proc here
+            return False
+        except OSError:
+            return True
+
+    def _restore_environment(self) -> None:
+        wanted = {os.fsdecode(key): os.fsdecode(value) for key, value in self._environment.items()}
+        for name in [name for name in os.environ if name not in wanted]:
+            del os.environ[name]
+        for name, value in wanted.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+
+    def _restore_signals(self) -> None:
+        for number, handler in self._handlers.items():
+            if handler is not None and _handler(number) != handler:
+                signal.signal(number, handler)
+        if self._signals_touched:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._signals_touched = False
+
+    def _restore_streams(self) -> None:
+        _reopen()
+        self._mouth.repair()
+        fresh = []
+        for number, (stream, mode) in enumerate(zip(self._streams, "rww", strict=True)):
+            if stream is None or stream.closed:
+                # lives as long as the process, and its descriptor is there whoever closes the stream
+                stream = open_stream(number) if number else open(number, mode, closefd=False)
+            fresh.append(stream)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
+        self._streams = (fresh[0], fresh[1], fresh[2])
+        self._mouth.flush = fresh[1].flush
+
+    def _watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any) -> Any:
+            self._signals_touched = True
+            return function(*args)
+
+        watched.__name__ = function.__name__
+        watched.__doc__ = function.__doc__
+        return watched
+
+    def _in_child(self) -> None:
+        self.forked = True
+
+
+def _reopen() -> None:
+    """Give the standard descriptors that are closed back to the process: they lead nowhere."""
+    for fd in (0, 1, 2):
+        try:
+            os.get_blocking(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            os.set_inheritable(fd, True)
+
+
+def _catchable() -> list[int]:
+    return [int(s) for s in signal.Signals if s not in (signal.SIGKILL, signal.SIGSTOP)]

@@ -1,0 +1,94 @@
+"""Starting a worker in the background, and stopping what runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import endpoint_worker
+
+from ..config.directory import EndpointFolder, FolderError
+
+#: A worker in the background must hold its place within this long (seconds).
+START_TIMEOUT = 20.0
+
+
+def log_file(folder: EndpointFolder, node: str) -> Path:
+    """Log of a node that was started in the background."""
+    return folder.logs / f"{node}.log"
+
+
+def spawn(arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    """Start ``umbel-endpoint ARGUMENTS`` in a session of its own; its words go to a new file ``output``."""
+    with output.open("wb") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "endpoint_worker", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": python_path()},
+            start_new_session=True,
+        )
+
+
+def detach(folder: EndpointFolder, node: str, arguments: list[str]) -> int:
+    """Start a worker in the background; return its process id once it holds its place. Raises FolderError."""
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    early = folder.logs / f"{node}.err"
+    process = spawn(arguments, early)
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if folder.running().get(node) == process.pid:
+            return process.pid
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    said = early.read_text(errors="replace").strip()[-2000:]
+    raise FolderError(f"the worker did not start: {said or f'see {log_file(folder, node)}'}")
+
+
+def stop(pid: int, timeout: float) -> bool:
+    """Ask a process to end and wait for it; False when it still runs after ``timeout`` seconds."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        raise FolderError(f"process {pid} belongs to another account: stop it from there") from None
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if not _alive(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        # a worker that has ended but whose parent has not asked yet does not count
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def python_path() -> str:
+    """``PYTHONPATH`` with which a process that starts elsewhere finds this program."""
+    # this process may have been started inside a checkout: the child starts elsewhere
+    folders = [
+        os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder
+    ]
+    return os.pathsep.join(
+        dict.fromkeys([*folders, str(Path(endpoint_worker.__file__).resolve().parents[1])])
+    )

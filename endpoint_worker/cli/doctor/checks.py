@@ -1,0 +1,294 @@
+"""What may keep an endpoint from working, looked at one by one: ``umbel-endpoint check``.
+
+Nothing is changed: nothing is taken from the queue, and no report is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import select
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import celery
+import redis
+import urllib3
+from redis.exceptions import AuthenticationError
+
+from umbel.protocol import envelope, names
+from umbel.protocol.errors import UmbelError
+from umbel.protocol.version import PROTOCOL_VERSION, __version__
+
+from ...broker.client import BROKER_ERRORS, connect, without_password
+from ...config import settings as site
+from ...config.directory import Credentials, EndpointFolder
+from ...runners.options import runner_options
+from ...runners.slot import Slot
+from . import sandbox
+
+#: Seconds that service and broker may take to answer, and that a runner may take to start.
+TIMEOUT, RUNNER_TIMEOUT = 5.0, 20.0
+#: What is not looked at where credentials or settings are missing.
+NEEDY = ("broker", "credentials", "clock", "sandbox", "runner")
+#: Clocks may differ by so much (seconds) before it is worth a word, well before messages are refused.
+MAX_SKEW = envelope.LEEWAY / 5
+#: Less free space (bytes) is too little for results, functions and logs.
+LEAST_SPACE = 256 * 1024**2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. ``ok``: None where it could not be; ``advice``: what to do next."""
+
+    name: str
+    ok: bool | None
+    said: str
+    advice: str = ""
+
+
+def check(folder: EndpointFolder, *, api: bool = True) -> list[Finding]:
+    """Look at everything; ``api``: also at the service's API, which a running worker does not need."""
+    found = [_python()]
+    credentials = _try(found, "files", lambda: _files(folder))
+    chosen = _try(found, "settings", lambda: _settings(folder))
+    found.append(_disk(folder, chosen))
+    clock = None
+    if credentials is not None and api:
+        finding, clock = _api(credentials.api_url)
+        found.append(finding)
+    if credentials is None or chosen is None:
+        why = "not looked at: the files and settings above come first"
+        return found + [Finding(name, None, why) for name in NEEDY]
+    url = chosen.broker_url(credentials.broker_url)
+    found.append(_broker(url))
+    if found[-1].ok:
+        finding, heard = _rights(url, credentials.endpoint_id)
+        found.append(finding)
+        clock = heard if clock is None else clock
+    else:
+        found.append(Finding("credentials", None, "not looked at: the broker cannot be reached"))
+    found.append(_clock(clock))
+    found.append(Finding("sandbox", *sandbox.look(folder, chosen)))
+    return [*found, _runner(folder, chosen)]
+
+
+def to_json(name: str, found: list[Finding]) -> str:
+    """The findings as a JSON object."""
+    return json.dumps(
+        {"endpoint": name, "ok": healthy(found), "checks": [asdict(f) for f in found]}, indent=1
+    )
+
+
+def healthy(found: list[Finding]) -> bool:
+    """True when everything is as it should be."""
+    return all(finding.ok for finding in found)
+
+
+def _try(found: list[Finding], name: str, look: Callable[[], tuple[Finding, Any]]) -> Any:
+    try:
+        finding, value = look()
+    except UmbelError as error:
+        finding, value = Finding(name, False, error.message, "mend or replace what is named here"), None
+    found.append(finding)
+    return value
+
+
+def _python() -> Finding:
+    python = f"Python {platform.python_version()} ({sys.executable})"
+    said = f"{python}, umbel {__version__}, Celery {celery.__version__}"
+    if sys.version_info < (3, 10):
+        return Finding("python", False, said, "install umbel[endpoint] with Python 3.10 or later")
+    return Finding("python", True, said)
+
+
+def _files(folder: EndpointFolder) -> tuple[Finding, Credentials]:
+    credentials = folder.credentials()
+    folder.signing_key()
+    for file in (folder.path / "credentials.json", folder.path / "signing.key"):
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o077:
+            said = f"others may read or change {file} (mode {mode:04o})"
+            return Finding("files", False, said, f"chmod 600 {file}"), credentials
+    return Finding("files", True, f"endpoint {credentials.endpoint_id} in {folder.path}"), credentials
+
+
+def _settings(folder: EndpointFolder) -> tuple[Finding, site.Settings]:
+    chosen = site.load(folder.settings_file, folder.name)
+    return Finding("settings", True, f"{folder.settings_file}: {chosen.worker_slots} slots"), chosen
+
+
+def _disk(folder: EndpointFolder, chosen: site.Settings | None) -> Finding:
+    work = chosen.work_folder(folder.path / "work") if chosen is not None else folder.path / "work"
+    least = None
+    for place in (folder.path, folder.spool, folder.cache, folder.logs, work):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place) as probe:
+                probe.write(b"\0" * 4096)
+                probe.flush()
+            free = shutil.disk_usage(place).free
+        except OSError as error:
+            advice = f"make room, or let this account write there: see 'df {place}' and 'ls -ld {place}'"
+            return Finding("disk", False, f"{place} cannot be written: {error.strerror}", advice)
+        least = free if least is None else min(least, free)
+        if free < LEAST_SPACE:
+            said = f"only {free // 1024**2} MiB are free for {place}"
+            return Finding("disk", False, said, f"make room: {LEAST_SPACE // 1024**2} MiB are the least")
+    return Finding("disk", True, f"{(least or 0) / 1024**3:.1f} GiB are free, and all folders can be written")
+
+
+def _api(url: str) -> tuple[Finding, float | None]:
+    """Look at the service; also how far its clock is ahead of this one (seconds)."""
+    reach = f"see whether the service runs and whether this machine reaches it: curl {url}/health"
+    advice = reach + "; where only the broker is meant to be reached, use --no-api"
+    began = time.time()
+    try:
+        with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as http:
+            answer = http.request("GET", f"{url}/version")
+            record = json.loads(answer.data)
+            version, protocol = str(record["version"]), int(record["protocol"])
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        return Finding("api", False, f"{url} does not answer: {error}", advice), None
+    except (ValueError, KeyError, TypeError):
+        said = f"what answers at {url} is no Umbel service (status {answer.status})"
+        return Finding("api", False, said, "see whether a proxy or another program is at that address"), None
+    clock = _ahead(answer.headers.get("Date"), began)
+    if protocol != PROTOCOL_VERSION:
+        said = f"{url} speaks protocol {protocol}, this endpoint {PROTOCOL_VERSION}"
+        return Finding("api", False, said, f"install umbel {version} here, or update the service"), clock
+    return Finding("api", True, f"{url}, umbel {version}"), clock
+
+
+def _ahead(date: str | None, began: float) -> float | None:
+    try:
+        # the header has whole seconds, cut off
+        return parsedate_to_datetime(date or "").timestamp() + 0.5 - (began + time.time()) / 2
+    except (ValueError, TypeError):
+        return None
+
+
+def _broker(url: str) -> Finding:
+    place = urlsplit(url)
+    address = without_password(url)
+    advice = (
+        "see whether the broker runs and a firewall lets this machine reach it; "
+        "if it is reached another way from here, set broker_address in endpoint.toml"
+    )
+    try:
+        with socket.create_connection((place.hostname or "", place.port or 6379), TIMEOUT) as sock:
+            sock.settimeout(TIMEOUT)
+            # a Redis says something to strangers, too, be it that they must log in
+            sock.sendall(b"PING\r\n")
+            said = sock.recv(64)
+    except OSError as error:
+        return Finding("broker", False, f"{address} cannot be reached: {error}", advice)
+    if not said.startswith((b"+", b"-")):
+        return Finding("broker", False, f"what answers at {address} is no Redis", advice)
+    return Finding("broker", True, address)
+
+
+def _rights(url: str, endpoint: str) -> tuple[Finding, float | None]:
+    """Log in and see whether what a worker does is permitted; also the broker's clock, as ``_api``."""
+    again = "have the service make the account again, or delete the endpoint and configure it anew"
+    clock = None
+    refused = []
+    try:
+        with connect(url, timeout=TIMEOUT) as pool, pool.client() as client:
+            client.ping()
+            clock = _broker_clock(client)
+            # the broker looks at permissions when a command is queued, and what is discarded never happens
+            client.execute_command("MULTI")
+            for command in _needed(endpoint):
+                try:
+                    client.execute_command(*command)
+                except redis.ResponseError as error:
+                    refused.append(f"{command[0]} {command[1]} ({error})")
+            client.execute_command("DISCARD")
+    except AuthenticationError as error:
+        said = f"the broker does not accept {names.broker_user(endpoint)}: {error}"
+        return Finding("credentials", False, said, f"see whether the endpoint was deleted; {again}"), clock
+    except BROKER_ERRORS as error:
+        said = f"{names.broker_user(endpoint)} cannot use the broker: {error}"
+        return Finding("credentials", False, said, again), clock
+    if refused:
+        return Finding("credentials", False, "the broker refuses " + "; ".join(refused), again), clock
+    said = f"{names.broker_user(endpoint)} may take work and send reports"
+    return Finding("credentials", True, said), clock
+
+
+def _broker_clock(client: redis.Redis) -> float:
+    began = time.time()
+    seconds, micros = client.time()
+    return float(seconds + micros / 1e6 - (began + time.time()) / 2)
+
+
+def _needed(endpoint: str) -> list[tuple[Any, ...]]:
+    """What a worker must be allowed to do."""
+    return [
+        ("BRPOP", names.queue_key(endpoint), 1),
+        ("LPUSH", names.REPORTS_KEY, ""),
+        ("GET", names.function_key(endpoint, "0" * 64)),
+        ("DEL", names.body_key(endpoint, "0")),
+        ("ZRANGEBYSCORE", names.cancelled_key(endpoint), 0, 0),
+    ]
+
+
+def _clock(ahead: float | None) -> Finding:
+    if ahead is None:
+        return Finding("clock", None, "not looked at: neither service nor broker told the time")
+    way = "ahead of" if ahead < 0 else "behind"
+    said = f"this clock is {abs(ahead):.1f} s {way} the service's"
+    if abs(ahead) <= MAX_SKEW:
+        return Finding("clock", True, said)
+    advice = f"set it by NTP (timedatectl set-ntp true): over {envelope.LEEWAY:g} s messages are refused"
+    return Finding("clock", False, said, advice)
+
+
+def _runner(folder: EndpointFolder, chosen: site.Settings) -> Finding:
+    began = time.monotonic()
+    advice = "see what it said; PATH, LD_LIBRARY_PATH and limits of runners come from endpoint.toml"
+    try:
+        slot = Slot(0, runner_options(folder, chosen))
+    except (OSError, UmbelError) as error:
+        return Finding("runner", False, f"no runner can be started: {error}", advice)
+    try:
+        how = _greeting(slot, began + RUNNER_TIMEOUT)
+    finally:
+        _dismiss(slot)
+    if slot.greeted:
+        return Finding("runner", True, f"a runner started in {time.monotonic() - began:.1f} s")
+    return Finding("runner", False, how or f"a runner did not start in {RUNNER_TIMEOUT:g} s", advice)
+
+
+def _greeting(slot: Slot, deadline: float) -> str | None:
+    """Wait until a runner says hello; return how it ended if it did."""
+    while not slot.greeted and not slot.eof and time.monotonic() < deadline:
+        if select.select([slot.sock], [], [], 0.1)[0]:
+            slot.read()
+        elif (how := slot.ended()) is not None:
+            return how
+    while slot.eof and time.monotonic() < deadline:
+        how = slot.ended()
+        if how is not None:
+            return how
+        time.sleep(0.01)
+    return None
+
+
+def _dismiss(slot: Slot) -> None:
+    deadline = time.monotonic() + 2.0
+    while slot.state != "dead" and time.monotonic() < deadline:
+        slot.kill()
+        slot.ended()
+        time.sleep(0.005)
+    slot.child.bury()

@@ -1,0 +1,134 @@
+"""Registration with the service: the only time an endpoint talks to its API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from umbel.protocol.envelope import Signer, new_private_key
+from umbel.protocol.errors import ServiceError, ServiceUnavailable, service_error
+
+from ..config.directory import Credentials, EndpointFolder, FolderError
+
+#: Seconds that the API may take to answer.
+TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where the service is and who asks. ``code``: good for one registration, in place of the token."""
+
+    url: str
+    token: str
+    code: str = ""
+
+
+def find_login(home: Path) -> Login:
+    """Address and token from ``UMBEL_API_URL`` and ``UMBEL_TOKEN``, else from ``client.json`` of the home.
+
+    With a one-time code in ``UMBEL_CODE`` no token is needed. Raises FolderError when there is none.
+    """
+    file = home / "client.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = {}
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{file} cannot be read: {error}") from None
+    url = os.environ.get("UMBEL_API_URL") or known.get("url")
+    token = os.environ.get("UMBEL_TOKEN") or known.get("token")
+    code = os.environ.get("UMBEL_CODE", "")
+    if not url or not (token or code):
+        raise FolderError(
+            "it is not known where the service is and who you are: set UMBEL_API_URL and UMBEL_TOKEN "
+            f"(or UMBEL_CODE), or have the service's token file at {file}"
+        )
+    return Login(str(url).rstrip("/"), str(token or ""), code)
+
+
+def register(folder: EndpointFolder, login: Login, settings: str, description: str = "") -> Credentials:
+    """Make a key, register the endpoint and write its folder.
+
+    Raises ServiceError when the service refuses, FolderError when the folder cannot be written.
+    """
+    if folder.exists():
+        raise FolderError(
+            f"endpoint '{folder.name}' is configured already, in {folder.path}: edit its endpoint.toml, "
+            f"or start over with 'umbel-endpoint delete {folder.name}'"
+        )
+    _check_writable(folder.path)
+    key = new_private_key()
+    request: dict[str, Any] = {
+        "name": folder.name,
+        "public_key": base64.b64encode(Signer(key).public_key).decode(),
+    }
+    if description:
+        request["description"] = description
+    answer = ask(login, "POST", "/v1/registrations" if login.code else "/v1/endpoints", request)
+    try:
+        given = answer["credentials"]
+        credentials = Credentials(
+            str(given["endpoint_id"]),
+            folder.name,
+            login.url,
+            str(given["broker_url"]),
+            base64.b64decode(given["service_key"], validate=True),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ServiceUnavailable(
+            f"{login.url} answered without credentials: is it an Umbel service?"
+        ) from None
+    try:
+        folder.write(credentials, key, settings)
+    except OSError as error:
+        raise FolderError(f"{folder.path} cannot be written: {error.strerror}") from None
+    return credentials
+
+
+def unregister(endpoint_id: str, login: Login) -> None:
+    """Delete an endpoint at the service; one that is gone already is fine. Raises ServiceError."""
+    try:
+        ask(login, "DELETE", f"/v1/endpoints/{endpoint_id}", None)
+    except ServiceError as error:
+        if error.code != "ENDPOINT_NOT_FOUND":
+            raise
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """Send one request to the service; return its answer. Raises ServiceError."""
+    bearer = login.code or login.token
+    headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+    try:
+        with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as http:
+            answer = http.request(
+                method, login.url + path, headers=headers, body=None if body is None else json.dumps(body)
+            )
+            status, data = answer.status, answer.data
+    except urllib3.exceptions.HTTPError as error:
+        raise ServiceUnavailable(f"the service at {login.url} cannot be reached: {error}") from None
+    try:
+        record = json.loads(data) if data else {}
+    except ValueError:
+        record = {}
+    if not isinstance(record, dict):
+        record = {}
+    if status >= 400:
+        message = str(record.get("message") or f"the service answered with status {status}")
+        raise service_error(status, str(record.get("code") or "INTERNAL_ERROR"), message)
+    return record

@@ -1,0 +1,246 @@
+"""``umbel-endpoint relay``: carry connections of compute nodes to the broker, on a login node.
+
+A small process of the account, started by the provisioner's command when it is not there. It ends by itself:
+without connections for a quarter of an hour, when its endpoint's folder is gone, and with ``--stop``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from ..config.directory import EndpointFolder, FolderError, default_home, node_name
+from .daemon import spawn
+
+#: Ports that are tried after the wanted one when others use it.
+PORTS = 20
+#: Seconds until a relay without connections ends, between two looks, to reach the broker, and to start.
+IDLE, LOOK, CONNECT, START = 900.0, 3.0, 10.0, 20.0
+#: Connections that are carried at once; a worker has some five.
+MOST = 8192
+#: Processes that this one has started and that outlive it.
+_started: list[subprocess.Popen[bytes]] = []
+#: Beginnings of names of interfaces that lead to nobody but this machine.
+_VIRTUAL = ("docker", "br-", "veth", "virbr", "cni", "podman", "lxc")
+
+
+@dataclass
+class Relay:
+    """Carries connections to ``upstream`` (host, port). ``file``: says where, and that it shall."""
+
+    upstream: tuple[str, int]
+    listen: Sequence[str]
+    port: int
+    file: Path
+    _open: int = 0
+    _used: float = field(default_factory=time.monotonic)
+
+    async def serve(self) -> None:
+        """Listen until nobody needs it any more."""
+        servers = await self._bind()
+        about = {"pid": os.getpid(), "upstream": list(self.upstream), "port": self.port}
+        draft = self.file.with_suffix(".new")
+        draft.write_text(json.dumps({**about, "addresses": list(self.listen)}), encoding="utf-8")
+        os.replace(draft, self.file)
+        try:
+            while self._wanted():
+                await asyncio.sleep(LOOK)
+        finally:
+            for server in servers:
+                server.close()
+
+    def _wanted(self) -> bool:
+        if _state(self.file).get("pid") != os.getpid():
+            return False
+        return self._open > 0 or time.monotonic() - self._used < IDLE
+
+    async def _bind(self) -> list[asyncio.Server]:
+        """One port on all addresses: the wanted one, or one of those after it."""
+        last: OSError | None = None
+        for port in range(self.port, self.port + PORTS if self.port else 1):
+            servers: list[asyncio.Server] = []
+            try:
+                for address in self.listen:
+                    servers.append(await asyncio.start_server(self._carry, address, port))
+                    port = servers[0].sockets[0].getsockname()[1]
+            except OSError as error:
+                last = error
+                for server in servers:
+                    server.close()
+                continue
+            self.port = port
+            return servers
+        raise FolderError(f"no port from {self.port} on is free at {', '.join(self.listen)}: {last}")
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._open >= MOST:
+            writer.close()
+            return
+        self._open += 1
+        try:
+            way = asyncio.open_connection(*self.upstream)
+            there_reader, there_writer = await asyncio.wait_for(way, CONNECT)
+            await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
+        except (OSError, asyncio.TimeoutError) as error:
+            print(f"{time.strftime('%F %T')} {self.upstream}: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            writer.close()
+            self._open -= 1
+            self._used = time.monotonic()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Carry bytes one way; when they end, both ends are closed."""
+    with suppress(OSError):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
+
+
+def addresses() -> list[str]:
+    """Private IPv4 addresses of this machine, the one of its own name first; loopback if it has none.
+
+    A public address is never listened on unless somebody asks for it.
+    """
+    found = []
+    for name, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            if entry.family == socket.AF_INET and not name.startswith(_VIRTUAL):
+                address = ipaddress.ip_address(entry.address)
+                if address.is_private and not address.is_loopback and not address.is_link_local:
+                    found.append(entry.address)
+    with suppress(OSError):
+        own = socket.gethostbyname(socket.gethostname())
+        found.sort(key=lambda address: address != own)
+    return found or ["127.0.0.1"]
+
+
+def ensure(
+    folder: EndpointFolder, upstream: tuple[str, int], listen: Sequence[str], port: int
+) -> dict[str, Any]:
+    """Have a relay run on this machine; return its ``pid``, ``port``, ``addresses``. Raises FolderError."""
+    file = _file(folder)
+    known = _state(file)
+    same = known.get("upstream") == list(upstream) and known.get("addresses") == list(listen)
+    if _alive(file):
+        if same:
+            return known
+        stop(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    words = [
+        "relay",
+        folder.name,
+        "--serve",
+        "--upstream",
+        f"{upstream[0]}:{upstream[1]}",
+        "--port",
+        str(port),
+    ]
+    words += [word for address in listen for word in ("--listen", address)]
+    process = spawn(words, folder.logs / f"{file.stem}.log")
+    _started.append(process)
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and process.poll() is None:
+        if _state(file).get("pid") == process.pid:
+            return _state(file)
+        time.sleep(0.02)
+    process.kill()
+    raise FolderError(f"the relay does not start: see {folder.logs / f'{file.stem}.log'}")
+
+
+def stop(folder: EndpointFolder) -> bool:
+    """End this machine's relay; False if there was none."""
+    file = _file(folder)
+    pid = _state(file).get("pid") if _alive(file) else None
+    file.unlink(missing_ok=True)
+    if not pid:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(int(pid), signal.SIGTERM)
+    deadline = time.monotonic() + 5.0
+    while _alive(file) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    _started[:] = [process for process in _started if process.poll() is None]
+    return True
+
+
+def _file(folder: EndpointFolder) -> Path:
+    # homes are shared, processes are not
+    return folder.path / "run" / f"relay-{node_name()}.json"
+
+
+def _state(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lock(file: Path) -> int:
+    """The lock that a relay holds as long as it lives. Raises BlockingIOError."""
+    lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _alive(file: Path) -> bool:
+    try:
+        os.close(_lock(file))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@click.command()
+@click.argument("name")
+@click.option("--upstream", metavar="HOST:PORT", help="Where this machine reaches the broker.")
+@click.option("--listen", multiple=True, metavar="ADDRESS", help="Default: its private addresses.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port, or one of those after it.")
+@click.option("--serve", is_flag=True, hidden=True)
+@click.option("--stop", "ends", is_flag=True, help="End it.")
+def relay(
+    name: str, upstream: str | None, listen: tuple[str, ...], port: int, serve: bool, ends: bool
+) -> None:
+    """Have a relay for endpoint NAME run on this machine, and print where it listens (JSON)."""
+    folder = EndpointFolder(default_home(), name)
+    if ends:
+        stop(folder)
+        return
+    host, _, number = (upstream or "").rpartition(":")
+    if not host or not number.isdigit():
+        raise click.UsageError("--upstream wants HOST:PORT")
+    listen = listen or tuple(addresses())
+    if not serve:
+        click.echo(json.dumps(ensure(folder, (host, int(number)), listen, port)))
+        return
+    file = _file(folder)
+    lock = _lock(file)
+    try:
+        asyncio.run(Relay((host, int(number)), listen, port, file).serve())
+    finally:
+        os.close(lock)

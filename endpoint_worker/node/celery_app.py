@@ -1,0 +1,188 @@
+"""The Celery worker of an endpoint, put together and started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.worker.control import control_command
+from celery.worker.request import Request
+
+from umbel.protocol import names
+
+from ..broker.celery_transport import Connection
+from ..broker.client import without_password
+from .node import Node
+from .shutdown import Leaver, Terms
+
+log = logging.getLogger(__name__)
+
+#: Seconds after the drain's end at which a worker that does not stop is ended by force.
+FORCE_AFTER = 12.0
+#: Celery's events (for Flower) are sent together, this often (seconds), or when there are so many.
+EVENTS_INTERVAL, EVENTS_AT_ONCE = 0.25, 1000
+
+
+class Attached(bootsteps.StartStopStep):
+    """What is to be done each time that Celery has connected to the broker.
+
+    The node looks for what it missed. And events are sent a few times per second together: Celery sends them
+    after every message, which takes longer than all else that the main thread does for it.
+    """
+
+    requires = {"celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.events:Events"}
+
+    def __init__(self, c: Any, **options: Any):
+        self._timer: Any = None
+        super().__init__(c, **options)
+
+    def start(self, c: Any) -> None:
+        """Celery consumes (again)."""
+        c.event_dispatcher.on_send_buffered = None
+        c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
+        self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
+        c.app.umbel_node.poke()
+        c.app.umbel_leaver.attach(c)
+
+    def stop(self, c: Any) -> None:
+        """The connection is gone or goes."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+@control_command(name=names.CANCEL_COMMAND, args=[("task_ids", list)], signature="<task ids>")
+def cancel_calls(state: Any, task_ids: list[str] | None = None, **_: Any) -> dict[str, int]:
+    """Remote-control command: skip or stop calls of this endpoint."""
+    wanted = [str(task_id) for task_id in task_ids or []]
+    state.app.umbel_node.cancel(wanted)
+    return {"ok": len(wanted)}
+
+
+@control_command(name=names.LEAVE_COMMAND, args=[("reason", str)], signature="<reason>")
+def leave(state: Any, reason: str = "", **_: Any) -> dict[str, str]:
+    """Remote-control command: take nothing more, finish what was taken, and end."""
+    state.app.umbel_leaver.leave(str(reason)[:200] or "asked to")
+    return {"ok": "leaving"}
+
+
+class BundleRequest(Request):
+    """A bundle as Celery sees it."""
+
+    def cancel(self, *_: Any, **__: Any) -> None:
+        """What a cold shutdown asks of all that runs: the node stops it, and nobody has cancelled it."""
+
+
+def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
+    """Celery app of one endpoint, whose tasks are all ``names.RUN_TASK``."""
+    app = Celery("umbel-endpoint", broker=node.broker_url, set_as_current=False)
+    app.conf.update(
+        broker_transport="endpoint_worker.broker.celery_transport:Transport",
+        broker_transport_options={
+            "global_keyprefix": names.prefix(node.endpoint),
+            "ack_emulation": False,
+            "priority_steps": [0],
+            "health_check_interval": 10,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+        },
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        result_backend=None,
+        task_default_queue=names.QUEUE,
+        task_ignore_result=True,
+        task_acks_late=False,
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_pool_restarts=True,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=0.0,
+        control_queue_expires=None,
+        event_queue_expires=None,
+    )
+    app.amqp.Connection = Connection
+    app.umbel_node, app.umbel_leaver = node, leaver or Leaver(node, Terms())
+    app.steps["consumer"].add(Attached)
+
+    @app.task(name=names.RUN_TASK, ignore_result=True, Request=BundleRequest)
+    def run(head: str, body: str | None) -> None:
+        raise RuntimeError("bundles are run by the endpoint's own pool")
+
+    return app
+
+
+def serve(node: Node, terms: Terms | None = None) -> int:
+    """Run the node's Celery worker until it is told to stop, or its terms end; return an exit code."""
+    # with Python's default of 5 ms a message waits behind whatever another thread computes
+    sys.setswitchinterval(0.0002)
+    # Celery warns of root, of settings to come and of every lost connection; what matters is logged anyway
+    warnings.filterwarnings("ignore", module=r"celery\.")
+    leaver = Leaver(node, terms or Terms())
+    app = make_app(node, leaver)
+    leaver.start()
+    signals.setup_logging.connect(_logging_is_set_up)
+    stopping = _Stopping(node)
+    signals.worker_shutting_down.connect(stopping)
+    signals.worker_ready.connect(_hang_up_is_stop)
+    host = node.name.replace("@", "-")
+    log.info(
+        "endpoint %s: node %s, %d slots, broker %s, process %d",
+        node.settings.name,
+        node.name,
+        node.settings.worker_slots,
+        without_password(node.broker_url),
+        os.getpid(),
+    )
+    worker = app.Worker(
+        hostname=f"worker@{node.settings.name}.{host}",
+        pool="endpoint_worker.node.celery_pool:RunnerPool",
+        concurrency=node.settings.worker_slots,
+        queues=[names.QUEUE],
+        loglevel=node.settings.log_level,
+        without_gossip=True,
+        without_mingle=True,
+        task_events=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+class _Stopping:
+    """Starts the drain the moment a signal asks for it, whatever Celery's main thread is doing."""
+
+    def __init__(self, node: Node):
+        self._node = node
+
+    def __call__(self, *, how: str = "Warm", **_: Any) -> None:
+        self._node.drain(at_once=how != "Warm")
+        force = threading.Timer(self._node.settings.drain_seconds + FORCE_AFTER, _force)
+        force.daemon = True
+        force.start()
+
+
+def _force() -> None:
+    log.critical(
+        "the worker did not stop by itself and is ended; reports that were not sent are in the spool"
+    )
+    os._exit(1)
+
+
+def _hang_up_is_stop(**_: Any) -> None:
+    """A terminal that is closed stops the worker; Celery would start it again by its own command line."""
+    signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+
+
+def _logging_is_set_up(**_: Any) -> None:
+    """Keeps Celery from setting up logging: the command has done it."""

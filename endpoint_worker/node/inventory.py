@@ -1,0 +1,102 @@
+"""What a node says of itself: its machine and its software."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import celery
+
+from umbel.protocol.version import __version__
+
+from ..config.hardware import memory, processors
+
+#: Most packages that are told of, and most bytes of their names and versions together.
+MAX_PACKAGES, MAX_PACKAGE_BYTES = 500, 12_000
+#: Where the drivers of NVIDIA and AMD say which cards there are. No driver is asked: that
+#: takes seconds, and keeps memory on the card.
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+_CARDS = Path("/sys/class/drm")
+_INSTALLED = re.compile(r"([A-Za-z0-9_.]+)-([A-Za-z0-9_.+!]+)\.dist-info")
+_MAKERS = {"0x10de": "NVIDIA", "0x1002": "AMD"}
+
+
+def of_node() -> dict[str, Any]:
+    """Facts that hold as long as this process runs, few enough for every heartbeat.
+
+    ``memory``: bytes; ``cpus``: processors that the worker may use; ``gpus``: names of accelerators.
+    """
+    return {
+        "hostname": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "umbel": __version__,
+        "celery": celery.__version__,
+        "cpu": cpu_model(),
+        "cpus": len(processors()),
+        "memory": memory(),
+        "gpus": gpus(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Versions by name of the packages of this Python, which runners without a sandbox have, too."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        # by the names of their folders: to read each one's description takes a thousand times as long
+        for match in filter(None, map(_INSTALLED.fullmatch, names)):
+            found.setdefault(match[1].lower().replace("_", "-"), match[2])
+    size = 0
+    kept: dict[str, str] = {}
+    for name in sorted(found)[:MAX_PACKAGES]:
+        size += len(name) + len(found[name])
+        if size > MAX_PACKAGE_BYTES:
+            break
+        kept[name] = found[name]
+    return kept
+
+
+def cpu_model(file: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor is called, as far as the system knows."""
+    try:
+        match = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", file.read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1].strip()[:100] if match else platform.processor() or platform.machine()
+
+
+def gpus(nvidia: Path = _NVIDIA, cards: Path = _CARDS) -> list[str]:
+    """Names of the accelerators of this machine, whether or not slots are told of them."""
+    found = []
+    for card in sorted(nvidia.glob("*/information")):
+        match = re.search(r"^Model:\s*(.+)$", _read(card), re.MULTILINE)
+        found.append(match[1].strip() if match else "NVIDIA")
+    if found:
+        return found[:64]
+    for card in sorted(cards.glob("card[0-9]*")):
+        if not card.name[4:].isdigit():
+            continue  # a socket of a card, not a card
+        device = card / "device"
+        maker = _MAKERS.get(_read(device / "vendor").strip())
+        # a mainboard's graphics has no memory of its own; only AMD's driver says how much there is
+        if maker == "NVIDIA" or (maker == "AMD" and (device / "mem_info_vram_total").exists()):
+            found.append(_read(device / "product_name").strip() or maker)
+    return found[:64]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,203 @@
+"""Control groups of Linux: a limit of memory that holds for a call with everything that it starts.
+
+Where this process may make groups below its own, each runner gets one; elsewhere ``RLIMIT_AS`` has to do,
+which counts what is reserved rather than used, and by each process for itself. Both versions of the
+interface are known (kernel documentation, ``admin-guide/cgroup-v2`` and ``admin-guide/cgroup-v1/memory``).
+In version 2 only groups without processes may limit those below them, so the worker steps down into a group
+of its own first, unless others than itself live in its group.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .process_tree import descendants
+
+log = logging.getLogger(__name__)
+
+PROC = Path("/proc")
+#: Names of the worker's own group (version 2), and the beginning of the runners'.
+WORKER, RUNNER = "umbel-worker", "umbel-runner-"
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What one version calls things."""
+
+    limit: str
+    none: str
+    events: str
+    setup: tuple[tuple[str, str], ...]
+
+
+_VERSIONS = {
+    1: _Files("memory.limit_in_bytes", "-1", "memory.oom_control", (("memory.swappiness", "0"),)),
+    2: _Files("memory.max", "max", "memory.events", (("memory.swap.max", "0"), ("memory.oom.group", "1"))),
+}
+
+
+class Group:
+    """The group of one runner."""
+
+    def __init__(self, parent: Path, version: int):
+        """Make it. Raises OSError."""
+        self._files = _VERSIONS[version]
+        self.folder = parent / f"{RUNNER}{os.getpid()}-{next(_numbers)}"
+        self.folder.mkdir()
+        self._limit: int | None = None
+        self._kills = 0
+        for name, value in self._files.setup:
+            try:
+                self._write(name, value)
+            except OSError:
+                # older kernels and machines without swap do not know all of them
+                pass
+
+    def enter(self) -> list[str]:
+        """Words before a command that have it run in the group."""
+        return ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(self.folder)]
+
+    def limit(self, size: int | None) -> bool:
+        """Let all that is in the group take ``size`` bytes together (None: no limit); tell if that holds."""
+        if size is not None:
+            # only who is limited can be over a limit: a bundle without one costs no look at the group
+            self._kills = self._count()
+        if size == self._limit:
+            return True
+        try:
+            self._write(self._files.limit, self._files.none if size is None else str(size))
+        except OSError as error:
+            log.warning("%s takes no limit of %s bytes: %s", self.folder, size, error)
+            return False
+        self._limit = size
+        return True
+
+    @property
+    def limited(self) -> bool:
+        """True while there is a limit."""
+        return self._limit is not None
+
+    def exceeded(self) -> bool:
+        """Tell whether the kernel has ended something in the group since the limit was set."""
+        return self.limited and self._count() > self._kills
+
+    def close(self) -> bool:
+        """Remove the group; False while a process of it still ends."""
+        try:
+            self.folder.rmdir()
+        except OSError:
+            return not self.folder.exists()
+        return True
+
+    def _write(self, name: str, value: str) -> None:
+        (self.folder / name).write_text(value)
+
+    def _count(self) -> int:
+        try:
+            lines = (self.folder / self._files.events).read_text().splitlines()
+            return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+        except (OSError, ValueError):
+            return 0
+
+
+class Cgroups:
+    """Where groups for runners are made: below ``parent``, by the rules of ``version``."""
+
+    def __init__(self, parent: Path, version: int):
+        self.parent, self.version = parent, version
+        self._closing: list[Group] = []
+
+    def close(self, group: Group | None = None, patience: float = 0.0) -> None:
+        """Remove ``group`` and those that could not be removed before, trying for ``patience`` seconds."""
+        self._closing += [] if group is None else [group]
+        until = time.monotonic() + patience
+        while True:
+            self._closing = [group for group in self._closing if not group.close()]
+            if not self._closing or time.monotonic() >= until:
+                return
+            time.sleep(0.01)
+
+    def group(self) -> Group | None:
+        """A new group; None when the system refuses."""
+        try:
+            return Group(self.parent, self.version)
+        except OSError as error:
+            log.warning("no control group for a runner below %s: %s", self.parent, error)
+            return None
+
+
+def find() -> Cgroups | None:
+    """The place for this process's runners; None where it may make no groups that limit memory.
+
+    Removes what a worker that is gone has left there.
+    """
+    for version in (2, 1):
+        own = _own(version)
+        if own is None or not _prepared(own, version):
+            continue
+        _sweep(own)
+        try:
+            probe = Group(own, version)
+        except OSError:
+            continue
+        fits = (probe.folder / _VERSIONS[version].limit).exists()
+        probe.close()
+        if fits:
+            return Cgroups(own, version)
+    return None
+
+
+def _sweep(own: Path) -> None:
+    for left in own.glob(f"{RUNNER}*"):
+        if not (PROC / left.name[len(RUNNER) :].partition("-")[0]).exists():
+            try:
+                left.rmdir()
+            except OSError:
+                # something in it still ends, or it is another account's
+                pass
+
+
+def _own(version: int) -> Path | None:
+    """Folder of the group that this process is in, or was before it stepped down."""
+    try:
+        lines = [line.split(":", 2) for line in (PROC / "self/cgroup").read_text().splitlines()]
+        mounts = [line.split() for line in (PROC / "self/mounts").read_text().splitlines()]
+    except OSError:
+        return None
+    wanted = "" if version == 2 else "memory"
+    paths = [path for _, controllers, path in lines if wanted in controllers.split(",")]
+    kind = "cgroup2" if version == 2 else "cgroup"
+    roots = [m[1] for m in mounts if m[2] == kind and (version == 2 or "memory" in m[3].split(","))]
+    if not paths or not roots:
+        return None
+    folder = Path(roots[0]) / paths[0].lstrip("/")
+    folder = folder.parent if folder.name == WORKER else folder
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _prepared(own: Path, version: int) -> bool:
+    """See that groups below ``own`` may limit memory."""
+    if version == 1:
+        return True
+    try:
+        if "memory" not in (own / "cgroup.controllers").read_text().split():
+            return False
+        control = own / "cgroup.subtree_control"
+        if "memory" in control.read_text().split():
+            return True
+        inside = {int(pid) for pid in (own / "cgroup.procs").read_text().split()}
+        if not inside <= {os.getpid(), *descendants(os.getpid())}:
+            return False
+        (own / WORKER).mkdir(exist_ok=True)
+        for pid in inside:
+            (own / WORKER / "cgroup.procs").write_text(str(pid))
+        control.write_text("+memory")
+    except OSError:
+        return False
+    return True

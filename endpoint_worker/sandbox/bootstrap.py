@@ -1,0 +1,84 @@
+"""A runner's first steps inside a container: it calls the worker, gets its descriptors, and is kept.
+
+The *keeper* is the first process in there. It does nothing but wait: for the runner's end, which it passes on
+as its own, and for the worker's, after which nothing shall go on.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+
+from ..child import linux
+from ..child.main import main as run
+
+
+def main(path: str, files: int = 0, keeper: bool = False) -> None:
+    """Call the worker at ``path`` and serve as a runner; does not return."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.connect(path)
+    _, (journal, speech, *_), _, _ = socket.recv_fds(sock, 1, 2)
+    if keeper:
+        child = os.fork()
+        if child:
+            os.close(journal)
+            os.close(speech)
+            _keep(sock, child)
+        os.setsid()
+        linux.die_with(os.getppid())
+    run(sock.detach(), journal, speech, 0, files)
+
+
+def _keep(sock: socket.socket, child: int) -> None:
+    """Wait until the runner has ended, or the worker has hung up; does not return."""
+    linux.adopt_orphans()
+    ours, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    poll = select.poll()
+    poll.register(sock, 0)  # no events: hanging up is told always
+    poll.register(ours, select.POLLIN)
+    while True:
+        status = _reap(child)
+        if status is not None:
+            _end(os.waitstatus_to_exitcode(status))
+        told = [fd for fd, _ in poll.poll()]
+        if sock.fileno() in told:
+            os.killpg(child, signal.SIGKILL)  # not reaped yet: the number is still its own
+            _end(-signal.SIGKILL)
+        os.read(ours, 512)
+
+
+def _reap(child: int) -> int | None:
+    """Take note of what has ended; return the runner's status if it has."""
+    found = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        if pid == child:
+            found = status
+
+
+def _end(code: int) -> None:
+    """End with the runner's exit code as a shell tells it; what it left behind ends, too."""
+    # the first process of a namespace takes the others with it; any other has to see to it
+    while os.getpid() != 1 and (left := _children()):
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []

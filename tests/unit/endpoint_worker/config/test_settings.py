@@ -1,0 +1,174 @@
+"""endpoint.toml, and the endpoint's folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from endpoint_worker.broker import client
+from endpoint_worker.config import settings
+from endpoint_worker.config.directory import Credentials, EndpointFolder, FolderError, configured, node_name
+from endpoint_worker.config.environments import Environments
+from endpoint_worker.config.policy import Rules
+from endpoint_worker.config.sandbox import Sandbox
+from endpoint_worker.config.settings import SettingsError, load
+from umbel.protocol.envelope import new_private_key
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "endpoint.toml"
+    file.write_text(text)
+    return file
+
+
+def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
+    chosen = load(tmp_path / "none.toml", "lab")
+    assert (chosen.name, chosen.timeout, chosen.memory, chosen.drain_seconds) == ("lab", 0.0, 0, 5.0)
+    assert chosen.worker_slots == len(os.sched_getaffinity(0))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        'slots = 3\ntimeout = 10\nmemory = "1.5 GiB"\npass_environment = ["A*"]\n[environment]\nX = "1"\n',
+    )
+    chosen = load(file, "lab", slots=5, broker_address=None)
+    assert (chosen.slots, chosen.timeout, chosen.memory) == (5, 10.0, 3 * 2**29)
+    assert chosen.runner_environment({"AB": "2", "B": "3", "UMBEL_TOKEN": "4"}) == {"AB": "2", "X": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slosts = 3", "did you mean 'slots'"),
+        ("zzz = 3", "there are"),
+        ("slots = 'three'", "whole number"),
+        ("slots = -1", "not negative"),
+        ("slots = true", "whole number"),
+        ("timeout = 'long'", "a number"),
+        ("work = 3", "a text"),
+        ("memory = 'much'", "4GiB"),
+        ("pass_environment = 'PATH'", "list of texts"),
+        ("environment = 3", "table of texts"),
+        ("log_level = 'LOUD'", "DEBUG"),
+        ("slots =", "cannot be read"),
+        ("log_format = 'xml'", "text or json"),
+        ("open_files = 3", "at least 32"),
+        ("rule = 3", "did you mean 'rules'"),
+        ("rules = 3", "wants a table"),
+        ("[rules]\nallowed_user = ['ada']", r"\[rules\]: unknown setting.*did you mean 'allowed_users'"),
+        ("[rules]\nallowed_users = 'ada'", "list of texts"),
+        ("[rules]\nallowed_functions = ['dock']", "'dock'.*neither a function's id nor its SHA-256"),
+        ("[rules]\nlargest_payload = 'much'", "4GiB"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load(write(tmp_path, text), "lab")
+
+
+def test_the_written_file_holds_every_setting_and_changes_none(tmp_path: Path) -> None:
+    text = settings.template("lab", slots=2, broker_address=None)
+    assert load(write(tmp_path, text), "lab") == settings.Settings(name="lab", slots=2)
+    bare = "\n".join(
+        line.removeprefix("#") if not line.startswith("# ") else line for line in text.splitlines()
+    )
+    every = load(write(tmp_path, bare), "lab")
+    assert every == settings.Settings(
+        name="lab",
+        slots=2,
+        environment={"OMP_NUM_THREADS": "1"},
+        rules=Rules(
+            allowed_functions=["0123456789abcdef" * 4],
+            allowed_users=["ada"],
+            allowed_requirements=("numpy", "scikit-*"),
+        ),
+        environments=Environments(
+            options=("--index-url", "https://packages.example/simple"),
+            named={"chemistry": "/opt/chemistry/bin/python"},
+        ),
+        sandbox=Sandbox(
+            binds=("/data:ro", "/scratch"),
+            command=("/opt/podman/bin/podman", "--runtime", "crun"),
+            options=("--gpus", "all"),
+        ),
+    )
+
+
+def test_rules_are_read_in_the_units_of_people(tmp_path: Path) -> None:
+    digest = "AB" * 32
+    file = write(
+        tmp_path,
+        f'[rules]\nallowed_functions = ["{digest}"]\nallowed_users = []\nlargest_payload = "2 MiB"\n',
+    )
+    rules = load(file, "lab", slots=2).rules
+    assert rules == Rules(allowed_functions=[digest.lower()], allowed_users=[], largest_payload=2**21)
+    assert load(tmp_path / "none.toml", "lab").rules == Rules(None, None, 0)
+
+
+def test_no_secret_passes_to_runners_by_default() -> None:
+    environ = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "s", "UMBEL_TOKEN": "t", "SLURM_JOB_ID": "1"}
+    assert settings.Settings().runner_environment(environ) == {"PATH": "/bin", "SLURM_JOB_ID": "1"}
+
+
+def test_the_broker_can_be_reached_another_way() -> None:
+    url = "redis://ep-1:p%40ss@10.0.0.1:6379/0"
+    moved = settings.Settings(broker_address="login:7000").broker_url(url)
+    assert moved == "redis://ep-1:p%2540ss@login:7000/0" or moved == "redis://ep-1:p%40ss@login:7000/0"
+    assert settings.Settings().broker_url(url) == url
+    assert "p%40ss" not in client.without_password(url)
+
+
+def make(home: Path, name: str = "lab") -> EndpointFolder:
+    folder = EndpointFolder(home, name)
+    key = new_private_key()
+    folder.write(Credentials("id-1", name, "http://api", "redis://u:p@h:1/0", bytes(32)), key, "")
+    return folder
+
+
+def test_secrets_are_private_and_come_back(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    assert folder.credentials() == Credentials("id-1", "lab", "http://api", "redis://u:p@h:1/0", bytes(32))
+    assert len(folder.signing_key()) == 32
+    for name in ("credentials.json", "signing.key"):
+        assert stat.S_IMODE((folder.path / name).stat().st_mode) == 0o600
+    assert not list(folder.path.glob(".*")), "no drafts are left"
+    assert [found.name for found in configured(tmp_path)] == ["lab"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 64])
+def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FolderError, match="cannot name an endpoint"):
+        EndpointFolder(tmp_path, name)
+
+
+def test_what_is_missing_or_damaged_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="there is no endpoint 'lab'.*configure lab"):
+        EndpointFolder(tmp_path, "lab").credentials()
+    folder = make(tmp_path)
+    (folder.path / "credentials.json").write_text("{}")
+    with pytest.raises(FolderError, match="damaged"):
+        folder.credentials()
+    (folder.path / "signing.key").write_bytes(b"short")
+    with pytest.raises(FolderError, match="damaged"):
+        folder.signing_key()
+
+
+def test_one_node_runs_once(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    assert folder.running() == {}
+    with folder.lock("n1"):
+        assert folder.running() == {"n1": os.getpid()}
+        with pytest.raises(FolderError, match=f"process {os.getpid()}"), folder.lock("n1"):
+            raise AssertionError("locked twice")
+        with folder.lock("n2"):
+            assert set(folder.running()) == {"n1", "n2"}
+    assert folder.running() == {}
+
+
+def test_node_names_are_fit_for_files_and_celery() -> None:
+    assert node_name("a b@c/d") == "a-b-c-d"
+    assert node_name()

@@ -1,0 +1,154 @@
+"""The outbox: signed, in order, kept while the broker is away, each once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fakeredis
+import pytest
+
+from endpoint_worker.reporting import outbox
+from endpoint_worker.reporting.outbox import Origin, Outbox
+from tests.support.wait import wait_until
+from umbel.protocol import names
+from umbel.protocol.envelope import Signer, Verifier, new_private_key
+from umbel.protocol.messages import Heartbeat, OpenReport, Outcome, Report, Status
+
+KEY = Signer(new_private_key())
+ENDPOINT = names.new_id()
+
+
+@pytest.fixture
+def server() -> fakeredis.FakeServer:
+    return fakeredis.FakeServer()
+
+
+@contextmanager
+def opened(server: fakeredis.FakeServer, spool: Path, instance: str = "i1") -> Iterator[Outbox]:
+    with fakeredis.FakeRedis(server=server) as client:
+        box = Outbox(KEY, Origin(ENDPOINT, "n1", instance), spool, client)
+        box.start()
+        try:
+            yield box
+        finally:
+            box.close(1.0)
+
+
+def received(server: fakeredis.FakeServer) -> list[OpenReport]:
+    """The reports so far, oldest first, checked as the collector does."""
+    with fakeredis.FakeRedis(server=server) as client:
+        data = client.lrange(names.REPORTS_KEY, 0, -1)
+    verifier = Verifier(KEY.public_key)
+    return [Report.open(verifier, item, time.time()) for item in reversed(data)]
+
+
+def outcome(task: str, payload: bytes = b"") -> Outcome:
+    return Outcome(task, 1, Status.SUCCEEDED, 1.0, 0.5, payload=payload)
+
+
+def payloads(found: list[OpenReport]) -> list[tuple[str, str, bytes]]:
+    return [
+        (row.bundle_id, row.task_id, report.body[row.offset : row.offset + row.size])
+        for report in found
+        for row in report.rows
+    ]
+
+
+def test_outcomes_arrive_signed_and_leave_nothing_in_the_spool(
+    server: fakeredis.FakeServer, tmp_path: Path
+) -> None:
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome("t1", b"one"), outcome("t2", b"two")])
+        box.add("b2", [outcome("t3")])
+        wait_until(lambda: not box.unsent, what="all is sent")
+        assert payloads(received(server)) == [("b1", "t1", b"one"), ("b1", "t2", b"two"), ("b2", "t3", b"")]
+        assert received(server)[0].node == "n1"
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clean_end_says_goodbye_last(server: fakeredis.FakeServer, tmp_path: Path) -> None:
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome("t1")])
+    found = received(server)
+    assert [report.goodbye for report in found] == [False, True]
+
+
+def test_outcomes_survive_an_outage_in_order(server: fakeredis.FakeServer, tmp_path: Path) -> None:
+    with opened(server, tmp_path) as box:
+        server.connected = False
+        for i in range(5):
+            box.add(f"b{i}", [outcome(f"t{i}")])
+            wait_until(
+                lambda count=i + 1: len(list(tmp_path.glob("*.report"))) >= count, what="a report is kept"
+            )
+        assert set(box.unsent) == {f"b{i}" for i in range(5)}
+        server.connected = True
+        wait_until(lambda: not box.unsent, what="all is sent")
+        assert [task for _, task, _ in payloads(received(server))] == [f"t{i}" for i in range(5)]
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_could_not_be_sent_is_sent_by_the_next_run(server: fakeredis.FakeServer, tmp_path: Path) -> None:
+    server.connected = False
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome("t1", b"kept")])
+        wait_until(lambda: list(tmp_path.glob("*.report")), what="the report is kept")
+    server.connected = True
+    (tmp_path / "half.tmp").write_bytes(b"cut short")
+    assert received(server) == []
+    with opened(server, tmp_path, "i2") as box:
+        box.add("b2", [outcome("t2")])
+        wait_until(lambda: not box.unsent, what="all is sent")
+    assert payloads(received(server)) == [("b1", "t1", b"kept"), ("b2", "t2", b"")]
+    assert [report.instance for report in received(server)] == ["i1", "i2", "i2"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_heartbeats_are_not_kept_and_come_after_outcomes(
+    server: fakeredis.FakeServer, tmp_path: Path
+) -> None:
+    beats: list[str] = []
+
+    def beat() -> Heartbeat:
+        beats.append("made")
+        return Heartbeat(2, 1, box.unsent, {})
+
+    with opened(server, tmp_path) as box:
+        server.connected = False
+        box.add("b1", [outcome("t1")])
+        box.heartbeat(beat)
+        wait_until(lambda: list(tmp_path.glob("*.report")), what="the report is kept")
+        server.connected = True
+        wait_until(lambda: not box.unsent, what="all is sent")
+        box.heartbeat(beat)
+        wait_until(lambda: len(received(server)) >= 2, what="a heartbeat")
+        assert beats
+        found = received(server)
+        assert [bool(report.rows) for report in found[:2]] == [True, False]
+        assert found[-1].heartbeat == Heartbeat(2, 1, [], {})
+
+
+def test_reports_are_closed_at_their_size(
+    server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "REPORT_BYTES", 1000)
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome(f"t{i}", bytes(600)) for i in range(6)])
+        wait_until(lambda: not box.unsent, what="all is sent")
+    assert [len(report.rows) for report in received(server)] == [2, 2, 2, 0]
+
+
+def test_a_spool_that_cannot_be_written_does_not_stop_reports(
+    server: fakeredis.FakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = tmp_path / "spool"
+    with opened(server, spool) as box:
+        spool.rmdir()
+        spool.write_bytes(b"a file in its place")
+        box.add("b1", [outcome("t1")])
+        wait_until(lambda: not box.unsent, what="all is sent")
+    assert payloads(received(server)) == [("b1", "t1", b"")]
+    assert "cannot be kept" in caplog.text
