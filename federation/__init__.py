@@ -1,5 +1,12 @@
-"""The federation layer: registry, ledger, broker, dispatch, collect, sweep.
+"""The federation layer: what the service does with tasks, endpoints and blocks. No Flask, no user code.
 
-It imports ``umbel.protocol`` and nothing else of Umbel. It never imports Flask, never runs user code and
-never unpickles: functions, arguments and results are opaque bytes here.
+::
+
+    webapp ──▶ ledger ──▶ dispatch ──▶ broker ──▶ the endpoint's Celery queue
+                 ▲                                             │
+                 └── services.collector ◀── broker ◀── the endpoint's reports queue
+
+Each folder is one stop of that journey or one supporting subject; its docstring says what comes in and what
+goes out. ``context.Federation`` holds what every server process needs; imports between folders point one way:
+see the ``layers`` contracts in ``setup.cfg``.
 """

@@ -16,11 +16,11 @@ usage: python -m federation COMMAND [OPTION...]
   flower   show the Celery workers and messages of all endpoints in a browser
 """
 MODULES = {
-    "up": "federation.up",
-    "collect": "federation.collect",
-    "sweep": "federation.sweep",
-    "provision": "federation.provision.main",
-    "flower": "federation.monitor",
+    "up": "federation.standalone.up",
+    "collect": "federation.services.collector",
+    "sweep": "federation.services.sweeper",
+    "provision": "federation.provision.cli.main",
+    "flower": "federation.flower.main",
 }
 
 

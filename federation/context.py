@@ -10,10 +10,10 @@ from pathlib import Path
 
 from umbel.protocol.envelope import Signer, new_private_key
 
-from .broker import Broker
-from .database import Database
-from .functions import FunctionCache
-from .settings import Settings, SettingsError
+from .broker.client import Broker
+from .config.settings import Settings, SettingsError
+from .db.engine import Database
+from .db.function_cache import FunctionCache
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from umbel.protocol.errors import UmbelError
 
+from .config.settings import load
 from .context import Federation, open_federation
-from .settings import load
 
 #: Set when the process shall stop.
 Stop = threading.Event

@@ -8,8 +8,8 @@ import flask_smorest
 from flask import Flask, Response, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
+from federation.broker.notifications import Waker
 from federation.context import Federation
-from federation.wake import Waker
 from umbel.protocol import limits
 from umbel.protocol.version import __version__
 

@@ -10,7 +10,7 @@ from flask import Flask, Response, request
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
-from federation.broker import BrokerError
+from federation.broker.client import BrokerError
 from umbel.protocol import limits
 from umbel.protocol.errors import HTTP_STATUS, ServiceError, ServiceUnavailable, TooMany
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from federation.broker.notifications import Waker, Watch
 from federation.context import Federation
 from federation.ledger import logs, results, streams
 from federation.registry.users import User
-from federation.wake import Waker, Watch
 from umbel.protocol.errors import TooMany
 
 #: A waiting poll looks this often whether its client is still there, seconds.

@@ -23,10 +23,10 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask
 
+from federation.broker.notifications import Waker
+from federation.config.settings import Settings, load
 from federation.context import Federation, open_federation
 from federation.process import keep_memory
-from federation.settings import Settings, load
-from federation.wake import Waker
 from umbel.protocol import limits
 from umbel.protocol.errors import HTTP_STATUS, UmbelError
 

@@ -18,14 +18,14 @@ INTERVAL = 0.1
 
 
 def _follow(folder: Path) -> None:
-    while "federation.collect" not in sys.modules and "webapp.serve" not in sys.modules:
-        if "federation.sweep" in sys.modules or not threading.main_thread().is_alive():
+    while "federation.services.collector" not in sys.modules and "webapp.serve" not in sys.modules:
+        if "federation.services.sweeper" in sys.modules or not threading.main_thread().is_alive():
             break
         time.sleep(INTERVAL)
     time.sleep(1)  # its own imports are done by then
     from sqlalchemy import Engine, event
 
-    from federation.statements import observed
+    from federation.db.statements import observed
 
     counts: dict[str, list[int]] = {}
 

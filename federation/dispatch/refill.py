@@ -12,11 +12,11 @@ from umbel.protocol import names
 from umbel.protocol.states import TaskState
 
 from ..context import Federation
-from ..estimates import known_seconds
-from ..options import Options
-from ..statements import Statement, constant, insert_returning
-from ..tables import bundles, endpoints, loads, nodes, submissions, tasks, users
-from .decide import Plan, Situation, Waiting, decide
+from ..db.options import Options
+from ..db.statements import Statement, constant, insert_returning
+from ..db.tables import bundles, endpoints, loads, nodes, submissions, tasks, users
+from .planning import Plan, Situation, Waiting, decide
+from .run_times import known_seconds
 
 #: Calls that are looked at first, and when that was not enough.
 LOOK, LOOK_FAR = 256, 8192

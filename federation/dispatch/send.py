@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from umbel.protocol.messages import Bundle, Call, FunctionRef
 
-from .. import rows
-from ..broker import BrokerError, Outgoing
+from ..broker.client import BrokerError, Outgoing
 from ..context import Federation
-from ..options import Options
+from ..db import shared
+from ..db.options import Options
 from .refill import Planned
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def _blobs(fed: Federation, planned: Sequence[Planned], known: Mapping[int, byte
     if not missing:
         return known
     with fed.database.read() as connection:
-        return {**known, **rows.read_blobs(connection, missing)}
+        return {**known, **shared.read_blobs(connection, missing)}
 
 
 def _outgoing(fed: Federation, plan: Planned, blobs: Mapping[int, bytes]) -> Outgoing:

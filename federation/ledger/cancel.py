@@ -17,14 +17,15 @@ from sqlalchemy import Connection, exists, func, literal_column, select
 from umbel.protocol.errors import NotFound
 from umbel.protocol.states import FINAL, TaskState
 
-from .. import dispatch, rows
-from ..broker import BrokerError
+from .. import dispatch
+from ..broker.client import BrokerError
 from ..context import Federation
+from ..db import shared
+from ..db.tables import endpoints, groups, nodes, tasks
 from ..registry.users import User
-from ..tables import endpoints, groups, nodes, tasks
-from .end import Ending, end_tasks
+from .completion import Ending, end_tasks
 from .query import task as shown_task
-from .tasks import Task, numbered, unknown
+from .task_rows import Task, numbered, unknown
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def _end_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int:
     now = time.time()
     endpoint_nos = {row.endpoint_no for row in found}
     with fed.database.write() as connection:
-        rows.lock_endpoints(connection, endpoint_nos)
+        shared.lock_endpoints(connection, endpoint_nos)
         live = _live(connection, [row.no for row in found], state)
         endings = [Ending(task, state, *_WHY[state]) for task in live]
         groups_with_news = end_tasks(connection, endings, now)
@@ -152,5 +153,7 @@ def _at_endpoints(connection: Connection, ended: Sequence[Task]) -> dict[str, li
             sent[row.endpoint_no].append(row.id)
     if not sent:
         return {}
-    query = select(endpoints.c.no, endpoints.c.id).where(rows.among(connection, endpoints.c.no, sorted(sent)))
+    query = select(endpoints.c.no, endpoints.c.id).where(
+        shared.among(connection, endpoints.c.no, sorted(sent))
+    )
     return {endpoint_id: sent[no] for no, endpoint_id in connection.execute(query)}

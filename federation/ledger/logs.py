@@ -12,10 +12,10 @@ from umbel.protocol.records import Log, Said
 from umbel.protocol.states import FINAL, TaskState
 
 from ..context import Federation
+from ..db.statements import Dialect, Statement
+from ..db.tables import groups, logs, tasks
 from ..registry.users import User
-from ..statements import Dialect, Statement
-from ..tables import groups, logs, tasks
-from .tasks import Task, unknown
+from .task_rows import Task, unknown
 
 _COLUMNS = ("task_no", "attempt", "head", "tail", "total")
 

@@ -11,12 +11,12 @@ from umbel.protocol.errors import NotFound
 from umbel.protocol.states import LIVE, TaskState
 
 from ..context import Federation
-from ..registry.pages import fetch
+from ..db.statements import constant
+from ..db.tables import endpoints, functions, groups, nodes, submissions, tasks
+from ..registry.pagination import fetch
 from ..registry.users import User
-from ..statements import constant
-from ..tables import endpoints, functions, groups, nodes, submissions, tasks
 from .results import queue_time
-from .tasks import unknown
+from .task_rows import unknown
 
 #: Bytes of results in one answer of a long poll, before base64.
 ANSWER_BYTES = 6 * 1024 * 1024

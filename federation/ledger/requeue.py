@@ -10,11 +10,11 @@ from sqlalchemy import Connection, bindparam, update
 from umbel.protocol.messages import Interruption
 from umbel.protocol.states import TaskState
 
-from .. import rows
-from ..statements import Statement
-from ..tables import tasks
-from .end import Ending, end_tasks
-from .tasks import Task, options_of
+from ..db import shared
+from ..db.statements import Statement
+from ..db.tables import tasks
+from .completion import Ending, end_tasks
+from .task_rows import Task, options_of
 
 #: A call may be interrupted so often by no fault of its own before it ends: by whatever; by the ends of batch
 #: jobs (a call that outlasts three of them would outlast the next ones too).
@@ -58,7 +58,7 @@ def put_back(
         retried_now=int(retried),
         interrupted_now=int(interrupted),
     )
-    rows.close_bundles(connection, Counter(call.bundle_no for call in calls if call.bundle_no is not None))
+    shared.close_bundles(connection, Counter(call.bundle_no for call in calls if call.bundle_no is not None))
 
 
 def put_back_lost(

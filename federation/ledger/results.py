@@ -11,12 +11,12 @@ from sqlalchemy import Connection, bindparam, select
 from umbel.protocol.errors import Conflict, NotFound
 from umbel.protocol.states import FINAL, TaskState
 
-from .. import rows
 from ..context import Federation
+from ..db import shared
+from ..db.statements import Statement
+from ..db.tables import groups, nodes, tasks
 from ..registry.users import User
-from ..statements import Statement
-from ..tables import groups, nodes, tasks
-from .tasks import unknown
+from .task_rows import unknown
 
 #: Bytes of results in one answer of a long poll.
 ANSWER_BYTES = 6 * 1024 * 1024
@@ -111,7 +111,7 @@ def _shown(connection: Connection, ended: Sequence[_Ended]) -> list[dict[str, An
     """Finished tasks as the API shows their ends, but that ``result`` and ``exception`` are bytes here."""
     if not ended:
         return []
-    blobs = rows.read_blobs(connection, {row.result_blob_no for row in ended})
+    blobs = shared.read_blobs(connection, {row.result_blob_no for row in ended})
     numbers = sorted({row.node_no for row in ended if row.node_no is not None})
     nodes_by_no: dict[int | None, str] = dict(_node_names.rows(connection, nos=numbers)) if numbers else {}
     # calls of one bundle that were too short to be measured have the same record

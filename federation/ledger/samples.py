@@ -18,11 +18,11 @@ from sqlalchemy import Connection, bindparam, select
 from umbel.protocol.messages import Row, Status
 
 from ..context import Federation
+from ..db.statements import Dialect, Statement
+from ..db.tables import functions, samples, tasks
 from ..registry import functions as registry
 from ..registry.users import User
-from ..statements import Dialect, Statement
-from ..tables import functions, samples, tasks
-from .tasks import Task
+from .task_rows import Task
 
 #: Places of one function; and how many are written at most from one report.
 PLACES, PER_REPORT = 1000, 8

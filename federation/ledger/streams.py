@@ -20,11 +20,11 @@ from umbel.protocol.records import Items, Streamed
 from umbel.protocol.states import FINAL, TaskState
 
 from ..context import Federation
+from ..db.statements import Dialect, Statement
+from ..db.tables import items, streams, tasks
 from ..registry.users import User
-from ..statements import Dialect, Statement
-from ..tables import items, streams, tasks
 from .results import ANSWER_BYTES
-from .tasks import Task, unknown
+from .task_rows import Task, unknown
 
 #: Items that have not come so long (seconds) after their task's end are lost: a broker lost its data.
 OVERDUE = 60.0

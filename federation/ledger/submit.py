@@ -15,12 +15,13 @@ from umbel.protocol import limits, names
 from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge, TooMany
 from umbel.protocol.states import TaskState
 
-from .. import dispatch, rows
+from .. import dispatch
 from ..context import Federation
-from ..options import Options
+from ..db import shared
+from ..db.options import Options
+from ..db.statements import Statement, insert_into, insert_returning
+from ..db.tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
 from ..registry.users import User
-from ..statements import Statement, insert_into, insert_returning
-from ..tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
 
 #: When a queue is full, ask again after this long.
 RETRY_AFTER = 1.0
@@ -78,7 +79,7 @@ def _accept(
     endpoint_no, _ = _lock_endpoint(connection, user, submission.endpoint_id)
     _check_room(connection, fed, user, endpoint_no)
     _check_fits(connection, endpoint_no, submission.options.cores)
-    places, blobs = rows.add_payloads(connection, submission.payloads)
+    places, blobs = shared.add_payloads(connection, submission.payloads)
     answer = _insert(connection, user, endpoint_no, submission, places, now)
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
@@ -250,7 +251,7 @@ def _insert(
     else:
         wide = [(*row, options.cores) for row in values]
         _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
-    rows.add_load(connection, {(endpoint_no, user.no): count})
+    shared.add_load(connection, {(endpoint_no, user.no): count})
     _grow_group.run(connection, count=count, group=group_no)
     return {"group_id": group_id, "task_ids": task_ids}
 

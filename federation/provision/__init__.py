@@ -1,5 +1,6 @@
-"""The provisioner: batch jobs on clusters behind SSH, started as an endpoint's queue grows and let go after.
+"""The provisioner: batch jobs on clusters, submitted over SSH as an endpoint's queue grows.
 
-A loop over elastic endpoints: observe (demand from the ledger, jobs from the scheduler), decide (a pure
-function), act (submit, drain, cancel). A *block* is one batch job that starts one worker per node.
+A reconciler: observe (``planning.demand``, ``observe``), decide (``planning.decide``, pure), act
+(``actions``). In: demand from the ledger, block states from the scheduler. Out: jobs submitted, drained,
+cancelled. ``reconciler`` is the loop; ``api`` is what the REST API and the commands call.
 """

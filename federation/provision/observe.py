@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..context import Federation
-from . import blocks, failures, sites
-from .model import BlockState
+from .planning import failures
+from .planning.model import BlockState
+from .records import blocks, sites
 from .schedulers.base import Job
 
 #: A submission whose answer was lost is given up when the scheduler does not know the name after so long.

@@ -15,7 +15,7 @@ from sqlalchemy import insert, select, update
 from umbel.protocol.errors import Unauthorized
 
 from ..context import Federation
-from ..tables import tokens, users
+from ..db.tables import tokens, users
 from . import endpoints
 from .users import User, digest
 

@@ -18,12 +18,11 @@ from sqlalchemy.exc import IntegrityError
 from umbel.protocol import names
 from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
 
-from .. import acl
-from ..broker import BrokerError
+from ..broker.client import BrokerError
 from ..context import Federation
-from ..rows import lock_endpoints
-from ..tables import endpoints, loads
-from . import liveness, pages
+from ..db.shared import lock_endpoints
+from ..db.tables import endpoints, loads
+from . import broker_accounts, endpoint_status, pagination
 from .users import User
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def register(
     _add(fed, row)
     credentials = {
         "endpoint_id": id,
-        "broker_url": acl.credentials_url(fed, id, password),
+        "broker_url": broker_accounts.credentials_url(fed, id, password),
         "service_key": base64.b64encode(fed.signer.public_key).decode(),
     }
     return {**get(fed, user, id), "credentials": credentials}
@@ -92,11 +91,11 @@ def get(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
     """Return one endpoint's description with the present state of its nodes and queue. Raises NotFound."""
     with fed.database.read() as connection:
         row = _find(connection, user, name_or_id)
-        return _described(fed, connection, [row], nodes=liveness.MAX_NODES)[0]
+        return _described(fed, connection, [row], nodes=endpoint_status.MAX_NODES)[0]
 
 
 def page(
-    fed: Federation, user: User, *, limit: int = pages.DEFAULT_LIMIT, cursor: str | None = None
+    fed: Federation, user: User, *, limit: int = pagination.DEFAULT_LIMIT, cursor: str | None = None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return one page of the user's endpoints, newest first, and the next cursor.
 
@@ -104,8 +103,8 @@ def page(
     """
     query = select(*_COLUMNS).where(_e.user_no == user.no, _e.deleted.is_(None))
     with fed.database.read() as connection:
-        rows, following = pages.fetch(connection, query, _e.no, limit=limit, cursor=cursor)
-        return _described(fed, connection, rows, nodes=liveness.MAX_NODES_LISTED), following
+        rows, following = pagination.fetch(connection, query, _e.no, limit=limit, cursor=cursor)
+        return _described(fed, connection, rows, nodes=endpoint_status.MAX_NODES_LISTED), following
 
 
 def update(
@@ -153,7 +152,7 @@ def _add(fed: Federation, row: Mapping[str, Any]) -> None:
     # the account first: a crash in between leaves an account without an endpoint, which nobody knows the
     # password of, rather than an endpoint that can never connect
     try:
-        acl.add_endpoint_user(fed, row["id"], row["broker_sha256"])
+        broker_accounts.add_endpoint_user(fed, row["id"], row["broker_sha256"])
     except BrokerError as error:
         raise ServiceUnavailable(
             f"the broker does not answer ({error}); nothing was registered, try again"
@@ -172,7 +171,7 @@ def _add(fed: Federation, row: Mapping[str, Any]) -> None:
 
 def _forget(fed: Federation, endpoint_id: str) -> None:
     try:
-        acl.remove_endpoint_user(fed, endpoint_id)
+        broker_accounts.remove_endpoint_user(fed, endpoint_id)
         fed.broker.drop_endpoint(endpoint_id)
     except BrokerError as error:
         # its account reaches nothing but its own queue, into which nothing is put any more
@@ -210,7 +209,7 @@ def _find(connection: Connection, user: User, name_or_id: str) -> Row:
 
 
 def _described(fed: Federation, connection: Connection, rows: Any, *, nodes: int) -> list[dict[str, Any]]:
-    states = liveness.look(
+    states = endpoint_status.look(
         connection, [row.no for row in rows], since=time.time() - fed.settings.node_lost_after, nodes=nodes
     )
     return [

@@ -20,8 +20,8 @@ from umbel.protocol.errors import BadRequest, NotFound, TooLarge
 from umbel.protocol.run_options import limits_of_function
 
 from ..context import Federation
-from ..tables import functions, samples
-from . import pages
+from ..db.tables import functions, samples
+from . import pagination
 from .users import User
 
 _f = functions.c
@@ -86,12 +86,12 @@ def get(fed: Federation, user: User, id: str) -> dict[str, Any]:
 
 
 def page(
-    fed: Federation, user: User, *, limit: int = pages.DEFAULT_LIMIT, cursor: str | None = None
+    fed: Federation, user: User, *, limit: int = pagination.DEFAULT_LIMIT, cursor: str | None = None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return one page of the user's functions without their sources, newest first, and the next cursor."""
     query = select(*_COLUMNS).where(_f.user_no == user.no, _f.deleted.is_(None))
     with fed.database.read() as connection:
-        rows, following = pages.fetch(connection, query, _f.no, limit=limit, cursor=cursor)
+        rows, following = pagination.fetch(connection, query, _f.no, limit=limit, cursor=cursor)
     return [_shown(row) for row in rows], following
 
 

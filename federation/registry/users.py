@@ -17,8 +17,8 @@ from umbel.protocol import names
 from umbel.protocol.errors import BadRequest, Unauthorized
 
 from ..context import Federation
-from ..statements import Statement
-from ..tables import tokens, users
+from ..db.statements import Statement
+from ..db.tables import tokens, users
 
 TOKEN_PREFIX = "umb_"
 TOKEN_LENGTH = len(TOKEN_PREFIX) + 43

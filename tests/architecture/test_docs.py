@@ -12,8 +12,8 @@ import pytest
 
 from endpoint_worker.cli import main as endpoint_cli
 from endpoint_worker.config import settings as endpoint_settings
-from federation.options import Options
-from federation.settings import Settings
+from federation.config.settings import Settings
+from federation.db.options import Options
 from tests.architecture.sources import ROOT
 from umbel import cli as user_cli
 from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, STREAM_CODES, TASK_CODES

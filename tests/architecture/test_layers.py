@@ -27,7 +27,7 @@ UNPICKLERS = {
 #: Imports inside functions: "module: imported", each with its reason. Never add one to hide a circle.
 LATE_IMPORTS: dict[str, str] = {
     "endpoint_worker.cli.main: ..node.celery_app": "runners start while Celery loads, a third of a second",
-    "federation.database: .": "Alembic is slow to import, and needed only when there is something to migrate",
+    "federation.db.engine: .": "Alembic is slow to import and needed only for migrations",
 }
 
 

@@ -39,7 +39,7 @@ def test_a_code_expires(api: Api) -> None:
     made = api.ada.ok("POST", "/v1/codes", {"name": "lab", "lifetime": 100})
     from sqlalchemy import update
 
-    from federation.tables import tokens
+    from federation.db.tables import tokens
 
     with api.fed.database.write() as connection:
         connection.execute(update(tokens).where(tokens.c.label.like("code %")).values(expires=1.0))

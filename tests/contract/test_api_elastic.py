@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from federation.provision import blocks, failures, sites
-from federation.provision.model import BlockState
-from federation.provision.policy import Policy
+from federation.provision.planning import failures
+from federation.provision.planning.model import BlockState
+from federation.provision.planning.policy import Policy
+from federation.provision.records import blocks, sites
 from federation.registry import endpoints
 from tests.support.api import Api
 

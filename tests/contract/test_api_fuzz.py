@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from federation.broker import BrokerError
+from federation.broker.client import BrokerError
 from federation.ledger.submit import Submission, submit
 from federation.registry import functions
 from tests.contract.test_api_serve import Server

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from federation.broker.notifications import Watch
+from federation.db.statements import observed
 from federation.registry.users import User, ensure_user
-from federation.statements import observed
-from federation.wake import Watch
 from tests.support.api import Api
 from tests.support.wait import wait_until
 from umbel.protocol.errors import TooMany

@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 import pytest
 
+from federation.config.settings import Settings
 from federation.context import Federation, open_federation
+from federation.db.tables import groups
 from federation.registry import users
-from federation.settings import Settings
-from federation.tables import groups
 from tests.support.wait import wait_until
 from umbel.protocol import names
 

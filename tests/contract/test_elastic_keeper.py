@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from federation.provision import blocks, bootstrap, demand, keys, main, service, sites
-from federation.provision.forget import forget_blocks
-from federation.provision.keeper import Keeper
-from federation.provision.model import BlockState
-from federation.provision.policy import Policy
+from federation.db.tables import loads, nodes, users
+from federation.provision import api as service
+from federation.provision.cleanup import forget_blocks
+from federation.provision.cli import main
+from federation.provision.connection import keys
+from federation.provision.planning import demand
+from federation.provision.planning.model import BlockState
+from federation.provision.planning.policy import Policy
+from federation.provision.reconciler import Keeper
+from federation.provision.records import blocks, sites
+from federation.provision.site import bootstrap
 from federation.registry import endpoints
-from federation.sweep import Sweeper
-from federation.tables import loads, nodes, users
+from federation.services.sweeper import Sweeper
 from tests.support.api import Api
 from tests.support.fake_site import FakeMachine
 from umbel.protocol.errors import NotFound

@@ -17,12 +17,12 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from federation.provision import keys, ssh
-from federation.provision.network import Network, Place
-from federation.provision.shell import SiteError, Unreachable
-from federation.provision.sites import SiteSettings
-from federation.provision.ssh import SSHShell, host_key
-from federation.provision.tunnel import Tunnel
+from federation.provision.connection import keys, ssh
+from federation.provision.connection.shell import SiteError, Unreachable
+from federation.provision.connection.ssh import SSHShell, host_key
+from federation.provision.connection.tunnel import Tunnel
+from federation.provision.records.sites import SiteSettings
+from federation.provision.site.network import Network, Place
 from tests.support.sshd import PROGRAM, Sshd
 from tests.support.wait import wait_until
 

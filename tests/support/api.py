@@ -9,10 +9,10 @@ from typing import Any
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from federation.broker.notifications import Waker
+from federation.config.settings import Settings
 from federation.context import open_federation
 from federation.registry import users
-from federation.settings import Settings
-from federation.wake import Waker
 from tests.support.played import PlayedEndpoint
 from webapp.app import create_app
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import redis
 
-from federation import embedded_redis
+from federation.standalone import redis_server
 from tests.support.wait import wait_until
 
 
 @contextmanager
 def running_broker(home: Path) -> Iterator[str]:
     """Run the embedded broker of ``home``; yield the service's URL."""
-    argv = embedded_redis.prepare(home)
+    argv = redis_server.prepare(home)
     process = subprocess.Popen(argv, cwd=home / "redis", stdout=subprocess.DEVNULL)
-    url = embedded_redis.broker_url(home)
+    url = redis_server.broker_url(home)
     try:
         with redis.Redis.from_url(url) as client:
             wait_until(lambda: _answers(client), what="the broker's answer")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from federation.provision.model import BlockState
-from federation.provision.network import Place
+from federation.provision.connection.shell import TIMEOUT, Done, Shell, Unreachable
+from federation.provision.planning.model import BlockState
+from federation.provision.records.sites import Site
 from federation.provision.schedulers.base import Job, JobSpec
-from federation.provision.shell import TIMEOUT, Done, Shell, Unreachable
-from federation.provision.sites import Site
+from federation.provision.site.network import Place
 
 
 class FakeShell:
@@ -118,7 +118,7 @@ class FakeNetwork:
 
 
 class FakeMachine:
-    """What ``federation.provision.machine.Machine`` is to the keeper."""
+    """What ``federation.provision.site.machine.Machine`` is to the keeper."""
 
     folder = "/home/me/.umbel"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from federation.database import Database
+from federation.db.engine import Database
 from umbel.protocol.states import TRANSITIONS, TaskState
 
 #: Queries that must find nothing, by what a row found would mean.

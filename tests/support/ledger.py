@@ -13,17 +13,17 @@ from typing import Any
 
 from sqlalchemy import select
 
-from federation.collect import Collector
+from federation.config.settings import Settings
 from federation.context import Federation, open_federation
-from federation.database import Database
+from federation.db.engine import Database
+from federation.db.options import Options
+from federation.db.tables import tasks
 from federation.ledger import query, results
 from federation.ledger.submit import Submission, submit
-from federation.options import Options
 from federation.registry import functions, users
 from federation.registry.users import User
-from federation.settings import Settings
-from federation.sweep import Sweeper
-from federation.tables import tasks
+from federation.services.collector import Collector
+from federation.services.sweeper import Sweeper
 from tests.support import invariants
 from tests.support.clock import Clock, movable_clock
 from tests.support.endpoint import FakeEndpoint
@@ -131,7 +131,7 @@ def _empty_ledger() -> bytes:
 
 
 def open_memory(home: Path, **settings: Any) -> tuple[Federation, MemoryBroker]:
-    """Open a federation whose broker is in memory. ``settings``: of ``federation.settings.Settings``."""
+    """Open a federation whose broker is in memory. ``settings``: of ``config.settings.Settings``."""
     if not settings.get("database_url") and not (home / "ledger.sqlite").exists():
         (home / "ledger.sqlite").write_bytes(_empty_ledger())
     real = open_federation(Settings(home=home, broker_url="redis://broker.example:6379/0", **settings))

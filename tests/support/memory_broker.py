@@ -10,7 +10,7 @@ from typing import Any
 import fakeredis
 import redis
 
-from federation.broker import Broker, Outgoing
+from federation.broker.client import Broker, Outgoing
 from umbel.protocol import names
 
 
@@ -22,7 +22,7 @@ class _Redis(fakeredis.FakeRedis):
 
 
 class MemoryBroker(Broker):
-    """Stands where ``federation.broker.Broker`` stands.
+    """Stands where ``federation.broker.client.Broker`` stands.
 
     Bundles lie in ``queues`` by endpoint id, as they were sealed. ``down``: it behaves as if it could not be
     reached. ``deaf``: it takes bundles and loses them on the way.

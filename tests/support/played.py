@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import redis
 
-from federation.collect import Collector
 from federation.context import Federation
 from federation.registry import endpoints
 from federation.registry.users import User
+from federation.services.collector import Collector
 from umbel.protocol import names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
 from umbel.protocol.messages import Bundle, Call, Heartbeat, Outcome, Report, Status

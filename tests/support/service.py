@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import redis
 
-from federation.broker import Broker
+from federation.broker.client import Broker
+from federation.config.settings import Settings
 from federation.context import Federation, open_federation
-from federation.settings import Settings
 
 
 class RecordingRedis:
@@ -47,7 +47,7 @@ class RecordingRedis:
 
 
 class RecordingBroker:
-    """Stands where ``federation.broker.Broker`` stands; ``sent`` and ``cancelled`` tell what went out."""
+    """Stands where ``broker.client.Broker`` stands; ``sent`` and ``cancelled`` tell what went out."""
 
     address = "broker.example:6379"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from federation.provision.ssh import Address, Hop
+from federation.provision.connection.ssh import Address, Hop
 from tests.support.embedded import free_port
 from tests.support.wait import wait_until
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import event
 
-from federation import statements
-from federation.database import Database
+from federation.db import statements
+from federation.db.engine import Database
 
 
 @contextmanager

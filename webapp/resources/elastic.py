@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from federation.provision import service, sites
+from federation.provision import api
+from federation.provision.records import sites
 
 from ..auth import user
 from ..blueprint import Blueprint
@@ -24,14 +25,14 @@ def add_elastic_endpoint(values: dict[str, Any]) -> dict[str, Any]:
     Without `confirm` nothing is made yet: the answer shows the site's host keys for comparison. The answer to
     the confirmed request has the line for the account's `authorized_keys`.
     """
-    return service.add_remote(fed(), user(), **values)
+    return api.add_remote(fed(), user(), **values)
 
 
 @blp.route("/sites", methods=["GET"])
 @blp.response(200, Sites)
 def list_sites() -> dict[str, Any]:
     """List your elastic endpoints, and those whose sites are being cleaned after their deletion"""
-    return {"items": service.list_sites(fed(), user())}
+    return {"items": api.list_sites(fed(), user())}
 
 
 @blp.route("/endpoints/<endpoint>/blocks", methods=["GET"])
@@ -39,7 +40,7 @@ def list_sites() -> dict[str, Any]:
 @blp.response(200, Elastic)
 def show_blocks(endpoint: str) -> dict[str, Any]:
     """Show an elastic endpoint's blocks, status, last decision and budget"""
-    return service.look(fed(), user(), endpoint)
+    return api.look(fed(), user(), endpoint)
 
 
 @blp.route("/endpoints/<endpoint>/pause", methods=["POST"])

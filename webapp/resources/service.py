@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from federation import health
+from federation.services import health
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
 from ..auth import open_to_all, user

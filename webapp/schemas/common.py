@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from federation.registry.pages import DEFAULT_LIMIT, MAX_LIMIT
+from federation.registry.pagination import DEFAULT_LIMIT, MAX_LIMIT
 
 #: Ids, hashes and free objects as answers show them.
 TIME = "Seconds since 1970, UTC."

@@ -6,12 +6,12 @@ import dataclasses
 
 from marshmallow import Schema, fields, validate
 
-from federation.provision.policy import Policy as Rules
+from federation.provision.planning.policy import Policy as Rules
 
 from .common import TIME
 from .fields import Object, Text
 
-#: One optional number per rule; what the rules mean and allow is said by ``federation.provision.policy``.
+#: One optional number per rule; ``provision.planning.policy`` says what each means and allows.
 Policy = Schema.from_dict(
     {
         rule.name: fields.Integer(strict=True) if rule.type == "int" else fields.Float()

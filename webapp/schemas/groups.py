@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
-from federation.registry.pages import MAX_LIMIT
+from federation.registry.pagination import MAX_LIMIT
 from umbel.protocol.limits import MAX_WAIT
 
 from .common import TIME

@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, post_load, validate
 
-from federation.options import Options
+from federation.db.options import Options
 from umbel.protocol.limits import (
     DEFAULT_MAX_ATTEMPTS,
     MAX_CALLS_PER_SUBMISSION,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..model import BlockState
-from ..shell import Done, Shell, SiteError, Unreachable
+from ..connection.shell import Done, Shell, SiteError, Unreachable
+from ..planning.model import BlockState
 
 #: Every job of ours is called ``umbel-<endpoint>-<block>``.
 JOB_NAME = re.compile(r"umbel-[0-9a-f]{8}-[0-9a-f]{8}\Z")

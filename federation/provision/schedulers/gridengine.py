@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 from umbel.protocol.errors import BadRequest
 
-from ..model import BlockState
-from ..shell import Shell
+from ..connection.shell import Shell
+from ..planning.model import BlockState
 from .base import JOB_NAME, Job, JobSpec, Unanswered, asked, clock, parsing, submitted
 from .template import hosts, script
 

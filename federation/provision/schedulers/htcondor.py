@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from umbel.protocol.errors import BadRequest
 
-from ..model import BlockState
-from ..shell import Shell
+from ..connection.shell import Shell
+from ..planning.model import BlockState
 from .base import JOB_NAME, Job, JobSpec, asked, parsing, submitted
 from .template import body, checked, hosts
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ..model import BlockState
-from ..shell import Shell, SiteError, Unreachable
+from ..connection.shell import Shell, SiteError, Unreachable
+from ..planning.model import BlockState
 from .base import JOB_NAME, Job, JobSpec, LimitReached, Unanswered, asked, parsing, submitted
 from .template import script
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..model import BlockState
-from ..shell import Shell
+from ..connection.shell import Shell
+from ..planning.model import BlockState
 from .base import JOB_NAME, Job, JobSpec, asked, clock, parsing, seconds, submitted
 from .template import hosts, script
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from federation.database import Database
+from federation.db.engine import Database
 from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger, open_ledger
 from tests.support.postgres import Server, running_server

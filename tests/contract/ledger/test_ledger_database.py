@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from federation.database import SETTLE_TRIES
-from federation.tables import users
+from federation.db.engine import SETTLE_TRIES
+from federation.db.tables import users
 from tests.support.ledger import Ledger
 
 _count = select(func.count()).select_from(users)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from federation.db.tables import logs as log_table
+from federation.db.tables import samples as sample_table
 from federation.ledger import cancel, logs, samples
 from federation.registry import functions
-from federation.tables import logs as log_table
-from federation.tables import samples as sample_table
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol.errors import NotFound

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from federation import sweep
-from federation.collect import Collector
+from federation.services import sweeper
+from federation.services.collector import Collector
 from tests.support.endpoint import FakeEndpoint, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol import names
@@ -260,7 +260,7 @@ def test_bundles_that_wait_do_not_hide_a_lost_one(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bundles in the queues of busy endpoints are looked at each time, and are more than one batch."""
-    monkeypatch.setattr(sweep, "BATCH", 4)
+    monkeypatch.setattr(sweeper, "BATCH", 4)
     busy = [ledger.endpoint(f"busy{number}").node() for number in range(4)]
     for node in busy:
         ledger.submit(node.endpoint, 100)
@@ -408,7 +408,7 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
         raise OperationalError("UPDATE", None, Exception("the database went away"))
 
     with monkeypatch.context() as patch, pytest.raises(OperationalError):
-        patch.setattr("federation.collect.take_in", fail)
+        patch.setattr("federation.services.collector.take_in", fail)
         ledger.collect()
     node.beat()
     ledger.collect()
@@ -417,7 +417,7 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
 
 def test_the_sweeper_may_run_twice_at_any_time(ledger: Ledger, lab: FakeEndpoint) -> None:
     _, answer = _hold(ledger, lab)
-    other = sweep.Sweeper(ledger.fed)
+    other = sweeper.Sweeper(ledger.fed)
     ledger.sweep(after=61)
     other.sweep()
     assert _attempt(ledger, answer) == 2

@@ -23,10 +23,10 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from federation.broker import Outgoing
+from federation.broker.client import Outgoing
+from federation.db.options import Options
+from federation.db.tables import groups, tasks
 from federation.ledger.cancel import cancel_group, cancel_task
-from federation.options import Options
-from federation.tables import groups, tasks
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger, open_ledger
 from tests.support.postgres import Server

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from federation.ledger import query, retain
-from federation.provision import blocks, failures, sites
-from federation.provision.forget import forget_blocks
-from federation.provision.policy import Policy
-from federation.tables import blobs, groups, idempotency, submissions, tasks
+from federation.db.tables import blobs, groups, idempotency, submissions, tasks
+from federation.ledger import query, retention
+from federation.provision.cleanup import forget_blocks
+from federation.provision.planning import failures
+from federation.provision.planning.policy import Policy
+from federation.provision.records import blocks, sites
 from tests.support.endpoint import FakeEndpoint
 from tests.support.ledger import Ledger
 from umbel.protocol.errors import NotFound
@@ -101,12 +102,12 @@ def test_arguments_that_tasks_share_go_with_the_last_of_them(ledger: Ledger, lab
 def test_forgetting_goes_in_small_batches(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retain, "BATCH", 7)
+    monkeypatch.setattr(retention, "BATCH", 7)
     ledger.submit(lab, 100)
     _finish(ledger, lab)
     ledger.clock.forward(3 * DAY)
     sizes = []
-    while count := retain.retain(ledger.fed, ledger.clock()):
+    while count := retention.retain(ledger.fed, ledger.clock()):
         sizes.append(count)
     assert sizes == [7] * 14 + [2]
     assert _counts(ledger) == {"tasks": 0, "blobs": 0, "groups": 0, "submissions": 0}
@@ -141,7 +142,7 @@ def test_two_sweepers_forget_a_task_once(
     ledger.clock.forward(3 * DAY)
     counts: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: counts.append(retain.retain(ledger.fed, ledger.clock())))
+        threading.Thread(target=lambda: counts.append(retention.retain(ledger.fed, ledger.clock())))
         for _ in range(4)
     ]
     for thread in threads:

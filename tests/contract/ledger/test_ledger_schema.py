@@ -15,9 +15,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
-from federation import migrate
-from federation.database import SCHEMA, Database, SchemaError
-from federation.tables import metadata
+from federation.db import migrate
+from federation.db.engine import SCHEMA, Database, SchemaError
+from federation.db.tables import metadata
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = ScriptDirectory.from_config(migrate.config())
@@ -160,7 +160,7 @@ def test_a_database_that_is_up_to_date_costs_no_alembic(database: Database) -> N
     database.create()
     url = database.url.render_as_string(hide_password=False)
     code = (
-        "import sys; from federation.database import Database; d = Database(sys.argv[1]); d.create();"
+        "import sys; from federation.db.engine import Database; d = Database(sys.argv[1]); d.create();"
         "d.close(); assert not any(name.startswith('alembic') for name in sys.modules)"
     )
     done = subprocess.run(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from federation.db.tables import items as item_table
+from federation.db.tables import streams as stream_table
 from federation.ledger import cancel, streams
-from federation.tables import items as item_table
-from federation.tables import streams as stream_table
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol.errors import NotFound

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from federation.db.options import Options
+from federation.db.tables import blobs, tasks
 from federation.ledger import query, results
-from federation.options import Options
 from federation.registry import functions
-from federation.tables import blobs, tasks
 from tests.support.endpoint import FakeEndpoint
 from tests.support.ledger import Ledger
 from umbel.protocol import limits, names

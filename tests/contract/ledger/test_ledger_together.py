@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from federation.collect import Collector
 from federation.ledger.cancel import cancel_group, cancel_task
 from federation.ledger.results import results_after
 from federation.registry import endpoints, functions, users
-from federation.sweep import Sweeper
+from federation.services.collector import Collector
+from federation.services.sweeper import Sweeper
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol import names

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.provision.model import BlockState
+from federation.provision.connection.shell import LocalShell
+from federation.provision.planning.model import BlockState
 from federation.provision.schedulers.base import (
     InDoubt,
     Job,
@@ -25,7 +26,6 @@ from federation.provision.schedulers.lsf import LSF
 from federation.provision.schedulers.pbs import PBS
 from federation.provision.schedulers.slurm import Slurm, expand
 from federation.provision.schedulers.slurm import state_of as slurm_state
-from federation.provision.shell import LocalShell
 from tests.support import scripts
 from tests.support.fake_scheduler import FakeCluster
 from umbel.protocol.errors import BadRequest

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from federation.provision.model import BlockState
+from federation.provision.connection.shell import Done, LocalShell, Shell, Unreachable
+from federation.provision.planning.model import BlockState
 from federation.provision.schedulers.base import Job, JobSpec, LimitReached, Unanswered
 from federation.provision.schedulers.processes import Hosts, Processes
-from federation.provision.shell import Done, LocalShell, Shell, Unreachable
 from tests.support.wait import wait_until
 
 A, B = "umbel-0123abcd-0000000a", "umbel-0123abcd-0000000b"

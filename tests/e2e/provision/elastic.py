@@ -174,7 +174,7 @@ def elastic(folder: Path, **environ: str) -> Iterator[Elastic]:
 
 def broker(folder: Path, address: str, port: int) -> tuple[Service, dict[str, str]]:
     """A Redis at an address that nodes reach; the process, and the service's variables."""
-    from federation.embedded_redis import server_binary
+    from federation.standalone.redis_server import server_binary
 
     folder.mkdir()
     password = os.urandom(16).hex()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from federation import embedded_redis
+from federation.standalone import redis_server
 from tests.support.embedded import ROOT, Embedded, Service, environment, gone, processes_of
 from tests.support.wait import wait_until
 
@@ -136,8 +136,8 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_broker_port_in_other_hands_is_refused(tmp_path: Path) -> None:
-    embedded_redis.prepare(tmp_path)
-    port = urlsplit(embedded_redis.broker_url(tmp_path)).port
+    redis_server.prepare(tmp_path)
+    port = urlsplit(redis_server.broker_url(tmp_path)).port
     assert port is not None
     with socket.create_server(("127.0.0.1", port)):
         assert f"Port {port}" in _refusal("--home", str(tmp_path), "--port", "0")

@@ -18,7 +18,7 @@ def test_a_command_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
     def load(name: str) -> Any:
-        assert name == "federation.sweep"
+        assert name == "federation.services.sweeper"
         return SimpleNamespace(main=lambda argv: seen.append(argv))
 
     monkeypatch.setattr(program.importlib, "import_module", load)

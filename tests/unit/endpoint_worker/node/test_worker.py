@@ -23,8 +23,8 @@ from celery import Celery
 
 from endpoint_worker.config import settings
 from endpoint_worker.config.directory import Credentials, EndpointFolder
-from federation import embedded_redis
-from federation.acl import rules
+from federation.registry.broker_accounts import rules
+from federation.standalone import redis_server
 from tests.support.broker import running_broker
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import ENDPOINT, make_bundle
@@ -337,7 +337,7 @@ def test_a_cold_shutdown_stops_what_runs_and_gives_back_the_rest(site: Site) -> 
 
 def test_a_broker_that_loses_everything_in_the_middle_of_a_call(tmp_path: Path) -> None:
     server = start_broker(tmp_path)
-    site = Site(tmp_path, embedded_redis.broker_url(tmp_path))
+    site = Site(tmp_path, redis_server.broker_url(tmp_path))
     try:
         site.start()
         bundle = site.send(nap, [(3.0,)])
@@ -359,8 +359,8 @@ def test_a_broker_that_loses_everything_in_the_middle_of_a_call(tmp_path: Path) 
 
 def start_broker(home: Path) -> subprocess.Popen[bytes]:
     """Start the embedded broker of ``home`` and wait until it answers."""
-    server = subprocess.Popen(embedded_redis.prepare(home), cwd=home / "redis", stdout=subprocess.DEVNULL)
-    with redis.Redis.from_url(embedded_redis.broker_url(home)) as client:
+    server = subprocess.Popen(redis_server.prepare(home), cwd=home / "redis", stdout=subprocess.DEVNULL)
+    with redis.Redis.from_url(redis_server.broker_url(home)) as client:
         wait_until(lambda: answers(client), what="the broker")
     return server
 

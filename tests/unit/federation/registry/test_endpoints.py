@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import insert
 
 from federation.context import Federation
-from federation.registry import endpoints, liveness
+from federation.db.tables import bundles, functions, groups, loads, nodes, submissions, tasks
+from federation.registry import endpoint_status, endpoints
 from federation.registry.users import User
-from federation.tables import bundles, functions, groups, loads, nodes, submissions, tasks
 from tests.support.service import RecordingBroker
 from umbel.protocol import names
 from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
@@ -211,12 +211,12 @@ def test_nodes_make_an_endpoint_online(fed: Federation, ada: User) -> None:
 
 def test_a_list_shows_some_nodes_and_counts_all(fed: Federation, ada: User) -> None:
     lab = add(fed, ada)
-    for number in range(liveness.MAX_NODES_LISTED + 3):
+    for number in range(endpoint_status.MAX_NODES_LISTED + 3):
         add_node(fed, lab, ada, f"n{number}")
     (listed,) = endpoints.page(fed, ada)[0]
-    assert len(listed["nodes"]) == liveness.MAX_NODES_LISTED
-    assert listed["slots_total"] == 4 * (liveness.MAX_NODES_LISTED + 3)
-    assert len(endpoints.get(fed, ada, "lab")["nodes"]) == liveness.MAX_NODES_LISTED + 3
+    assert len(listed["nodes"]) == endpoint_status.MAX_NODES_LISTED
+    assert listed["slots_total"] == 4 * (endpoint_status.MAX_NODES_LISTED + 3)
+    assert len(endpoints.get(fed, ada, "lab")["nodes"]) == endpoint_status.MAX_NODES_LISTED + 3
 
 
 def test_the_queue_is_counted_by_state(fed: Federation, ada: User) -> None:

@@ -4,9 +4,9 @@ import pytest
 from sqlalchemy import select, update
 
 from federation.context import Federation
+from federation.db.tables import tokens
 from federation.registry import users
 from federation.registry.users import User
-from federation.tables import tokens
 from umbel.protocol.errors import BadRequest, Unauthorized
 
 

@@ -1,0 +1,294 @@
+"""Elastic endpoints in the registry: where their blocks run and by what rules."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from umbel.protocol.errors import BadRequest, Conflict, NotFound
+
+from ...context import Federation
+from ...db.tables import blocks, endpoints, sites
+from ...registry import endpoints as registry
+from ...registry.users import User
+from ..planning import failures
+from ..planning.model import Memory
+from ..planning.policy import Policy
+
+_PATH = re.compile(r"[A-Za-z0-9_.~/+-]{1,200}\Z")
+_HOST = re.compile(r"(?:[A-Za-z0-9:][A-Za-z0-9.:-]{0,252})?\Z")
+#: How nodes reach the broker: see ``federation.provision.site.network``.
+NETWORKS = ("auto", "direct", "relay", "tunnel")
+#: Decisions that are kept of an endpoint.
+HISTORY = 100
+SCHEDULERS = ("slurm", "gridengine", "pbs", "lsf", "htcondor", "processes", "hosts")
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """Where and how an endpoint's blocks are started.
+
+    ``address``: ``ssh://user@host:port``, or ``local`` for the machine of the service. ``host_keys``: of the
+    jump hosts in their order, then of the machine, as confirmed. ``key_file``: a key of the account that runs
+    the provisioner; ``agent``: that account's agent; neither: a key that the service makes. ``network``:
+    one of ``NETWORKS``; ``tunnel_bind``: where on the site the tunnel listens; ``relay_listen``: where the
+    relay does, none: at the login node's private addresses.
+    """
+
+    address: str
+    scheduler: str
+    host_keys: tuple[str, ...] = ()
+    jumps: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    key_file: str = ""
+    agent: bool = False
+    folder: str = ".umbel"
+    python: str = "python3"
+    wheelhouse: str = ""
+    directives: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
+    network: str = "auto"
+    tunnel_bind: str = "127.0.0.1"
+    tunnel_port: int = 0
+    relay_listen: tuple[str, ...] = ()
+    #: Seconds between two status commands, at least; the scheduler's own slowness stretches it.
+    interval: float = 30.0
+    #: A worker ends by itself when the broker is gone for so long, seconds.
+    broker_gone: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in SCHEDULERS:
+            raise BadRequest(
+                f"scheduler '{self.scheduler[:40]}' is not known; there are {', '.join(SCHEDULERS)}"
+            )
+        if self.network not in NETWORKS:
+            raise BadRequest(f"network '{self.network[:40]}' is not known; there are {', '.join(NETWORKS)}")
+        for address in (self.tunnel_bind, *self.relay_listen):
+            if not _HOST.match(address):
+                raise BadRequest(f"site: {address[:60]!r} is no address to listen at")
+        if not 0 <= self.tunnel_port < 65535:
+            raise BadRequest(f"site: tunnel_port is {self.tunnel_port}; it must be from 0 to 65534")
+        for name in ("folder", "python"):
+            value = getattr(self, name)
+            if not _PATH.match(value) or ".." in value or value.startswith("-"):
+                raise BadRequest(f"site: {name} {value[:60]!r} is no plain path")
+        if self.scheduler == "hosts" and not self.hosts:
+            raise BadRequest("site: scheduler 'hosts' wants a list of hosts")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SiteSettings:
+        """Build settings. Raises BadRequest for what is unknown or of the wrong kind."""
+        kinds = {f.name: f for f in fields(cls)}
+        made: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in kinds:
+                raise BadRequest(f"site: unknown setting '{name[:40]}'; there are {', '.join(kinds)}")
+            made[name] = _kind(name, value, str(kinds[name].type))
+        for name in ("address", "scheduler"):
+            if name not in made:
+                raise BadRequest(f"site: {name} is missing")
+        return cls(**made)
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+
+def _kind(name: str, value: Any, kind: str) -> Any:
+    texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = {
+        "str": isinstance(value, str),
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": number,
+        "tuple[str, ...]": texts,
+    }[kind]
+    if not good:
+        raise BadRequest(f"site: {name} wants a value of another kind than {str(value)[:40]!r}")
+    return tuple(value) if kind.startswith("tuple") else value
+
+
+@dataclass(frozen=True)
+class Site:
+    """One elastic endpoint as the provisioner works on it."""
+
+    endpoint_no: int
+    endpoint_id: str
+    endpoint_name: str
+    settings: SiteSettings
+    policy: Policy
+    memory: Memory
+    status: str
+    message: str
+    decision: str
+    looked: float | None
+    #: how workers reach the broker: {"way", "address", "since"}; {} while that is not known
+    network: Mapping[str, Any] = field(default_factory=dict)
+    #: the last decisions, newest last: (seconds since 1970, sentence)
+    history: tuple[tuple[float, str], ...] = ()
+    #: since when its endpoint is deleted
+    deleted: float | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether everything on the site shall go: its endpoint is deleted."""
+        return self.deleted is not None
+
+    @property
+    def way(self) -> str:
+        """The way that workers have last come by, as ``name=host:port``; "" while that is not known."""
+        return f"{self.network['way']}={self.network['address']}" if self.network else ""
+
+
+_COLUMNS = (
+    endpoints.c.no.label("endpoint_no"),
+    endpoints.c.id.label("endpoint_id"),
+    endpoints.c.name.label("endpoint_name"),
+    sites.c.settings,
+    sites.c.policy,
+    sites.c.memory,
+    sites.c.status,
+    sites.c.message,
+    sites.c.decision,
+    sites.c.looked,
+    sites.c.took,
+    sites.c.network,
+    sites.c.history,
+    endpoints.c.deleted,
+)
+
+
+def add(fed: Federation, endpoint_no: int, settings: SiteSettings, policy: Policy) -> None:
+    """Make an endpoint elastic. Raises Conflict when it is."""
+    row = {
+        "endpoint_no": endpoint_no,
+        "settings": settings.to_json(),
+        "policy": json.dumps(policy.to_dict()),
+        "memory": "{}",
+        "status": "new",
+        "created": time.time(),
+    }
+    with fed.database.write() as connection:
+        if connection.execute(select(sites.c.no).where(sites.c.endpoint_no == endpoint_no)).first():
+            raise Conflict("this endpoint is elastic already: change its policy, or remove its site first")
+        connection.execute(insert(sites).values(row))
+
+
+def all_sites(fed: Federation) -> list[Site]:
+    """All elastic endpoints, deleted ones too: their sites are still to be cleaned."""
+    query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
+    with fed.database.read() as connection:
+        return [_site(row) for row in connection.execute(query)]
+
+
+def of_user(fed: Federation, user: User) -> list[Site]:
+    """A user's elastic endpoints, deleted ones while their sites are being cleaned."""
+    query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
+    query = query.where(endpoints.c.user_no == user.no).order_by(endpoints.c.no)
+    with fed.database.read() as connection:
+        return [_site(row) for row in connection.execute(query)]
+
+
+def find(fed: Federation, endpoint_no: int) -> Site:
+    """One elastic endpoint. Raises NotFound."""
+    with fed.database.read() as connection:
+        return _site(_row(connection, endpoint_no))
+
+
+def note(fed: Federation, endpoint_no: int, **values: Any) -> None:
+    """Change columns of a site: ``memory``, ``status``, ``message``, ``decision``, ``looked``, ``took``."""
+    if isinstance(values.get("memory"), Memory):
+        values["memory"] = json.dumps(values["memory"].to_dict())
+    with fed.database.write() as connection:
+        connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
+
+
+def decided(fed: Federation, site: Site, sentence: str, now: float) -> None:
+    """Keep a decision, unless it only says the last one again; the oldest of ``HISTORY`` goes."""
+    if sentence == site.decision:
+        return
+    history = [*site.history, (now, sentence)][-HISTORY:]
+    note(fed, site.endpoint_no, decision=sentence, history=json.dumps(history))
+
+
+def came_by(fed: Federation, site: Site, way: str, now: float) -> None:
+    """Note by which way (``name=host:port``) a worker has come."""
+    name, _, address = way.partition("=")
+    if way and way != site.way:
+        note(fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now}))
+
+
+def remove(fed: Federation, endpoint_no: int) -> None:
+    """Forget a site and its blocks; nothing is done on the site itself."""
+    with fed.database.write() as connection:
+        connection.execute(delete(blocks).where(blocks.c.endpoint_no == endpoint_no))
+        connection.execute(delete(sites).where(sites.c.endpoint_no == endpoint_no))
+
+
+def pause(fed: Federation, user: User, name_or_id: str, reason: str) -> dict[str, Any]:
+    """Submit nothing for an endpoint until it is resumed. Raises NotFound."""
+    no = registry.find(fed, user, name_or_id).no
+    return remember(fed, no, lambda memory: replace(memory, paused=reason.strip()[:300] or "by its owner"))
+
+
+def resume(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
+    """Submit again, whatever has failed before. Raises NotFound."""
+    return remember(fed, registry.find(fed, user, name_or_id).no, failures.resumed)
+
+
+def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Change some rules of an endpoint. Raises NotFound, BadRequest."""
+    no = registry.find(fed, user, name_or_id).no
+    with fed.database.write() as connection:
+        before = json.loads(_row(connection, no, change=True).policy)
+        policy = Policy.from_dict({**before, **changes})
+        values = {"policy": json.dumps(policy.to_dict())}
+        connection.execute(update(sites).where(sites.c.endpoint_no == no).values(**values))
+    return policy.to_dict()
+
+
+def remember(fed: Federation, endpoint_no: int, change: Callable[[Memory], Memory]) -> dict[str, Any]:
+    """Change an endpoint's memory by a function of it, in one transaction. Raises NotFound."""
+    with fed.database.write() as connection:
+        memory = change(Memory.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
+        values = {"memory": json.dumps(memory.to_dict())}
+        connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
+    return {"paused": memory.paused}
+
+
+def _row(connection: Connection, endpoint_no: int, *, change: bool = False) -> Row:
+    """``change``: nobody else changes the row before this transaction ends."""
+    query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
+    query = query.where(endpoints.c.no == endpoint_no)
+    row = connection.execute(query.with_for_update(of=sites) if change else query).first()
+    if row is None:
+        raise NotFound(
+            "this endpoint is not elastic: 'umbel endpoint add' makes one that is", code="ENDPOINT_NOT_FOUND"
+        )
+    return row
+
+
+def _site(row: Row) -> Site:
+    return Site(
+        row.endpoint_no,
+        row.endpoint_id,
+        row.endpoint_name,
+        SiteSettings.from_dict(json.loads(row.settings)),
+        Policy.from_dict(json.loads(row.policy)),
+        Memory.from_dict(json.loads(row.memory)),
+        row.status,
+        row.message,
+        row.decision,
+        row.looked,
+        json.loads(row.network),
+        tuple((when, text) for when, text in json.loads(row.history)),
+        row.deleted,
+    )

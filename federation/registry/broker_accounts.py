@@ -1,0 +1,82 @@
+"""Redis accounts of endpoints: each may touch its own keys and channels, and push reports.
+
+The command list was found by running Celery workers against ``ACL LOG``; see ``docs/security.rst``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import select
+
+from umbel.protocol import names
+
+from ..context import Federation
+from ..db.tables import endpoints
+
+log = logging.getLogger(__name__)
+
+#: Commands that an endpoint's worker needs on its own keys and channels.
+COMMANDS = (
+    "+hello +ping +client|setname +multi +exec +discard +watch +unwatch +time "
+    "+brpop +llen +rpush +del +get +mget +set +setex +exists +expire "
+    "+hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +sadd +srem +smembers "
+    "+publish +subscribe +unsubscribe +psubscribe +punsubscribe +evalsha"
+).split()
+
+
+def rules(endpoint_id: str, password_sha256: str, *, selectors: bool) -> list[str]:
+    """ACL rules of one endpoint.
+
+    ``selectors``: Redis 7 lets reports be push-only; on 6.2 the same account could also read them, so an
+    embedded 6.2 should serve one user only.
+    """
+    prefix = names.prefix(endpoint_id)
+    keys = [f"~{prefix}*", f"&{prefix}*", f"&{prefix}/0.celery.pidbox"]  # PSUBSCRIBE is matched literally
+    base = ["reset", "on", f"#{password_sha256}", "nocommands", "resetchannels", *keys, *COMMANDS, "+lpush"]
+    reports = f"~{names.REPORTS_KEY}"
+    return base + ([f"(+lpush {reports})"] if selectors else [reports])
+
+
+def add_endpoint_user(fed: Federation, endpoint_id: str, password_sha256: str) -> None:
+    """Make or renew the broker account of an endpoint. May raise one of ``BrokerError``."""
+    add = fed.broker.redis.pipeline(transaction=False)
+    _add(add, fed, endpoint_id, password_sha256)
+    add.execute()
+
+
+def _add(pipe: Any, fed: Federation, endpoint_id: str, password_sha256: str) -> None:
+    words = rules(endpoint_id, password_sha256, selectors=has_selectors(fed))
+    pipe.execute_command("ACL", "SETUSER", names.broker_user(endpoint_id), *words)
+
+
+def remove_endpoint_user(fed: Federation, endpoint_id: str) -> None:
+    """Delete an endpoint's account; its open connections are cut at once."""
+    fed.broker.redis.execute_command("ACL", "DELUSER", names.broker_user(endpoint_id))
+
+
+def ensure_endpoint_users(fed: Federation) -> int:
+    """Make the accounts of all endpoints again, as after a loss of the broker's data; return how many."""
+    with fed.database.read() as connection:
+        query = select(endpoints.c.id, endpoints.c.broker_sha256).where(endpoints.c.deleted.is_(None))
+        rows = connection.execute(query).all()
+    for start in range(0, len(rows), 500):
+        pipe = fed.broker.redis.pipeline(transaction=False)
+        for row in rows[start : start + 500]:
+            _add(pipe, fed, row.id, row.broker_sha256)
+        pipe.execute()
+    return len(rows)
+
+
+def has_selectors(fed: Federation) -> bool:
+    """Tell whether the broker is a Redis of version 7 or later."""
+    version = str(fed.broker.redis.info("server")["redis_version"])
+    return int(version.split(".")[0]) >= 7
+
+
+def credentials_url(fed: Federation, endpoint_id: str, password: str) -> str:
+    """The broker URL that an endpoint is given."""
+    address = fed.settings.broker_address or fed.broker.address
+    return f"redis://{names.broker_user(endpoint_id)}:{quote(password, safe='')}@{address}/0"

@@ -1,0 +1,137 @@
+"""What an endpoint looks like just now: its worker nodes and its queue.
+
+Three statements answer for a whole page of endpoints, however many there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, case, func, literal_column, select
+
+from umbel.protocol.states import EndpointState, TaskState
+
+from ..db.tables import bundles, nodes, tasks
+
+#: Most nodes shown of one endpoint: alone, and as one of a list.
+MAX_NODES = 10_000
+MAX_NODES_LISTED = 20
+
+_n = nodes.c
+_SHOWN_STATES = (TaskState.QUEUED, TaskState.DISPATCHED, TaskState.RUNNING)
+
+
+def look(
+    connection: Connection, endpoint_nos: Sequence[int], *, since: float, nodes: int
+) -> dict[int, dict[str, Any]]:
+    """Return for each endpoint number the part of its description that changes by itself.
+
+    A node counts as live when it was heard of after ``since`` and has not said goodbye. At most ``nodes``
+    nodes are shown of each endpoint, live ones first; the sums count all of them.
+    """
+    queues = _queues(connection, endpoint_nos)
+    totals = _totals(connection, endpoint_nos, since)
+    shown = _nodes(connection, endpoint_nos, since, nodes)
+    return {no: _state(totals.get(no), shown.get(no, []), queues.get(no, {})) for no in endpoint_nos}
+
+
+def _state(totals: Row | None, shown: list[dict[str, Any]], queue: dict[str, int]) -> dict[str, Any]:
+    first = dict(shown[0]) if shown else {}
+    for node in shown:
+        node.pop("packages", None)
+    online = totals is not None and totals.live > 0
+    return {
+        "state": (EndpointState.ONLINE if online else EndpointState.OFFLINE).value,
+        "last_heartbeat": totals.seen if totals else None,
+        "slots_total": totals.slots if totals else 0,
+        "slots_free": max(0, totals.slots - totals.busy) if totals else 0,
+        "queue": {state.value: queue.get(state.value, 0) for state in _SHOWN_STATES},
+        "nodes": shown,
+        "python": first.get("python"),
+        "platform": first.get("platform"),
+        "packages": first.get("packages", {}),
+    }
+
+
+def _alive(since: float) -> Any:
+    return and_(_n.live == 1, _n.seen > since)
+
+
+def _totals(connection: Connection, endpoint_nos: Sequence[int], since: float) -> dict[int, Row]:
+    alive = _alive(since)
+    query = (
+        select(
+            _n.endpoint_no,
+            func.max(_n.seen).label("seen"),
+            func.sum(case((alive, 1), else_=0)).label("live"),
+            func.sum(case((alive, _n.slots), else_=0)).label("slots"),
+            func.sum(case((alive, _n.busy), else_=0)).label("busy"),
+        )
+        .where(_n.endpoint_no.in_(endpoint_nos))
+        .group_by(_n.endpoint_no)
+    )
+    return {row.endpoint_no: row for row in connection.execute(query)}
+
+
+def _nodes(
+    connection: Connection, endpoint_nos: Sequence[int], since: float, most: int
+) -> dict[int, list[dict[str, Any]]]:
+    live = case((_alive(since), 1), else_=0)
+    place = func.row_number().over(partition_by=_n.endpoint_no, order_by=(live.desc(), _n.seen.desc(), _n.no))
+    ranked = (
+        select(
+            _n.endpoint_no,
+            _n.name,
+            _n.slots,
+            _n.busy,
+            _n.seen,
+            _n.since,
+            _n.facts,
+            case((place == 1, _n.packages), else_="{}").label("packages"),
+            live.label("live"),
+            place.label("place"),
+        )
+        .where(_n.endpoint_no.in_(endpoint_nos))
+        .subquery()
+    )
+    query = select(ranked).where(ranked.c.place <= most).order_by(ranked.c.endpoint_no, ranked.c.place)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in connection.execute(query):
+        # the facts are the node's own words, and never replace what the service knows
+        facts = json.loads(row.facts)
+        own = {
+            "name": row.name,
+            "slots": row.slots,
+            "busy": row.busy,
+            "since": row.since,
+            "seen": row.seen,
+            "live": bool(row.live),
+        }
+        if row.place == 1:
+            own["packages"] = json.loads(row.packages)
+        found.setdefault(row.endpoint_no, []).append({**facts, **own})
+    return found
+
+
+def _queues(connection: Connection, endpoint_nos: Sequence[int]) -> dict[int, dict[str, int]]:
+    waiting = (
+        select(tasks.c.endpoint_no, tasks.c.state, func.count())
+        # a constant, not a parameter: so the partial index of queued tasks is recognised
+        .where(tasks.c.state == literal_column("'queued'"), tasks.c.endpoint_no.in_(endpoint_nos)).group_by(
+            tasks.c.endpoint_no, tasks.c.state
+        )
+    )
+    # tasks that were sent are few (the window) and found through their bundles
+    sent = (
+        select(bundles.c.endpoint_no, tasks.c.state, func.count())
+        .join(tasks, tasks.c.bundle_no == bundles.c.no)
+        .where(bundles.c.endpoint_no.in_(endpoint_nos), tasks.c.state.in_(("dispatched", "running")))
+        .group_by(bundles.c.endpoint_no, tasks.c.state)
+    )
+    counts: dict[int, dict[str, int]] = {}
+    for query in (waiting, sent):
+        for endpoint_no, state, count in connection.execute(query):
+            counts.setdefault(endpoint_no, {})[state] = count
+    return counts

@@ -1,0 +1,55 @@
+"""Whether the service is well: database, broker, and how far the collector is behind."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from umbel.protocol import names
+from umbel.protocol.version import PROTOCOL_VERSION, __version__
+
+from ..broker.client import BrokerError
+from ..context import Federation
+from . import collector
+
+
+def health(fed: Federation) -> dict[str, Any]:
+    """Return ``status`` ("ok", or "degraded" when a part does not answer) and each part's state.
+
+    ``collector_lag``: seconds since a collector showed itself (None: none ever did); ``reports_waiting``:
+    how many reports nobody has taken yet.
+    """
+    database = _database(fed)
+    broker, lag, waiting = _broker(fed)
+    well = database == broker == "ok" and lag is not None and lag < collector.DEAD_AFTER
+    return {
+        "status": "ok" if well else "degraded",
+        "database": database,
+        "broker": broker,
+        "collector_lag": lag,
+        "reports_waiting": waiting,
+        "version": __version__,
+        "protocol": PROTOCOL_VERSION,
+    }
+
+
+def _database(fed: Federation) -> str:
+    try:
+        with fed.database.read() as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError:
+        return "unreachable"
+    return "ok"
+
+
+def _broker(fed: Federation) -> tuple[str, float | None, int | None]:
+    try:
+        beats = [beat["beat"] for beat in collector.collectors(fed).values()]
+        waiting = int(fed.broker.redis.llen(names.REPORTS_KEY))
+    except BrokerError:
+        return "unreachable", None, None
+    lag = round(max(0.0, time.time() - max(beats)), 3) if beats else None
+    return "ok", lag, waiting

@@ -1,0 +1,244 @@
+"""The decision in single situations."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from federation.provision.planning import failures
+from federation.provision.planning.decide import decide, forget_old, needed_blocks, wanted_slots
+from federation.provision.planning.model import Block, BlockState, Decision, Demand, Memory, View, Work
+from federation.provision.planning.policy import Policy
+from umbel.protocol.errors import BadRequest
+
+NOW = 1_000_000.0
+BEGUN = Memory(begun=True)
+POLICY = Policy(max_blocks=8, slots_per_node=4, idle_time=100, submit_burst=3)
+
+
+def demand(calls: int, seconds: float | None) -> Demand:
+    return Demand((Work(calls, seconds),))
+
+
+def block(name: str = "b", state: BlockState = BlockState.RUNNING, **changes: object) -> Block:
+    base = Block(name, state, nodes=1, slots=4, walltime=3600.0, submitted=NOW - 500)
+    if state is BlockState.RUNNING:
+        base = dataclasses.replace(base, started=NOW - 400, joined=NOW - 390, workers=1, idle_since=NOW - 50)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def verbs(decision: Decision) -> list[tuple[str, str]]:
+    return [(action.verb.value, action.block) for action in decision.actions]
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds", "slots"),
+    [
+        (0, 1.0, 0),
+        (1, 0.001, 1),
+        (1000, 0.001, 1),  # a burst of short calls fits into one slot
+        (10, 3600.0, 10),  # long ones want a slot each
+        (100, 6.0, 10),
+        (100_000, None, 4),  # unknown: one block at most
+    ],
+)
+def test_slots_are_worth_their_work(calls: int, seconds: float | None, slots: int) -> None:
+    assert wanted_slots(demand(calls, seconds), POLICY) == slots
+
+
+def test_short_calls_start_nothing_where_one_slot_will_do_and_long_ones_do() -> None:
+    view = View((block(busy=1, idle_since=None),), demand(1000, 0.001), BEGUN)
+    assert verbs(decide(view, POLICY, NOW)) == []
+    view = View((block(busy=4, idle_since=None),), demand(10, 3600.0), BEGUN)
+    decision = decide(view, POLICY, NOW)
+    assert verbs(decision) == [("submit", "")] * 2
+    assert decision.actions[0].reason == "+2 blocks: 10 calls ≈ 10.0 slot-hours waiting or running, 0 pending"
+
+
+def test_parallelism_scales_and_zero_means_one_block() -> None:
+    assert needed_blocks(32, POLICY) == 8
+    assert needed_blocks(32, Policy(max_blocks=8, slots_per_node=4, parallelism=0.5)) == 4
+    assert needed_blocks(32, Policy(max_blocks=8, slots_per_node=4, parallelism=0)) == 1
+    assert needed_blocks(0, Policy(max_blocks=8, min_blocks=2)) == 2
+
+
+def test_caps_limit_growth_and_are_named() -> None:
+    decision = decide(View((), demand(1000, 3600.0), BEGUN), POLICY, NOW)
+    assert len(decision.actions) == 3 and decision.waiting_for == "submit_burst is 3"
+    pending = tuple(block(f"p{i}", BlockState.PENDING) for i in range(4))
+    policy = dataclasses.replace(POLICY, max_pending=5)
+    decision = decide(View(pending, demand(1000, 3600.0), BEGUN), policy, NOW)
+    assert len(decision.actions) == 1 and decision.waiting_for == "max_pending is 5"
+
+
+def test_the_budget_reserves_whole_walltimes() -> None:
+    policy = dataclasses.replace(POLICY, budget_total=10.0)
+    view = View((block("a"), block("b")), demand(1000, 3600.0), BEGUN, used_total=7.0)
+    decision = decide(view, policy, NOW)
+    assert len(decision.actions) == 1
+    assert "9 of 10 in all" in decision.actions[0].reason
+    spent = dataclasses.replace(view, used_total=8.5)
+    assert decide(spent, policy, NOW).waiting_for == "the node-hour budget is spent or reserved"
+
+
+def test_nothing_is_submitted_while_an_answer_is_in_doubt() -> None:
+    view = View((block("a", BlockState.SUBMITTING),), demand(1000, 3600.0), BEGUN)
+    decision = decide(view, POLICY, NOW)
+    assert decision.actions == () and "not known yet" in decision.waiting_for
+
+
+def test_an_unreachable_site_is_frozen() -> None:
+    blocks = (block(idle_since=NOW - 9999), block("s", silent_since=NOW - 9999, workers=0))
+    decision = decide(View(blocks, Demand(), BEGUN, observed=False), POLICY, NOW)
+    assert decision.actions == () and decision.memory == BEGUN
+
+
+def test_initial_blocks_come_once() -> None:
+    policy = dataclasses.replace(POLICY, init_blocks=2)
+    first = decide(View(), policy, NOW)
+    assert verbs(first) == [("submit", "")] * 2 and first.memory.begun
+    assert decide(View((), Demand(), first.memory), policy, NOW).actions == ()
+
+
+def test_pending_blocks_go_first_then_the_longest_idle() -> None:
+    memory = dataclasses.replace(BEGUN, surplus_since=NOW - 200)
+    blocks = (
+        block("young", idle_since=NOW - 50),
+        block("old", idle_since=NOW - 300),
+        block("older", idle_since=NOW - 400),
+        block("busy", busy=2, idle_since=None),
+        block("late", BlockState.PENDING, submitted=NOW - 10),
+    )
+    view = View(blocks, demand(20, 30.0), memory)  # three blocks wanted, two too many
+    assert verbs(decide(view, POLICY, NOW)) == [("cancel", "late"), ("drain", "older")]
+
+
+def test_a_surplus_must_last() -> None:
+    view = View((block("p", BlockState.PENDING),), Demand(), BEGUN)
+    decision = decide(view, POLICY, NOW)
+    assert decision.actions == () and decision.memory.surplus_since == NOW
+    later = dataclasses.replace(view, memory=decision.memory)
+    assert verbs(decide(later, POLICY, NOW + 99)) == []
+    assert verbs(decide(later, POLICY, NOW + 100)) == [("cancel", "p")]
+    # what is wanted again in between starts the wait anew
+    wanted = decide(dataclasses.replace(later, demand=demand(1, 1.0)), POLICY, NOW + 50)
+    assert wanted.memory.surplus_since is None
+
+
+def test_a_block_near_its_end_is_replaced() -> None:
+    view = View((block(started=NOW - 3550, busy=4, idle_since=None),), demand(4, 3600.0), BEGUN)
+    assert verbs(decide(view, POLICY, NOW)) == [("submit", "")]
+
+
+@pytest.mark.parametrize(
+    "stuck",
+    [
+        block(drained=NOW - 121, state=BlockState.DRAINING),
+        block(cancelled=NOW - 121),
+        block(joined=None, workers=0, idle_since=None, started=NOW - 601),
+        block(workers=0, idle_since=None, silent_since=NOW - 601),
+    ],
+)
+def test_what_does_not_end_is_cancelled(stuck: Block) -> None:
+    assert verbs(decide(View((stuck,), Demand(), BEGUN), POLICY, NOW)) == [("cancel", "b")]
+
+
+def _end(memory: Memory, state: BlockState, block_name: str = "b", **more: Any) -> Memory:
+    """What the end of a block teaches; a worker of it has spoken unless said otherwise."""
+    return failures.ended(memory, POLICY, NOW, state, **{"block": block_name, "joined": True, **more})
+
+
+def test_failures_climb_a_ladder_and_pause() -> None:
+    memory, waits = BEGUN, []
+    for number in range(POLICY.max_failed_blocks):
+        memory = _end(memory, BlockState.FAILED, f"b{number}", joined=False, message="no python")
+        waits.append(memory.retry_at - NOW)
+    assert waits == [30.0, 60.0, 300.0]
+    decision = decide(View((), demand(9, 60.0), memory), POLICY, NOW + 9999)
+    assert decision.actions == ()
+    assert decision.waiting_for == "paused: 3 blocks in a row ended without a worker, last: no python"
+    resumed = failures.resumed(memory)
+    assert verbs(decide(View((), demand(4, 60.0), resumed), POLICY, NOW)) == [("submit", "")]
+
+
+def test_what_the_site_does_is_not_the_users_failure() -> None:
+    for state in (BlockState.PREEMPTED, BlockState.NODE_FAIL, BlockState.CANCELLED):
+        assert _end(BEGUN, state, joined=False).failed_blocks == 0
+    assert _end(BEGUN, BlockState.FAILED, joined=True).failed_blocks == 0
+    # but a job that ran long without a worker, and was cancelled for it, is one
+    assert _end(BEGUN, BlockState.CANCELLED, joined=False, ran=700).failed_blocks == 1
+
+
+def test_a_node_where_blocks_fail_is_avoided() -> None:
+    memory = BEGUN
+    for block_name in ("b1", "b2"):
+        memory = _end(memory, BlockState.FAILED, block_name, joined=False, hosts=["cn7"])
+    assert dict(memory.bad_nodes) == {"cn7": NOW + POLICY.bad_node_time}
+    assert Memory.from_dict(memory.to_dict()) == memory
+
+
+@pytest.mark.parametrize(
+    ("hosts", "heard", "lost", "blamed"),
+    [
+        # one said nothing although others did
+        (["cn1", "cn2", "cn3"], {"cn1": 9.0, "cn3": 8.0}, False, ["cn2"]),
+        # machines that know their domain, and a scheduler that leaves it away; or the other way round
+        (["cn1", "cn2"], {"CN1.cluster.example": 9.0}, False, ["cn2"]),
+        (["cn1.cluster.example", "cn2.cluster.example"], {"cn2": 9.0}, False, ["cn1.cluster.example"]),
+        # all have spoken: only where a node was lost one of them is at fault, the one that was silent first
+        (["cn1", "cn2"], {"cn1": 100.0, "cn2": 40.0}, False, []),
+        (["cn1", "cn2"], {"cn1": 100.0, "cn2": 40.0}, True, ["cn2"]),
+        (["cn1", "cn2"], {"cn1": 100.0, "cn2": 97.0}, True, []),
+        # nobody has: all or any may be at fault
+        (["cn1", "cn2"], {}, True, []),
+        # the machines call themselves something else: nothing can be told
+        (["node1", "node2"], {"x81a": 9.0}, False, []),
+        (["a.north", "a.south"], {"a": 9.0}, False, []),
+        (["cn1"], {}, False, []),
+    ],
+)
+def test_which_node_of_several_failed(
+    hosts: list[str], heard: dict[str, float], lost: bool, blamed: list[str]
+) -> None:
+    assert failures.at_fault(hosts, heard, lost=lost) == blamed
+
+
+def test_one_bad_node_among_several_is_found_whatever_its_company() -> None:
+    memory = BEGUN
+    for block_name, company in (("b1", "cn1"), ("b2", "cn3")):
+        hosts = [company, "cn2"]
+        memory = failures.blame(memory, POLICY, NOW, block_name, ["cn2"])
+        # when the same block ends at last, it is not counted again
+        memory = _end(memory, BlockState.FAILED, block_name, hosts=hosts, heard={company: NOW})
+    assert dict(memory.strikes) == {"cn2": 2} and set(memory.bad_nodes) == {"cn2"}
+    # without a word from any of them nobody is blamed
+    assert _end(BEGUN, BlockState.FAILED, joined=False, hosts=["cn1", "cn2"]).strikes == {}
+    # nor is a node whose block was ended before it could speak
+    ended = _end(BEGUN, BlockState.CANCELLED, hosts=["cn1", "cn2"], heard={"cn1": NOW})
+    assert ended.strikes == {}
+
+
+def test_what_blocks_taught_is_not_kept_for_ever() -> None:
+    memory = failures.blame(BEGUN, POLICY, NOW, "b1", ["cn2"])
+    assert forget_old(memory, NOW + 86400.0) == memory
+    assert forget_old(memory, NOW + 61 * 86400.0).struck == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_block": 3}, "did you mean 'max_blocks'"),
+        ({"max_blocks": 1.5}, "wants a whole number"),
+        ({"walltime": "1h"}, "wants a number"),
+        ({"min_blocks": 2}, "must not be above max_blocks"),
+        ({"slots_per_node": 0}, "must be at least 1"),
+        ({"walltime": 60}, "drain_margin"),
+        ({"max_blocks": True}, "wants a whole number"),
+        ({"idle_time": float("nan")}, "wants a number"),
+    ],
+)
+def test_impossible_policies_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        Policy.from_dict(values)
