@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from umbel import Client, UmbelError
-from umbel.auth import find_account
+from umbel.api.account import find_account
 
 ROOT = Path(__file__).resolve().parents[1]
 START_DEADLINE = 60.0  # seconds until the endpoint must be online

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .protocol.version import __version__
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .api.client import Client
     from .environment import Environment, function
     from .executor import Executor
     from .protocol.errors import TaskError, UmbelError
@@ -36,7 +36,7 @@ __all__ = [
 # `import umbel` itself costs nothing: the command line and the service's own processes import parts of it
 # only.
 _HOMES = {
-    "Client": ".client",
+    "Client": ".api.client",
     "Environment": ".environment",
     "Executor": ".executor",
     "MPIFunction": ".shell",

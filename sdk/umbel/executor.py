@@ -12,17 +12,17 @@ from concurrent.futures import Executor as BaseExecutor
 from dataclasses import replace
 from typing import Any
 
-from .client import Client
+from .api.client import Client
+from .api.options import Options
 from .environment import carry, environment_of, limits_of
 from .futures import UmbelFuture
-from .options import Options
 from .protocol import names
 from .protocol.errors import TooLarge, UmbelError
 from .protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_PAYLOAD_BYTES
 from .protocol.run_options import BOUNDS, Limits
-from .serialize import FunctionBody, dump_call, function_name
-from .session import Session
-from .submission import Route
+from .serialization.codec import FunctionBody, dump_call, function_name
+from .submit.sender import Route
+from .submit.session import Session
 
 
 class Executor(BaseExecutor):
@@ -38,7 +38,7 @@ class Executor(BaseExecutor):
     ``batch_interval``: seconds to collect calls before a request; ``submit_timeout``: how long ``submit`` may
     wait (seconds) while the service takes no more calls.
 
-    The rest holds for every call; see ``umbel.options.Options``: ``timeout`` (seconds of run time),
+    The rest holds for every call; see ``umbel.api.options.Options``: ``timeout`` (seconds of run time),
     ``memory``, ``cpu``, ``output`` (bytes kept of what it writes), ``open_files``, ``expires`` (seconds in
     the queue), ``retries``, ``retry_on``, ``priority``, ``max_attempts``, ``tags``, ``cores`` (slots of one
     node that each call occupies).

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
-from .outcome import read_error
+from .api.outcome import read_error
 from .protocol.errors import UmbelError
 from .protocol.states import TaskState
-from .serialize import load_result
+from .serialization.codec import load_result
 
 logger = logging.getLogger(__name__)
 

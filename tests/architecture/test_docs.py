@@ -15,7 +15,7 @@ from endpoint_worker.config import settings as endpoint_settings
 from federation.config.settings import Settings
 from federation.db.options import Options
 from tests.architecture.sources import ROOT
-from umbel import cli as user_cli
+from umbel.cli import main as user_cli
 from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, STREAM_CODES, TASK_CODES
 from umbel.protocol.states import TRANSITIONS
 from webapp.app import create_app

@@ -61,7 +61,7 @@ def test_server_processes_never_load_an_unpickler_of_calls(package: str) -> None
     names = [module for module, _ in modules(package) if module.rpartition(".")[2] not in PROGRAMS]
     assert names, f"{package} has no modules"
     loaded = _loaded(f"import {', '.join(names)}")
-    assert not loaded & {"cloudpickle", "umbel.serialize", "umbel.client", "umbel.executor"}
+    assert not loaded & {"cloudpickle", "umbel.serialization", "umbel.api.client", "umbel.executor"}
 
 
 def test_the_celery_process_of_an_endpoint_never_unpickles() -> None:
@@ -69,4 +69,4 @@ def test_the_celery_process_of_an_endpoint_never_unpickles() -> None:
     child = ("endpoint_worker.child.main", "endpoint_worker.sandbox.bootstrap", "endpoint_worker.__main__")
     names = [module for module, _ in modules("endpoint_worker") if module not in child]
     loaded = _loaded(f"import {', '.join(names)}")
-    assert not loaded & {"cloudpickle", "umbel.serialize"}
+    assert not loaded & {"cloudpickle", "umbel.serialization"}

@@ -22,6 +22,7 @@ UNPICKLERS = {
     "marshal",
     "shelve",
     "jsonpickle",
+    "umbel.serialization",
     "umbel.serialize",
 }
 #: Imports inside functions: "module: imported", each with its reason. Never add one to hide a circle.

@@ -81,7 +81,7 @@ def test_the_commands_of_the_quickstart_run(service: dict[str, str], tmp_path: P
     (tmp_path / "geometry.py").write_text("def area(width, height=1):\n    return width * height\n")
     [block] = [block for block in _blocks("docs/quickstart.rst", "sh") if "umbel run" in block]
     # the command as setup.cfg installs it, also where it is not installed
-    command = """umbel() { python -c 'from umbel.cli import main; main(prog_name="umbel")' "$@"; }\n"""
+    command = """umbel() { python -c 'from umbel.cli.main import main; main(prog_name="umbel")' "$@"; }\n"""
     said = _run(["bash", "-euo", "pipefail", "-c", command + block], service, tmp_path)
     assert re.search(r"^12$", said, re.MULTILINE) and re.search(r"^5$", said, re.MULTILINE), said
     assert "is succeeded" in said and '"name": "area"' in said, said

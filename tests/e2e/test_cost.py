@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from tests.support.embedded import Embedded
+from umbel.api.transport import HttpTransport
 from umbel.protocol import names
-from umbel.transport import HttpTransport
 
 FEW, MANY = 1_000, 10_000
 

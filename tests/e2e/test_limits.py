@@ -12,7 +12,7 @@ import pytest
 import umbel as sdk
 from tests.support.embedded import Embedded, HandEndpoint
 from umbel import TaskError
-from umbel.options import Options
+from umbel.api.options import Options
 from umbel.protocol.errors import ServiceError
 
 DEADLINE = 60.0

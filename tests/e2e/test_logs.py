@@ -25,7 +25,7 @@ def umbel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
 
 def _command(umbel: Embedded, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from umbel.cli import main; main()", *words],
+        [sys.executable, "-c", "from umbel.cli.main import main; main()", *words],
         env=environment(UMBEL_HOME=str(umbel.home)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

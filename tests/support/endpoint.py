@@ -13,7 +13,7 @@ from tests.support.memory_broker import MemoryBroker
 from umbel.protocol import names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
 from umbel.protocol.messages import Bundle, Call, Heartbeat, Outcome, Report, Status
-from umbel.remote_errors import dump_exception
+from umbel.serialization.exceptions import dump_exception
 
 
 class FakeEndpoint:

@@ -7,12 +7,7 @@ from typing import Any
 from marshmallow import Schema, fields, post_load, validate
 
 from federation.db.options import Options
-from umbel.protocol.limits import (
-    DEFAULT_MAX_ATTEMPTS,
-    MAX_CALLS_PER_SUBMISSION,
-    MAX_CORES,
-    MAX_WAIT,
-)
+from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS, MAX_CALLS_PER_SUBMISSION, MAX_CORES, MAX_WAIT
 from umbel.protocol.run_options import BOUNDS
 from umbel.protocol.states import TaskState
 

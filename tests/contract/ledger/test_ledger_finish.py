@@ -13,7 +13,7 @@ from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol.errors import Conflict, NotFound
 from umbel.protocol.messages import Bundle, Interruption, Outcome, Status
-from umbel.remote_errors import dump_exception
+from umbel.serialization.exceptions import dump_exception
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from umbel.auth import Account
+from umbel.api.account import Account
 
 
 @dataclass

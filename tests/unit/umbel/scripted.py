@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from umbel import Client, Executor
+from umbel.api.transport import Request, TransportClosed
 from umbel.protocol import names
 from umbel.protocol.errors import NotFound, ServiceError
 from umbel.serialize import dump_result
-from umbel.transport import Request, TransportClosed
 
 
 class ScriptedService:

@@ -1,0 +1,234 @@
+"""``umbel endpoint``: elastic endpoints, whose workers come as batch jobs on a site behind SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from ..api.client import Client
+from .output import Record, print_json, print_table, when
+
+#: Seconds for which a command tries to reach the service.
+PATIENCE = 30.0
+COLUMNS: Sequence[tuple[str, Callable[[Record], Any]]] = (
+    ("JOB", lambda block: block["job_id"] or "?"),
+    ("STATE", lambda block: block["state"]),
+    ("NODES", lambda block: block["nodes"]),
+    ("BUSY", lambda block: f"{block['busy']}/{block['slots']}"),
+    ("WAITED", lambda block: "" if block["queue_wait"] is None else f"{block['queue_wait']:.0f} s"),
+    ("AGE", lambda block: f"{block['age']:.0f} s"),
+    ("BUSY SLOT-S", lambda block: f"{block['busy_slot_seconds']:.0f}"),
+    ("IDLE SLOT-S", lambda block: f"{block['idle_slot_seconds']:.0f}"),
+    ("NODE-H", lambda block: "" if block["node_hours"] is None else f"{block['node_hours']:.2f}"),
+    ("SUBMITTED", lambda block: when(block["submitted"])),
+    ("WHERE", lambda block: ",".join(block["hosts"])[:30]),
+    ("REASON", lambda block: block["reason"][:40]),
+)
+SITES: Sequence[tuple[str, Callable[[Record], Any]]] = (
+    ("NAME", lambda site: site["name"]),
+    ("STATUS", lambda site: site["status"]),
+    ("SCHEDULER", lambda site: site["scheduler"]),
+    ("ADDRESS", lambda site: site["address"]),
+    ("MESSAGE", lambda site: site["message"][:80]),
+)
+SCHEDULERS = ("slurm", "gridengine", "pbs", "lsf", "htcondor", "processes", "hosts")
+
+
+def service() -> Client:
+    """The service in use."""
+    return Client(patience=PATIENCE)
+
+
+@click.group()
+def endpoint() -> None:
+    """Elastic endpoints: batch jobs that come with the queue and go after it."""
+
+
+@endpoint.command()
+@click.argument("name")
+@click.option(
+    "--hours", type=click.FloatRange(0.01, 720), default=1.0, help="How long it is good (default: 1)."
+)
+def code(name: str, hours: float) -> None:
+    """Print a one-time code with which another machine registers endpoint NAME.
+
+    There: UMBEL_API_URL=... UMBEL_CODE=... umbel-endpoint configure NAME
+    """
+    with Client(patience=PATIENCE) as client:
+        click.echo(client.endpoint_code(name, hours * 3600.0)["code"])
+
+
+@endpoint.command()
+@click.argument("address", metavar="ssh://USER@HOST[:PORT]")
+@click.option("--name", required=True, help="What the endpoint shall be called.")
+@click.option("--scheduler", required=True, type=click.Choice(SCHEDULERS), help="The site's batch system.")
+@click.option("--set", "rules", multiple=True, metavar="RULE=NUMBER", help="A rule, such as max_blocks=10.")
+@click.option("--site", "settings", multiple=True, metavar="KEY=TEXT", help="Such as network=tunnel.")
+@click.option("--directive", "directives", multiple=True, help="A line for the batch system.")
+@click.option("--launcher", multiple=True, metavar="WORD", help="Words that start the worker on every node.")
+@click.option("--jump", "jumps", multiple=True, metavar="ADDRESS", help="A jump host, in their order.")
+@click.option("--host", "hosts", multiple=True, metavar="ADDRESS", help="A machine for --scheduler hosts.")
+@click.option("--host-key", "host_keys", multiple=True, help="A known key, of the jump hosts first.")
+@click.option("--setup", multiple=True, help="A command before the worker, such as 'module load gcc'.")
+@click.option("--yes", is_flag=True, help="Trust the host key that the site shows.")
+@click.option("--dry-run", is_flag=True, help="Show the job script and make nothing.")
+def add(
+    address: str,
+    name: str,
+    scheduler: str,
+    rules: tuple[str, ...],
+    settings: tuple[str, ...],
+    directives: tuple[str, ...],
+    setup: tuple[str, ...],
+    launcher: tuple[str, ...],
+    jumps: tuple[str, ...],
+    hosts: tuple[str, ...],
+    host_keys: tuple[str, ...],
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    """Make an elastic endpoint on the site at ADDRESS."""
+    site: Record = {"address": address, "scheduler": scheduler, **dict(map(_pair, settings))}
+    lists = {"directives": directives, "setup": setup, "launcher": launcher, "jumps": jumps, "hosts": hosts}
+    site.update({key: list(texts) for key, texts in {**lists, "host_keys": host_keys}.items() if texts})
+    policy = {rule: _number(value) for rule, value in map(_pair, rules)}
+    with service() as client:
+        if dry_run:
+            click.echo(client.preview_elastic_endpoint(name, site, policy), nl=False)
+            return
+        if not host_keys:
+            keys = client.show_host_keys(name, site, policy)
+            for key in keys:
+                click.echo(f"The site shows the host key {key['fingerprint']}")
+            if not yes:
+                click.confirm("Is that what the site publishes?", abort=True)
+            site["host_keys"] = [key["key"] for key in keys]
+        made = client.add_elastic_endpoint(name, site, policy)
+    click.echo(f"Endpoint '{name}' is made. Append this line to ~/.ssh/authorized_keys on the site:")
+    click.echo(made["authorized_keys"])
+
+
+@endpoint.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def list_(as_json: bool) -> None:
+    """List your elastic endpoints, and those whose sites are still being cleaned."""
+    with service() as client:
+        found = client.sites()
+    if as_json:
+        print_json(found)
+        return
+    print_table(found, SITES, "There are no elastic endpoints: make one with 'umbel endpoint add'.")
+
+
+@endpoint.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+@click.option("--decisions", default=10, show_default=True, help="How many of the last decisions to show.")
+def status(name: str, as_json: bool, decisions: int) -> None:
+    """Show how elastic endpoint NAME is: its site, network, budget and last decisions."""
+    with service() as client:
+        found = client.get_blocks(name)
+    if as_json:
+        print_json({key: value for key, value in found.items() if key != "blocks"})
+        return
+    click.echo(f"status     {found['status']}  {found['message']}".rstrip())
+    click.echo(f"network    {_network(found['network'])}")
+    click.echo(f"budget     {_budget(found)}")
+    for node, until in found["bad_nodes"].items():
+        click.echo(f"avoided    {node} until {when(until)}")
+    for made in found["history"][:decisions]:
+        click.echo(f"{when(made['time'])}  {made['decision']}")
+
+
+def _network(network: Record) -> str:
+    if not network["way"]:
+        return f"{network['wanted']}: no worker has come yet"
+    return f"{network['way']} {network['address']} (wanted: {network['wanted']})"
+
+
+def _budget(found: Record) -> str:
+    used, policy = found["node_hours"], found["policy"]
+    words = f"{used['day']:.2f} node-hours today"
+    words += f" of {policy['budget_day']:g}" if policy["budget_day"] else ""
+    words += f", {used['total']:.2f} in all" + (
+        f" of {policy['budget_total']:g}" if policy["budget_total"] else ""
+    )
+    return words + f", {used['reserved']:.2f} reserved by active blocks"
+
+
+@endpoint.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+@click.option("--output", is_flag=True, help="Show the end of what failed jobs have printed.")
+def blocks(name: str, as_json: bool, output: bool) -> None:
+    """Show the blocks of elastic endpoint NAME."""
+    with service() as client:
+        found = client.get_blocks(name)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{found['status']}  {found['message']}\nlast decision: {found['decision']}")
+    click.echo(_budget(found))
+    print_table(found["blocks"], COLUMNS, "There are no blocks.")
+    for block in found["blocks"] if output else ():
+        if block["tail"]:
+            click.echo(f"\n{block['job_id']}:\n{block['tail'].strip()}")
+
+
+@endpoint.command()
+@click.argument("name")
+@click.option("--reason", default="by its owner", show_default=True)
+def pause(name: str, reason: str) -> None:
+    """Submit no more blocks for NAME; what runs goes on."""
+    with service() as client:
+        client.pause_endpoint(name, reason)
+    click.echo(f"Endpoint '{name}' is paused; go on with: umbel endpoint resume {name}")
+
+
+@endpoint.command()
+@click.argument("name")
+def resume(name: str) -> None:
+    """Submit blocks for NAME again."""
+    with service() as client:
+        client.resume_endpoint(name)
+    click.echo(f"Endpoint '{name}' goes on")
+
+
+@endpoint.command()
+@click.argument("name")
+@click.argument("rules", nargs=-1, required=True, metavar="RULE=NUMBER...")
+def policy(name: str, rules: tuple[str, ...]) -> None:
+    """Change rules of elastic endpoint NAME, such as max_blocks=10."""
+    changes = {rule: _number(value) for rule, value in map(_pair, rules)}
+    with service() as client:
+        now = client.change_policy(name, **changes)
+    for rule in changes:
+        click.echo(f"{rule} = {now[rule]:g}")
+
+
+@endpoint.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Delete elastic endpoint NAME; its blocks are cancelled and its site is cleaned."""
+    if not yes:
+        click.confirm(f"Delete endpoint '{name}' and all that it has on its site?", abort=True)
+    with service() as client:
+        client.delete_endpoint(name)
+    click.echo(f"Endpoint '{name}' is deleted. Until its site is clean, 'umbel endpoint list' shows it.")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"'{text}' wants the form NAME=VALUE")
+    return name, value
+
+
+def _number(text: str) -> float:
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError:
+        raise click.UsageError(f"'{text}' is no number") from None

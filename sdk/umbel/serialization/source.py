@@ -1,0 +1,162 @@
+"""Functions by their source text: the way from one Python version to another.
+
+A function is rebuilt from source only if everything that the text refers to can be had again: modules
+by import, objects of installed modules by import, plain constants by value, and other functions of the
+same kind by their own source. Closures have no such text.
+"""
+
+from __future__ import annotations
+import __future__
+
+import builtins
+import inspect
+import json
+import symtable
+import textwrap
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from types import FunctionType, ModuleType
+from typing import Any
+
+from ..exceptions import DeserializeError
+from . import by_value
+
+_BUILTINS = frozenset(dir(builtins))
+
+
+@dataclass
+class Fallback:
+    """What it takes to make a function again from text.
+
+    ``sources``: texts, in the order in which they are run; ``imports``: name → [module, attribute or None];
+    ``values``: name → JSON value; ``name``: the function among the results.
+    """
+
+    name: str
+    sources: list[str] = field(default_factory=list)
+    imports: dict[str, list[str | None]] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Fallback:
+        """Read ``to_json``'s object. Raises DeserializeError."""
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise DeserializeError(f"a function's source fallback is damaged: {error}") from None
+
+
+class _NoFallback(Exception):
+    """The function cannot be made again from text."""
+
+
+def find_source(fn: Callable[..., Any]) -> tuple[str | None, Fallback | None]:
+    """Return the source of ``fn`` for people to read and what rebuilds it, each None if there is none."""
+    try:
+        text = textwrap.dedent(inspect.getsource(fn))
+    except (OSError, TypeError, SyntaxError, IndentationError):
+        return None, None
+    inner = inspect.unwrap(fn)
+    if not isinstance(inner, FunctionType) or not isinstance(fn, FunctionType):
+        return text, None
+    fallback = Fallback(inner.__name__)
+    try:
+        _collect(inner, fallback, set())
+    except _NoFallback:
+        return text, None
+    return text, fallback
+
+
+def rebuild(fallback: Fallback) -> Callable[..., Any]:
+    """Make the function. Raises DeserializeError when an import or the text itself fails here."""
+    namespace: dict[str, Any] = {"__name__": "umbel_source", **fallback.values}
+    try:
+        for alias, (module, attribute) in fallback.imports.items():
+            # the same as ``import module`` or ``from module import attribute``
+            found = __import__(str(module), fromlist=["_"])
+            namespace[alias] = getattr(found, attribute) if attribute else found
+        for text in fallback.sources:
+            # annotations are left unread: they may name what exists on the other side only
+            flags = __future__.annotations.compiler_flag
+            exec(compile(text, f"<source of {fallback.name}>", "exec", flags, dont_inherit=True), namespace)
+        function: Callable[..., Any] = namespace[fallback.name]
+        return function
+    except Exception as error:  # the text is the user's and may raise anything
+        raise DeserializeError(
+            f"function {fallback.name!r} cannot be made from its source here: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _collect(fn: FunctionType, fallback: Fallback, seen: set[str]) -> None:
+    """Add ``fn`` and what it refers to, before it those that its decorators and defaults may call."""
+    if fn.__code__.co_freevars or fn.__name__ == "<lambda>":
+        raise _NoFallback
+    seen.add(fn.__name__)
+    try:
+        text = textwrap.dedent(inspect.getsource(fn))
+        names = _global_names(text)
+    except (OSError, TypeError, SyntaxError):
+        raise _NoFallback from None
+    for name in sorted(names - seen):
+        if name in fn.__globals__:
+            _add(name, fn.__globals__[name], fallback, seen)
+    fallback.sources.append(text)
+
+
+def _add(name: str, value: Any, fallback: Fallback, seen: set[str]) -> None:
+    seen.add(name)
+    if isinstance(value, ModuleType):
+        if by_value.is_local(value):
+            raise _NoFallback
+        fallback.imports[name] = [value.__name__, None]
+    elif _is_plain(value):
+        fallback.values[name] = value
+    elif (home := _importable(value)) is not None:
+        fallback.imports[name] = home
+    elif isinstance(value, FunctionType) and inspect.unwrap(value).__name__ == name:
+        inner = inspect.unwrap(value)
+        assert isinstance(inner, FunctionType)
+        _collect(inner, fallback, seen)
+    elif name not in _BUILTINS:
+        raise _NoFallback
+
+
+def _importable(value: Any) -> list[str | None] | None:
+    """Return where an object of an installed module can be imported from."""
+    module = inspect.getmodule(value)
+    name = getattr(value, "__name__", None)
+    if module is None or not isinstance(name, str):
+        return None
+    if module.__name__ == "__main__" or by_value.is_local(module):
+        return None
+    return [module.__name__, name] if getattr(module, name, None) is value else None
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether JSON brings a value back exactly."""
+    if type(value) not in (int, float, str, bool, list, dict, type(None)):
+        return False
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _global_names(text: str) -> set[str]:
+    """Return the global names that a text reads, annotations left out."""
+    names: set[str] = set()
+    waiting = [symtable.symtable("from __future__ import annotations\n" + text, "<source>", "exec")]
+    while waiting:
+        table = waiting.pop()
+        if "annotation" in str(table.get_type()).lower():
+            continue
+        outermost = table.get_type() == "module"
+        names.update(
+            s.get_name() for s in table.get_symbols() if s.is_referenced() and (outermost or s.is_global())
+        )
+        waiting.extend(table.get_children())
+    return names

@@ -1,0 +1,71 @@
+"""Large payloads are squeezed where it pays, once, and come out as they were."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import pytest
+
+from umbel.exceptions import DeserializeError
+from umbel.serialization import compression
+from umbel.serialize import dump_call, dump_result, load_call, load_result
+
+TEXT = ("the quick brown fox %d\n" * 20_000) % tuple(range(20_000))
+NOISE = random.Random(1).randbytes(300_000)
+
+
+def test_text_travels_squeezed():
+    data = dump_result(TEXT)
+    assert len(data) < len(TEXT) / 2
+    assert load_result(data) == TEXT
+
+
+def test_arguments_travel_squeezed():
+    class Own:
+        text = TEXT
+
+    for args in ((TEXT,), ([TEXT],), (Own(),)):
+        data = dump_call(args, {"k": 1})
+        assert len(data) < len(TEXT) / 2
+        loaded, kwargs = load_call(data)
+        assert kwargs == {"k": 1}
+        assert getattr(loaded[0], "text", None) == TEXT or loaded == args
+
+
+def test_noise_and_small_things_are_left_alone():
+    for value in (NOISE, b"a" * 1000):
+        data = dump_result(value)
+        assert data[:1] == b"P" and load_result(data) == value
+
+
+def test_sample_that_misleads_is_noticed(monkeypatch):
+    monkeypatch.setattr(compression, "PIECES", 1)
+    data = NOISE[:200_000] + b"a" * 2 * compression.PIECE + NOISE[-200_000:]
+    assert compression._promises(data)
+    assert compression.squeeze(data) == data
+
+
+def test_the_sample_is_of_all_the_payload():
+    half = NOISE[:150_000] + b"a" * 150_000
+    assert len(compression.squeeze(half)) < len(half) * 0.6
+    assert len(compression.squeeze(half[::-1])) < len(half) * 0.6
+
+
+@pytest.mark.parametrize("extra", range(9))
+def test_any_length(extra):
+    data = b"a" * (compression.SQUEEZE_FROM + extra)
+    assert compression.unsqueeze(compression.squeeze(data)) == data
+
+
+@pytest.mark.parametrize("cut", [1, 2, 50, -1])
+def test_damaged_bytes_are_refused(cut):
+    data = dump_result(TEXT)
+    with pytest.raises(DeserializeError):
+        load_result(data[:cut])
+
+
+def test_too_much_is_refused(monkeypatch):
+    monkeypatch.setattr(compression, "MOST", 1000)
+    with pytest.raises(DeserializeError, match="more than 1,000"):
+        compression.unsqueeze(b"Z" + zlib.compress(bytes(100_000)))

@@ -1,0 +1,189 @@
+"""How results become futures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, TimeoutError
+
+import pytest
+
+from tests.support.wait import wait_until
+from tests.unit.umbel.scripted import ScriptedService
+from umbel import Executor, TaskError
+from umbel.protocol.errors import NotFound, ServiceUnavailable, Unauthorized
+from umbel.submit import follower
+
+
+@pytest.fixture
+def service() -> Iterator[ScriptedService]:
+    service = ScriptedService()
+    yield service
+    service.release()
+
+
+@pytest.fixture
+def executor(service: ScriptedService) -> Iterator[Executor]:
+    executor = service.executor()
+    yield executor
+    service.release()
+    executor.shutdown(wait=False, cancel_futures=True)
+
+
+def test_results_that_come_before_their_submission_is_answered(service: ScriptedService) -> None:
+    service.echo = True
+    with service.executor() as executor:
+        futures = [executor.submit(abs, n) for n in range(100)]
+        for future in futures:
+            assert isinstance(future.result(10), int)
+        assert all(future.task_id and future.record for future in futures)
+
+
+def test_there_is_no_poll_before_the_group_exists(service: ScriptedService, executor: Executor) -> None:
+    service.hold()
+    future = executor.submit(abs, 1)
+    wait_until(lambda: service.submissions, what="the submission")
+    assert service.polls == []
+    service.release()
+    wait_until(lambda: service.polls, what="the first poll")
+    service.finish(str(future.task_id), 5)
+    assert future.result(10) == 5
+
+
+def test_polls_wait_instead_of_asking_again_and_again(service: ScriptedService, executor: Executor) -> None:
+    future = executor.submit(abs, 1)
+    wait_until(lambda: future.task_id and service.polls, what="the poll")
+    with pytest.raises(TimeoutError):
+        future.result(0.3)
+    assert len(service.polls) == 1
+    assert float((service.polls[0].query or {})["wait"]) == follower.WAIT
+
+
+def test_between_the_calls_of_a_sequence_there_is_no_poll(
+    service: ScriptedService, executor: Executor
+) -> None:
+    service.echo = True
+    for number in range(10):
+        executor.submit(abs, number).result(10)
+    with pytest.raises(AssertionError):
+        wait_until(lambda: len(service.polls) > 10, timeout=0.3)
+    assert len(service.polls) == 10
+
+
+def test_a_submission_is_answered_before_its_poll_is_sent(
+    service: ScriptedService, executor: Executor
+) -> None:
+    service.echo = True
+    executor.submit(abs, 1).result(10)
+    service.hold()
+    future = executor.submit(abs, 2)
+    wait_until(lambda: len(service.submissions) == 2, what="the submission")
+    assert len(service.polls) == 1
+    service.release()
+    assert future.result(10) == 0
+    assert len(service.polls) == 2
+
+
+def test_results_come_in_pages(service: ScriptedService, executor: Executor) -> None:
+    futures = [executor.submit(abs, n) for n in range(2500)]
+    wait_until(lambda: len(service.task_ids) == 2500, what="all tasks")
+    with service.changed:  # all at once
+        for future, task_id in zip(futures, service.task_ids):
+            service.finish(task_id, task_id)
+    assert {future.result(10) for future in futures} == set(service.task_ids)
+    cursors = [(poll.query or {})["after"] for poll in service.polls]
+    assert cursors == sorted(cursors)
+
+
+def test_other_peoples_tasks_in_the_group_are_passed_over(
+    service: ScriptedService, executor: Executor
+) -> None:
+    future = executor.submit(abs, 1)
+    wait_until(lambda: future.task_id, what="the task")
+    service.finish("somebody else's")
+    service.finish(str(future.task_id), 7)
+    assert future.result(10) == 7
+
+
+def test_a_service_that_stays_away_ends_the_futures(service: ScriptedService, executor: Executor) -> None:
+    first = executor.submit(abs, 1)
+    wait_until(lambda: service.polls, what="the poll")
+    service.results_fail = [ServiceUnavailable("away for long")]
+    service.finish("wake the poll")
+    with pytest.raises(ServiceUnavailable, match="Executor.reload"):
+        first.result(10)
+    second = executor.submit(abs, 2)  # and it goes on when the service is back
+    wait_until(lambda: second.task_id, what="the task")
+    service.finish(str(second.task_id), 8)
+    assert second.result(10) == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unauthorized("revoked"), NotFound("no group", code="GROUP_NOT_FOUND"), ZeroDivisionError("defect")],
+)
+def test_whatever_ends_the_polls_ends_the_futures(
+    service: ScriptedService, executor: Executor, error: Exception
+) -> None:
+    future = executor.submit(abs, 1)
+    wait_until(lambda: service.polls, what="the poll")
+    service.results_fail = [error]  # type: ignore[list-item]
+    service.finish("wake the poll")
+    assert future.exception(10) is error
+
+
+def test_a_group_that_is_gone_is_followed_anew(service: ScriptedService, executor: Executor) -> None:
+    first = executor.submit(abs, 1)
+    wait_until(lambda: service.polls, what="the poll")
+    service.results_fail = [NotFound("wiped", code="GROUP_NOT_FOUND")]
+    service.finish("wake the poll")
+    with pytest.raises(NotFound):
+        first.result(10)
+    service.rows.clear()  # completion numbers begin again
+    second = executor.submit(abs, 2)
+    wait_until(lambda: second.task_id, what="the task")
+    service.finish(str(second.task_id), 9)
+    assert second.result(10) == 9
+
+
+def test_a_result_that_cannot_be_loaded_is_its_futures_exception(
+    service: ScriptedService, executor: Executor
+) -> None:
+    bad, good = executor.submit(abs, 1), executor.submit(abs, 2)
+    wait_until(lambda: bad.task_id and good.task_id, what="the tasks")
+    service.finish(str(bad.task_id), result="UGdhcmJhZ2U=")
+    service.finish(str(good.task_id), 3)
+    assert getattr(bad.exception(10), "code", None) == "DESERIALIZE_ERROR"
+    assert good.result(10) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        (
+            {"state": "failed", "code": "WORKER_LOST", "message": "node n1 died"},
+            "WORKER_LOST",
+            "node n1 died",
+        ),
+        ({"state": "failed", "code": "MEMORY_LIMIT"}, "MEMORY_LIMIT", "memory"),
+        ({"state": "failed", "code": "CODE_OF_THE_FUTURE"}, "CODE_OF_THE_FUTURE", "failed"),
+        ({"state": "expired"}, "EXPIRED", "not started"),
+    ],
+)
+def test_ends_without_a_result(
+    service: ScriptedService, executor: Executor, fields: dict[str, str], code: str, message: str
+) -> None:
+    future = executor.submit(abs, 1)
+    wait_until(lambda: future.task_id, what="the task")
+    service.finish(str(future.task_id), **{"result": None, **fields})
+    with pytest.raises(TaskError, match=message) as caught:
+        future.result(10)
+    assert (caught.value.code, caught.value.task_id) == (code, future.task_id)
+    assert future.record is not None and future.record["state"] == fields["state"]
+
+
+def test_cancelled_at_the_service(service: ScriptedService, executor: Executor) -> None:
+    future = executor.submit(abs, 1)
+    wait_until(lambda: future.task_id, what="the task")
+    service.finish(str(future.task_id), state="cancelled", result=None)
+    with pytest.raises(CancelledError):
+        future.result(10)

@@ -1,0 +1,315 @@
+"""How calls become submissions."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+
+import pytest
+
+from tests.support.wait import wait_until
+from tests.unit.umbel.scripted import ScriptedService
+from umbel import Executor
+from umbel.api.transport import Request
+from umbel.protocol.errors import BadRequest, NotFound, ServiceError, TooLarge, TooMany
+from umbel.submit import sender
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def cube(number: int) -> int:
+    return number**3
+
+
+@pytest.fixture
+def service() -> Iterator[ScriptedService]:
+    service = ScriptedService()
+    yield service
+    service.release()
+
+
+def close(executor: Executor, service: ScriptedService) -> None:
+    service.release()
+    executor.shutdown(wait=False)
+    assert executor._session.sender.flush(10)
+    service.finish_all()
+    executor.shutdown()
+
+
+def test_a_lone_call_goes_at_once_and_what_comes_meanwhile_goes_together(service: ScriptedService) -> None:
+    service.hold()
+    executor = service.executor()
+    executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the first submission")
+    for number in range(1, 500):
+        executor.submit(square, number)
+    close(executor, service)
+    assert service.batches() == [1, 499]
+
+
+@pytest.mark.parametrize(("calls", "first"), [(1000, sender.FIRST_CALLS), (10, 10), (1, 1)])
+def test_the_first_calls_of_a_map_go_together(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch, calls: int, first: int
+) -> None:
+    monkeypatch.setattr(sender, "GATHER", 3600.0)
+    executor = service.executor()
+    executor.map(square, range(calls))
+    wait_until(lambda: sum(service.batches()) == calls, what="all calls")
+    assert service.batches()[0] == first
+    close(executor, service)
+
+
+def test_a_slow_source_of_arguments_does_not_hold_the_first_call(service: ScriptedService) -> None:
+    started = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield 0
+        started.wait(10)
+        yield 1
+
+    executor = service.executor()
+    thread = threading.Thread(target=executor.map, args=(square, numbers()))
+    thread.start()
+    wait_until(lambda: service.batches() == [1], what="the first call")
+    started.set()
+    thread.join(10)
+    close(executor, service)
+    assert service.batches() == [1, 1]
+
+
+def test_a_submission_has_one_function_and_all_its_calls(service: ScriptedService) -> None:
+    service.hold()
+    executor = service.executor()
+    executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the first submission")
+    for number in range(300):
+        executor.submit((square, cube, abs)[number % 3], number)
+    close(executor, service)
+    assert service.batches() == [1, 100, 100, 100]
+    assert [request.body["function_id"] for request in service.submissions] == ["f1", "f1", "f2", "f3"]
+    assert [name.rpartition(".")[2] for name in service.functions] == ["square", "cube", "abs"]
+
+
+def test_batch_size(service: ScriptedService) -> None:
+    service.hold()
+    executor = service.executor(batch_size=100)
+    for number in range(250):
+        executor.submit(square, number)
+    close(executor, service)
+    assert sum(service.batches()) == 250 and max(service.batches()) <= 100
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 10_001])
+def test_batch_size_is_bounded(service: ScriptedService, batch_size: int) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        service.executor(batch_size=batch_size)
+
+
+def test_batch_interval_collects_and_a_full_batch_does_not_wait(service: ScriptedService) -> None:
+    executor = service.executor(batch_interval=60.0, batch_size=10)
+    for number in range(10):
+        executor.submit(square, number)
+    wait_until(lambda: service.batches() == [10], what="the full batch")
+    executor.submit(square, 11)
+    close(executor, service)  # what is left goes at once when nothing more can come
+    assert service.batches() == [10, 1]
+
+
+def test_large_arguments_are_spread_over_submissions(service: ScriptedService) -> None:
+    service.hold()
+    executor = service.executor()
+    data = bytes(3 * 1024 * 1024)
+    for _ in range(7):
+        executor.submit(len, data)
+    close(executor, service)
+    assert sum(service.batches()) == 7
+    for request in service.submissions:
+        assert sum(map(len, request.blobs or ())) <= sender.SUBMISSION_BYTES
+
+
+def test_the_first_submissions_of_large_arguments_are_small(service: ScriptedService) -> None:
+    service.hold()
+    executor = service.executor()
+    executor.map(len, [random.Random(1).randbytes(100_000)] * 300)
+    close(executor, service)
+    sizes = [sum(map(len, request.blobs or ())) for request in service.submissions]
+    assert sum(service.batches()) == 300
+    assert sizes[0] <= sender.FIRST_CALLS * sender.FIRST_CALL_BYTES < sizes[1]
+
+
+def test_one_call_may_be_larger_than_a_usual_submission(service: ScriptedService) -> None:
+    executor = service.executor()
+    executor.submit(len, bytes(sender.SUBMISSION_BYTES + 1))
+    close(executor, service)
+    assert service.batches() == [1]
+
+
+def test_each_submission_has_its_own_key_and_the_same_group(service: ScriptedService) -> None:
+    executor = service.executor(batch_size=5, priority=3, retry_on=[KeyError, "a.B"], tags=["x"])
+    for number in range(20):
+        executor.submit(square, number)
+    close(executor, service)
+    assert len({request.key for request in service.submissions}) == len(service.submissions) >= 4
+    assert {request.body["group_id"] for request in service.submissions} == {executor.group_id}
+    assert service.submissions[0].body["options"] == {
+        "priority": 3,
+        "retry_on": ["KeyError", "a.B"],
+        "tags": ["x"],
+    }
+
+
+def test_submit_waits_while_too_much_is_unsent(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "MAX_UNSENT_CALLS", 10)
+    service.hold()
+    executor = service.executor()
+    done = []
+
+    def submit() -> None:
+        for number in range(30):
+            executor.submit(square, number)
+            done.append(number)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    wait_until(lambda: len(done) >= 10, what="ten calls")
+    thread.join(0.2)
+    assert thread.is_alive() and len(done) <= 20  # ten on their way, ten unsent
+    service.release()
+    thread.join(10)
+    assert len(done) == 30
+    close(executor, service)
+    assert sum(service.batches()) == 30
+
+
+def test_waiting_for_room_ends(service: ScriptedService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "MAX_UNSENT_BYTES", 1000)
+    service.hold()
+    executor = service.executor(submit_timeout=0.1)
+    with pytest.raises(TooMany, match="wait to be sent"):
+        for _ in range(10):
+            executor.submit(len, bytes(400))
+    close(executor, service)
+
+
+def test_shutdown_wakes_who_waits_for_room(service: ScriptedService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "MAX_UNSENT_CALLS", 1)
+    service.hold()
+    executor = service.executor()
+    refused = threading.Event()
+
+    def submit() -> None:
+        try:
+            for number in range(10):
+                executor.submit(square, number)
+        except RuntimeError:
+            refused.set()
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    wait_until(lambda: service.submissions, what="the first submission")
+    executor.shutdown(wait=False)
+    assert refused.wait(10)
+    thread.join(10)
+    close(executor, service)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TooLarge("too large"),
+        NotFound("no endpoint", code="ENDPOINT_NOT_FOUND"),
+        BadRequest("bad", code="VALIDATION_ERROR"),
+    ],
+)
+def test_a_refused_submission_is_the_end_of_its_own_futures_only(
+    service: ScriptedService, error: ServiceError
+) -> None:
+    service.hold()
+    service.refuse = lambda request: error if len(request.blobs or ()) == 2 else None
+    executor = service.executor(batch_size=2)
+    futures = [executor.submit(square, 0)]
+    wait_until(lambda: service.submissions, what="the first submission")
+    futures += [executor.submit(square, 1), executor.submit(square, 2), executor.submit(square, 3)]
+    close(executor, service)
+    assert service.batches() == [1, 2, 1]
+    assert [future.exception(10) for future in futures] == [None, error, error, None]
+
+
+def test_a_full_queue_is_waited_for(service: ScriptedService) -> None:
+    left = [TooMany("full", code="QUEUE_FULL")] * 3
+    service.refuse = lambda _: left.pop() if left else None
+    service.echo = True
+    with service.executor() as executor:
+        assert executor.submit(square, 1).result(10) == 0
+    assert len(service.submissions) == 4
+
+
+def test_a_full_queue_is_waited_for_no_longer_than_allowed(service: ScriptedService) -> None:
+    service.refuse = lambda _: TooMany("full", code="QUEUE_FULL")
+    with service.executor(submit_timeout=0.1) as executor:
+        with pytest.raises(TooMany):
+            executor.submit(square, 1).result(10)
+
+
+def test_a_function_that_was_deleted_is_registered_again(service: ScriptedService) -> None:
+    left = [NotFound("no function", code="FUNCTION_NOT_FOUND")]
+    service.refuse = lambda _: left.pop() if left else None
+    service.echo = True
+    with service.executor() as executor:
+        assert executor.submit(square, 1).result(10) == 0
+    assert [request.body["function_id"] for request in service.submissions] == ["f1", "f2"]
+
+
+def test_a_defect_of_the_client_leaves_no_future_waiting(service: ScriptedService) -> None:
+    def fail(_: Request) -> None:
+        raise ZeroDivisionError("a defect")
+
+    service.refuse = fail
+    with service.executor() as executor:
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(square, 1).result(10)
+
+
+def test_a_call_cancelled_before_it_is_sent_is_never_sent(service: ScriptedService) -> None:
+    service.hold()
+    executor = service.executor()
+    executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the first submission")
+    unsent = [executor.submit(square, number) for number in range(5)]
+    assert all([future.cancel() for future in unsent[1:]])
+    close(executor, service)
+    assert service.batches() == [1, 1]
+    assert service.cancelled == []
+
+
+def test_a_call_cancelled_on_its_way_is_cancelled_at_the_service(service: ScriptedService) -> None:
+    service.hold()
+    executor = service.executor()
+    future = executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the submission")
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result(10)
+    service.release()
+    wait_until(lambda: service.cancelled == service.task_ids != [], what="the cancellation")
+    close(executor, service)
+
+
+def test_cancelling_all_ends_a_submission_that_is_refused_again_and_again(service: ScriptedService) -> None:
+    service.refuse = lambda _: TooMany("full", code="QUEUE_FULL")
+    executor = service.executor()
+    future = executor.submit(square, 1)
+    wait_until(lambda: service.submissions, what="the submission")
+    service.refuse = lambda request: (
+        TooMany("full")
+        if request.given_up is None or not request.given_up.is_set()
+        else BadRequest("given up")
+    )
+    executor.shutdown(cancel_futures=True)
+    assert future.cancelled()
