@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from umbel.protocol.envelope import Signer, new_private_key
+from umbel.system.files import create_private
 
 from .broker.client import Broker
 from .config.settings import Settings, SettingsError
@@ -40,7 +37,7 @@ def open_federation(settings: Settings) -> Federation:
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(settings.database)
     database.create()
-    signer = Signer(private_file(settings.service_key_file, new_private_key))
+    signer = Signer(create_private(settings.service_key_file, new_private_key))
     return Federation(settings, database, Broker(broker_url(settings)), signer, FunctionCache(database))
 
 
@@ -56,22 +53,3 @@ def broker_url(settings: Settings) -> str:
             f"no broker: set UMBEL_BROKER_URL, or start the embedded one with 'python -m federation up' "
             f"({file} is missing)"
         ) from None
-
-
-def private_file(file: Path, make: Callable[[], bytes]) -> bytes:
-    """Return the content of ``file``; when it does not exist, ``make()`` it first, for its owner only (0600).
-
-    Two processes that make it at once agree on one content.
-    """
-    if not file.exists():
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent)  # mkstemp: mode 0600
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(make())
-        try:
-            os.link(temporary, file)  # unlike rename, refuses to replace what another has made meanwhile
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(temporary)
-    return file.read_bytes()

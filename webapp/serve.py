@@ -1,7 +1,6 @@
 """The embedded web server: ``python -m webapp.serve --home DIR``.
 
-waitress: threads for the requests, one loop for the connections, so that slow or idle clients hold no
-thread. It is the default of a small installation; behind nginx, gunicorn runs ``create_app`` just as well.
+waitress: threads for the requests, one loop for the connections, so that slow or idle clients hold no thread.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from umbel.system.redis import connection_options
+
 #: Errors of a broker that is down, far, full or unwilling.
 BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError, OSError)
 
@@ -17,11 +19,8 @@ def connect(url: str, *, timeout: float = 10.0) -> redis.Redis:
     """A client for ``url`` that answers or fails within ``timeout`` seconds and never retries by itself."""
     return redis.Redis.from_url(
         url,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(timeout, 5.0),
-        socket_keepalive=True,
-        health_check_interval=30,
         retry=Retry(NoBackoff(), 0),
+        **connection_options(timeout),
     )
 
 

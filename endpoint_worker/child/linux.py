@@ -5,32 +5,25 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import signal
 import struct
 import sys
+
+from umbel.system.processes import prctl
 
 #: Number of the system call sched_setattr, which Python has no function for, and its ``struct sched_attr``.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
 _SCHED_ATTR = struct.Struct("=IIQiIQQQ")
-_SET_DEATH_SIGNAL, _SET_TIMER_SLACK, _SET_CHILD_SUBREAPER = 1, 29, 36
-
-
-def die_with(parent: int) -> None:
-    """Have this process killed when its parent dies, even in the middle of a call."""
-    _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        # it died before it could be asked
-        os._exit(1)
+_SET_TIMER_SLACK, _SET_CHILD_SUBREAPER = 29, 36
 
 
 def adopt_orphans() -> bool:
     """Make this process the parent of orphans below it; False where the system cannot."""
-    return _prctl(_SET_CHILD_SUBREAPER, 1)
+    return prctl(_SET_CHILD_SUBREAPER, 1)
 
 
 def exact_timers() -> bool:
     """End this process's sleeps when they are over, not up to 50 us later; False where the system cannot."""
-    return _prctl(_SET_TIMER_SLACK, 1)
+    return prctl(_SET_TIMER_SLACK, 1)
 
 
 def short_turns(seconds: float) -> bool:
@@ -60,9 +53,3 @@ def unbuffer_c() -> None:
         except ValueError:
             continue
         library.setvbuf(stream, None, unbuffered, ctypes.c_size_t(0))
-
-
-def _prctl(option: int, value: int) -> bool:
-    if sys.platform != "linux":
-        return False
-    return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)

@@ -22,6 +22,7 @@ from typing import Any
 
 from umbel.protocol import limits
 from umbel.serialize import dump_exception, dump_result, load_call, load_function
+from umbel.system.processes import end_with_parent
 
 from ..ipc import frames, stream
 from ..ipc.output import Mouth
@@ -241,7 +242,7 @@ def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int 
     ``parent``: process id of the worker, or 0 where something else ends the runner with it.
     """
     if parent:
-        linux.die_with(parent)
+        end_with_parent(parent)
     linux.adopt_orphans()
     linux.exact_timers()
     linux.short_turns(TURN)

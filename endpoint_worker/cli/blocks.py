@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import click
 
-from ..config.directory import default_home
+from umbel.system.files import home_directory
+
 from .register import ask, find_login
 
 
@@ -16,7 +17,7 @@ from .register import ask, find_login
 @click.argument("name")
 def blocks(name: str) -> None:
     """Show the batch jobs of elastic endpoint NAME."""
-    login = find_login(default_home())
+    login = find_login(home_directory())
     found = ask(login, "GET", f"/v1/endpoints/{quote(name, safe='')}/blocks", None)
     click.echo(f"{found['status']}  {found['message']}".rstrip())
     if found["decision"]:

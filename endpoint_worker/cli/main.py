@@ -11,11 +11,12 @@ import click
 
 from umbel.protocol.errors import ServiceError, UmbelError
 from umbel.protocol.version import __version__
+from umbel.system.files import home_directory
 
 from ..broker import routes
 from ..config import logs as log_files
 from ..config import settings
-from ..config.directory import EndpointFolder, FolderError, configured, default_home, node_name
+from ..config.directory import EndpointFolder, FolderError, configured, node_name
 from ..node.node import Node
 from ..node.shutdown import Terms, terms_options
 from . import blocks, daemon
@@ -55,7 +56,7 @@ def main() -> None:
 @click.option("--broker-address", metavar="HOST:PORT", help="Where this machine reaches the broker.")
 def configure(name: str, slots: int | None, description: str, broker_address: str | None) -> None:
     """Register endpoint NAME with the service and write its folder."""
-    home = default_home()
+    home = home_directory()
     folder = EndpointFolder(home, name)
     text = settings.template(name, slots=slots, broker_address=broker_address)
     registration.register(folder, registration.find_login(home), text, description)
@@ -81,7 +82,7 @@ def start(
     terms: Terms,
 ) -> None:
     """Run a worker of endpoint NAME until it is stopped."""
-    folder = EndpointFolder(default_home(), name)
+    folder = EndpointFolder(home_directory(), name)
     chosen = settings.load(folder.settings_file, name, slots=slots, broker_address=broker_address)
     folder.credentials()
     place = node_name(terms.node_name(node))
@@ -166,10 +167,10 @@ def status(name: str) -> None:
 @main.command("list")
 def list_() -> None:
     """List the endpoints that are configured here."""
-    found = configured(default_home())
+    found = configured(home_directory())
     if not found:
         click.echo(
-            f"There are no endpoints in {default_home()}; make one with 'umbel-endpoint configure NAME'"
+            f"There are no endpoints in {home_directory()}; make one with 'umbel-endpoint configure NAME'"
         )
         return
     width = max(len(folder.name) for folder in found)
@@ -184,7 +185,7 @@ def list_() -> None:
 @click.option("--local", is_flag=True, help="Delete the folder only; the service keeps the endpoint.")
 def delete(name: str, yes: bool, local: bool) -> None:
     """Delete endpoint NAME, here and at the service."""
-    home = default_home()
+    home = home_directory()
     folder = _existing(name)
     if folder.running():
         raise FolderError(f"endpoint '{name}' runs: stop it first with 'umbel-endpoint stop {name}'")
@@ -227,7 +228,7 @@ main.add_command(relay.relay)
 
 
 def _existing(name: str) -> EndpointFolder:
-    folder = EndpointFolder(default_home(), name)
+    folder = EndpointFolder(home_directory(), name)
     folder.credentials()
     return folder
 

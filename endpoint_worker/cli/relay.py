@@ -25,7 +25,9 @@ from typing import Any
 import click
 import psutil
 
-from ..config.directory import EndpointFolder, FolderError, default_home, node_name
+from umbel.system.files import home_directory
+
+from ..config.directory import EndpointFolder, FolderError, node_name
 from .daemon import spawn
 
 #: Ports that are tried after the wanted one when others use it.
@@ -227,7 +229,7 @@ def relay(
     name: str, upstream: str | None, listen: tuple[str, ...], port: int, serve: bool, ends: bool
 ) -> None:
     """Have a relay for endpoint NAME run on this machine, and print where it listens (JSON)."""
-    folder = EndpointFolder(default_home(), name)
+    folder = EndpointFolder(home_directory(), name)
     if ends:
         stop(folder)
         return

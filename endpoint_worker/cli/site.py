@@ -6,8 +6,10 @@ import sys
 
 import click
 
+from umbel.system.files import home_directory
+
 from ..config import settings
-from ..config.directory import EndpointFolder, default_home
+from ..config.directory import EndpointFolder
 from . import daemon, systemd
 from .doctor import checks
 
@@ -39,7 +41,7 @@ def enable_on_boot(name: str) -> None:
     folder = _existing(name)
     chosen = settings.load(folder.settings_file, name)
     text = systemd.unit_text(
-        folder, default_home(), python_path=daemon.python_path(), stop_seconds=chosen.drain_seconds + 20.0
+        folder, home_directory(), python_path=daemon.python_path(), stop_seconds=chosen.drain_seconds + 20.0
     )
     left = systemd.enable(name, text)
     click.echo(f"Wrote {systemd.unit_file(name)}")
@@ -58,7 +60,7 @@ def enable_on_boot(name: str) -> None:
 def disable_on_boot(name: str) -> None:
     """Undo enable-on-boot; a worker that runs goes on."""
     # by its name alone: the endpoint itself may be gone already
-    EndpointFolder(default_home(), name)
+    EndpointFolder(home_directory(), name)
     if systemd.disable(name):
         click.echo(f"Removed {systemd.unit_file(name)}")
     else:
@@ -68,7 +70,7 @@ def disable_on_boot(name: str) -> None:
 
 
 def _existing(name: str) -> EndpointFolder:
-    folder = EndpointFolder(default_home(), name)
+    folder = EndpointFolder(home_directory(), name)
     if not folder.exists():
         folder.credentials()  # says what is missing
     return folder

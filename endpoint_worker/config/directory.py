@@ -29,17 +29,13 @@ from typing import Any
 
 from umbel.protocol.errors import UmbelError
 from umbel.protocol.names import valid_name
+from umbel.system.files import write_private
 
 
 class FolderError(UmbelError):
     """An endpoint's folder is missing, damaged or in use."""
 
     default_code = "BAD_REQUEST"
-
-
-def default_home() -> Path:
-    """``$UMBEL_HOME``, else ``~/.umbel``."""
-    return Path(os.environ.get("UMBEL_HOME") or Path.home() / ".umbel").expanduser().absolute()
 
 
 def node_name(given: str | None = None) -> str:
@@ -183,21 +179,6 @@ def configured(home: Path) -> list[EndpointFolder]:
         return []
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and valid_name(path.name))
     return [found for found in (EndpointFolder(home, name) for name in names) if found.exists()]
-
-
-def write_private(file: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(draft, file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _read(file: Path) -> tuple[int, str]:

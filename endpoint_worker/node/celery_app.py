@@ -15,6 +15,7 @@ from celery.worker.control import control_command
 from celery.worker.request import Request
 
 from umbel.protocol import names
+from umbel.system.redis import connection_options
 
 from ..broker.celery_transport import Connection
 from ..broker.client import without_password
@@ -88,10 +89,8 @@ def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
             "global_keyprefix": names.prefix(node.endpoint),
             "ack_emulation": False,
             "priority_steps": [0],
+            **connection_options(10.0),
             "health_check_interval": 10,
-            "socket_timeout": 10,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
         },
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,

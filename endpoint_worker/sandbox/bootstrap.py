@@ -11,6 +11,8 @@ import select
 import signal
 import socket
 
+from umbel.system.processes import end_with_parent
+
 from ..child import linux
 from ..child.main import main as run
 
@@ -27,7 +29,7 @@ def main(path: str, files: int = 0, keeper: bool = False) -> None:
             os.close(speech)
             _keep(sock, child)
         os.setsid()
-        linux.die_with(os.getppid())
+        end_with_parent(os.getppid())
     run(sock.detach(), journal, speech, 0, files)
 
 

@@ -20,13 +20,14 @@ from kombu.pidbox import Mailbox
 
 from umbel.protocol import names
 from umbel.protocol.limits import BUNDLE_LIFETIME, INLINE_BODY_BYTES
+from umbel.system.redis import connection_options
 
 from .celery_message import bundle_message
 
 log = logging.getLogger(__name__)
 
-#: Seconds to connect, and seconds that a command may take.
-CONNECT_TIMEOUT, COMMAND_TIMEOUT = 5.0, 15.0
+#: Longest time that a command may take, seconds.
+COMMAND_TIMEOUT = 15.0
 #: Bytes of reports taken at once.
 TAKE_BYTES = 16 * 1024 * 1024
 #: A function's body at the broker is looked after again at most this often.
@@ -58,12 +59,7 @@ class Broker:
     def __init__(self, url: str):
         self.url = url
         self.redis: Any = redis.Redis.from_url(
-            url,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=COMMAND_TIMEOUT,
-            socket_keepalive=True,
-            health_check_interval=30,
-            max_connections=256,
+            url, max_connections=256, **connection_options(COMMAND_TIMEOUT)
         )
         self._functions: dict[tuple[str, str], float] = {}
 
@@ -202,9 +198,7 @@ def mailbox(url: str, endpoint_id: str) -> Iterator[Mailbox]:
     Not through Celery's app: its mailbox publishes on connections of its own, without the prefix.
     """
     options = {
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "socket_timeout": COMMAND_TIMEOUT,
-        "socket_keepalive": True,
+        **connection_options(COMMAND_TIMEOUT),
         "priority_steps": [0],
         # with it kombu would look after the endpoint's own messages while it waits for replies
         "ack_emulation": False,

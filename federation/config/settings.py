@@ -12,6 +12,7 @@ from typing import Any
 
 from umbel.protocol import limits
 from umbel.protocol.errors import UmbelError
+from umbel.system.files import home_directory
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -74,18 +75,13 @@ class Settings:
         return self.home / "keys" / "service.key"
 
 
-def default_home() -> Path:
-    """``$UMBEL_HOME``, else ``~/.umbel``."""
-    return Path(os.environ.get("UMBEL_HOME") or Path.home() / ".umbel").expanduser().absolute()
-
-
 def load(home: Path | None = None, *, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
     """Read the settings of ``home``; flags that are None count as not given.
 
     Raises SettingsError for unknown keys and values of the wrong kind.
     """
     environ = os.environ if environ is None else environ
-    home = (home or default_home()).expanduser().absolute()
+    home = home_directory(home)
     values: dict[str, Any] = {}
     file = home / "umbel.toml"
     if file.exists():

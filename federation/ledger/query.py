@@ -18,9 +18,6 @@ from ..registry.users import User
 from .results import queue_time
 from .task_rows import unknown
 
-#: Bytes of results in one answer of a long poll, before base64.
-ANSWER_BYTES = 6 * 1024 * 1024
-
 _TASK = (
     tasks,
     functions.c.id.label("function_id"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 
 from umbel.protocol.errors import UmbelError
@@ -36,25 +35,6 @@ def private_folder(path: Path) -> Path:
             f"Folder {path} cannot be written to: change its owner or mode, or name another with --home."
         )
     return path
-
-
-def write_private(path: Path, text: str) -> None:
-    """Put ``text`` into ``path`` (mode 0600) in one step: readers see the old or the new text."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def append_private(path: Path) -> int:
-    """Open ``path`` for appending, made with mode 0600 if new; return the open descriptor."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 class PidLock:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from .files import private_folder, write_private
+from umbel.system.files import write_private
+
+from .files import private_folder
 
 USER = "umbel"
 

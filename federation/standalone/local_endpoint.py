@@ -17,11 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from umbel.protocol.errors import NotFound
+from umbel.system.files import write_private
 
 from ..context import Federation
 from ..registry import endpoints
 from ..registry.users import User
-from .files import StartError, write_private
+from .files import StartError
 
 NAME = "local"
 #: How long ``umbel-endpoint configure`` may take, seconds.

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TextIO
 
-from .files import append_private
+from umbel.system.files import append_private
 
 #: A log file larger than this is put aside, bytes; one older part is kept.
 LIMIT = 16 * 1024 * 1024

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import psutil
 
 #: What a killed process is given to disappear, seconds.
 KILL_GRACE = 1.0
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def describe(status: int) -> str:
@@ -63,18 +57,3 @@ def family(pid: int | None) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def dies_with_us(number: signal.Signals) -> Callable[[], None] | None:
-    """What a new child calls to be sent a signal when this process dies; None where there is no such way."""
-    if _libc is None:
-        return None
-    parent, prctl = os.getpid(), _libc.prctl
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:
-            # it died in between, and the kernel will not tell
-            os._exit(1)
-
-    return prepare

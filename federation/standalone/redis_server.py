@@ -25,7 +25,9 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .files import StartError, private_folder, write_private
+from umbel.system.files import write_private
+
+from .files import StartError, private_folder
 
 HOST = "127.0.0.1"
 #: Below the range from which Linux and macOS draw the ports of outgoing connections, which could take it.

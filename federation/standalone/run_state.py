@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from .files import write_private
+from umbel.system.files import write_private
+
 from .processes import kill_processes, wait_for_end
 from .supervisor import Child
 

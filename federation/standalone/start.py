@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import exists, select
 
 from umbel.protocol.errors import Conflict, Unauthorized
+from umbel.system.files import append_private, write_private
 
 from ..broker.client import BrokerError
 from ..config.settings import Settings
@@ -22,7 +23,7 @@ from ..db.engine import Database
 from ..db.tables import sites
 from ..registry import broker_accounts, users
 from . import components, flower_access, local_endpoint, log_files, redis_server
-from .files import StartError, append_private, write_private
+from .files import StartError
 from .supervisor import Child, Supervisor
 
 log = logging.getLogger(__name__)

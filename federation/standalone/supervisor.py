@@ -15,12 +15,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from .files import append_private
-from .processes import KILL_GRACE, describe, dies_with_us, family, kill_processes
+from umbel.system.files import append_private
+from umbel.system.processes import end_with_parent
+
+from .processes import KILL_GRACE, describe, family, kill_processes
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +86,7 @@ class Child:
                 cwd=self.spec.cwd,
                 env=self.spec.environ,
                 start_new_session=True,
-                preexec_fn=dies_with_us(self.spec.death_signal),
+                preexec_fn=partial(end_with_parent, os.getpid(), self.spec.death_signal),
             )
         finally:
             os.close(output)

@@ -18,10 +18,11 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol.errors import UmbelError
+from umbel.system.files import append_private
 
 from ..config.settings import load
 from . import log_files, run_state
-from .files import PidLock, StartError, append_private, private_folder
+from .files import PidLock, StartError, private_folder
 from .start import Start, Wanted
 from .supervisor import Supervisor
 

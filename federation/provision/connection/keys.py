@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from umbel.protocol.names import is_id
+from umbel.system.files import create_private
 
-from ...context import private_file
 from .shell import SiteError
 
 
@@ -27,7 +27,7 @@ def key_file(home: Path, endpoint_id: str) -> Path:
 def site_key(home: Path, endpoint_id: str) -> paramiko.PKey:
     """The site's private key, made at first use (Ed25519, mode 0600). Raises SiteError."""
     file = key_file(home, endpoint_id)
-    private_file(file, _new)
+    create_private(file, _new)
     return load_key(file)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..protocol.errors import BadRequest, Unauthorized
+from ..system.files import home_directory, write_private
 
 ACCOUNT_FILE = "client.json"
 
@@ -21,11 +21,6 @@ class Account:
     token: str | None = field(default=None, repr=False)
 
 
-def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
-    """Return Umbel's folder: ``home``, else UMBEL_HOME, else ``~/.umbel``."""
-    return Path(home or os.environ.get("UMBEL_HOME") or "~/.umbel").expanduser()
-
-
 def find_account(
     url: str | None = None, token: str | None = None, home: str | os.PathLike[str] | None = None
 ) -> Account:
@@ -36,7 +31,7 @@ def find_account(
     """
     url = url or os.environ.get("UMBEL_API_URL")
     token = token or os.environ.get("UMBEL_TOKEN")
-    stored = None if url and token else _read(home_folder(home) / ACCOUNT_FILE)
+    stored = None if url and token else _read(home_directory(home) / ACCOUNT_FILE)
     if stored is not None:
         if url is None:
             url = stored.url
@@ -54,18 +49,10 @@ def find_account(
 
 def save_account(account: Account, home: str | os.PathLike[str] | None = None) -> Path:
     """Write the account file, readable by its owner only, in one step; return its path. Raises OSError."""
-    folder = home_folder(home)
+    folder = home_directory(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / ACCOUNT_FILE
-    # mkstemp makes the file 0600, so the token is never readable by others, not even for a moment
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=ACCOUNT_FILE)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"url": account.url, "token": account.token}, file)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_private(path, json.dumps({"url": account.url, "token": account.token}))
     return path
 
 

@@ -11,23 +11,7 @@ import pytest
 
 from federation.standalone import files, log_files
 from federation.standalone.files import PidLock, StartError
-
-
-def test_a_private_file_is_replaced_in_one_piece(tmp_path: Path) -> None:
-    file = tmp_path / "client.json"
-    file.write_text("old")
-    file.chmod(0o644)
-    files.write_private(file, "new")
-    assert file.read_text() == "new"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert os.listdir(tmp_path) == ["client.json"]
-
-
-def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "client.json").mkdir()
-    with pytest.raises(OSError):
-        files.write_private(tmp_path / "client.json", "new")
-    assert os.listdir(tmp_path) == ["client.json"]
+from umbel.system.files import append_private
 
 
 def test_a_private_folder_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -72,7 +56,7 @@ def test_a_large_log_is_put_aside_and_its_writer_goes_on(
 ) -> None:
     monkeypatch.setattr(log_files, "LIMIT", 10)
     log = tmp_path / "web.log"
-    handle = files.append_private(log)
+    handle = append_private(log)
     os.write(handle, b"a long line of text\n")
     log_files.trim(tmp_path)
     os.write(handle, b"short\n")

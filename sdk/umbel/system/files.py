@@ -1,0 +1,79 @@
+"""The home directory, and files that only their owner can read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def home_directory(home: str | os.PathLike[str] | None = None) -> Path:
+    """Return Umbel's home directory.
+
+    Args:
+        home: The directory, if one was given; else ``$UMBEL_HOME``, else ``~/.umbel``.
+
+    Returns:
+        An absolute path. The directory need not exist.
+    """
+    return Path(home or os.environ.get("UMBEL_HOME") or "~/.umbel").expanduser().absolute()
+
+
+def write_private(file: Path, data: bytes | str) -> None:
+    """Replace the content of ``file`` in one step, with mode 0600.
+
+    Readers see the old content or the new, never a part. The content is on disk when this returns.
+
+    Args:
+        file: The file; its directory must exist.
+        data: The content. Text is written as UTF-8.
+
+    Raises:
+        OSError: It cannot be written; the old content is still there.
+    """
+    with _draft(file, data) as draft:
+        os.replace(draft, file)
+
+
+def create_private(file: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the content of ``file``; create it with mode 0600 if it does not exist.
+
+    Processes that create it at the same time agree on one content.
+
+    Args:
+        file: The file. A missing parent directory is created with mode 0700.
+        make: Returns the content of a new file.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    if not file.exists():
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _draft(file, make()) as draft:
+            try:
+                # unlike a rename, a link does not replace what another process has created meanwhile
+                os.link(draft, file)
+            except FileExistsError:
+                pass
+    return file.read_bytes()
+
+
+def append_private(file: Path) -> int:
+    """Open ``file`` for appending, created with mode 0600 if it does not exist; return the descriptor."""
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def _draft(file: Path, data: bytes | str) -> Iterator[str]:
+    """Yield the path of a new file beside ``file`` with the content; deletes it unless it was renamed."""
+    descriptor, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mkstemp: mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(data.encode() if isinstance(data, str) else data)
+            out.flush()
+            os.fsync(out.fileno())
+        yield draft
+    finally:
+        Path(draft).unlink(missing_ok=True)

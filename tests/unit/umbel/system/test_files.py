@@ -1,0 +1,64 @@
+"""The home directory, and private files: replaced in one step, created once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from umbel.system import files
+
+
+def test_the_home_is_the_given_one_else_the_variable_else_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UMBEL_HOME", str(tmp_path / "variable"))
+    assert files.home_directory(tmp_path) == tmp_path
+    assert files.home_directory() == tmp_path / "variable"
+    monkeypatch.setenv("UMBEL_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.home_directory() == tmp_path / ".umbel"
+    monkeypatch.chdir(tmp_path)
+    assert files.home_directory("relative") == tmp_path / "relative"
+
+
+def test_a_private_file_is_replaced_in_one_piece(tmp_path: Path) -> None:
+    file = tmp_path / "client.json"
+    file.write_text("old")
+    file.chmod(0o644)
+    files.write_private(file, "new")
+    assert file.read_text() == "new"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["client.json"]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "client.json").mkdir()
+    with pytest.raises(OSError):
+        files.write_private(tmp_path / "client.json", "new")
+    assert os.listdir(tmp_path) == ["client.json"]
+
+
+def test_a_new_private_file_is_created_once(tmp_path: Path) -> None:
+    file = tmp_path / "keys" / "service.key"
+    together = threading.Barrier(2)
+    made: list[bytes] = []
+
+    def make(content: bytes) -> bytes:
+        together.wait(10)
+        return content
+
+    def create(content: bytes) -> None:
+        made.append(files.create_private(file, lambda: make(content)))
+
+    threads = [threading.Thread(target=create, args=(content,)) for content in (b"one", b"two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert made == [file.read_bytes()] * 2
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(file.parent) == ["service.key"]
+    assert files.create_private(file, lambda: b"three") == made[0]
