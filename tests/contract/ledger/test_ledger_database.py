@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from federation.db.engine import SETTLE_TRIES
+from federation.db.engine import MAX_WRITE_ATTEMPTS
 from federation.db.tables import users
 from tests.support.ledger import Ledger
 
@@ -49,7 +49,7 @@ def test_what_others_have_made_is_looked_for_again(ledger: Ledger) -> None:
             _add(connection, "ada")  # as if somebody had been quicker: there is one already
         return "found"
 
-    assert database.settle(find_or_make) == "found"
+    assert database.retry_write(find_or_make) == "found"
     assert looks == 2
 
 
@@ -61,5 +61,5 @@ def test_what_never_fits_is_not_tried_for_ever(ledger: Ledger) -> None:
         _add(connection, "ada")
 
     with pytest.raises(IntegrityError):
-        ledger.fed.database.settle(wrong)
-    assert len(tries) == SETTLE_TRIES
+        ledger.fed.database.retry_write(wrong)
+    assert len(tries) == MAX_WRITE_ATTEMPTS

@@ -233,7 +233,7 @@ def test_a_call_that_is_too_wide_for_every_node_is_refused_at_once(ledger: Ledge
     lab.node("n2", slots=4)
     ledger.collect()
     ledger.submit(lab, 1, cores=4)
-    with pytest.raises(Conflict, match="'cores' is 5, but no node .* more than 4 slots") as refused:
+    with pytest.raises(Conflict, match="'cores'.*5.*4 slots") as refused:
         ledger.submit(lab, 1, cores=5)
     assert refused.value.details == {"cores": 5, "largest": 4}
 

@@ -391,7 +391,7 @@ def test_reports_that_a_dead_collector_took_are_taken_in_by_another(
 ) -> None:
     node, answer = _hold(ledger, lab)
     node.finish()
-    assert len(ledger.broker.take("c0", 1.0)) == 1  # and dies
+    assert len(ledger.broker.receive_reports("c0", 1.0)) == 1  # and dies
     ledger.clock.forward(40)
     ledger.collector = Collector(ledger.fed, "c1")
     ledger.collect()
@@ -408,7 +408,7 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
         raise OperationalError("UPDATE", None, Exception("the database went away"))
 
     with monkeypatch.context() as patch, pytest.raises(OperationalError):
-        patch.setattr("federation.services.collector.take_in", fail)
+        patch.setattr("federation.services.collector.apply_reports", fail)
         ledger.collect()
     node.beat()
     ledger.collect()

@@ -107,7 +107,7 @@ def test_forgetting_goes_in_small_batches(
     _finish(ledger, lab)
     ledger.clock.forward(3 * DAY)
     sizes = []
-    while count := retention.retain(ledger.fed, ledger.clock()):
+    while count := retention.delete_old_tasks(ledger.fed, ledger.clock()):
         sizes.append(count)
     assert sizes == [7] * 14 + [2]
     assert _counts(ledger) == {"tasks": 0, "blobs": 0, "groups": 0, "submissions": 0}
@@ -142,7 +142,7 @@ def test_two_sweepers_forget_a_task_once(
     ledger.clock.forward(3 * DAY)
     counts: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: counts.append(retention.retain(ledger.fed, ledger.clock())))
+        threading.Thread(target=lambda: counts.append(retention.delete_old_tasks(ledger.fed, ledger.clock())))
         for _ in range(4)
     ]
     for thread in threads:

@@ -146,7 +146,7 @@ def test_items_that_never_come_are_not_waited_for_for_ever(
     ledger.collect()
     assert _page(ledger, task_id)["items"] == [b"a"]
     assert not _page(ledger, task_id, 1, 1)["ended"]
-    ledger.sweep(after=streams.OVERDUE + 1)
+    ledger.sweep(after=streams.MISSING_ITEMS_TIMEOUT + 1)
     page = _page(ledger, task_id, 1, 1)
     assert page["ended"] and (page["cursor"], page["total"]) == (1, 3)
 

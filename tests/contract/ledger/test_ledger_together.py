@@ -137,7 +137,7 @@ def _collect(ledger: Ledger, name: str) -> Callable[[random.Random], None]:
     collector = Collector(ledger.fed, name)
 
     def act(_: random.Random) -> None:
-        collector.beat()
+        collector.heartbeat()
         try:
             collector.collect(0.05)
         except OperationalError as error:  # as Collector.run does: what PostgreSQL cuts is tried again

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.dispatch.planning import LONG_SECONDS, UNKNOWN_CALLS, Plan, Situation, Waiting, decide
+from federation.dispatch.planning import LONG_SECONDS, UNKNOWN_CALLS, Plan, QueuedCall, Situation, decide
 from umbel.protocol.limits import BUNDLE_BODY_BYTES, MAX_CALLS_PER_BUNDLE
 
-Queues = list[tuple[int, list[Waiting]]]
+Queues = list[tuple[int, list[QueuedCall]]]
 
 bounded = settings(max_examples=60, deadline=None)
 
@@ -33,7 +33,7 @@ def all_queues(draw: st.DrawFn) -> Queues:
             size = draw(st.sampled_from([0, 100, BUNDLE_BODY_BYTES // 3, BUNDLE_BODY_BYTES + 1]))
             for _ in range(draw(st.sampled_from([1, 2, 7, 300]))):
                 no += 1
-                calls.append(Waiting(no, priority, kind, size))
+                calls.append(QueuedCall(no, priority, kind, size))
         queues.append((user, sorted(calls, key=lambda call: (-call.priority, call.no))))
     return queues
 
@@ -59,7 +59,7 @@ def cases(draw: st.DrawFn) -> tuple[Queues, Situation]:
     )
 
 
-def _left(queues: Queues, plans: Sequence[Plan]) -> dict[int, list[Waiting]]:
+def _left(queues: Queues, plans: Sequence[Plan]) -> dict[int, list[QueuedCall]]:
     """Each user's calls that were not planned, if any."""
     gone = {no for plan in plans for no in plan.nos}
     left = {user: [call for call in calls if call.no not in gone] for user, calls in queues}
@@ -71,7 +71,7 @@ def _occupied(now: Situation, plans: Sequence[Plan]) -> int:
     return sum(now.cores.get(plan.kind, 1) for plan in plans)
 
 
-def _by_no(queues: Queues) -> dict[int, tuple[int, Waiting]]:
+def _by_no(queues: Queues) -> dict[int, tuple[int, QueuedCall]]:
     return {call.no: (user, call) for user, calls in queues for call in calls}
 
 
@@ -142,7 +142,7 @@ def test_what_is_wide_is_not_overtaken_by_its_owners_younger_calls(case: tuple[Q
                 assert waits is None or first.no < waits.no
 
 
-def _is_long(now: Situation, call: Waiting) -> bool:
+def _is_long(now: Situation, call: QueuedCall) -> bool:
     return now.seconds.get(call.kind, 0.0) > LONG_SECONDS
 
 
@@ -196,7 +196,7 @@ def test_priorities_hold_within_a_user_and_age_within_a_kind(case: tuple[Queues,
         assert all(call.no > last.get(_place(call), 0) for call in left.get(user, []))
 
 
-def _place(call: Waiting) -> tuple[int, str]:
+def _place(call: QueuedCall) -> tuple[int, str]:
     return call.priority, str(call.kind)
 
 
@@ -229,7 +229,7 @@ def test_one_submission_reaches_every_slot(
 ) -> None:
     """No bundle is so big that another slot has nothing to do."""
     known: dict[Hashable, float] = {} if seconds is None else {"a": seconds}
-    calls = [Waiting(no, 0, "a", 10) for no in range(1, count + 1)]
+    calls = [QueuedCall(no, 0, "a", 10) for no in range(1, count + 1)]
     cores = min(cores, slots)
     plans = decide([(1, calls)], Situation(slots, 0, count, known, window, cores={"a": cores}, largest=cores))
     assert len(plans) >= min(slots // cores, count)
@@ -237,13 +237,13 @@ def test_one_submission_reaches_every_slot(
 
 def test_what_is_not_seen_counts_for_the_size_of_bundles() -> None:
     """A refill looks at the head of a long queue only; its bundles are cut for the whole queue."""
-    head = [Waiting(no, 0, "a", 10) for no in range(1, 301)]
+    head = [QueuedCall(no, 0, "a", 10) for no in range(1, 301)]
     first = decide([(1, head)], Situation(slots=2, open=0, queued=10_000, seconds={}))[0]
     assert len(first.nos) == UNKNOWN_CALLS
 
 
 def test_an_unseen_kind_starts_big_and_a_known_one_is_cut_to_its_worth() -> None:
-    calls = [Waiting(no, 0, "a", 10) for no in range(1, 2001)]
+    calls = [QueuedCall(no, 0, "a", 10) for no in range(1, 2001)]
     unknown = decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={}))
     known = decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={"a": 0.004}))
     assert [len(plan.nos) for plan in unknown][:1] == [UNKNOWN_CALLS]
@@ -252,5 +252,5 @@ def test_an_unseen_kind_starts_big_and_a_known_one_is_cut_to_its_worth() -> None
 
 @pytest.mark.parametrize("open_bundles", [6, 7, 100])
 def test_a_full_window_sends_nothing(open_bundles: int) -> None:
-    calls = [Waiting(1, 0, "a", 10)]
+    calls = [QueuedCall(1, 0, "a", 10)]
     assert decide([(1, calls)], Situation(slots=2, open=open_bundles, queued=1, seconds={})) == []
