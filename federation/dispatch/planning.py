@@ -92,7 +92,7 @@ class Plan(NamedTuple):
     nos: list[int]
 
 
-def decide(queues: Sequence[tuple[int, Sequence[QueuedCall]]], now: Situation) -> list[Plan]:
+def decide(queues: Sequence[tuple[int, Sequence[QueuedCall]]], situation: Situation) -> list[Plan]:
     """Return the bundles to send now, in order.
 
     ``queues``: (user, that user's calls) in the order of turns; each call appears once. No call is planned
@@ -100,15 +100,15 @@ def decide(queues: Sequence[tuple[int, Sequence[QueuedCall]]], now: Situation) -
     """
     queued = [(user, _UserQueue(calls)) for user, calls in queues if calls]
     plans: list[Plan] = []
-    left, used = now.queued, now.open
+    left, used = situation.queued, situation.open
     while queued:
         going = []
         for user, queue in queued:
             kind = queue.next_kind()
-            if used >= now.limit(kind):
+            if used >= situation.limit(kind):
                 return plans
-            used += now.cores.get(kind, 1)
-            nos = queue.take(now.calls(kind, max(left, queue.count)))
+            used += situation.cores.get(kind, 1)
+            nos = queue.take(situation.calls(kind, max(left, queue.count)))
             left -= len(nos)
             plans.append(Plan(user, kind, nos))
             if queue.count:

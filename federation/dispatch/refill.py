@@ -179,8 +179,8 @@ def _plan(
         seen = _read_heads(
             connection, endpoint_no, turns, max(16, lookahead // len(turns)), situation.largest
         )
-        now = replace(situation, seconds=_ByFunction(seen.seconds), cores=seen.cores)
-        plans = decide(seen.queues, now)
+        current = replace(situation, seconds=_ByFunction(seen.seconds), cores=seen.cores)
+        plans = decide(seen.queues, current)
         planned = sum(len(plan.nos) for plan in plans)
         if (
             not plans
@@ -190,7 +190,7 @@ def _plan(
         ):
             return plans, seen
         # enough calls to fill the room with bundles of the kinds read so far, plus some of other kinds
-        sizes = [now.calls(plan.kind, situation.queued) for plan in plans]
+        sizes = [current.calls(plan.kind, situation.queued) for plan in plans]
         lookahead = min(MAX_LOOKAHEAD, max(2 * lookahead, situation.room * max(sizes) + LOOKAHEAD))
 
 

@@ -86,19 +86,19 @@ def log_from(fed: Federation, user: User, task_id: str, offset: int, attempt: in
     no more output follows.
     """
     with fed.database.read() as connection:
-        state, tried, _, kept, head, tail, total = _find(connection, user, task_id)
+        state, tried, _, stored, head, tail, total = _find(connection, user, task_id)
     ended = TaskState(state) in FINAL
-    if kept is None:
-        log, kept = Log(b"", b"", 0), tried
+    if stored is None:
+        log, stored = Log(b"", b"", 0), tried
     else:
         log = Log(bytes(head), bytes(tail), total)
-    if attempt is not None and attempt != kept:
+    if attempt is not None and attempt != stored:
         offset = 0
     text, offset = cut(log, offset, whole=ended)
     return {
         "task_id": task_id,
         "state": state,
-        "attempt": kept,
+        "attempt": stored,
         "text": text,
         "offset": offset,
         "size": log.total,
@@ -115,13 +115,13 @@ def cut(log: Log, offset: int, *, whole: bool) -> tuple[str, int]:
     offset = min(offset, log.total)
     data = log.head[offset:]
     offset = max(offset, len(log.head))
-    kept_from = log.total - len(log.tail)
-    if offset < kept_from:
-        gap = GAP.format(kept_from - offset)
+    tail_start = log.total - len(log.tail)
+    if offset < tail_start:
+        gap = GAP.format(tail_start - offset)
         data += b"" if not data or data.endswith(b"\n") else b"\n"
         data += gap.encode() + b"\n"
-        offset = kept_from
-    data += log.tail[offset - kept_from :]
+        offset = tail_start
+    data += log.tail[offset - tail_start :]
     unfinished = 0 if whole else _incomplete_bytes(data)
     return data[: len(data) - unfinished].decode("utf-8", "replace"), log.total - unfinished
 

@@ -101,16 +101,16 @@ def store(
         task = found.get(task_id)
         if task is None:
             continue
-        kept = known.get(task.no)
-        if kept is None or kept.bundle_id != bundle_id:
+        stored = known.get(task.no)
+        if stored is None or stored.bundle_id != bundle_id:
             present = task.bundle_no is not None and bundle_nos.get(bundle_id) == task.bundle_no
-            if task.state in FINAL or not (present or kept is None):
+            if task.state in FINAL or not (present or stored is None):
                 superseded.add((bundle_id, task_id))
                 continue
-            if kept is not None:
+            if stored is not None:
                 _drop_items.run(connection, nos=[task.no])
-            kept = _Stream(task.no, kept.run + 1 if kept is not None else 1, bundle_id, 0, None)
-        known[task.no] = _append(connection, kept, report)
+            stored = _Stream(task.no, stored.run + 1 if stored is not None else 1, bundle_id, 0, None)
+        known[task.no] = _append(connection, stored, report)
         updated.append(task_id)
     return updated, superseded
 
@@ -152,11 +152,11 @@ def items_after(
         row = _of_task.first(connection, id=task_id, user=user.no)
         if row is None:
             raise task_not_found(task_id)
-        no, state, finished, kept, total = row
-        kept = kept or 0
-        if run is not None and run != kept:
+        no, state, finished, stored, total = row
+        stored = stored or 0
+        if run is not None and run != stored:
             after = 0
-        found = _read(connection, no, after, limit) if kept else []
+        found = _read(connection, no, after, limit) if stored else []
     cursor = after + len(found)
     if total is not None and (finished is None or now - finished < MISSING_ITEMS_TIMEOUT):
         complete = cursor >= total
@@ -165,7 +165,7 @@ def items_after(
     return {
         "task_id": task_id,
         "state": state,
-        "run": kept,
+        "run": stored,
         "items": [b64encode(item).decode() for item in found],
         "cursor": cursor,
         "total": total,

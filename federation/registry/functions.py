@@ -65,14 +65,14 @@ def ensure(
         _f.user_no == user.no, _f.sha256 == digest, _f.deleted.is_(None)
     )
 
-    def keep(connection: Connection) -> tuple[dict[str, Any], bool]:
+    def find_or_insert(connection: Connection) -> tuple[dict[str, Any], bool]:
         found = connection.execute(mine).first()
         if found is not None:
             return _describe(found), False
         connection.execute(insert(functions).values(user_no=user.no, body=body, **row))
         return _readable(row), True
 
-    return fed.database.retry_write(keep)
+    return fed.database.retry_write(find_or_insert)
 
 
 def get(fed: Federation, user: User, id: str) -> dict[str, Any]:
@@ -97,13 +97,13 @@ def page(
 
 def delete(fed: Federation, user: User, id: str) -> None:
     """Delete a function; tasks submitted before still run. Raises NotFound."""
-    gone = (
+    mark = (
         update(functions)
         .where(_f.id == id, _f.user_no == user.no, _f.deleted.is_(None))
         .values(deleted=time.time())
     )
     with fed.database.write() as connection:
-        if not connection.execute(gone).rowcount:
+        if not connection.execute(mark).rowcount:
             raise _not_found(id)
         number = select(_f.no).where(_f.id == id).scalar_subquery()
         connection.execute(drop(samples).where(samples.c.function_no == number))

@@ -101,12 +101,12 @@ class Sweeper:
 
     def _can_judge_nodes(self, now: float) -> bool:
         """Return whether a collector and the broker have been up long enough to judge missing heartbeats."""
-        patience = self.fed.settings.node_lost_after
+        timeout = self.fed.settings.node_lost_after
         epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
-        if epoch is None or float(epoch) > now - patience:
+        if epoch is None or float(epoch) > now - timeout:
             return False
         return any(
-            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - patience
+            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - timeout
             for beat in collector.collectors(self.fed).values()
         )
 
@@ -123,12 +123,8 @@ class Sweeper:
             left = tasks_on_node(connection, node.no)
             groups = requeue_lost(connection, left, now, {}, interruption_codes(node.name, left))
             planned = dispatch.refill(self.fed, connection, node.endpoint_no, now)
-        log.warning(
-            "node %s: no heartbeat for %.0f s, considered lost; %d calls requeued or ended",
-            node.name,
-            self.fed.settings.node_lost_after,
-            len(left),
-        )
+        lost = "node %s: no heartbeat for %.0f s, considered lost; %d calls requeued or ended"
+        log.warning(lost, node.name, self.fed.settings.node_lost_after, len(left))
         dispatch.send(self.fed, planned)
         self.fed.broker.notify(groups)
 
@@ -140,9 +136,10 @@ class Sweeper:
     def _can_judge_bundles(self, now: float) -> bool:
         """Return whether a collector is running; otherwise the ledger may not know of finished bundles."""
         beats = collector.collectors(self.fed).values()
-        calm = self.fed.settings.resend_after
+        minimum = self.fed.settings.resend_after
         return any(
-            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - calm for beat in beats
+            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - minimum
+            for beat in beats
         )
 
     def _resend(self, before: float, *, everywhere: bool = False) -> None:
@@ -196,18 +193,20 @@ class Sweeper:
                 shared.among(connection, bundles.c.no, lost),
                 bundles.c.held.is_(None) | (bundles.c.held < before),
             )
-            gone = {row.no: row for row in connection.execute(still)}
-            calls = tasks_in_bundles(connection, sorted(gone))
+            lost_bundles = {row.no: row for row in connection.execute(still)}
+            calls = tasks_in_bundles(connection, sorted(lost_bundles))
             reports_lost = self._last_report_loss(connection, endpoint_no, broker_epoch)
-            run: list[Task] = []
-            waited: list[Task] = []
+            maybe_started: list[Task] = []
+            not_started: list[Task] = []
             for call in calls:
-                (run if _may_have_run(gone[call.bundle_no], reports_lost) else waited).append(call)
-            requeue(connection, waited, counted=False)
-            groups = requeue_lost(connection, run, now, {})
+                may_have_run = _may_have_run(lost_bundles[call.bundle_no], reports_lost)
+                (maybe_started if may_have_run else not_started).append(call)
+            requeue(connection, not_started, counted=False)
+            groups = requeue_lost(connection, maybe_started, now, {})
             planned = dispatch.refill(self.fed, connection, endpoint_no, now)
+        count = len(lost_bundles)
         log.warning(
-            "endpoint %s: %d bundles lost; %d calls requeued or ended", endpoint_id, len(gone), len(calls)
+            "endpoint %s: %d bundles lost; %d calls requeued or ended", endpoint_id, count, len(calls)
         )
         dispatch.send(self.fed, planned)
         self.fed.broker.notify(groups)
@@ -235,9 +234,9 @@ class Sweeper:
         """
         query = select(nodes.c.since, nodes.c.seen, nodes.c.live).where(nodes.c.endpoint_no == endpoint_no)
         found = connection.execute(query).all()
-        death = max((node.since if node.live else node.seen for node in found), default=0.0)
+        node_loss = max((node.since if node.live else node.seen for node in found), default=0.0)
         last_seen = max((node.seen for node in found), default=0.0)
-        return max(death, min(broker_epoch, last_seen + HEARTBEAT_INTERVAL) if last_seen else 0.0)
+        return max(node_loss, min(broker_epoch, last_seen + HEARTBEAT_INTERVAL) if last_seen else 0.0)
 
     def expire(self) -> None:
         """End calls that have not started by their ``expires`` time."""

@@ -46,9 +46,9 @@ def reconcile(fed: Federation, user: User) -> bool:
     except NotFound:
         registered = None
     try:
-        kept = json.loads((folder / "credentials.json").read_text(encoding="utf-8"))
-        if registered is not None and kept["endpoint_id"] == registered:
-            _update_broker_address(fed, kept, folder / "credentials.json")
+        credentials = json.loads((folder / "credentials.json").read_text(encoding="utf-8"))
+        if registered is not None and credentials["endpoint_id"] == registered:
+            _update_broker_address(fed, credentials, folder / "credentials.json")
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the credentials are missing or invalid

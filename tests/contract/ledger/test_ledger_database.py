@@ -1,4 +1,4 @@
-"""What the ledger relies on of a database."""
+"""What the ledger requires of a database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _add(connection: Connection, name: str) -> None:
 
 
 def test_a_read_sees_one_moment(ledger: Ledger) -> None:
-    """A poll that looks twice must not miss what ended in between."""
+    """A poll that reads twice must not miss tasks that end in between."""
     database = ledger.fed.database
     with database.read() as reading:
         before = reading.execute(_count).scalar_one()
@@ -46,7 +46,7 @@ def test_what_others_have_made_is_looked_for_again(ledger: Ledger) -> None:
         nonlocal looks
         looks += 1
         if looks == 1:
-            _add(connection, "ada")  # as if somebody had been quicker: there is one already
+            _add(connection, "ada")  # simulates another process that inserts the row first
         return "found"
 
     assert database.retry_write(find_or_make) == "found"

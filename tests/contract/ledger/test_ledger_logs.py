@@ -1,4 +1,4 @@
-"""What calls wrote and used is kept with them, read from any offset, and summed up by function."""
+"""Output and resource use of calls are stored, readable from any offset, and summarized by function."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_summary_of_a_function(ledger: Ledger, lab: FakeEndpoint, node: FakeNo
                 ledger.collect()
     found = samples.summary(ledger.fed, ledger.me, ledger.function_id)
     wall, cpu = found["quantities"]["wall"], found["quantities"]["cpu"]
-    # one may have taken another's place
+    # one may have overwritten another
     assert 60 <= found["calls"] <= 100 and wall["calls"] == found["calls"]
     assert 0.35 <= wall["p50"] <= 0.65 and 0.85 <= wall["p95"] <= 1.0 and wall["max"] <= 1.0
     assert 25 <= cpu["calls"] <= 50 and cpu["max"] <= 0.5

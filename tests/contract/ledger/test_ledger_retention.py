@@ -1,4 +1,4 @@
-"""Forgetting: finished tasks, results, groups and answers go after their time, and nothing else does."""
+"""Retention: finished tasks, results, groups and responses are deleted in time, and nothing else."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_answers_for_repeated_requests_are_kept_a_day(ledger: Ledger, lab: FakeE
 def test_two_sweepers_forget_a_task_once(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second one finds the rows that the first is about to delete; the references are given back once."""
+    """The second one finds the rows that the first is about to delete; the references are released once."""
     kept = ledger.submit(lab, [b"the same"] * 4)
     node = lab.node(slots=1)
     first, *_ = node.take(1)
@@ -154,7 +154,7 @@ def test_two_sweepers_forget_a_task_once(
 
 
 def test_blocks_are_forgotten_once_by_however_many(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """What they cost is kept, and neither lost nor doubled when the endpoint's memory changes meanwhile."""
+    """Their node-hours are kept, neither lost nor doubled when the endpoint's memory changes."""
     fed, now = ledger.fed, ledger.clock()
     sites.add(fed, lab.no, sites.SiteSettings("local", "processes"), Policy())
     for number in range(20):

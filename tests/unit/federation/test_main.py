@@ -1,4 +1,4 @@
-"""``python -m federation``: the right program for each command, and sentences for what cannot be."""
+"""``python -m federation``: the right program for each command, and messages for errors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_old_python_is_refused_in_a_sentence(
 def test_an_old_python_can_read_the_file() -> None:
     source = Path(program.__file__).read_text(encoding="utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
-    # annotations would be evaluated, and imports of our own fail there, before anything is said
+    # old versions would evaluate annotations and fail on own imports before printing the message
     assert not any(node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
     assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
 

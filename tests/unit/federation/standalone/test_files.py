@@ -1,4 +1,4 @@
-"""Files of a home: private, whole, and locked by one service at a time."""
+"""Files of a home: private, complete, and locked by one service at a time."""
 
 from __future__ import annotations
 

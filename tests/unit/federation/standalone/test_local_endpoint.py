@@ -1,4 +1,4 @@
-"""The endpoint that an embedded federation brings: known to home and registry, or made anew."""
+"""The endpoint of an embedded federation: in both home and registry, or created again."""
 
 from __future__ import annotations
 

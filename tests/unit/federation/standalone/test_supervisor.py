@@ -1,4 +1,4 @@
-"""Children are kept running and are stopped in order, and nothing of them outlives the supervisor."""
+"""Children are kept running and stopped in order; none of their processes outlives the supervisor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_dead_child_is_replaced_at_once(tmp_path: Path) -> None:
         _step_until(supervisor, lambda: child.pid not in (first, None))
         assert time.monotonic() - began < 0.5
         assert child.exits == 1
-        assert len(changes) == 3  # started, found dead, started again
+        assert len(changes) == 3  # started, exited, restarted
     assert not psutil.pid_exists(first)
 
 

@@ -1,4 +1,4 @@
-"""Addresses: where ``up`` may listen, and what it tells clients."""
+"""Addresses: where ``up`` listens, and the URL for clients."""
 
 from __future__ import annotations
 
