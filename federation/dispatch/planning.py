@@ -69,9 +69,9 @@ class Situation:
         if seconds is None:
             return max(1, min(UNKNOWN_CALLS, share))
         seconds = max(seconds, 1e-9)
-        worth = int(min(self.bundle_seconds / seconds, MAX_CALLS_PER_BUNDLE))
-        least = int(min(MIN_SECONDS / seconds, MAX_CALLS_PER_BUNDLE))
-        return max(1, min(worth, max(share, least)))
+        target = int(min(self.bundle_seconds / seconds, MAX_CALLS_PER_BUNDLE))
+        minimum = int(min(MIN_SECONDS / seconds, MAX_CALLS_PER_BUNDLE))
+        return max(1, min(target, max(share, minimum)))
 
     def limit(self, kind: Hashable) -> int:
         """Return the number of open bundles, counted per slot, at which no bundle of this kind is sent.
@@ -102,7 +102,7 @@ def decide(queues: Sequence[tuple[int, Sequence[QueuedCall]]], situation: Situat
     plans: list[Plan] = []
     left, used = situation.queued, situation.open
     while queued:
-        going = []
+        remaining = []
         for user, queue in queued:
             kind = queue.next_kind()
             if used >= situation.limit(kind):
@@ -112,8 +112,8 @@ def decide(queues: Sequence[tuple[int, Sequence[QueuedCall]]], situation: Situat
             left -= len(nos)
             plans.append(Plan(user, kind, nos))
             if queue.count:
-                going.append((user, queue))
-        queued = going
+                remaining.append((user, queue))
+        queued = remaining
     return plans
 
 

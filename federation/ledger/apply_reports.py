@@ -124,10 +124,10 @@ def _apply_rows(
         pairs.append((task, row))
     by_status = _by_status(pairs)
     update_run_times(connection, endpoint_no, ((task.function_no, row) for task, row in pairs), now)
-    current = _current(connection, endpoint_no, pairs)
+    current = _in_current_bundle(connection, endpoint_no, pairs)
     _mark_running(connection, [p for p in by_status[Status.RUNNING] if p[0].no in current], node_no)
     requeue(connection, [t for t, _ in by_status[Status.RETURNED] if t.no in current], counted=False)
-    _requeue_lost(connection, result, [p for p in by_status[Status.LOST] if p[0].no in current], now)
+    _apply_lost(connection, result, [p for p in by_status[Status.LOST] if p[0].no in current], now)
     failed = by_status[Status.FAILED]
     repeated = _retry(connection, report, failed, current)
     finished = (
@@ -162,7 +162,7 @@ def _store_items(
     return superseded
 
 
-def _current(connection: Connection, endpoint_no: int, pairs: list[Pair]) -> set[int]:
+def _in_current_bundle(connection: Connection, endpoint_no: int, pairs: list[Pair]) -> set[int]:
     """Return the numbers of tasks that the report mentions in their current bundle.
 
     A result counts from any bundle. All other rows count only if they come from the task's current bundle, so
@@ -181,7 +181,7 @@ def _mark_running(connection: Connection, pairs: list[Pair], node_no: int) -> No
     _run.each(connection, ("v_node", "v_started", "v_no"), started)
 
 
-def _requeue_lost(connection: Connection, result: ApplyResult, lost: list[Pair], now: float) -> None:
+def _apply_lost(connection: Connection, result: ApplyResult, lost: list[Pair], now: float) -> None:
     """Requeue calls whose runner died; the attempt counts."""
     messages = {task.no: _short(row.message) or "the runner process died" for task, row in lost}
     interruptions = {task.no: row.code for task, row in lost if row.code in _INTERRUPTIONS}

@@ -89,7 +89,7 @@ class Sweeper:
     def mark_lost_nodes(self) -> None:
         """Mark nodes without heartbeat as lost; requeue their calls, or end them with WORKER_LOST."""
         now = time.time()
-        if not self._can_judge_nodes(now):
+        if not self._heartbeats_are_current(now):
             return
         overdue = select(nodes.c.no, nodes.c.endpoint_no, nodes.c.name).where(
             nodes.c.live == 1, nodes.c.seen < now - self.fed.settings.node_lost_after
@@ -99,8 +99,8 @@ class Sweeper:
         for node in found:
             self._mark_lost(node, now)
 
-    def _can_judge_nodes(self, now: float) -> bool:
-        """Return whether a collector and the broker have been up long enough to judge missing heartbeats."""
+    def _heartbeats_are_current(self, now: float) -> bool:
+        """Return whether a collector and the broker have run long enough for a missing heartbeat to count."""
         timeout = self.fed.settings.node_lost_after
         epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
         if epoch is None or float(epoch) > now - timeout:
@@ -130,10 +130,10 @@ class Sweeper:
 
     def resend(self) -> None:
         """Requeue bundles that are in no queue and on no live node."""
-        if self._can_judge_bundles(time.time()):
+        if self._reports_are_current(time.time()):
             self._resend(time.time() - self.fed.settings.resend_after)
 
-    def _can_judge_bundles(self, now: float) -> bool:
+    def _reports_are_current(self, now: float) -> bool:
         """Return whether a collector is running; otherwise the ledger may not know of finished bundles."""
         beats = collector.collectors(self.fed).values()
         minimum = self.fed.settings.resend_after
@@ -159,7 +159,7 @@ class Sweeper:
         if not everywhere:
             suspects = suspects.where(bundles.c.endpoint_no.in_(live))
         last = (0, 0)
-        before_now, self._missing = self._missing, {}
+        missing_before, self._missing = self._missing, {}
         while True:
             page = suspects.where(tuple_(bundles.c.endpoint_no, bundles.c.no) > last)
             with self.fed.database.read() as connection:
@@ -170,17 +170,17 @@ class Sweeper:
                 return
             last = found[-1].endpoint_no, found[-1].no
             for endpoint_no, suspected in groupby(found, lambda bundle: bundle.endpoint_no):
-                self._resend_at(endpoint_no, list(suspected), before, before_now)
+                self._resend_at(endpoint_no, list(suspected), before, missing_before)
 
     def _resend_at(
-        self, endpoint_no: int, suspected: Sequence[Any], before: float, seen_missing: dict[int, float]
+        self, endpoint_no: int, suspected: Sequence[Any], before: float, missing_before: dict[int, float]
     ) -> None:
         with self.fed.database.read() as connection:
             query = select(endpoints.c.id).where(endpoints.c.no == endpoint_no)
             endpoint_id = connection.execute(query).scalar_one()
         queued = self.fed.broker.queued(endpoint_id)
         now = time.time()
-        missing = {b.no: seen_missing.get(b.no, now) for b in suspected if b.id not in queued}
+        missing = {b.no: missing_before.get(b.no, now) for b in suspected if b.id not in queued}
         self._missing.update(missing)
         lost = self._lost(endpoint_no, missing)
         if not lost:

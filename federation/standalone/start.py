@@ -64,7 +64,7 @@ class Startup:
         self.done = False
         self._began = time.monotonic()
         self._configured = False
-        self._announced = False
+        self._api_ready = False
 
     def start_processes(self) -> None:
         """Start all processes except an endpoint that is not configured yet, which needs the API."""
@@ -129,10 +129,10 @@ class Startup:
     def advance(self) -> None:
         """Run the next step if possible. Raises StartError if the startup has failed."""
         self._check()
-        if not self._announced:
+        if not self._api_ready:
             if not self.api.is_ready():
                 return
-            self._announced = True
+            self._api_ready = True
             if not self._configured and self.options.workers:
                 local_endpoint.configure(self.options.workers, self.environ, components.ROOT)
                 self.supervisor.add(components.endpoint(self.settings, self.environ, self.options.workers))
@@ -145,11 +145,11 @@ class Startup:
         for child in self.supervisor.children.values():
             if child.exits >= MAX_START_EXITS or child.status == USAGE_ERROR:
                 raise StartError(
-                    f"Process '{child.spec.name}' keeps exiting. "
+                    f"Process '{child.spec.name}' failed during startup. "
                     f"End of its log {child.log_file}:\n{_log_tail(child)}"
                 )
         if time.monotonic() - self._began > START_TIMEOUT:
-            waiting = "endpoint" if self._announced else "web"
+            waiting = "endpoint" if self._api_ready else "web"
             child = self.supervisor.children[waiting]
             raise StartError(
                 f"Process '{waiting}' was not ready within {START_TIMEOUT:g} s. "
