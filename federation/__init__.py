@@ -1,4 +1,4 @@
-"""The federation layer: what the service does with tasks, endpoints and blocks. No Flask, no user code.
+"""The federation layer: how the service manages tasks, endpoints and blocks. No Flask, no user code.
 
 ::
 
@@ -6,7 +6,7 @@
                  ▲                                             │
                  └── services.collector ◀── broker ◀── the endpoint's reports queue
 
-Each folder is one stop of that journey or one supporting subject; its docstring says what comes in and what
-goes out. ``context.Federation`` holds what every server process needs; imports between folders point one way:
-see the ``layers`` contracts in ``setup.cfg``.
+Each directory is one stop of that journey or one supporting subject; its docstring says what comes in and
+what goes out. ``context.Federation`` holds what every server process needs. Imports between directories point
+one way; see the ``layers`` contracts in ``setup.cfg``.
 """

@@ -1,4 +1,4 @@
-"""What every server process holds: settings, database, broker and the service's signing key."""
+"""What every server process needs: settings, database, broker and the service's signing key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .db.function_cache import FunctionCache
 
 @dataclass(frozen=True)
 class Federation:
-    """The open parts of one service; safe to share between threads."""
+    """The open resources of one service; safe to share between threads."""
 
     settings: Settings
     database: Database
@@ -30,9 +30,9 @@ class Federation:
 
 
 def open_federation(settings: Settings) -> Federation:
-    """Open the database (bringing it to the present schema), the broker and the signing key.
+    """Open the database (and upgrade its schema if needed), the broker and the signing key.
 
-    The broker is not contacted yet. Raises SettingsError when no broker is set and none is embedded.
+    The broker is not contacted yet. Raises SettingsError if no broker is set and none is embedded.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(settings.database)
@@ -42,7 +42,7 @@ def open_federation(settings: Settings) -> Federation:
 
 
 def broker_url(settings: Settings) -> str:
-    """The service's own Redis URL: as set, else the one that the embedded broker left in the home."""
+    """Return the service's Redis URL: the setting, or the embedded broker's URL from the home directory."""
     if settings.broker_url:
         return settings.broker_url
     file = settings.home / "redis" / "service.url"
@@ -50,6 +50,6 @@ def broker_url(settings: Settings) -> str:
         return file.read_text().strip()
     except OSError:
         raise SettingsError(
-            f"no broker: set UMBEL_BROKER_URL, or start the embedded one with 'python -m federation up' "
-            f"({file} is missing)"
+            f"no broker configured ({file} is missing): set UMBEL_BROKER_URL, or start the embedded one "
+            "with 'python -m federation up'"
         ) from None

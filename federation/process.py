@@ -1,4 +1,4 @@
-"""What the long-running commands of the server share: flags, logging, signals."""
+"""What the server's long-running commands share: flags, logging, signals."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from umbel.protocol.errors import UmbelError
 from .config.settings import load
 from .context import Federation, open_federation
 
-#: Set when the process shall stop.
+#: Set when the process must stop.
 Stop = threading.Event
 
-#: glibc: numbers of its settings (malloc.h), and how many free bytes a process keeps before it gives any
-#: back.
+#: glibc: option numbers of mallopt (malloc.h), and the free bytes that a process keeps before it returns
+#: memory to the system.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8
 KEPT_MEMORY = 32 * 1024 * 1024
 
@@ -28,12 +28,14 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def run_process(name: str, run: Callable[[Federation, Stop], None], argv: Sequence[str] | None = None) -> int:
-    """Open the federation of ``--home`` and call ``run`` until SIGTERM or SIGINT sets its event.
+    """Open the federation of ``--home`` and call ``run``; SIGTERM or SIGINT sets its stop event.
 
-    Returns the exit code: 0, or 2 with a sentence when the settings cannot be used.
+    Returns the exit code: 0, or 2 with an error message if the settings are invalid.
     """
     parser = argparse.ArgumentParser(prog=f"python -m federation {name}")
-    parser.add_argument("--home", type=Path, help="folder of the service (default: $UMBEL_HOME or ~/.umbel)")
+    parser.add_argument(
+        "--home", type=Path, help="directory of the service (default: $UMBEL_HOME or ~/.umbel)"
+    )
     flags = parser.parse_args(argv)
     keep_memory()
     stop = Stop()
@@ -54,10 +56,10 @@ def run_process(name: str, run: Callable[[Federation, Stop], None], argv: Sequen
 
 
 def keep_memory() -> bool:
-    """Have this process use freed memory again instead of giving it back at once; False where it cannot.
+    """Make this process reuse freed memory instead of returning it at once; False if not supported.
 
-    Megabytes of payloads come and go with every request. By default glibc asks the system for each large
-    piece, which clears it page by page: a third of the time that large payloads took, most of all on virtual
+    Every request allocates and frees megabytes of payloads. By default glibc maps each large allocation anew
+    and the kernel clears it page by page, which took a third of the time of large payloads, more on virtual
     machines.
     """
     try:

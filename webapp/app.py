@@ -8,7 +8,7 @@ import flask_smorest
 from flask import Flask, Response, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
-from federation.broker.notifications import Waker
+from federation.broker.notifications import Notifier
 from federation.context import Federation
 from umbel.protocol import limits
 from umbel.protocol.version import __version__
@@ -50,10 +50,10 @@ class Api(flask_smorest.Api):
         errors.install(self._app)
 
 
-def create_app(fed: Federation, waker: Waker | None = None) -> Flask:
+def create_app(fed: Federation, notifier: Notifier | None = None) -> Flask:
     """Make the WSGI application that serves ``fed``.
 
-    ``waker`` tells waiting polls of news (default: a new one); the caller stops it at the end.
+    ``notifier`` tells waiting polls of news (default: a new one); the caller stops it at the end.
     """
     app = Flask("webapp")
     app.config.update(
@@ -65,7 +65,7 @@ def create_app(fed: Federation, waker: Waker | None = None) -> Flask:
         API_SPEC_OPTIONS=_spec_options(),
     )
     places = max(1, fed.settings.web_threads - RESERVED_THREADS)
-    attach(app, State(fed, Polls(fed, waker or Waker(fed.broker), places)))
+    attach(app, State(fed, Polls(fed, notifier or Notifier(fed.broker), places)))
     app.before_request(_check_request)
     auth.install(app)
     app.after_request(_finish)

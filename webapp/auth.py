@@ -44,7 +44,7 @@ def _guard() -> None:
         return
     view = current_app.view_functions[request.endpoint]
     if getattr(view, "_by_code", False):
-        g.user = codes.maker(fed(), token())
+        g.user = codes.owner(fed(), token())
     elif not getattr(view, "_open_to_all", False):
         g.user = users.authenticate(fed(), token())
 

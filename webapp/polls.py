@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from federation.broker.notifications import Waker, Watch
+from federation.broker.notifications import Notifier, Subscription
 from federation.context import Federation
 from federation.ledger import logs, results, streams
 from federation.registry.users import User
@@ -26,9 +26,9 @@ RETRY_AFTER = 1.0
 class Polls:
     """The polls of one process. ``places``: how many may wait at once."""
 
-    def __init__(self, fed: Federation, waker: Waker, places: int):
+    def __init__(self, fed: Federation, notifier: Notifier, places: int):
         self._fed = fed
-        self._waker = waker
+        self._notifier = notifier
         self._free = threading.Semaphore(places)
         self.places = places
 
@@ -44,9 +44,9 @@ class Polls:
     ) -> dict[str, Any]:
         """Return results of a group with completion numbers above ``after``; see ``results.results_after``.
 
-        Waits up to ``wait`` seconds for the first one, but no longer than until the waker stops or ``gone()``
-        says that nobody listens any more. Raises NotFound, and TooMany when it should wait and all places are
-        taken.
+        Waits up to ``wait`` seconds for the first one, but no longer than until the notifier stops or
+        ``gone()`` says that nobody listens any more. Raises NotFound, and TooMany when it should wait and all
+        places are taken.
         """
         return self._poll(
             [group_id],
@@ -111,7 +111,7 @@ class Polls:
         """Answer what ``look`` finds, as soon as it is ``new`` or it is time."""
         deadline = time.monotonic() + wait
         # watch before looking: what comes in between is not missed
-        with self._waker.watch(*topics) as watch:
+        with self._notifier.subscribe(*topics) as subscription:
             page = look()
             if new(page) or wait <= 0:
                 return page
@@ -121,17 +121,17 @@ class Polls:
                     details={"retry_after": RETRY_AFTER},
                 )
             try:
-                while not new(page) and self._wait(watch, deadline, gone):
+                while not new(page) and self._wait(subscription, deadline, gone):
                     page = look()
                 return page
             finally:
                 self._free.release()
 
-    def _wait(self, watch: Watch, deadline: float, gone: Callable[[], bool]) -> bool:
+    def _wait(self, subscription: Subscription, deadline: float, gone: Callable[[], bool]) -> bool:
         """Wait for news; False when there was none before it was time to answer."""
         while (left := deadline - time.monotonic()) > 0:
-            if self._waker.stopped or gone():
+            if self._notifier.stopped or gone():
                 return False
-            if watch.wait(min(left, LOOK_UP)):
+            if subscription.wait(min(left, LOOK_UP)):
                 return True
         return False

@@ -22,7 +22,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask
 
-from federation.broker.notifications import Waker
+from federation.broker.notifications import Notifier
 from federation.config.settings import Settings, load
 from federation.context import Federation, open_federation
 from federation.process import keep_memory
@@ -108,12 +108,12 @@ def _refuse(sentence: str) -> int:
 
 
 def _serve(fed: Federation, settings: Settings) -> int:
-    waker = Waker(fed.broker)
+    notifier = Notifier(fed.broker)
     sockets: dict[int, Any] = {}
     try:
-        server = listen(create_app(fed, waker), settings, sockets)
+        server = listen(create_app(fed, notifier), settings, sockets)
     except (OSError, ValueError) as error:
-        waker.stop()
+        notifier.stop()
         why = getattr(error, "strerror", None) or error
         return _refuse(
             f"cannot listen on {settings.host}:{settings.port} ({why}): choose others with --host and --port"
@@ -126,7 +126,7 @@ def _serve(fed: Federation, settings: Settings) -> int:
         except _Stop:
             log.info("stopping")
         # the polls answer with what they have; whoever is cut off all the same asks again elsewhere
-        waker.stop()
+        notifier.stop()
         server.task_dispatcher.shutdown(timeout=GRACE)
         for item in list(sockets.values()):
             item.close()

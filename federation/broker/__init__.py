@@ -1,5 +1,5 @@
-"""Redis as the service uses it.
+"""The service's Redis client.
 
-In: bundles to send, sets of waiting polls to wake. Out: Celery messages in the endpoints' queues, reports
-taken from theirs, notifications between server processes.
+In: bundles to send, ids of groups and tasks that changed. Out: Celery messages in the endpoints' queues,
+reports received from endpoints, notifications between server processes.
 """

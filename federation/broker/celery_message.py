@@ -1,10 +1,10 @@
-"""The Celery message of a bundle, as kombu's Redis transport puts it into a queue.
+"""The Celery message of a bundle, in the format of kombu's Redis transport.
 
-Celery's own publishing costs more than everything else that sending a bundle takes (a client object, a
-channel and several encodings for each message), and cannot put the bundle's body and its message into one
-round trip. The format is Celery's message protocol, version 2 (docs.celeryq.dev, "Message Protocol"), inside
-kombu's envelope for transports without headers (kombu.transport.virtual.Message.serializable); a test holds
-it against what Celery itself writes.
+Publishing through Celery costs more than the rest of sending a bundle (a client object, a channel and several
+encodings per message) and cannot write the bundle's body and its message in one round trip. The format is
+Celery's message protocol, version 2 (docs.celeryq.dev, "Message Protocol"), inside kombu's envelope for
+transports without headers (kombu.transport.virtual.Message.serializable). A test compares it with a message
+that Celery writes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def bundle_message(
 ) -> bytes:
     """Return the message of a bundle for its endpoint's queue.
 
-    ``head``, ``body``: base64 (``body`` None: it lies beside the message). What people see of it in Flower is
-    the function's name and the number of calls.
+    ``head``, ``body``: base64 (``body`` None: stored under its own key). Flower displays the function's name
+    and the number of calls.
     """
-    what = f"{calls} call of {function_name}" if calls == 1 else f"{calls} calls of {function_name}"
+    summary = f"{calls} call of {function_name}" if calls == 1 else f"{calls} calls of {function_name}"
     headers: dict[str, Any] = {
         "lang": "py",
         "task": names.RUN_TASK,
@@ -40,7 +40,7 @@ def bundle_message(
         "timelimit": [None, None],
         "root_id": bundle_id,
         "parent_id": None,
-        "argsrepr": what,
+        "argsrepr": summary,
         "kwargsrepr": "{}",
         "origin": "umbel",
         "ignore_result": True,

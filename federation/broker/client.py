@@ -1,6 +1,6 @@
-"""The broker under the federation: Celery queues out, reports in, wake-ups across.
+"""The connection to the broker: Celery queues, reports, and notifications between server processes.
 
-Redis carries, it does not keep: everything in it can be lost and comes back from the ledger.
+Redis is transport only. Everything in it may be lost and is restored from the ledger.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from .celery_message import bundle_message
 
 log = logging.getLogger(__name__)
 
-#: Longest time that a command may take, seconds.
+#: Timeout of one Redis command, seconds.
 COMMAND_TIMEOUT = 15.0
-#: Bytes of reports taken at once.
-TAKE_BYTES = 16 * 1024 * 1024
-#: A function's body at the broker is looked after again at most this often.
-FUNCTION_CHECK = 60.0
+#: Maximum bytes of reports received in one batch.
+RECEIVE_BYTES = 16 * 1024 * 1024
+#: Interval after which a function's body is written to the broker again, seconds.
+FUNCTION_REFRESH = 60.0
 
-#: What can go wrong with a broker that is down or refuses.
+#: Errors raised when the broker is down or rejects a command.
 BrokerError = (redis.RedisError, OSError)
 
 
 class Outgoing(NamedTuple):
-    """A sealed bundle on its way out."""
+    """A sealed bundle that is ready to send."""
 
     endpoint_id: str
     bundle_id: str
@@ -51,9 +51,9 @@ class Outgoing(NamedTuple):
 
 
 class Broker:
-    """One process's connections to the broker; safe to share between threads.
+    """The broker connections of one process; safe to share between threads.
 
-    Every method may raise one of ``BrokerError``.
+    Every method may raise one of the exceptions in ``BrokerError``.
     """
 
     def __init__(self, url: str):
@@ -65,17 +65,17 @@ class Broker:
 
     @property
     def address(self) -> str:
-        """``host:port`` that the service itself uses."""
+        """``host:port`` through which the service reaches the broker."""
         parts = urlsplit(self.url)
         return f"{parts.hostname}:{parts.port or 6379}"
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
-        """Put bundles into their endpoints' queues, functions and bodies before them, in one round trip."""
+        """Write functions, bodies and then bundle messages to the endpoints' queues, in one round trip."""
         now = time.monotonic()
         pipe = self.redis.pipeline(transaction=False)
         for item in outgoing:
             known = (item.endpoint_id, item.function_sha256)
-            if self._functions.get(known, 0.0) < now - FUNCTION_CHECK:
+            if self._functions.get(known, 0.0) < now - FUNCTION_REFRESH:
                 pipe.set(names.function_key(*known), item.function_body, ex=int(BUNDLE_LIFETIME))
             body = None
             if len(item.body) <= INLINE_BODY_BYTES:
@@ -90,17 +90,17 @@ class Broker:
         pipe.execute()
         for item in outgoing:
             known = (item.endpoint_id, item.function_sha256)
-            if self._functions.get(known, 0.0) < now - FUNCTION_CHECK:
+            if self._functions.get(known, 0.0) < now - FUNCTION_REFRESH:
                 self._functions[known] = now
         if len(self._functions) > 10_000:
             self._functions.clear()
 
-    def forget_functions(self) -> None:
-        """Place functions again with the next bundles: the broker may have lost them."""
+    def clear_function_cache(self) -> None:
+        """Write function bodies again with the next bundles, because the broker may have lost them."""
         self._functions.clear()
 
     def queued(self, endpoint_id: str) -> set[str]:
-        """Ids of the bundles that lie in an endpoint's queue."""
+        """Return the ids of the bundles in an endpoint's queue."""
         found: set[str] = set()
         start = 0
         while messages := self.redis.lrange(names.queue_key(endpoint_id), start, start + 99):
@@ -108,55 +108,56 @@ class Broker:
             start += len(messages)
         return found
 
-    def take(self, collector: str, timeout: float) -> list[bytes]:
-        """Wait up to ``timeout`` seconds for reports; return some, moved to the collector's own list.
+    def receive_reports(self, collector: str, timeout: float) -> list[bytes]:
+        """Wait up to ``timeout`` seconds for reports and move a batch of them to the collector's own list.
 
-        They stay there until ``taken_done``; ``recover`` gives back those of collectors that died.
+        They stay in that list until ``acknowledge_reports``; ``recover`` returns the reports of a dead
+        collector.
         """
-        mine = f"{names.REPORTS_KEY}:{collector}"
+        own_list = f"{names.REPORTS_KEY}:{collector}"
         pipe = self.redis.pipeline(transaction=False)
-        pipe.blmove(names.REPORTS_KEY, mine, timeout, "RIGHT", "LEFT")
+        pipe.blmove(names.REPORTS_KEY, own_list, timeout, "RIGHT", "LEFT")
         pipe.llen(names.REPORTS_KEY)
         first, waiting = pipe.execute()
         if first is None:
             return []
         reports, size = [first], len(first)
         waiting = min(waiting, 64)
-        while waiting and size < TAKE_BYTES:
+        while waiting and size < RECEIVE_BYTES:
             pipe = self.redis.pipeline(transaction=False)
             for _ in range(min(waiting, 16)):
-                pipe.lmove(names.REPORTS_KEY, mine, "RIGHT", "LEFT")
+                pipe.lmove(names.REPORTS_KEY, own_list, "RIGHT", "LEFT")
             more = [report for report in pipe.execute() if report is not None]
             reports += more
             size += sum(map(len, more))
             waiting = waiting - 16 if waiting > 16 and more else 0
         return reports
 
-    def taken_done(self, collector: str, wake: Iterable[str] = ()) -> None:
-        """The taken reports are in the ledger: forget them, and wake those who wait for ``wake`` (ids)."""
+    def acknowledge_reports(self, collector: str, changed: Iterable[str] = ()) -> None:
+        """Delete received reports that are in the ledger; notify subscribers of the ``changed`` ids."""
         pipe = self.redis.pipeline(transaction=False)
-        groups = ",".join(wake)
-        if groups:
-            pipe.publish(names.WAKE_CHANNEL, groups)
+        topics = ",".join(changed)
+        if topics:
+            pipe.publish(names.WAKE_CHANNEL, topics)
         pipe.delete(f"{names.REPORTS_KEY}:{collector}")
         pipe.execute()
 
-    def wake(self, groups: Iterable[str]) -> None:
-        """Tell all web servers that groups have news."""
-        text = ",".join(groups)
-        if text:
-            self.redis.publish(names.WAKE_CHANNEL, text)
+    def notify(self, groups: Iterable[str]) -> None:
+        """Notify all web servers that groups have changed."""
+        topics = ",".join(groups)
+        if topics:
+            self.redis.publish(names.WAKE_CHANNEL, topics)
 
     def recover(self, collector: str) -> int:
-        """Give back the reports that ``collector`` took and did not finish; return how many."""
-        mine = f"{names.REPORTS_KEY}:{collector}"
+        """Requeue the reports that ``collector`` received and did not acknowledge; return how many."""
+        own_list = f"{names.REPORTS_KEY}:{collector}"
         count = 0
-        while self.redis.lmove(mine, names.REPORTS_KEY, "LEFT", "RIGHT") is not None:
+        while self.redis.lmove(own_list, names.REPORTS_KEY, "LEFT", "RIGHT") is not None:
             count += 1
         return count
 
     def cancel(self, endpoint_id: str, task_ids: Sequence[str]) -> None:
-        """Tell an endpoint's workers that calls are not wanted any more, now and after their restart."""
+        """Cancel calls on an endpoint's workers; the cancellation also applies to restarted workers."""
         now = time.time()
         key = names.cancelled_key(endpoint_id)
         pipe = self.redis.pipeline(transaction=False)
@@ -173,12 +174,12 @@ class Broker:
         arguments: dict[str, Any],
         workers: Sequence[str] | None = None,
     ) -> None:
-        """Send a Celery remote-control command to workers of an endpoint (host names; None: all)."""
+        """Send a Celery remote control command to workers of an endpoint (host names; None: all)."""
         with mailbox(self.url, endpoint_id) as box:
             box.cast(None if workers is None else list(workers), command, arguments)
 
     def drop_endpoint(self, endpoint_id: str) -> None:
-        """Delete everything that belongs to an endpoint."""
+        """Delete all keys of an endpoint."""
         for key in self.redis.scan_iter(match=names.prefix(endpoint_id) + "*", count=1000):
             self.redis.delete(key)
 
@@ -187,20 +188,20 @@ class Broker:
         self.redis.close()
 
 
-# the queue of replies ends with its connection, so that it needs no script at the broker that ends it
+# the reply queue is deleted with its connection; without an expiry it needs no script on the broker
 _MAILBOX = Mailbox("celery", type="fanout", serializer="json", accept=["json"], reply_queue_expires=None)
 
 
 @contextmanager
 def mailbox(url: str, endpoint_id: str) -> Iterator[Mailbox]:
-    """Celery's remote control of the workers of one endpoint, over the broker ``url``.
+    """Open the Celery remote control mailbox of one endpoint's workers, on the broker at ``url``.
 
-    Not through Celery's app: its mailbox publishes on connections of its own, without the prefix.
+    Celery's app is not used: its mailbox publishes on its own connections, without the key prefix.
     """
     options = {
         **connection_options(COMMAND_TIMEOUT),
         "priority_steps": [0],
-        # with it kombu would look after the endpoint's own messages while it waits for replies
+        # otherwise kombu would restore the endpoint's unacknowledged messages while it waits for replies
         "ack_emulation": False,
         "global_keyprefix": names.prefix(endpoint_id),
     }

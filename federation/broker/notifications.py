@@ -1,4 +1,4 @@
-"""Waking long polls: one Redis subscription per process, any number of waiting threads."""
+"""Notifications for long polls: one Redis subscription per process, any number of waiting threads."""
 
 from __future__ import annotations
 
@@ -14,97 +14,96 @@ from .client import Broker, BrokerError
 
 log = logging.getLogger(__name__)
 
-#: How long one wait for messages lasts, and so how soon ``stop`` is heard, seconds.
-LISTEN = 0.25
+#: Timeout of one wait for messages, and the longest delay before ``stop`` takes effect, seconds.
+LISTEN_TIMEOUT = 0.25
 
 
-class Watch:
-    """One waiting thread's place: set as soon as what it watches has news."""
+class Subscription:
+    """The subscription of one waiting thread; set as soon as one of its topics changes."""
 
     def __init__(self) -> None:
-        self._news = threading.Event()
+        self._changed = threading.Event()
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for news; return whether there were any, and be ready for the
-        next."""
-        news = self._news.wait(timeout)
-        if news:  # clearing after a time-out could wipe out news that come just now
-            self._news.clear()
-        return news
+        """Wait up to ``timeout`` seconds for a change; return whether there was one, and reset."""
+        changed = self._changed.wait(timeout)
+        if changed:  # clearing after a timeout could discard a change that arrives in between
+            self._changed.clear()
+        return changed
 
     def notify(self) -> None:
-        """Wake the thread that waits here."""
-        self._news.set()
+        """Wake the waiting thread."""
+        self._changed.set()
 
 
-class Waker:
-    """Hears of news in groups and wakes those who watch them.
+class Notifier:
+    """Receives change notifications and wakes the threads that subscribe to the topic.
 
-    A wake-up may be spurious (after a reconnect all are woken), never lost while the broker is up: watch
-    first, then look into the ledger, then wait.
+    A wake-up may be spurious (a reconnect wakes all threads) but is never lost while the broker is up:
+    subscribe first, then read the ledger, then wait.
     """
 
     def __init__(self, broker: Broker):
         self._broker = broker
-        self._watches: dict[str, set[Watch]] = defaultdict(set)
+        self._subscriptions: dict[str, set[Subscription]] = defaultdict(set)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def watch(self, *topics: str) -> Iterator[Watch]:
-        """Hear of news in groups, and of what tasks write, for as long as the block lasts; given by id."""
-        watch = Watch()
+    def subscribe(self, *topics: str) -> Iterator[Subscription]:
+        """Subscribe to groups and to output of tasks, by id, for the duration of the block."""
+        subscription = Subscription()
         with self._lock:
             for topic in topics:
-                self._watches[topic].add(watch)
+                self._subscriptions[topic].add(subscription)
         try:
-            yield watch
+            yield subscription
         finally:
             with self._lock:
                 for topic in topics:
-                    watches = self._watches[topic]
-                    watches.discard(watch)
-                    if not watches:
-                        del self._watches[topic]
+                    subscriptions = self._subscriptions[topic]
+                    subscriptions.discard(subscription)
+                    if not subscriptions:
+                        del self._subscriptions[topic]
 
     @property
     def stopped(self) -> bool:
-        """True once ``stop`` was called: waiting polls shall answer."""
+        """True once ``stop`` was called; waiting polls must return."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Wake everybody for the last time, and let go of the broker before somebody closes it."""
+        """Wake all threads a last time and release the broker connection, before the broker is closed."""
         self._stopped.set()
         self._notify_all()
-        self._thread.join(2 * LISTEN)
+        self._thread.join(2 * LISTEN_TIMEOUT)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
                 self._listen()
             except BrokerError as error:
-                log.warning("waker lost the broker, trying again: %s", error)
+                log.warning("notifier: broker connection lost, reconnecting: %s", error)
                 self._stopped.wait(0.5)
 
     def _listen(self) -> None:
         with self._broker.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe(names.WAKE_CHANNEL)
-            self._notify_all()  # whatever was said while nobody listened
+            self._notify_all()  # changes may have been missed while disconnected
             while not self._stopped.is_set():
-                message = pubsub.get_message(timeout=LISTEN)
+                message = pubsub.get_message(timeout=LISTEN_TIMEOUT)
                 if message is not None:
                     self._notify(message["data"].decode().split(","))
 
     def _notify(self, groups: list[str]) -> None:
         with self._lock:
             for group in groups:
-                for watch in self._watches.get(group, ()):
-                    watch.notify()
+                for subscription in self._subscriptions.get(group, ()):
+                    subscription.notify()
 
     def _notify_all(self) -> None:
         with self._lock:
-            for watches in self._watches.values():
-                for watch in watches:
-                    watch.notify()
+            for subscriptions in self._subscriptions.values():
+                for subscription in subscriptions:
+                    subscription.notify()

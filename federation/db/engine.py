@@ -1,4 +1,4 @@
-"""The database under the registry and the ledger: SQLite by default, PostgreSQL by URL."""
+"""The database of the registry and the ledger: SQLite by default, PostgreSQL by URL."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: The newest revision in ``migrations``. Revisions are numbered, so that their order is that of the text.
+#: The newest revision in ``migrations``. Revisions are numbered: they sort as strings.
 SCHEMA = "0009"
-#: Advisory lock of PostgreSQL that one changer of the schema holds (any number will do).
+#: PostgreSQL advisory lock of the process that changes the schema (an arbitrary number).
 SCHEMA_LOCK = 7_566_268_765
-#: How long a SQLite writer waits for another process's transaction, milliseconds.
+#: Maximum wait of a SQLite writer for another process's transaction, milliseconds.
 BUSY_MILLIS = 20_000
-#: How often a transaction is tried when others make the same row.
-SETTLE_TRIES = 4
+#: Maximum attempts of a transaction when other processes insert the same row.
+MAX_WRITE_ATTEMPTS = 4
 
 
 class SchemaError(UmbelError):
-    """The database's tables are not ones that this release can use."""
+    """The database schema is not compatible with this release."""
 
 
 class Database:
     """Opens transactions on one database.
 
-    ``write()`` is for transactions that change something, ``read()`` for those that do not. Both commit at
-    the end of the block and roll back when it raises. On SQLite a write takes the write lock at its start
-    (``BEGIN IMMEDIATE``), so what it reads cannot change under it.
+    ``write()`` is for transactions that change rows, ``read()`` for all others. Both commit at the end of the
+    block and roll back if it raises. On SQLite a write takes the write lock at its start
+    (``BEGIN IMMEDIATE``), so the rows it reads cannot change before it commits.
     """
 
     def __init__(self, url: str, *, pool_size: int = 64):
@@ -52,23 +52,23 @@ class Database:
             "pool_pre_ping": not self.sqlite,
         }
         if self.sqlite:
-            # the driver's own transaction handling would begin too late; we say BEGIN ourselves
+            # the driver would begin transactions too late; BEGIN is executed explicitly instead
             options["connect_args"] = {"isolation_level": None, "check_same_thread": False}
         self.engine = create_engine(self.url, **options)
         self._reader = self.engine
         if self.sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
         else:
-            # else each statement would see a moment of its own, and a poll could miss what ended between two
+            # otherwise each statement sees its own snapshot, and a poll misses tasks that end in between
             self._reader = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-        # SQLite's own waiting naps and is unfair; threads of one process queue here instead
+        # SQLite waits by sleeping, without a queue; threads of one process wait for this lock instead
         self._writer = threading.RLock()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may change rows."""
+        """Open a transaction that may change rows."""
         if not self.sqlite:
             with self.engine.begin() as connection:
                 yield connection
@@ -76,24 +76,24 @@ class Database:
         with self._writer, self.engine.connect() as connection:
             yield from _sqlite_transaction(connection, "BEGIN IMMEDIATE")
 
-    def settle(self, act: Callable[[Connection], T]) -> T:
-        """Return what ``act`` returns, called in a transaction that may change rows.
+    def retry_write(self, act: Callable[[Connection], T]) -> T:
+        """Call ``act`` in a transaction that may change rows; return its result.
 
-        Where another process has made the same row at the same moment, ``act`` is called again, and finds it:
-        so it looks first, then makes what is missing.
+        If another process inserts the same row at the same time, ``act`` is called again and finds that row.
+        So ``act`` must look for the row first and insert it only if it is missing.
         """
-        for _ in range(SETTLE_TRIES - 1):
+        for _ in range(MAX_WRITE_ATTEMPTS - 1):
             try:
                 with self.write() as connection:
                     return act(connection)
             except IntegrityError as error:
-                log.debug("another process was quicker, looking again: %s", error)
+                log.debug("another process inserted the same row; retrying: %s", error)
         with self.write() as connection:
             return act(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one moment of the database and changes nothing."""
+        """Open a read-only transaction on one snapshot of the database."""
         with self._reader.connect() as connection:
             if self.sqlite:
                 yield from _sqlite_transaction(connection, "BEGIN")
@@ -102,33 +102,33 @@ class Database:
                     yield connection
 
     def create(self) -> None:
-        """Bring the database to the present schema; costs a look where it has it.
+        """Create or upgrade the schema; only one query if it is up to date.
 
-        Any number of processes may do so at once. Raises SchemaError when the database is newer than this
-        code.
+        Any number of processes may call this at the same time. Raises SchemaError if the database is newer
+        than this release.
         """
         if self.schema() == SCHEMA:
             return
-        # Alembic takes a while to import, which a process pays only when there is something to do
+        # importing Alembic is slow, so it happens only if there is something to do
         from . import migrate
 
         with self._schema_change() as connection:
             found = _version(connection)
             if found is not None and found > SCHEMA:
                 raise SchemaError(
-                    f"the database has schema {found}, this release of Umbel knows up to {SCHEMA}: "
-                    "run a newer release, or restore the backup from before the upgrade"
+                    f"the database has schema version {found}, but this release of Umbel supports versions "
+                    f"up to {SCHEMA}: run a newer release, or restore the backup from before the upgrade"
                 )
             migrate.upgrade(connection)
 
     def schema(self) -> str | None:
-        """The database's revision; None for an empty one."""
+        """Return the database's schema revision; None if it is empty."""
         with self.read() as connection:
             return _version(connection)
 
     @contextmanager
     def _schema_change(self) -> Iterator[Connection]:
-        """A transaction that is the only one of its kind, for changes of tables."""
+        """Open an exclusive transaction for schema changes."""
         if not self.sqlite:
             with self.write() as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
@@ -136,14 +136,16 @@ class Database:
             return
         with self._writer, self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
-            # a table that is made anew is dropped first; only outside a transaction can the checks be put off
+            # recreating a table drops it first; foreign keys can be disabled only outside a transaction
             driver.execute("PRAGMA foreign_keys = OFF")
             try:
                 with contextmanager(_sqlite_transaction)(connection, "BEGIN IMMEDIATE"):
                     yield connection
                     broken = driver.execute("PRAGMA foreign_key_check").fetchall()
                     if broken:
-                        raise SchemaError(f"a migration broke references, nothing was changed: {broken[:5]}")
+                        raise SchemaError(
+                            f"a migration broke foreign keys; the database is unchanged: {broken[:5]}"
+                        )
             finally:
                 driver.execute("PRAGMA foreign_keys = ON")
 
@@ -153,7 +155,7 @@ class Database:
 
 
 def _version(connection: Connection) -> str | None:
-    """The revision that Alembic has noted, if any."""
+    """Return the revision that Alembic recorded, if any."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -173,7 +175,7 @@ def _sqlite_transaction(connection: Connection, begin: str) -> Iterator[Connecti
 
 
 def _use_wal(driver: Any) -> None:
-    """Switch to write-ahead logging; unlike other statements that does not wait for others by itself."""
+    """Switch to write-ahead logging; this statement ignores ``busy_timeout``, so it is retried here."""
     deadline = time.monotonic() + BUSY_MILLIS / 1000
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Registered functions as dispatch needs them: immutable, so they may be cached."""
+"""A cache of registered functions for dispatch; functions are immutable."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from umbel.protocol.run_options import Limits, limits_of_function
 from .engine import Database
 from .tables import functions
 
-#: Bytes of function bodies that one process keeps.
+#: Maximum bytes of function bodies cached by one process.
 CACHE_BYTES = 64 * 1024 * 1024
 
 
 class Function(NamedTuple):
-    """One registered function."""
+    """A registered function."""
 
     id: str
     name: str
@@ -28,7 +28,7 @@ class Function(NamedTuple):
 
 
 class FunctionCache:
-    """The functions that went out lately, by number."""
+    """The functions dispatched most recently, by number."""
 
     def __init__(self, database: Database):
         self._database = database
@@ -37,7 +37,7 @@ class FunctionCache:
         self._size = 0
 
     def get(self, no: int) -> Function:
-        """Return function ``no``; it exists, deleted or not."""
+        """Return function ``no``, which must exist; it may be marked as deleted."""
         with self._lock:
             known = self._kept.get(no)
             if known is not None:

@@ -1,8 +1,8 @@
-"""Bringing a database to the present schema with Alembic.
+"""Upgrades and downgrades the database schema with Alembic.
 
-A new revision is a file in ``migrations/versions``, written by hand, with ``revision`` one higher and
-``down_revision`` the last one; ``database.SCHEMA`` names the newest. The tests of the schema
-(``tests/contract/ledger/test_ledger_schema.py``) print what it still lacks in comparison with ``tables``.
+To add a revision, write a file in ``migrations/versions`` with ``revision`` one higher and ``down_revision``
+set to the last one, and set ``engine.SCHEMA`` to the new revision. The schema tests
+(``tests/contract/ledger/test_ledger_schema.py``) print the differences between the migrations and ``tables``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 
-#: Beside this module, wherever the release tree or checkout lies.
+#: Alembic's directory, next to this module.
 FOLDER = Path(__file__).with_name("migrations")
 
 
 def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration; ``connection``: the one that revisions are applied on."""
+    """Return Alembic's configuration. ``connection``: where revisions are applied."""
     if connection is not None and not connection.in_transaction():
-        connection.begin()  # else Alembic would begin and commit one of its own
+        connection.begin()  # otherwise Alembic would begin and commit its own transaction
     made = Config()
-    # '%' would begin an interpolation
+    # '%' starts an interpolation in the configuration
     made.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     made.attributes["connection"] = connection
     return made
@@ -34,5 +34,5 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
 
 
 def downgrade(connection: Connection, revision: str) -> None:
-    """Take back all revisions after ``revision`` ("base": all), within the connection's transaction."""
+    """Revert all revisions after ``revision`` ("base": all), within the connection's transaction."""
     command.downgrade(config(connection), revision)

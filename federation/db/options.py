@@ -1,4 +1,4 @@
-"""What a submission may ask for beside its function, endpoint and arguments."""
+"""The options of a submission."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from umbel.protocol.messages import RunOptions
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a submission; they hold for each of its calls. Times in seconds, sizes in bytes.
+    """Options that apply to each call of a submission. Times in seconds, sizes in bytes.
 
-    ``timeout``: run time after which a call is ended with TIMEOUT. ``memory``, ``cpu``: likewise.
-    ``output``: bytes kept of what a call writes. ``open_files``: files and sockets that it may have open.
-    ``expires``: time in the queue after which a call that has not started ends as expired. ``retries``: how
-    often a call that raised is run again; ``retry_on``: only for these exception names (``ValueError`` or
-    ``package.Error``), empty: for all. ``priority``: −100 to 100, higher goes first among the user's own
-    calls. ``max_attempts``: how often a call is started at most when workers die under it. ``tags``: free
-    labels. ``cores``: slots of one node that each call occupies.
+    ``timeout``: run time after which a call is stopped with TIMEOUT. ``memory``, ``cpu``: limits on memory
+    and CPU time. ``output``: bytes kept of a call's output. ``open_files``: limit on open files and sockets.
+    ``expires``: time in the queue after which a call that has not started expires. ``retries``: how often a
+    call that raised an exception is run again; ``retry_on``: only for these exception names (``ValueError``
+    or ``package.Error``), for all if empty. ``priority``: −100 to 100; among the user's own calls, higher
+    priority goes first. ``max_attempts``: how often a call is started at most when workers are lost.
+    ``tags``: free labels. ``cores``: slots of one node that each call occupies.
     """
 
     timeout: float | None = None
@@ -42,17 +42,17 @@ class Options:
 
     @classmethod
     def from_json(cls, text: str) -> Options:
-        """Read what ``to_json`` wrote."""
+        """Parse the output of ``to_json``."""
         return _read(text)
 
     @property
     def run(self) -> RunOptions:
-        """The part that the worker needs."""
+        """The options that are sent to the worker."""
         cores = self.cores if self.cores > 1 else None
         return RunOptions(self.timeout, self.memory, self.cpu, cores, self.output, self.open_files)
 
     def retries_on(self, exception: str) -> bool:
-        """Tell whether an exception, named ``module.Class``, is one to retry on."""
+        """Return whether to retry after an exception, named ``module.Class``."""
         return not self.retry_on or any(
             exception == name or exception.rpartition(".")[2] == name for name in self.retry_on
         )

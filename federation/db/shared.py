@@ -1,4 +1,4 @@
-"""Small statements that several parts of the ledger share."""
+"""Statements that several modules of the ledger share."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sqlalchemy.types import BigInteger, String
 from .statements import Statement, insert_returning
 from .tables import blobs, bundles, endpoints, groups, loads
 
-#: Payloads are stored together in blobs of up to this size, so that a refill reads little beside what it
-#: needs.
+#: Maximum size of a blob in which payloads are stored together; small enough that a refill reads few other
+#: payloads, bytes.
 BLOB_BYTES = 256 * 1024
 
 
 def among(connection: Connection, column: ColumnElement[Any], values: Sequence[int] | Sequence[str]) -> Any:
-    """A condition ``column IN values`` that is one parameter, whatever the number of values."""
+    """Return the condition ``column IN values`` with one parameter for any number of values."""
     if connection.dialect.name == "sqlite":
         each = func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(select(each.c.value))
@@ -37,14 +37,14 @@ _lock = Statement(
 
 
 def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
-    """Make this transaction the only one that moves tasks of these endpoints.
+    """Give this transaction the exclusive right to change tasks of these endpoints.
 
-    Always taken first and in order, so that transactions cannot wait for each other in a circle. SQLite
-    has one writer at a time anyway.
+    Every transaction takes these locks first and in order, which prevents deadlocks. SQLite allows only one
+    writer at a time, so it needs no locks.
     """
-    wanted = sorted(set(numbers))
-    if wanted and connection.dialect.name != "sqlite":
-        _lock.rows(connection, nos=wanted)
+    ordered = sorted(set(numbers))
+    if ordered and connection.dialect.name != "sqlite":
+        _lock.rows(connection, nos=ordered)
 
 
 _free = Statement(
@@ -55,12 +55,12 @@ _free = Statement(
 
 
 def lock_free_endpoint(connection: Connection, number: int) -> bool:
-    """As ``lock_endpoints``, but return False instead of waiting when another transaction is at it."""
+    """Like ``lock_endpoints``, but return False if another transaction has the lock."""
     return connection.dialect.name == "sqlite" or _free.value(connection, no=number) is not None
 
 
-def alone(connection: Connection, lock: int) -> bool:
-    """Tell whether no other transaction holds this advisory lock; from now on this one does."""
+def try_advisory_lock(connection: Connection, lock: int) -> bool:
+    """Take an advisory lock; return False if another transaction has it."""
     if connection.dialect.name == "sqlite":
         return True
     return bool(connection.execute(select(func.pg_try_advisory_xact_lock(lock))).scalar())
@@ -93,14 +93,14 @@ _drop_blobs = Statement(lambda d: delete(blobs).where(d.among(blobs.c.no, "nos")
 
 
 def add_blob(connection: Connection, data: bytes, refs: int) -> int:
-    """Store bytes that ``refs`` tasks will point into; return the blob's number."""
+    """Store bytes that ``refs`` tasks refer to; return the blob's number."""
     return int(_add_blob.value(connection, data=data, refs=refs))
 
 
 def add_payloads(
     connection: Connection, payloads: Sequence[bytes]
 ) -> tuple[list[tuple[int, int, int]], dict[int, bytes]]:
-    """Store payloads in few blobs, equal ones once; return (blob, offset, size) for each, and the blobs."""
+    """Store payloads in few blobs, duplicates once; return (blob, offset, size) of each, and the blobs."""
     parts: list[list[bytes]] = [[]]
     refs = [0]
     size = 0
@@ -125,12 +125,12 @@ def add_payloads(
 
 def read_blobs(connection: Connection, numbers: Iterable[int | None]) -> dict[int, bytes]:
     """Return the content of blobs by number."""
-    wanted = sorted({number for number in numbers if number is not None})
-    return {no: bytes(data) for no, data in _read_blobs.rows(connection, nos=wanted)} if wanted else {}
+    distinct = sorted({number for number in numbers if number is not None})
+    return {no: bytes(data) for no, data in _read_blobs.rows(connection, nos=distinct)} if distinct else {}
 
 
 def release_blobs(connection: Connection, uses: Mapping[int, int]) -> None:
-    """Tell blobs that ``uses[no]`` tasks no longer point into them; the unused go."""
+    """Remove ``uses[no]`` references from each blob; delete blobs without references."""
     if uses:
         _use_blob.each(connection, ("uses", "blob"), [(count, no) for no, count in sorted(uses.items())])
         _drop_blobs.run(connection, nos=list(uses))
@@ -145,9 +145,9 @@ _complete = Statement(
 
 
 def next_completions(connection: Connection, group_no: int, count: int) -> tuple[int, str]:
-    """Take ``count`` completion numbers of a group; return the first, and the group's id."""
+    """Reserve ``count`` completion numbers of a group; return the first one and the group's id."""
     row = _complete.first(connection, group=group_no, count=count)
-    assert row is not None, f"group {group_no} is gone while it has live tasks"
+    assert row is not None, f"group {group_no} was deleted while it has live tasks"
     return row[0] - count + 1, row[1]
 
 
@@ -160,7 +160,7 @@ _drop_bundles = Statement(lambda d: delete(bundles).where(d.among(bundles.c.no, 
 
 
 def close_bundles(connection: Connection, ended: Counter[int]) -> None:
-    """Note that so many calls of each bundle are done with; bundles without open calls go."""
+    """Subtract the number of ended calls from each bundle; delete bundles without open calls."""
     if ended:
         _close.each(connection, ("ended", "bundle"), [(count, no) for no, count in sorted(ended.items())])
         _drop_bundles.run(connection, nos=list(ended))

@@ -1,7 +1,7 @@
-"""Statements of the hot path: written once with SQLAlchemy, compiled once per database, run with tuples.
+"""Statements of the hot path: written with SQLAlchemy, compiled once per database, run with tuples.
 
-SQLAlchemy's own execution builds an expression, a cache key, a parameter dictionary and a row object each
-time; on the path of every task that is most of the cost. Here only the SQL it wrote is kept.
+SQLAlchemy's execution builds an expression, a cache key, a parameter dictionary and a row object each time,
+which is most of the cost on the path of every task. Only the generated SQL is used here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from sqlalchemy.types import BigInteger, String
 
 
 class Dialect:
-    """What differs between the databases, for those who write a ``Statement``."""
+    """The differences between the databases, for use in ``Statement``."""
 
     def __init__(self, name: str):
         self.name = name
 
     def among(self, column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
-        """``column IN parameter``; the parameter's value goes through ``many`` and may have any length."""
+        """Return ``column IN parameter``; the parameter's value is converted by ``many``, any length."""
         if self.name == "sqlite":
             each = func.json_each(bindparam(parameter)).table_valued("value")
             return column.in_(select(each.c.value))
@@ -43,11 +43,11 @@ class Dialect:
         return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(kind)))
 
     def many(self, values: Sequence[int] | Sequence[str]) -> Any:
-        """Values as the parameter of ``among``."""
+        """Convert values to the parameter of ``among``."""
         return json.dumps(list(values)) if self.name == "sqlite" else list(values)
 
     def insert(self, table: Table) -> Any:
-        """An INSERT that knows ON CONFLICT."""
+        """Return an INSERT that supports ON CONFLICT."""
         return sqlite.insert(table) if self.name == "sqlite" else postgresql.insert(table)
 
 
@@ -55,15 +55,15 @@ _DIALECTS = {name: Dialect(name) for name in ("sqlite", "postgresql")}
 
 
 def constant(value: str) -> ColumnElement[Any]:
-    """A word in the SQL text, not a parameter, so that partial indexes are recognised."""
+    """Return a literal in the SQL text instead of a parameter, so that partial indexes can be used."""
     assert value.isalpha(), value
     return literal_column(f"'{value}'", String())
 
 
 class Statement:
-    """One statement. ``build`` gets the ``Dialect`` and returns the SQLAlchemy statement.
+    """One statement. ``build`` receives the ``Dialect`` and returns the SQLAlchemy statement.
 
-    Parameters are named as its ``bindparam``; a parameter used in ``Dialect.among`` is given as a list.
+    Parameters have the names of its ``bindparam``; parameters of ``Dialect.among`` are lists.
     """
 
     def __init__(self, build: Callable[[Dialect], Executable], columns: Sequence[str] | None = None):
@@ -72,31 +72,31 @@ class Statement:
         self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
-        """Run it; return all rows as tuples."""
+        """Execute the statement; return all rows as tuples."""
         found: list[tuple[Any, ...]] = self._run(connection, values).fetchall()
         return found
 
     def first(self, connection: Connection, **values: Any) -> tuple[Any, ...] | None:
-        """Run it; return the first row, or None."""
+        """Execute the statement; return the first row, or None."""
         found = self.rows(connection, **values)
         return found[0] if found else None
 
     def value(self, connection: Connection, **values: Any) -> Any:
-        """Run it; return the first column of the first row, or None."""
+        """Execute the statement; return the first column of the first row, or None."""
         row = self.first(connection, **values)
         return None if row is None else row[0]
 
     def run(self, connection: Connection, **values: Any) -> int:
-        """Run it; return how many rows it changed."""
+        """Execute the statement; return the number of changed rows."""
         return int(self._run(connection, values).rowcount)
 
     def each(self, connection: Connection, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Run it for every row; ``names`` are the parameters that a row's values belong to, in order."""
+        """Execute the statement for every row; ``names``: the parameters, in the order of a row's values."""
         if not rows:
             return
         compiled = self._for(connection)
         if _observers:
-            _tell(compiled.sql, len(rows))
+            _notify_observers(compiled.sql, len(rows))
         cursor = _driver(connection).cursor()
         with _translated:
             cursor.executemany(compiled.sql, compiled.arrange(names, rows))
@@ -105,7 +105,7 @@ class Statement:
     def _run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         compiled = self._for(connection)
         if _observers:
-            _tell(compiled.sql, 1)
+            _notify_observers(compiled.sql, 1)
         with _translated:
             return _driver(connection).execute(compiled.sql, compiled.parameters(values))
 
@@ -119,12 +119,12 @@ class Statement:
 
 
 def _driver(connection: Connection) -> Any:
-    """The database driver's own connection; its transaction is the one that SQLAlchemy has begun."""
+    """Return the database driver's connection; it shares SQLAlchemy's transaction."""
     return connection.connection.driver_connection
 
 
 class _Translated:
-    """A driver's errors become SQLAlchemy's, which callers know for either database."""
+    """Translates the driver's exceptions into SQLAlchemy's, which are the same for both databases."""
 
     def __enter__(self) -> None:
         return None
@@ -144,14 +144,14 @@ class _Translated:
 _translated = _Translated()
 
 
-#: Called with the SQL and the number of parameter rows of every statement; for tests and profiles.
+#: Called with the SQL and the number of parameter rows of every statement; for tests and profiling.
 Observer = Callable[[str, int], None]
 _observers: list[Observer] = []
 
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Tell ``observer`` of every ``Statement`` that is run meanwhile, in any thread."""
+    """Call ``observer`` for every ``Statement`` executed during the block, in any thread."""
     _observers.append(observer)
     try:
         yield
@@ -159,13 +159,13 @@ def observed(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
-def _tell(sql: str, rows: int) -> None:
+def _notify_observers(sql: str, rows: int) -> None:
     for observer in _observers:
         observer(sql, rows)
 
 
 class _Compiled:
-    """A statement's SQL for one database and the order of its parameters."""
+    """The SQL of a statement for one database, and the order of its parameters."""
 
     def __init__(
         self, connection: Connection, statement: Any, columns: Sequence[str] | None, dialect: Dialect
@@ -190,14 +190,14 @@ class _Compiled:
             return [{**self.constants, **dict(zip(names, row))} for row in rows]
         if list(names) == list(self.order):
             return [tuple(row) for row in rows]
-        raise AssertionError(f"rows must be given in the order {self.order}, not {names}")
+        raise AssertionError(f"rows must have the order {self.order}, not {names}")
 
 
 def insert_into(table: Table, *columns: str) -> Statement:
-    """An INSERT of these columns, for ``each``."""
+    """Return an INSERT of these columns, for use with ``each``."""
     return Statement(lambda _: insert(table), columns)
 
 
 def insert_returning(table: Table, *columns: str) -> Statement:
-    """An INSERT of these columns whose ``value`` is the number of the new row."""
+    """Return an INSERT of these columns; its ``value`` is the number of the new row."""
     return Statement(lambda _: insert(table).returning(table.c.no), columns)

@@ -1,6 +1,10 @@
-"""Dispatch: which calls go out now, in what bundles, and how they are sent."""
+"""Dispatch: groups queued calls into bundles and sends them to endpoints.
 
-from .refill import Planned, refill, wanting
+In: queued calls in the ledger and the free room in an endpoint's window. Out: bundles that are recorded in
+the ledger, signed, and sent through the broker.
+"""
+
+from .refill import PlannedBundle, needs_refill, refill
 from .send import send
 
-__all__ = ["Planned", "refill", "send", "wanting"]
+__all__ = ["PlannedBundle", "refill", "send", "needs_refill"]

@@ -1,12 +1,12 @@
-"""The decision "which calls go out now, in what bundles": a pure function.
+"""Decides which calls are sent now and in what bundles; a pure function.
 
-Users take turns, one bundle each, beginning with the one whose turn it is. Among a user's own calls the
-higher priority goes first, then the older. A bundle holds calls of one kind (same function and options).
+Users take turns, one bundle each, starting with the user whose turn it is. Among the calls of one user,
+higher priority goes first, then age. A bundle contains calls of one kind (same function and options).
 
-How many calls a bundle holds: so many that it is worth ``bundle_seconds`` of work; an unknown kind starts
-big (workers give back what turns out long); and never more than a share of what is left, so that no slot
-starves while another holds all (guided self-scheduling: Polychronopoulos & Kuck, IEEE Trans. Computers
-C-36(12), 1987).
+A bundle contains as many calls as make ``bundle_seconds`` of work. A kind with unknown run time starts with
+large bundles (workers return calls that turn out to be long). No bundle exceeds its share of the remaining
+calls, so no slot runs dry while another has all the work (guided self-scheduling: Polychronopoulos & Kuck,
+IEEE Trans. Computers C-36(12), 1987).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import NamedTuple
 
 from umbel.protocol.limits import BUNDLE_BODY_BYTES, MAX_CALLS_PER_BUNDLE
 
-#: Calls in a bundle of a kind whose run time nobody knows yet.
+#: Maximum calls in a bundle of a kind with unknown run time.
 UNKNOWN_CALLS = 256
-#: Worth of work, seconds, below which a bundle is not cut smaller for the sake of sharing.
-LEAST_SECONDS = 0.01
-#: A bundle that is worth more than this, seconds, need not wait at the endpoint: the slot's end is time
-#: enough.
+#: Seconds of work below which a bundle is not split further to share it among slots.
+MIN_SECONDS = 0.01
+#: Few bundles of calls with a longer run time, seconds, are sent ahead: the next one can be sent when
+#: a slot becomes free.
 LONG_SECONDS = 0.5
 
 
-class Waiting(NamedTuple):
-    """One queued call: its number, its priority, its kind and the size of its arguments in bytes."""
+class QueuedCall(NamedTuple):
+    """A queued call: its number, priority, kind, and the size of its arguments in bytes."""
 
     no: int
     priority: int
@@ -39,13 +39,13 @@ class Waiting(NamedTuple):
 
 @dataclass(frozen=True)
 class Situation:
-    """What the decision depends on beside the calls.
+    """The state of the endpoint that the decision depends on.
 
-    ``slots``: calls that the endpoint runs at once. ``open``: bundles that it has and has not finished.
-    ``window``: bundles per slot that may wait there. ``queued``: calls in the queue, seen or not.
-    ``seconds``: measured run time of a kind. ``bundle_seconds``: worth of one bundle. ``cores``: slots that a
-    call of a kind occupies, where more than one; ``largest``: slots of the largest node, so no call in the
-    queues occupies more. Bundles count as many times as they occupy slots, in ``open``, too.
+    ``slots``: calls that the endpoint runs at once. ``open``: its unfinished bundles. ``window``: bundles per
+    slot that may be sent ahead. ``queued``: all calls in the queue, read or not. ``seconds``: measured run
+    time by kind. ``bundle_seconds``: target work per bundle. ``cores``: slots per call by kind, if more than
+    one. ``largest``: slots of the largest node; no call in the queues occupies more. A bundle counts once per
+    slot that it occupies, also in ``open``.
     """
 
     slots: int
@@ -59,24 +59,24 @@ class Situation:
 
     @property
     def room(self) -> int:
-        """Bundles that may go out at most; the last one may occupy more than is left."""
+        """Maximum number of bundles to send; the last one may occupy more than is left."""
         return max(0, self.slots * self.window - self.open)
 
     def calls(self, kind: Hashable, left: int) -> int:
-        """How many calls of a kind make a bundle when ``left`` calls are in the queue."""
+        """Return the calls per bundle for a kind when ``left`` calls are in the queue."""
         seconds = self.seconds.get(kind)
         share = math.ceil(left / (2 * max(1, self.slots // self.cores.get(kind, 1))))
         if seconds is None:
             return max(1, min(UNKNOWN_CALLS, share))
         seconds = max(seconds, 1e-9)
-        worth = int(min(self.bundle_seconds / seconds, MAX_CALLS_PER_BUNDLE))
-        least = int(min(LEAST_SECONDS / seconds, MAX_CALLS_PER_BUNDLE))
-        return max(1, min(worth, max(share, least)))
+        target = int(min(self.bundle_seconds / seconds, MAX_CALLS_PER_BUNDLE))
+        minimum = int(min(MIN_SECONDS / seconds, MAX_CALLS_PER_BUNDLE))
+        return max(1, min(target, max(share, minimum)))
 
     def limit(self, kind: Hashable) -> int:
-        """How many slots' worth of bundles may be open for one of this kind to go out.
+        """Return the number of open bundles, counted per slot, at which no bundle of this kind is sent.
 
-        What a wide bundle occupies may exceed it: else narrow ones would overtake it for ever.
+        A wide bundle may exceed the limit; otherwise narrow bundles would overtake it indefinitely.
         """
         window = self.slots * self.window
         if self.seconds.get(kind, 0.0) > LONG_SECONDS:
@@ -85,44 +85,44 @@ class Situation:
 
 
 class Plan(NamedTuple):
-    """One bundle that shall go out: whose calls, and their numbers."""
+    """A bundle to send: the user, and the kind and numbers of the calls."""
 
     user: int
     kind: Hashable
     nos: list[int]
 
 
-def decide(queues: Sequence[tuple[int, Sequence[Waiting]]], now: Situation) -> list[Plan]:
-    """Return the bundles that go out now, in order.
+def decide(queues: Sequence[tuple[int, Sequence[QueuedCall]]], situation: Situation) -> list[Plan]:
+    """Return the bundles to send now, in order.
 
-    ``queues``: (user, that user's calls) in the order of turns; a call appears once. No call is planned
+    ``queues``: (user, that user's calls) in the order of turns; each call appears once. No call is planned
     twice.
     """
-    lanes = [(user, _Lane(calls)) for user, calls in queues if calls]
+    queued = [(user, _UserQueue(calls)) for user, calls in queues if calls]
     plans: list[Plan] = []
-    left, used = now.queued, now.open
-    while lanes:
-        going = []
-        for user, lane in lanes:
-            kind = lane.next_kind()
-            if used >= now.limit(kind):
+    left, used = situation.queued, situation.open
+    while queued:
+        remaining = []
+        for user, queue in queued:
+            kind = queue.next_kind()
+            if used >= situation.limit(kind):
                 return plans
-            used += now.cores.get(kind, 1)
-            nos = lane.take(now.calls(kind, max(left, lane.count)))
+            used += situation.cores.get(kind, 1)
+            nos = queue.take(situation.calls(kind, max(left, queue.count)))
             left -= len(nos)
             plans.append(Plan(user, kind, nos))
-            if lane.count:
-                going.append((user, lane))
-        lanes = going
+            if queue.count:
+                remaining.append((user, queue))
+        queued = remaining
     return plans
 
 
-class _Lane:
-    """One user's calls, by priority and kind; each kind in order of age."""
+class _UserQueue:
+    """The calls of one user, by priority and kind; within a kind by age."""
 
-    def __init__(self, calls: Sequence[Waiting]):
+    def __init__(self, calls: Sequence[QueuedCall]):
         self.count = len(calls)
-        self._kinds: dict[tuple[int, Hashable], deque[Waiting]] = {}
+        self._kinds: dict[tuple[int, Hashable], deque[QueuedCall]] = {}
         for call in calls:
             key = (-call.priority, call.kind)
             queue = self._kinds.get(key)
@@ -137,7 +137,7 @@ class _Lane:
         return self._next()[1]
 
     def take(self, count: int) -> list[int]:
-        """Take up to ``count`` calls of the kind whose turn it is, and no more bytes than a bundle holds."""
+        """Remove up to ``count`` calls of the next kind that fit into a bundle; return their numbers."""
         key = self._next()
         queue = self._kinds[key]
         nos: list[int] = []

@@ -1,4 +1,4 @@
-"""Refilling an endpoint's window, inside the transaction of whoever saw the need for it."""
+"""Refills an endpoint's window, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..context import Federation
 from ..db.options import Options
 from ..db.statements import Statement, constant, insert_returning
 from ..db.tables import bundles, endpoints, loads, nodes, submissions, tasks, users
-from .planning import Plan, Situation, Waiting, decide
+from .planning import Plan, QueuedCall, Situation, decide
 from .run_times import known_seconds
 
-#: Calls that are looked at first, and when that was not enough.
-LOOK, LOOK_FAR = 256, 8192
+#: Calls that are read at first, and at most when more are needed.
+LOOKAHEAD, MAX_LOOKAHEAD = 256, 8192
 
 
 class _Call(NamedTuple):
-    """A queued call as the plans need it."""
+    """The columns of a queued call that planning needs."""
 
     no: int
     priority: int
@@ -42,11 +42,11 @@ _head = Statement(
         tasks.c.endpoint_no == bindparam("endpoint"),
         tasks.c.user_no == bindparam("user"),
         tasks.c.state == constant(TaskState.QUEUED.value),
-        # what no live node has slots for waits, and is in nobody's way
+        # calls wider than every live node stay queued and do not block others
         tasks.c.cores <= bindparam("largest"),
     )
     .order_by(tasks.c.priority.desc(), tasks.c.no)
-    .limit(bindparam("look"))
+    .limit(bindparam("lookahead"))
 )
 _slots = Statement(
     lambda d: select(func.sum(nodes.c.slots), func.max(nodes.c.slots)).where(
@@ -89,11 +89,11 @@ _dispatch = Statement(
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A bundle that is in the ledger as sent and now has to be sent.
+class PlannedBundle:
+    """A bundle that is recorded as sent in the ledger and must now be sent.
 
-    ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``: how long one probably runs,
-    0.0: not known.
+    ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``: expected run time of one call,
+    0.0 if unknown.
     """
 
     bundle_id: str
@@ -105,10 +105,10 @@ class Planned:
     seconds: float = 0.0
 
 
-def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float) -> list[Planned]:
-    """Mark calls of one endpoint as dispatched, as many as its window takes; return what to send.
+def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float) -> list[PlannedBundle]:
+    """Mark as many calls of an endpoint as dispatched as fit into its window; return the bundles to send.
 
-    The caller holds the endpoint's lock, and sends after its transaction is committed.
+    The caller holds the endpoint's lock and sends the bundles after its transaction is committed.
     """
     live, situation = _situation(fed, connection, endpoint_no)
     if situation is None:
@@ -123,15 +123,15 @@ def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float
     return _record(connection, endpoint_no, endpoint_id, plans, seen, now)
 
 
-def wanting(fed: Federation, connection: Connection, endpoint_no: int) -> bool:
-    """Tell whether calls of an endpoint wait although its window has room; changes nothing."""
+def needs_refill(fed: Federation, connection: Connection, endpoint_no: int) -> bool:
+    """Return whether calls of an endpoint wait although its window has room; changes nothing."""
     return _situation(fed, connection, endpoint_no)[1] is not None
 
 
 def _situation(
     fed: Federation, connection: Connection, endpoint_no: int
 ) -> tuple[list[int], Situation | None]:
-    """The users with unfinished calls, and the situation; None when there is nothing to send or no room."""
+    """Return the users with unfinished calls, and the situation, or None if there is nothing to send."""
     live = _waiting.rows(connection, endpoint=endpoint_no)
     if not live:
         return [], None
@@ -146,24 +146,24 @@ def _situation(
         bundle_seconds=fed.settings.bundle_seconds,
         largest=largest or 1,
     )
-    wants = situation.queued > 0 and situation.room > 0
-    return [user for user, _ in live], situation if wants else None
+    can_send = situation.queued > 0 and situation.room > 0
+    return [user for user, _ in live], situation if can_send else None
 
 
 def _turns(waiting: list[int], last: int) -> list[int]:
-    """The users with work, the one after the last served first."""
+    """Order the users with work, starting after the one that was served last."""
     return [user for user in waiting if user > last] + [user for user in waiting if user <= last]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The heads of the users' queues.
+class _QueueHeads:
+    """The first calls of each user's queue.
 
-    ``calls``: by number; ``options``: by submission number; ``cores``: of kinds that occupy several slots;
+    ``calls``: by number; ``options``: by submission number; ``cores``: slots of kinds that occupy several;
     ``seconds``: run times by function number.
     """
 
-    queues: list[tuple[int, list[Waiting]]]
+    queues: list[tuple[int, list[QueuedCall]]]
     calls: dict[int, _Call]
     options: dict[int, str]
     cores: dict[Hashable, int]
@@ -172,29 +172,38 @@ class _Seen:
 
 def _plan(
     connection: Connection, endpoint_no: int, situation: Situation, turns: Sequence[int]
-) -> tuple[list[Plan], _Seen]:
-    """Decide on the heads of the queues; look farther when the plans used up all that was seen."""
-    look = LOOK
+) -> tuple[list[Plan], _QueueHeads]:
+    """Plan bundles from the first calls of each queue; read more calls if the plans use up all of them."""
+    lookahead = LOOKAHEAD
     while True:
-        seen = _look(connection, endpoint_no, turns, max(16, look // len(turns)), situation.largest)
-        now = replace(situation, seconds=_ByFunction(seen.seconds), cores=seen.cores)
-        plans = decide(seen.queues, now)
+        seen = _read_heads(
+            connection, endpoint_no, turns, max(16, lookahead // len(turns)), situation.largest
+        )
+        current = replace(situation, seconds=_ByFunction(seen.seconds), cores=seen.cores)
+        plans = decide(seen.queues, current)
         planned = sum(len(plan.nos) for plan in plans)
-        if not plans or planned < len(seen.calls) or planned >= situation.queued or look >= LOOK_FAR:
+        if (
+            not plans
+            or planned < len(seen.calls)
+            or planned >= situation.queued
+            or lookahead >= MAX_LOOKAHEAD
+        ):
             return plans, seen
-        # as many as fill the room with bundles of the kinds seen, and some in case there are others
-        sizes = [now.calls(plan.kind, situation.queued) for plan in plans]
-        look = min(LOOK_FAR, max(2 * look, situation.room * max(sizes) + LOOK))
+        # enough calls to fill the room with bundles of the kinds read so far, plus some of other kinds
+        sizes = [current.calls(plan.kind, situation.queued) for plan in plans]
+        lookahead = min(MAX_LOOKAHEAD, max(2 * lookahead, situation.room * max(sizes) + LOOKAHEAD))
 
 
-def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: int, largest: int) -> _Seen:
+def _read_heads(
+    connection: Connection, endpoint_no: int, turns: Sequence[int], lookahead: int, largest: int
+) -> _QueueHeads:
     heads: dict[int, list[_Call]] = {}
     for user in turns:
-        found = _head.rows(connection, endpoint=endpoint_no, user=user, look=look, largest=largest)
+        found = _head.rows(connection, endpoint=endpoint_no, user=user, lookahead=lookahead, largest=largest)
         heads[user] = list(map(_Call._make, found))
-    wanted = sorted({call.submission_no for head in heads.values() for call in head})
-    options = dict(_options.rows(connection, nos=wanted)) if wanted else {}
-    widths = {no: width for no in wanted if (width := Options.from_json(options[no]).cores) > 1}
+    submissions = sorted({call.submission_no for head in heads.values() for call in head})
+    options = dict(_options.rows(connection, nos=submissions)) if submissions else {}
+    widths = {no: width for no in submissions if (width := Options.from_json(options[no]).cores) > 1}
     kinds: dict[tuple[int, int], Hashable] = {}
     cores: dict[Hashable, int] = {}
     queues = []
@@ -207,15 +216,15 @@ def _look(connection: Connection, endpoint_no: int, turns: Sequence[int], look: 
                 kind = kinds[key] = (call.function_no, options[call.submission_no])
                 if call.submission_no in widths:
                     cores[kind] = widths[call.submission_no]
-            queue.append(Waiting(call[0], call[1], kind, call[4]))
+            queue.append(QueuedCall(call[0], call[1], kind, call[4]))
         queues.append((user, queue))
     calls = {call[0]: call for head in heads.values() for call in head}
     functions = sorted({call[2] for call in calls.values()})
-    return _Seen(queues, calls, options, cores, known_seconds(connection, endpoint_no, functions))
+    return _QueueHeads(queues, calls, options, cores, known_seconds(connection, endpoint_no, functions))
 
 
 class _ByFunction(Mapping[Hashable, float]):
-    """Run times by kind, where a kind is (function number, options): the options do not matter."""
+    """Run times by kind (function number, options), looked up by function number only."""
 
     def __init__(self, seconds: dict[int, float]):
         self._seconds = seconds
@@ -231,10 +240,15 @@ class _ByFunction(Mapping[Hashable, float]):
 
 
 def _record(
-    connection: Connection, endpoint_no: int, endpoint_id: str, plans: list[Plan], seen: _Seen, now: float
-) -> list[Planned]:
-    """Write the plans into the ledger."""
-    who = dict(_user_names.rows(connection, nos=sorted({plan.user for plan in plans})))
+    connection: Connection,
+    endpoint_no: int,
+    endpoint_id: str,
+    plans: list[Plan],
+    seen: _QueueHeads,
+    now: float,
+) -> list[PlannedBundle]:
+    """Record the planned bundles in the ledger."""
+    user_names = dict(_user_names.rows(connection, nos=sorted({plan.user for plan in plans})))
     planned = []
     for plan in plans:
         calls = [seen.calls[no] for no in plan.nos]
@@ -252,11 +266,11 @@ def _record(
         )
         _dispatch.run(connection, nos=plan.nos, bundle=bundle_no, now=now)
         planned.append(
-            Planned(
+            PlannedBundle(
                 bundle_id=bundle_id,
                 endpoint_id=endpoint_id,
                 function_no=first.function_no,
-                user=who[plan.user],
+                user=user_names[plan.user],
                 options=seen.options[first.submission_no],
                 calls=[(c.id, c.attempt + 1, c.blob_no, c.blob_offset, c.blob_size) for c in calls],
                 seconds=seen.seconds.get(first.function_no, 0.0),

@@ -1,4 +1,4 @@
-"""Sending what was planned, after its transaction is committed."""
+"""Sends planned bundles, after their transaction is committed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..broker.client import BrokerError, Outgoing
 from ..context import Federation
 from ..db import shared
 from ..db.options import Options
-from .refill import Planned
+from .refill import PlannedBundle
 
 log = logging.getLogger(__name__)
 
 
-def send(fed: Federation, planned: Sequence[Planned], blobs: Mapping[int, bytes] | None = None) -> None:
-    """Seal and send bundles. ``blobs``: those that are at hand, by number; the others are read.
+def send(fed: Federation, planned: Sequence[PlannedBundle], blobs: Mapping[int, bytes] | None = None) -> None:
+    """Seal and send bundles. ``blobs``: blobs already in memory, by number; others are read.
 
-    When the broker cannot be reached nothing is lost and nothing is raised: the ledger knows the bundles
-    as sent, and the sweeper sends again what no queue contains and nobody holds.
+    If the broker is unreachable, nothing is lost and nothing is raised: the ledger records the bundles as
+    sent, and the sweeper sends bundles again that are in no queue and on no node.
     """
     if not planned:
         return
@@ -29,22 +29,23 @@ def send(fed: Federation, planned: Sequence[Planned], blobs: Mapping[int, bytes]
         all_blobs = _blobs(fed, planned, blobs or {})
         fed.broker.send([_outgoing(fed, plan, all_blobs) for plan in planned])
     except BrokerError as error:
-        log.warning("broker unreachable, %d bundles will be sent again later: %s", len(planned), error)
+        log.warning("broker unreachable; %d bundles will be sent again later: %s", len(planned), error)
 
 
-def _blobs(fed: Federation, planned: Sequence[Planned], known: Mapping[int, bytes]) -> Mapping[int, bytes]:
-    wanted = {call[2] for plan in planned for call in plan.calls}
-    missing = wanted.difference(known)
+def _blobs(
+    fed: Federation, planned: Sequence[PlannedBundle], known: Mapping[int, bytes]
+) -> Mapping[int, bytes]:
+    missing = {call[2] for plan in planned for call in plan.calls}.difference(known)
     if not missing:
         return known
     with fed.database.read() as connection:
         return {**known, **shared.read_blobs(connection, missing)}
 
 
-def _outgoing(fed: Federation, plan: Planned, blobs: Mapping[int, bytes]) -> Outgoing:
+def _outgoing(fed: Federation, plan: PlannedBundle, blobs: Mapping[int, bytes]) -> Outgoing:
     function = fed.functions.get(plan.function_no)
     parts: list[bytes] = []
-    # by length too: empty arguments lie at the offset of those that follow them
+    # the key includes the length: empty arguments share the offset of the arguments after them
     placed: dict[tuple[int, int, int], int] = {}
     size = 0
     calls = []
@@ -63,7 +64,7 @@ def _outgoing(fed: Federation, plan: Planned, blobs: Mapping[int, bytes]) -> Out
         options=Options.from_json(plan.options).run.tightened(function.limits),
         user=plan.user,
         body=b"".join(parts),
-        # where calls are short nobody needs to know
+        # only long run times matter to workers
         seconds=round(plan.seconds, 1) if plan.seconds > 1.0 else 0.0,
     )
     head, body = bundle.seal(fed.signer, time.time())

@@ -1,5 +1,5 @@
-"""Celery Flower over all endpoints.
+"""Celery Flower for all endpoints.
 
-In: the endpoints' Celery events. Out: the Flower pages, and controls for one endpoint's workers where the
-service allows them.
+In: the endpoints' Celery events. Out: the Flower pages and, if enabled, control commands to the workers of an
+endpoint.
 """

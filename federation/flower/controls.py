@@ -1,8 +1,8 @@
-"""What Flower's buttons do, when the person who runs the service lets them: Celery's controls, by endpoint.
+"""Celery control commands for Flower's buttons, routed by endpoint.
 
-Every endpoint hears control commands below its own key prefix only, so a command must be sent to the one it
-is meant for. The ledger says which that is: worker nodes have signed what it knows of them, while the name in
-a Celery event may be anything.
+Workers receive control commands under the key prefix of their endpoint only, so each command must be sent to
+the right endpoint. The endpoint is looked up in the ledger, whose data about nodes is signed; the name in a
+Celery event is not trustworthy.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..db.tables import bundles, endpoints, nodes
 
 
 class NoSuchWorker(LookupError):
-    """No endpoint, or more than one, has the worker or the message that a command is meant for."""
+    """The target worker or message of a command belongs to no endpoint, or to more than one."""
 
 
-class Places:
-    """Which endpoint a Celery worker or message belongs to, read from the ledger."""
+class EndpointLookup:
+    """Finds the endpoint of a Celery worker or message in the ledger."""
 
     def __init__(self, database: Database):
         self._database = database
 
     def of_worker(self, hostname: str) -> str:
-        """Id of the endpoint of the worker ``worker@ENDPOINT.NODE``. Raises NoSuchWorker."""
+        """Return the id of the endpoint of worker ``worker@ENDPOINT.NODE``. Raises NoSuchWorker."""
         rest = hostname.partition("@")[2]
-        # both parts may hold dots
+        # both parts may contain dots
         splits = [(rest[:at], rest[at + 1 :]) for at, mark in enumerate(rest) if mark == "."]
         match = or_(*(and_(endpoints.c.name == name, nodes.c.name == node) for name, node in splits))
         query = (
@@ -42,7 +42,7 @@ class Places:
         return self._only(query, f"worker '{hostname}'")
 
     def of_message(self, bundle_id: str) -> str:
-        """Id of the endpoint that a bundle was sent to and has not ended. Raises NoSuchWorker."""
+        """Return the id of the endpoint of an unfinished bundle. Raises NoSuchWorker."""
         query = select(endpoints.c.id).join(bundles, bundles.c.endpoint_no == endpoints.c.no)
         return self._only(query.where(bundles.c.id == bundle_id), f"open message '{bundle_id}'")
 
@@ -51,16 +51,16 @@ class Places:
             found = sorted(set(connection.execute(query).scalars()))
         if len(found) != 1:
             raise NoSuchWorker(
-                f"{len(found)} endpoints have the {what}, so nothing was sent; reload the page."
+                f"The {what} belongs to {len(found)} endpoints; nothing was sent. Reload the page."
             )
         return str(found[0])
 
 
 class EndpointControl(Control):
-    """Celery's control client that speaks to each worker below the prefix of its endpoint."""
+    """A Celery control client that sends commands under the key prefix of each worker's endpoint."""
 
-    #: Set by ``monitor`` on the app's own instance.
-    places: Places
+    #: Set by ``flower.main`` on the app's instance.
+    lookup: EndpointLookup
 
     def broadcast(
         self,
@@ -71,10 +71,10 @@ class EndpointControl(Control):
         timeout: float = 1.0,
         **more: Any,
     ) -> list[Any] | None:
-        """Send ``command`` to the workers ``destination``, or, for a message's id, to its endpoint.
+        """Send ``command`` to the workers in ``destination``, or to the endpoint of the message ``task_id``.
 
-        Returns their answers when ``reply``. What is meant for all workers of all endpoints is sent to
-        nobody: Celery asks so for a sign of life when it begins to listen. Raises NoSuchWorker.
+        Returns the replies if ``reply``. A command for all workers of all endpoints is not sent; Celery
+        sends one at startup to discover workers. Raises NoSuchWorker.
         """
         known = ("connection", "limit", "callback", "channel", "pattern", "matcher")
         arguments = {**(arguments or {}), **{key: more[key] for key in more if key not in known}}
@@ -90,12 +90,12 @@ class EndpointControl(Control):
     def _addresses(
         self, arguments: dict[str, Any], destination: Sequence[str] | None
     ) -> dict[str, list[str] | None]:
-        """Workers by endpoint; None: all of that endpoint."""
+        """Return workers by endpoint; None: all workers of that endpoint."""
         if destination is None:
             if "task_id" not in arguments:
                 return {}
-            return {self.places.of_message(str(arguments["task_id"])): None}
+            return {self.lookup.of_message(str(arguments["task_id"])): None}
         found: dict[str, list[str]] = {}
         for worker in destination:
-            found.setdefault(self.places.of_worker(worker), []).append(worker)
+            found.setdefault(self.lookup.of_worker(worker), []).append(worker)
         return dict(found)

@@ -1,4 +1,4 @@
-"""Taking reports into the ledger: a batch of reports, one transaction, whatever the number of calls."""
+"""Applies a batch of reports to the ledger in one transaction."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ..context import Federation
 from ..db import shared
 from ..db.statements import Statement, constant
 from ..db.tables import bundles, endpoints, tasks
-from ..dispatch.run_times import learn
+from ..dispatch.run_times import update_run_times
 from . import logs, samples, streams
-from .completion import Ending, end_tasks
-from .node_rows import hear, taken_away
-from .requeue import put_back, put_back_lost
-from .task_rows import Task, of_endpoint, options_of
+from .completion import Completion, finish_tasks
+from .node_rows import interruption_codes, record_heartbeat
+from .requeue import requeue, requeue_lost
+from .task_rows import Task, options_of, tasks_of_endpoint
 
 log = logging.getLogger(__name__)
 
-#: Longest message of a failure that is kept, characters.
+#: Maximum length of a stored failure message, characters.
 MESSAGE_LENGTH = 2000
 
 
 _INTERRUPTIONS = (Interruption.WALLTIME, Interruption.STOPPED)
 _RESULTS = (Status.SUCCEEDED, Status.FAILED)
-#: A task of the ledger and what a report says of it.
+#: A task and a row of a report about it.
 Pair = tuple[Task, Row]
 
 _known = Statement(
@@ -57,77 +57,89 @@ _run = Statement(
 
 
 @dataclass
-class Effects:
-    """What a batch of reports brought about: groups to wake, bundles to send, tasks that wrote something, and
-    counts for the log."""
+class ApplyResult:
+    """The result of applying a batch of reports.
+
+    ``groups``: last completion number by group id. ``planned``: bundles to send. ``updated_tasks``: ids of
+    tasks with new output or items. ``finished``, ``dropped``: counts for the log.
+    """
 
     groups: dict[str, int] = field(default_factory=dict)
-    planned: list[dispatch.Planned] = field(default_factory=list)
-    spoken: set[str] = field(default_factory=set)
-    ended: int = 0
+    planned: list[dispatch.PlannedBundle] = field(default_factory=list)
+    updated_tasks: set[str] = field(default_factory=set)
+    finished: int = 0
     dropped: int = 0
 
 
-def take_in(fed: Federation, connection: Connection, reports: Sequence[OpenReport], now: float) -> Effects:
-    """Write checked reports into the ledger and refill the windows that they freed.
+def apply_reports(
+    fed: Federation, connection: Connection, reports: Sequence[OpenReport], now: float
+) -> ApplyResult:
+    """Apply verified reports to the ledger and refill the windows of their endpoints.
 
     The first terminal report of a task wins; later ones are dropped and counted.
     """
-    effects = Effects()
+    result = ApplyResult()
     known = dict(_known.rows(connection, ids=sorted({report.endpoint for report in reports})))
     shared.lock_endpoints(connection, known.values())
     for report in reports:
         endpoint_no = known.get(report.endpoint)
         if endpoint_no is None:
-            continue  # deleted meanwhile
-        node_no, lost = hear(connection, endpoint_no, report, now)
+            continue  # the endpoint was deleted in the meantime
+        node_no, lost = record_heartbeat(connection, endpoint_no, report, now)
         if lost:
-            effects.groups.update(put_back_lost(connection, lost, now, {}, taken_away(report.node, lost)))
+            result.groups.update(
+                requeue_lost(connection, lost, now, {}, interruption_codes(report.node, lost))
+            )
         if report.rows:
-            _take_rows(connection, effects, report, endpoint_no, node_no, now)
+            _apply_rows(connection, result, report, endpoint_no, node_no, now)
     for endpoint_no in sorted(known.values()):
-        effects.planned += dispatch.refill(fed, connection, endpoint_no, now)
-    return effects
+        result.planned += dispatch.refill(fed, connection, endpoint_no, now)
+    return result
 
 
-def _take_rows(
-    connection: Connection, effects: Effects, report: OpenReport, endpoint_no: int, node_no: int, now: float
+def _apply_rows(
+    connection: Connection,
+    result: ApplyResult,
+    report: OpenReport,
+    endpoint_no: int,
+    node_no: int,
+    now: float,
 ) -> None:
-    found = of_endpoint(connection, endpoint_no, [row.task_id for row in report.rows])
+    found = tasks_of_endpoint(connection, endpoint_no, [row.task_id for row in report.rows])
     if report.said:
-        effects.spoken.update(logs.keep(connection, report.said, found))
-    unwanted = _keep_items(connection, effects, report, endpoint_no, found) if report.streamed else ()
+        result.updated_tasks.update(logs.store(connection, report.said, found))
+    superseded = _store_items(connection, result, report, endpoint_no, found) if report.streamed else ()
     pairs: list[Pair] = []
     for row in report.rows:
         task = found.get(row.task_id)
-        # of a call that was put back uncounted the attempt taken back may have been the last one sent
+        # an uncounted requeue lowers the attempt, so a queued task may have been sent with attempt + 1
         if (
             task is None
             or task.state in FINAL
             or row.attempt > task.attempt + (task.state == TaskState.QUEUED)
-            or ((row.bundle_id, row.task_id) in unwanted and row.status in _RESULTS)
+            or ((row.bundle_id, row.task_id) in superseded and row.status in _RESULTS)
         ):
-            effects.dropped += row.status != Status.RUNNING
+            result.dropped += row.status != Status.RUNNING
             continue
         pairs.append((task, row))
     by_status = _by_status(pairs)
-    learn(connection, endpoint_no, ((task.function_no, row) for task, row in pairs), now)
-    current = _current(connection, endpoint_no, pairs)
-    _note_running(connection, [p for p in by_status[Status.RUNNING] if p[0].no in current], node_no)
-    put_back(connection, [t for t, _ in by_status[Status.RETURNED] if t.no in current], counted=False)
-    _lose(connection, effects, [p for p in by_status[Status.LOST] if p[0].no in current], now)
+    update_run_times(connection, endpoint_no, ((task.function_no, row) for task, row in pairs), now)
+    current = _in_current_bundle(connection, endpoint_no, pairs)
+    _mark_running(connection, [p for p in by_status[Status.RUNNING] if p[0].no in current], node_no)
+    requeue(connection, [t for t, _ in by_status[Status.RETURNED] if t.no in current], counted=False)
+    _apply_lost(connection, result, [p for p in by_status[Status.LOST] if p[0].no in current], now)
     failed = by_status[Status.FAILED]
     repeated = _retry(connection, report, failed, current)
-    ending = (
+    finished = (
         by_status[Status.SUCCEEDED]
         + [p for p in failed if p[0].no not in repeated]
         + by_status[Status.SKIPPED]
     )
-    _end(connection, effects, report, ending, node_no, now)
+    _finish(connection, result, report, finished, node_no, now)
 
 
 def _by_status(pairs: list[Pair]) -> dict[str, list[Pair]]:
-    """Sort what a report says by status; of two ends of a call the first counts."""
+    """Group pairs by status; if a report ends a call twice, the first row counts."""
     by_status: dict[str, list[Pair]] = defaultdict(list)
     seen: set[str] = set()
     for task, row in pairs:
@@ -139,62 +151,64 @@ def _by_status(pairs: list[Pair]) -> dict[str, list[Pair]]:
     return by_status
 
 
-def _keep_items(
-    connection: Connection, effects: Effects, report: OpenReport, endpoint_no: int, found: dict[str, Task]
+def _store_items(
+    connection: Connection, result: ApplyResult, report: OpenReport, endpoint_no: int, found: dict[str, Task]
 ) -> set[tuple[str, str]]:
-    """Keep what calls yielded; return (bundle, task) of starts whose end does not count: another's do."""
-    ids = sorted({told.bundle_id for told in report.streamed})
+    """Store yielded items; return (bundle, task) of runs that were superseded, so their end is ignored."""
+    ids = sorted({streamed.bundle_id for streamed in report.streamed})
     numbers = dict(_bundle_nos.rows(connection, ids=ids, endpoint=endpoint_no))
-    news, unwanted = streams.keep(connection, report.streamed, found, numbers)
-    effects.spoken.update(news)
-    return unwanted
+    updated, superseded = streams.store(connection, report.streamed, found, numbers)
+    result.updated_tasks.update(updated)
+    return superseded
 
 
-def _current(connection: Connection, endpoint_no: int, pairs: list[Pair]) -> set[int]:
-    """Numbers of the tasks of which a report speaks from the bundle that they are in now.
+def _in_current_bundle(connection: Connection, endpoint_no: int, pairs: list[Pair]) -> set[int]:
+    """Return the numbers of tasks that the report mentions in their current bundle.
 
-    A result counts wherever it comes from. Anything else that a report says of a call is news only from the
-    call's present bundle: a report that is taken in twice, or an earlier bundle's late word, changes nothing.
+    A result counts from any bundle. All other rows count only if they come from the task's current bundle, so
+    a duplicate report, or a late report of an earlier bundle, changes nothing.
     """
-    told = [pair for pair in pairs if pair[1].status not in (Status.SUCCEEDED, Status.SKIPPED)]
-    if not told:
+    others = [pair for pair in pairs if pair[1].status not in (Status.SUCCEEDED, Status.SKIPPED)]
+    if not others:
         return set()
-    ids = sorted({row.bundle_id for _, row in told})
+    ids = sorted({row.bundle_id for _, row in others})
     numbers = dict(_bundle_nos.rows(connection, ids=ids, endpoint=endpoint_no))
-    return {task.no for task, row in told if numbers.get(row.bundle_id, 0) == task.bundle_no}
+    return {task.no for task, row in others if numbers.get(row.bundle_id, 0) == task.bundle_no}
 
 
-def _note_running(connection: Connection, pairs: list[Pair], node_no: int) -> None:
-    begun = [(node_no, row.started, task.no) for task, row in pairs if task.state == TaskState.DISPATCHED]
-    _run.each(connection, ("v_node", "v_started", "v_no"), begun)
+def _mark_running(connection: Connection, pairs: list[Pair], node_no: int) -> None:
+    started = [(node_no, row.started, task.no) for task, row in pairs if task.state == TaskState.DISPATCHED]
+    _run.each(connection, ("v_node", "v_started", "v_no"), started)
 
 
-def _lose(connection: Connection, effects: Effects, lost: list[Pair], now: float) -> None:
-    """Calls whose runner died go back, and the attempt is counted."""
-    messages = {task.no: _short(row.message) or "the process that ran it died" for task, row in lost}
+def _apply_lost(connection: Connection, result: ApplyResult, lost: list[Pair], now: float) -> None:
+    """Requeue calls whose runner died; the attempt counts."""
+    messages = {task.no: _short(row.message) or "the runner process died" for task, row in lost}
     interruptions = {task.no: row.code for task, row in lost if row.code in _INTERRUPTIONS}
-    effects.groups.update(put_back_lost(connection, [task for task, _ in lost], now, messages, interruptions))
+    result.groups.update(requeue_lost(connection, [task for task, _ in lost], now, messages, interruptions))
 
 
-def _end(
+def _finish(
     connection: Connection,
-    effects: Effects,
+    result: ApplyResult,
     report: OpenReport,
-    ending: list[Pair],
+    finished: list[Pair],
     node_no: int,
     now: float,
 ) -> None:
-    if not ending:
+    if not finished:
         return
     blob_no = None
-    with_bytes = sum(1 for _, row in ending if row.size)
+    with_bytes = sum(1 for _, row in finished if row.size)
     if with_bytes:
         blob_no = shared.add_blob(connection, report.body, with_bytes)
     places = {bundle: json.dumps(place._asdict()) for bundle, place in report.places.items()}
-    endings = [_ending(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in ending]
-    samples.note(connection, ending, {said.task_id: said.log.total for said in report.said}, now)
-    effects.ended += len(endings)
-    effects.groups.update(end_tasks(connection, endings, now))
+    completions = [
+        _completion(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in finished
+    ]
+    samples.record(connection, finished, {said.task_id: said.log.total for said in report.said}, now)
+    result.finished += len(completions)
+    result.groups.update(finish_tasks(connection, completions, now))
 
 
 _STATES = {
@@ -205,17 +219,17 @@ _STATES = {
 
 
 def _usage(report: OpenReport, row: Row, places: dict[str, str]) -> str | None:
-    """The resource record of a call; of a short one the place alone, one text for a whole bundle."""
+    """Return the resource record of a call; short calls of a bundle share one string with the place only."""
     if not row.usage:
         return places.get(row.bundle_id)
     place = report.places.get(row.bundle_id)
     return json.dumps({**(place._asdict() if place else {}), **row.usage})
 
 
-def _ending(task: Task, row: Row, node_no: int, blob_no: int | None, usage: str | None) -> Ending:
+def _completion(task: Task, row: Row, node_no: int, blob_no: int | None, usage: str | None) -> Completion:
     state = _STATES[row.status]
     code = row.code if row.code in TASK_CODES else "TASK_ERROR"
-    return Ending(
+    return Completion(
         task,
         state,
         code if state is TaskState.FAILED else None,
@@ -231,7 +245,7 @@ def _ending(task: Task, row: Row, node_no: int, blob_no: int | None, usage: str 
 
 
 def _short(message: str | None) -> str | None:
-    """A message as the database takes it: not too long, no NUL (PostgreSQL), no halves of characters."""
+    """Make a message safe to store: limited length, no NUL (PostgreSQL), no surrogates."""
     if message is None:
         return None
     text = message.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -239,29 +253,29 @@ def _short(message: str | None) -> str | None:
 
 
 def _retry(connection: Connection, report: OpenReport, failed: list[Pair], current: set[int]) -> set[int]:
-    """Queue failed calls again that their caller wants to be retried; return the numbers of those not to end.
+    """Requeue failed calls that have retries left; return the numbers of tasks that must not end now.
 
-    Of a call that is not in that bundle any more another try waits or runs already, and decides.
+    If a call is no longer in the reported bundle, another attempt already waits or runs and decides.
     """
     raised = [(task, row) for task, row in failed if row.code == "TASK_ERROR"]
     if not raised:
         return set()
     options = options_of(connection, [task for task, _ in raised])
-    again, going_on = [], set()
+    again, in_progress = [], set()
     for task, row in raised:
-        wanted = options[task.submission_no]
-        if not wanted.retries or not wanted.retries_on(_exception_name(report, row)):
+        option = options[task.submission_no]
+        if not option.retries or not option.retries_on(_exception_name(report, row)):
             continue
         if task.no not in current:
-            going_on.add(task.no)
-        elif task.retried < wanted.retries:
+            in_progress.add(task.no)
+        elif task.retried < option.retries:
             again.append(task)
-    put_back(connection, again, counted=True, retried=True)
-    return going_on.union(task.no for task in again)
+    requeue(connection, again, counted=True, retried=True)
+    return in_progress.union(task.no for task in again)
 
 
 def _exception_name(report: OpenReport, row: Row) -> str:
-    """``module.Class`` of the exception in a report, which carries it as JSON (see umbel.serialize)."""
+    """Return ``module.Class`` of the exception, which a report contains as JSON (see umbel.serialize)."""
     data = report.body[row.offset : row.offset + row.size]
     try:
         described = json.loads(data[data.index(b"{") :])

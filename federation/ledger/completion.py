@@ -1,4 +1,4 @@
-"""Ending tasks: the one place where a task gets a terminal state and its completion number."""
+"""Ends tasks: the only place that sets a terminal state and assigns the completion number."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..db.tables import tasks
 from .task_rows import Task
 
 
-class Ending(NamedTuple):
-    """How one task ends."""
+class Completion(NamedTuple):
+    """The end of one task: its terminal state and result."""
 
     task: Task
     state: TaskState
@@ -32,7 +32,7 @@ class Ending(NamedTuple):
     size: int | None = None
 
 
-# in the table's order of columns, which is the order of an UPDATE's parameters
+# in the order of the table's columns, which is the parameter order of an UPDATE
 _VALUES = (
     "state",
     "node_no",
@@ -47,29 +47,29 @@ _VALUES = (
     "result_offset",
     "result_size",
 )
-_end = Statement(
+_finish = Statement(
     lambda d: update(tasks)
     .values(bundle_no=null(), **{name: bindparam("v_" + name) for name in _VALUES})
     .where(tasks.c.no == bindparam("v_no"))
 )
 
 
-def end_tasks(connection: Connection, endings: Sequence[Ending], now: float) -> dict[str, int]:
-    """End live tasks, each once; return the ids of their groups with the last completion number given.
+def finish_tasks(connection: Connection, completions: Sequence[Completion], now: float) -> dict[str, int]:
+    """End unfinished tasks, each once; return the last completion number by group id.
 
-    The caller has read the tasks as live in this transaction and holds their endpoints' locks.
+    The caller holds the locks of the endpoints and has read the tasks as unfinished in this transaction.
     """
-    if not endings:
+    if not completions:
         return {}
-    by_group: dict[int, list[Ending]] = defaultdict(list)
-    for ending in endings:
-        by_group[ending.task.group_no].append(ending)
+    by_group: dict[int, list[Completion]] = defaultdict(list)
+    for completion in completions:
+        by_group[completion.task.group_no].append(completion)
     values: list[tuple[Any, ...]] = []
     last: dict[str, int] = {}
     for group_no in sorted(by_group):
         number, group_id = shared.next_completions(connection, group_no, len(by_group[group_no]))
-        for number, ending in enumerate(by_group[group_no], number):
-            task, state, code, message, started, wall, node_no, usage, blob_no, offset, size = ending
+        for number, completion in enumerate(by_group[group_no], number):
+            task, state, code, message, started, wall, node_no, usage, blob_no, offset, size = completion
             values.append(
                 (
                     state.value,
@@ -88,8 +88,8 @@ def end_tasks(connection: Connection, endings: Sequence[Ending], now: float) -> 
                 + (task.no,)
             )
         last[group_id] = number
-    _end.each(connection, ["v_" + name for name in _VALUES] + ["v_no"], values)
-    ended = [ending.task for ending in endings]
+    _finish.each(connection, ["v_" + name for name in _VALUES] + ["v_no"], values)
+    ended = [completion.task for completion in completions]
     loads = Counter((task.endpoint_no, task.user_no) for task in ended)
     shared.add_load(connection, {pair: -count for pair, count in loads.items()})
     shared.close_bundles(connection, Counter(task.bundle_no for task in ended if task.bundle_no is not None))

@@ -1,4 +1,4 @@
-"""What tasks wrote to standard output and error: kept of those that wrote anything, read in pieces."""
+"""Standard output and error of tasks: stored for tasks that wrote any, readable from any offset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from ..context import Federation
 from ..db.statements import Dialect, Statement
 from ..db.tables import groups, logs, tasks
 from ..registry.users import User
-from .task_rows import Task, unknown
+from .task_rows import Task, task_not_found
+
+#: Replaces bytes in the middle of a log that are not stored; formatted with their number.
+GAP = "... {:,} bytes omitted ..."
 
 _COLUMNS = ("task_no", "attempt", "head", "tail", "total")
 
@@ -25,7 +28,7 @@ def _upsert(dialect: Dialect) -> Any:
     return statement.on_conflict_do_update(
         index_elements=["task_no"],
         set_={name: statement.excluded[name] for name in _COLUMNS[1:]},
-        # a report that comes late or twice must not take anything away
+        # a late or duplicate report must not remove output
         where=(statement.excluded.attempt > logs.c.attempt)
         | ((statement.excluded.attempt == logs.c.attempt) & (statement.excluded.total >= logs.c.total)),
     )
@@ -43,13 +46,13 @@ _of_task = Statement(
 )
 
 
-def keep(connection: Connection, said: Sequence[Said], found: Mapping[str, Task]) -> list[str]:
-    """Keep what a report says that tasks wrote; return the ids of those with news.
+def store(connection: Connection, said: Sequence[Said], found: Mapping[str, Task]) -> list[str]:
+    """Store the output in a report; return the ids of tasks with new output.
 
-    ``found``: the endpoint's tasks by id, as they were before the report. A task that had ended keeps what
-    it has, but one that was cancelled: what it wrote before it was stopped comes afterwards.
+    ``found``: the endpoint's tasks by id, as read before the report is applied. Output of finished tasks does
+    not change, except after a cancellation: what a task wrote before it was stopped arrives later.
     """
-    values, news = [], []
+    values, updated = [], []
     for task_id, attempt, log in said:
         task = found.get(task_id)
         if task is None or attempt > task.attempt + (task.state == TaskState.QUEUED):
@@ -59,43 +62,43 @@ def keep(connection: Connection, said: Sequence[Said], found: Mapping[str, Task]
         half = MAX_OUTPUT_BYTES // 2
         head, tail = log.head[:half], log.tail[max(0, len(log.tail) - half) :]
         values.append((task.no, attempt, head, tail, max(len(head) + len(tail), min(log.total, 2**62))))
-        news.append(task_id)
+        updated.append(task_id)
     _store.each(connection, _COLUMNS, values)
-    return news
+    return updated
 
 
 def drop(connection: Connection, task_nos: Sequence[int]) -> None:
-    """Forget what these tasks wrote."""
+    """Delete the output of these tasks."""
     _drop.run(connection, nos=list(task_nos))
 
 
 def group_of(fed: Federation, user: User, task_id: str) -> str:
-    """Id of a task's group. Raises NotFound."""
+    """Return the id of a task's group. Raises NotFound."""
     with fed.database.read() as connection:
         return str(_find(connection, user, task_id)[2])
 
 
 def log_from(fed: Federation, user: User, task_id: str, offset: int, attempt: int | None) -> dict[str, Any]:
-    """Return what a task wrote from byte ``offset`` on. Raises NotFound.
+    """Return a task's output from byte ``offset`` on. Raises NotFound.
 
-    ``offset`` is counted in what the try ``attempt`` wrote (None: the one that is kept); of another try all
-    is returned. The answer's ``offset`` is the one to ask with next, ``ended`` tells that nothing will
-    follow.
+    ``offset`` refers to the output of ``attempt`` (None: the stored one); if another attempt is stored, all
+    of its output is returned. ``offset`` in the response is the next offset to request; ``ended`` means that
+    no more output follows.
     """
     with fed.database.read() as connection:
-        state, tried, _, kept, head, tail, total = _find(connection, user, task_id)
+        state, tried, _, stored, head, tail, total = _find(connection, user, task_id)
     ended = TaskState(state) in FINAL
-    if kept is None:
-        log, kept = Log(b"", b"", 0), tried
+    if stored is None:
+        log, stored = Log(b"", b"", 0), tried
     else:
         log = Log(bytes(head), bytes(tail), total)
-    if attempt is not None and attempt != kept:
+    if attempt is not None and attempt != stored:
         offset = 0
     text, offset = cut(log, offset, whole=ended)
     return {
         "task_id": task_id,
         "state": state,
-        "attempt": kept,
+        "attempt": stored,
         "text": text,
         "offset": offset,
         "size": log.total,
@@ -104,32 +107,32 @@ def log_from(fed: Federation, user: User, task_id: str, offset: int, attempt: in
 
 
 def cut(log: Log, offset: int, *, whole: bool) -> tuple[str, int]:
-    """Text of a log from byte ``offset`` on, and the offset after it.
+    """Return the text of a log from byte ``offset`` on, and the offset after it.
 
-    Where bytes are not kept, a line says how many. Unless the log is ``whole``, a character that is not yet
-    there in full is left for the next time.
+    A line with their number replaces bytes that are not stored. Unless the log is ``whole``, an incomplete
+    character at the end is left for the next call.
     """
     offset = min(offset, log.total)
     data = log.head[offset:]
     offset = max(offset, len(log.head))
-    kept_from = log.total - len(log.tail)
-    if offset < kept_from:
-        gap = f"... {kept_from - offset:,} bytes are left out ..."
+    tail_start = log.total - len(log.tail)
+    if offset < tail_start:
+        gap = GAP.format(tail_start - offset)
         data += b"" if not data or data.endswith(b"\n") else b"\n"
         data += gap.encode() + b"\n"
-        offset = kept_from
-    data += log.tail[offset - kept_from :]
-    unfinished = 0 if whole else _unfinished(data)
+        offset = tail_start
+    data += log.tail[offset - tail_start :]
+    unfinished = 0 if whole else _incomplete_bytes(data)
     return data[: len(data) - unfinished].decode("utf-8", "replace"), log.total - unfinished
 
 
-def _unfinished(data: bytes) -> int:
-    """How many bytes at the end are the beginning of a character whose rest is missing."""
+def _incomplete_bytes(data: bytes) -> int:
+    """Return the number of bytes at the end that form an incomplete UTF-8 character."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
         if byte & 0xC0 == 0xC0:
-            wanted = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return back if back < wanted else 0
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return back if back < length else 0
         if byte < 0x80:
             return 0
     return 0
@@ -138,5 +141,5 @@ def _unfinished(data: bytes) -> int:
 def _find(connection: Connection, user: User, task_id: str) -> tuple[Any, ...]:
     row = _of_task.first(connection, id=task_id, user=user.no)
     if row is None:
-        raise unknown(task_id)
+        raise task_not_found(task_id)
     return row

@@ -1,4 +1,4 @@
-"""Worker nodes: heard of through heartbeats, given up after silence."""
+"""Rows of worker nodes, updated from heartbeats."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ from umbel.protocol.messages import Interruption, OpenReport
 
 from ..db.statements import Statement
 from ..db.tables import bundles, nodes
-from .task_rows import Task, in_bundles
+from .task_rows import Task, tasks_in_bundles
 
-#: Longest name of a node, and longest description of it as JSON.
+#: Maximum length of a node's name, and of its facts as JSON, characters.
 NAME_LENGTH, FACTS_LENGTH = 128, 16384
 
 
-_BEAT = ("instance", "slots", "busy", "facts", "since", "seen", "live")
+_HEARTBEAT = ("instance", "slots", "busy", "facts", "since", "seen", "live")
 _find = Statement(
     lambda d: select(nodes.c.no, nodes.c.instance, nodes.c.since, nodes.c.slots, nodes.c.facts).where(
         nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.name == bindparam("node")
     )
 )
-_add = Statement(lambda d: insert(nodes).returning(nodes.c.no), ("endpoint_no", "name", *_BEAT))
-_beat = Statement(
+_add = Statement(lambda d: insert(nodes).returning(nodes.c.no), ("endpoint_no", "name", *_HEARTBEAT))
+_update = Statement(
     lambda d: update(nodes)
-    .values({name: bindparam("v_" + name) for name in _BEAT})
+    .values({name: bindparam("v_" + name) for name in _HEARTBEAT})
     .where(nodes.c.no == bindparam("v_no"))
 )
-_introduce = Statement(
+_set_packages = Statement(
     lambda d: update(nodes)
     .values(packages=bindparam("v_packages"))
     .where(nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.name == bindparam("node"))
 )
-_hold = Statement(
+_assign = Statement(
     lambda d: update(bundles)
     .values(node_no=bindparam("node"), held=bindparam("now"))
     .where(d.among(bundles.c.id, "ids"), bundles.c.endpoint_no == bindparam("endpoint"))
 )
-_held = Statement(lambda d: select(bundles.c.no).where(bundles.c.node_no == bindparam("node")))
+_assigned = Statement(lambda d: select(bundles.c.no).where(bundles.c.node_no == bindparam("node")))
 
 
-def hear(connection: Connection, endpoint_no: int, report: OpenReport, now: float) -> tuple[int, list[Task]]:
-    """Note that a node has spoken; return its number and the tasks that its death or goodbye left behind.
+def record_heartbeat(
+    connection: Connection, endpoint_no: int, report: OpenReport, now: float
+) -> tuple[int, list[Task]]:
+    """Record a node's report; return its number and the unfinished tasks of a node that is gone.
 
-    A new instance of a node that was live means that the old one is dead: what it held goes back.
+    A node is gone if it shuts down, or if a new instance replaces it: the tasks of the old instance are lost.
     """
     name = report.node[:NAME_LENGTH]
     instance = report.instance[:36]
@@ -55,33 +57,35 @@ def hear(connection: Connection, endpoint_no: int, report: OpenReport, now: floa
     if node is None:
         beat = _described(report, now, since=now, slots=0, facts="{}")
         no = int(_add.value(connection, endpoint_no=endpoint_no, name=name, instance=instance, **beat))
-        _take_packages(connection, endpoint_no, name, report)
-        _take_hold(connection, endpoint_no, no, report, now)
+        _store_packages(connection, endpoint_no, name, report)
+        _record_bundles(connection, endpoint_no, no, report, now)
         return no, []
     no, known, since, slots, facts = node
     if report.heartbeat is None and not report.goodbye:
-        return no, []  # outcomes say nothing of the node, and may be an earlier instance's late word
+        return no, []  # only outcomes, possibly a late report of an earlier instance
     if report.goodbye and known != instance:
         return no, []
-    left = held_tasks(connection, no) if known != instance or report.goodbye else []
+    left = tasks_on_node(connection, no) if known != instance or report.goodbye else []
     beat = _described(report, now, since=since if known == instance else now, slots=slots, facts=facts)
-    _beat.run(connection, v_no=no, v_instance=instance, **{"v_" + key: value for key, value in beat.items()})
-    _take_packages(connection, endpoint_no, name, report)
-    _take_hold(connection, endpoint_no, no, report, now)
+    _update.run(
+        connection, v_no=no, v_instance=instance, **{"v_" + key: value for key, value in beat.items()}
+    )
+    _store_packages(connection, endpoint_no, name, report)
+    _record_bundles(connection, endpoint_no, no, report, now)
     return no, left
 
 
-def _take_packages(connection: Connection, endpoint_no: int, name: str, report: OpenReport) -> None:
-    """Keep what is installed on a node, of which only its first heartbeats speak."""
+def _store_packages(connection: Connection, endpoint_no: int, name: str, report: OpenReport) -> None:
+    """Store the packages installed on a node, which only its first heartbeats list."""
     packages = report.heartbeat.facts.get("packages") if report.heartbeat is not None else None
     if isinstance(packages, dict):
         text = json.dumps({str(name): str(version) for name, version in packages.items()})
         if len(text) <= FACTS_LENGTH:
-            _introduce.run(connection, v_packages=text, endpoint=endpoint_no, node=name)
+            _set_packages.run(connection, v_packages=text, endpoint=endpoint_no, node=name)
 
 
 def _described(report: OpenReport, now: float, *, since: float, slots: int, facts: str) -> dict[str, Any]:
-    """What a report says of its node, as columns; ``slots`` and ``facts``: what was known before."""
+    """Return a report's data about its node as columns; ``slots``, ``facts``: values known before."""
     busy = 0
     if report.heartbeat is not None:
         slots, busy = max(0, int(report.heartbeat.slots)), max(0, int(report.heartbeat.busy))
@@ -91,21 +95,23 @@ def _described(report: OpenReport, now: float, *, since: float, slots: int, fact
     return {"slots": slots, "busy": busy, "facts": facts, "since": since, "seen": now, "live": live}
 
 
-def _take_hold(connection: Connection, endpoint_no: int, no: int, report: OpenReport, now: float) -> None:
-    """Note which bundles a node has in its hands."""
+def _record_bundles(
+    connection: Connection, endpoint_no: int, no: int, report: OpenReport, now: float
+) -> None:
+    """Record which bundles are on a node."""
     if report.heartbeat is not None and report.heartbeat.held:
         held = [str(bundle) for bundle in report.heartbeat.held]
-        _hold.run(connection, ids=held, endpoint=endpoint_no, node=no, now=now)
+        _assign.run(connection, ids=held, endpoint=endpoint_no, node=no, now=now)
 
 
-def held_tasks(connection: Connection, node_no: int) -> list[Task]:
-    """The unfinished tasks of all bundles that a node holds."""
-    return in_bundles(connection, [no for (no,) in _held.rows(connection, node=node_no)])
+def tasks_on_node(connection: Connection, node_no: int) -> list[Task]:
+    """Return the unfinished tasks of all bundles on a node."""
+    return tasks_in_bundles(connection, [no for (no,) in _assigned.rows(connection, node=node_no)])
 
 
-def taken_away(node: str, left: Iterable[Task]) -> dict[int, str]:
-    """The codes of tasks that a node's death left behind, for ``put_back_lost``: none for ordinary nodes.
+def interruption_codes(node: str, left: Iterable[Task]) -> dict[int, str]:
+    """Return the interruption codes of a lost node's tasks for ``requeue_lost``; empty for ordinary nodes.
 
-    A node of a batch job dies because its site takes it away, far more often than by what it ran.
+    Nodes of batch jobs are usually lost because the site ends the job, rarely because of a task.
     """
     return {task.no: Interruption.STOPPED for task in left} if names.block_of(node) else {}

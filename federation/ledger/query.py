@@ -1,4 +1,4 @@
-"""Reading the ledger: tasks, groups, results."""
+"""Reads tasks and groups from the ledger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..db.tables import endpoints, functions, groups, nodes, submissions, tasks
 from ..registry.pagination import fetch
 from ..registry.users import User
 from .results import queue_time
-from .task_rows import unknown
+from .task_rows import task_not_found
 
 _TASK = (
     tasks,
@@ -40,8 +40,8 @@ def _tasks() -> Select[Any]:
     )
 
 
-def _shown(row: Row[Any]) -> dict[str, Any]:
-    """A task as the API shows it."""
+def _describe(row: Row[Any]) -> dict[str, Any]:
+    """Return a task in the form of the API."""
     options = json.loads(row.options)
     shown = {
         name: getattr(row, name)
@@ -62,13 +62,13 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
 def task(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
     """Return one task. Raises NotFound."""
     with fed.database.read() as connection:
-        return _shown(_one(connection, user, task_id))
+        return _describe(_one(connection, user, task_id))
 
 
 def _one(connection: Connection, user: User, task_id: str) -> Row[Any]:
     row = connection.execute(_tasks().where(tasks.c.id == task_id, tasks.c.user_no == user.no)).first()
     if row is None:
-        raise unknown(task_id)
+        raise task_not_found(task_id)
     return row
 
 
@@ -85,9 +85,10 @@ def tasks_page(
     limit: int = 100,
     cursor: str | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Return a page of the user's tasks, newest first, and the cursor of the next page (None: the last).
+    """Return a page of the user's tasks, newest first, and the cursor of the next page (None: last page).
 
-    ``since``, ``until``: seconds since 1970, of the submission. Raises BadRequest for a bad cursor.
+    ``since``, ``until``: bounds of the submission time, seconds since 1970. Raises BadRequest for an invalid
+    cursor.
     """
     query = _tasks().where(tasks.c.user_no == user.no)
     if state is not None:
@@ -104,7 +105,7 @@ def tasks_page(
         query = query.where(tasks.c.created < until)
     with fed.database.read() as connection:
         found, following = fetch(connection, query, tasks.c.no, limit=limit, cursor=cursor)
-    return [_shown(row) for row in found], following
+    return [_describe(row) for row in found], following
 
 
 def _group(connection: Connection, user: User, group_id: str) -> Row[Any]:
@@ -112,12 +113,12 @@ def _group(connection: Connection, user: User, group_id: str) -> Row[Any]:
         select(groups).where(groups.c.id == group_id, groups.c.user_no == user.no)
     ).first()
     if row is None:
-        raise NotFound(f"there is no group '{group_id}'", code="GROUP_NOT_FOUND")
+        raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
     return row
 
 
 def group(fed: Federation, user: User, group_id: str) -> dict[str, Any]:
-    """Return a group with its tasks counted by state. Raises NotFound."""
+    """Return a group with the number of its tasks by state. Raises NotFound."""
     with fed.database.read() as connection:
         found = _group(connection, user, group_id)
         query = (

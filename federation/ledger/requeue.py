@@ -1,4 +1,4 @@
-"""Putting calls back into the queue, or ending them when they were tried often enough."""
+"""Requeues lost calls, or ends them when their attempts are used up."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from umbel.protocol.states import TaskState
 from ..db import shared
 from ..db.statements import Statement
 from ..db.tables import tasks
-from .completion import Ending, end_tasks
+from .completion import Completion, finish_tasks
 from .task_rows import Task, options_of
 
-#: A call may be interrupted so often by no fault of its own before it ends: by whatever; by the ends of batch
-#: jobs (a call that outlasts three of them would outlast the next ones too).
-MOST_INTERRUPTIONS, MOST_WALLTIMES = 10, 3
+#: Interruptions from outside after which a call fails: of any kind, and by the end of a batch job (a call
+#: that outlasts three batch jobs is likely to outlast the next ones).
+MAX_INTERRUPTIONS, MAX_WALLTIMES = 10, 3
 
 _back = Statement(
     lambda d: update(tasks)
@@ -36,7 +36,7 @@ _back = Statement(
 )
 
 
-def put_back(
+def requeue(
     connection: Connection,
     calls: Sequence[Task],
     *,
@@ -46,8 +46,8 @@ def put_back(
 ) -> None:
     """Queue tasks again.
 
-    ``counted``: they may have started, so the attempt stays counted. ``retried``: they raised, and the caller
-    asked for another try. ``interrupted``: they were lost by no fault of their own.
+    ``counted``: the tasks may have started, so the attempt counts. ``retried``: the tasks raised an exception
+    and are retried. ``interrupted``: the tasks were interrupted from outside.
     """
     if not calls:
         return
@@ -61,49 +61,49 @@ def put_back(
     shared.close_bundles(connection, Counter(call.bundle_no for call in calls if call.bundle_no is not None))
 
 
-def put_back_lost(
+def requeue_lost(
     connection: Connection,
     calls: Sequence[Task],
     now: float,
     messages: Mapping[int, str],
     interruptions: Mapping[int, str] | None = None,
 ) -> dict[str, int]:
-    """Queue tasks whose worker died, or end them when they were started, or interrupted, often enough.
+    """Requeue tasks whose worker was lost; fail those that reached the limit of starts or interruptions.
 
-    ``messages``: what happened, by task number; ``interruptions``: codes of ``Interruption`` of those that
-    were lost by no fault of their own: they are counted apart. Where the caller allows one start only, no
-    call is started twice, whatever ended it. Returns the ids of groups with news.
+    ``messages``: what happened, by task number. ``interruptions``: ``Interruption`` codes, by number, of
+    tasks that were interrupted from outside; these are counted separately. With ``max_attempts`` 1 no call is
+    started twice. Returns the last completion number by group id.
     """
     options = options_of(connection, list(calls))
     again: dict[bool, list[Task]] = {False: [], True: []}
-    endings = []
+    completions = []
     for call in calls:
         most = options[call.submission_no].max_attempts
         code = (interruptions or {}).get(call.no)
-        # tries after an exception were asked for and are counted apart
+        # retries and interruptions are counted separately
         starts = call.attempt - call.retried - call.interrupted
         if starts < most and not (code and most > 1):
             again[False].append(call)
-        elif code and most > 1 and call.interrupted + 1 < _most_interruptions(code):
+        elif code and most > 1 and call.interrupted + 1 < _max_interruptions(code):
             again[True].append(call)
         else:
-            what = messages.get(call.no, "the worker node died")
-            endings.append(_given_up(call, what, starts, code, most))
-    put_back(connection, again[False], counted=True)
-    put_back(connection, again[True], counted=True, interrupted=True)
-    return end_tasks(connection, endings, now)
+            what = messages.get(call.no, "the worker node was lost")
+            completions.append(_final_failure(call, what, starts, code, most))
+    requeue(connection, again[False], counted=True)
+    requeue(connection, again[True], counted=True, interrupted=True)
+    return finish_tasks(connection, completions, now)
 
 
-def _most_interruptions(code: str) -> int:
-    return MOST_WALLTIMES if code == Interruption.WALLTIME else MOST_INTERRUPTIONS
+def _max_interruptions(code: str) -> int:
+    return MAX_WALLTIMES if code == Interruption.WALLTIME else MAX_INTERRUPTIONS
 
 
-def _given_up(call: Task, what: str, starts: int, code: str | None, most: int) -> Ending:
+def _final_failure(call: Task, what: str, starts: int, code: str | None, most: int) -> Completion:
     times = (
         f"started {starts} times" if not code or most == 1 else f"interrupted {call.interrupted + 1} times"
     )
     advice = ""
     if code == Interruption.WALLTIME:
-        advice = ": give the endpoint's blocks a longer walltime, or do less in a call"
+        advice = ": increase the walltime of the endpoint's blocks, or do less work per call"
     final = code if code == Interruption.WALLTIME else "WORKER_LOST"
-    return Ending(call, TaskState.FAILED, final, f"{what}; {times}, which is the limit{advice}")
+    return Completion(call, TaskState.FAILED, final, f"{what}; {times}, which is the limit{advice}")

@@ -1,4 +1,4 @@
-"""Reading how tasks ended: one result, or those of a group from a cursor on."""
+"""Reads results: of one task, or of a group from a cursor on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..db import shared
 from ..db.statements import Statement
 from ..db.tables import groups, nodes, tasks
 from ..registry.users import User
-from .task_rows import unknown
+from .task_rows import task_not_found
 
-#: Bytes of results in one answer of a long poll.
-ANSWER_BYTES = 6 * 1024 * 1024
+#: Maximum bytes of results in one response of a long poll.
+MAX_RESPONSE_BYTES = 6 * 1024 * 1024
 
 
-class _Ended(NamedTuple):
-    """A row of ``tasks``, as far as its end is concerned."""
+class _FinishedTask(NamedTuple):
+    """The columns of ``tasks`` that describe its end."""
 
     id: str
     created: float
@@ -41,7 +41,7 @@ class _Ended(NamedTuple):
     result_size: int
 
 
-_COLUMNS = [tasks.c[name] for name in _Ended._fields]
+_COLUMNS = [tasks.c[name] for name in _FinishedTask._fields]
 _one = Statement(
     lambda d: select(*_COLUMNS).where(tasks.c.id == bindparam("id"), tasks.c.user_no == bindparam("user"))
 )
@@ -60,45 +60,46 @@ _node_names = Statement(lambda d: select(nodes.c.no, nodes.c.name).where(d.among
 
 
 def queue_time(created: float, started: float | None) -> float | None:
-    """Seconds from a task's submission to its start, by two clocks; None before it."""
+    """Return seconds from submission (service's clock) to start (node's clock); None before the start."""
     return None if started is None else max(0.0, started - created)
 
 
 def result(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
-    """Return how a task ended and its result. Raises NotFound, Conflict (RESULT_NOT_READY)."""
+    """Return a task's final state and result. Raises NotFound, Conflict (RESULT_NOT_READY)."""
     with fed.database.read() as connection:
         row = _one.first(connection, id=task_id, user=user.no)
         if row is None:
-            raise unknown(task_id)
-        ended = _Ended._make(row)
+            raise task_not_found(task_id)
+        ended = _FinishedTask._make(row)
         if TaskState(ended.state) not in FINAL:
             raise Conflict(
-                f"task '{task_id}' is {ended.state}: wait for it, e.g. with GET /v1/groups/{{id}}/results",
+                f"task '{task_id}' has no result yet (state: {ended.state}): wait for it, for example with "
+                "GET /v1/groups/{id}/results",
                 code="RESULT_NOT_READY",
                 details={"state": ended.state},
             )
-        return _shown(connection, [ended])[0]
+        return _describe(connection, [ended])[0]
 
 
 def results_after(fed: Federation, user: User, group_id: str, after: int, limit: int) -> dict[str, Any]:
-    """Return the tasks of a group that ended with a completion number above ``after``, in that order.
+    """Return the finished tasks of a group with completion numbers above ``after``, in that order.
 
-    ``cursor`` is the number to ask with next; ``live`` how many tasks of the group have not ended. Raises
+    ``cursor``: the next value for ``after``; ``live``: number of unfinished tasks in the group. Raises
     NotFound.
     """
     with fed.database.read() as connection:
         found = _group.first(connection, id=group_id, user=user.no)
         if found is None:
-            raise NotFound(f"there is no group '{group_id}'", code="GROUP_NOT_FOUND")
+            raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
         group_no, live = found
         rows_after = _after.rows(connection, group=group_no, after=after, most=limit)
-        ended = _within(list(map(_Ended._make, rows_after)), ANSWER_BYTES)
-        shown = _shown(connection, ended)
+        ended = _within(list(map(_FinishedTask._make, rows_after)), MAX_RESPONSE_BYTES)
+        shown = _describe(connection, ended)
     return {"results": shown, "cursor": ended[-1].completion if ended else after, "live": live}
 
 
-def _within(ended: Sequence[_Ended], most: int) -> Sequence[_Ended]:
-    """As many rows as hold ``most`` bytes of results together; one at least."""
+def _within(ended: Sequence[_FinishedTask], most: int) -> Sequence[_FinishedTask]:
+    """Return leading rows with at most ``most`` bytes of results in total; at least one row."""
     size = 0
     for index, row in enumerate(ended):
         size += row.result_size or 0
@@ -107,20 +108,23 @@ def _within(ended: Sequence[_Ended], most: int) -> Sequence[_Ended]:
     return ended
 
 
-def _shown(connection: Connection, ended: Sequence[_Ended]) -> list[dict[str, Any]]:
-    """Finished tasks as the API shows their ends, but that ``result`` and ``exception`` are bytes here."""
+def _describe(connection: Connection, ended: Sequence[_FinishedTask]) -> list[dict[str, Any]]:
+    """Return results in the form of the API, except that ``result`` and ``exception`` are bytes."""
     if not ended:
         return []
     blobs = shared.read_blobs(connection, {row.result_blob_no for row in ended})
     numbers = sorted({row.node_no for row in ended if row.node_no is not None})
     nodes_by_no: dict[int | None, str] = dict(_node_names.rows(connection, nos=numbers)) if numbers else {}
-    # calls of one bundle that were too short to be measured have the same record
+    # calls of a bundle that were too short to be measured share one record
     usages = {row.usage: json.loads(row.usage) if row.usage else None for row in ended}
     return [_outcome(row, blobs, nodes_by_no, usages[row.usage]) for row in ended]
 
 
 def _outcome(
-    row: _Ended, blobs: dict[int, bytes], nodes_by_no: dict[int | None, str], usage: dict[str, Any] | None
+    row: _FinishedTask,
+    blobs: dict[int, bytes],
+    nodes_by_no: dict[int | None, str],
+    usage: dict[str, Any] | None,
 ) -> dict[str, Any]:
     id_, created, completion, state, code, message, node_no, started, finished, wall, _, blob, at, size = row
     data = None if blob is None else blobs[blob][at : at + size]

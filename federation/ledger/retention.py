@@ -1,4 +1,4 @@
-"""Retention: finished tasks and their results go after a time, in small batches."""
+"""Retention: deletes old finished tasks and their results in small batches."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ..db import shared
 from ..db.tables import groups, idempotency, submissions, tasks
 from . import logs, streams
 
-#: Rows deleted in one transaction, so that the hot path never waits long for it.
+#: Maximum rows deleted in one transaction; keeps locks short for the hot path.
 BATCH = 1000
-#: How long answers of submissions are kept for repeated requests.
+#: How long responses to submissions are stored for repeated requests, seconds.
 IDEMPOTENCY_SECONDS = 86400.0
-#: Advisory lock of PostgreSQL that the one sweeper holds that deletes (any number will do).
+#: PostgreSQL advisory lock of the sweeper that deletes tasks (an arbitrary number).
 LOCK = 7_566_268_766
 
 
-def retain(fed: Federation, now: float) -> int:
-    """Delete one batch of what is older than the retention time; return how many tasks went."""
+def delete_old_tasks(fed: Federation, now: float) -> int:
+    """Delete one batch of tasks older than the retention time; return how many."""
     with fed.database.read() as connection:
         old = select(tasks.c.no).where(tasks.c.finished < now - fed.settings.retention)
         if connection.execute(old.limit(1)).first() is None:
             return 0
     with fed.database.write() as connection:
-        if not shared.alone(connection, LOCK):
-            return 0  # another sweeper is at it
+        if not shared.try_advisory_lock(connection, LOCK):
+            return 0  # another sweeper is deleting
         columns = tasks.c.no, tasks.c.blob_no, tasks.c.result_blob_no, tasks.c.submission_no, tasks.c.group_no
         query = select(*columns).where(tasks.c.finished < now - fed.settings.retention)
         found = connection.execute(query.order_by(tasks.c.finished).limit(BATCH)).all()
@@ -43,21 +43,21 @@ def retain(fed: Federation, now: float) -> int:
 
 
 def _drop_empty_groups(connection: Connection, group_nos: set[int]) -> None:
-    """Delete groups without tasks, with their submissions; not those that a submission joins just now."""
+    """Delete groups without tasks, and their submissions; skip groups that are locked by a submission."""
     among = shared.among(connection, groups.c.no, sorted(group_nos))
-    held = connection.execute(select(groups.c.no).where(among).with_for_update(skip_locked=True)).scalars()
+    locked = connection.execute(select(groups.c.no).where(among).with_for_update(skip_locked=True)).scalars()
     mine = select(tasks.c.no).where(tasks.c.group_no == groups.c.no)
-    query = select(groups.c.no).where(shared.among(connection, groups.c.no, list(held)), ~exists(mine))
+    query = select(groups.c.no).where(shared.among(connection, groups.c.no, list(locked)), ~exists(mine))
     empty = [no for (no,) in connection.execute(query)]
     if empty:
         connection.execute(delete(submissions).where(shared.among(connection, submissions.c.group_no, empty)))
         connection.execute(delete(groups).where(shared.among(connection, groups.c.no, empty)))
 
 
-def forget_answers(fed: Federation, now: float) -> int:
-    """Delete old answers of submissions; return how many."""
+def expire_idempotency_keys(fed: Federation, now: float) -> int:
+    """Delete old idempotency keys and their responses; return how many."""
     old = idempotency.c.created < now - IDEMPOTENCY_SECONDS
-    with fed.database.read() as connection:  # mostly there is nothing, and then nobody waits for us
+    with fed.database.read() as connection:  # usually there is nothing to delete, and no write lock is needed
         if connection.execute(select(idempotency.c.key).where(old).limit(1)).first() is None:
             return 0
     with fed.database.write() as connection:

@@ -1,8 +1,7 @@
-"""What calls of a function use: a sample of its newest calls, and figures of it for choosing limits.
+"""Samples of the resource use of a function's recent calls, and their statistics for choosing limits.
 
-A function has so many places; each report writes some of its calls into places chosen by chance. So the
-sample is of bounded size, prefers the newest, costs little whatever the number of calls, and is read without
-looking at tasks.
+A function has ``PLACES`` places; each report writes some of its calls to random places. So the sample has a
+bounded size, favors recent calls, costs little for any number of calls, and is read without reading tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ..registry import functions as registry
 from ..registry.users import User
 from .task_rows import Task
 
-#: Places of one function; and how many are written at most from one report.
+#: Places of one function, and maximum number of places written per report.
 PLACES, PER_REPORT = 1000, 8
 
 QUANTITIES = ("queued", "wall", "cpu", "user", "system", "max_rss", "read", "written", "output")
@@ -49,12 +48,12 @@ _read = Statement(
 )
 
 
-def note(
+def record(
     connection: Connection, ended: Sequence[tuple[Task, Row]], written: Mapping[str, int], now: float
 ) -> None:
-    """Take some of the calls that ended by themselves into the samples.
+    """Record some of the calls that succeeded or failed as samples.
 
-    ``written``: how many bytes calls wrote to standard output and error, by task id.
+    ``written``: bytes written to standard output and error, by task id.
     """
     chosen: dict[int, list[tuple[Task, Row]]] = defaultdict(list)
     for task, row in reversed(ended):
@@ -83,16 +82,16 @@ def note(
 
 
 def _number(value: Any) -> Any:
-    """A quantity as the database takes it; a report may hold nonsense."""
+    """Return a quantity if it is a valid number, else None; reports are not trusted."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**62
     return value if good else None
 
 
 def summary(fed: Federation, user: User, function_id: str) -> dict[str, Any]:
-    """Return p50, p95 and maximum of what calls of a function used. Raises NotFound.
+    """Return p50, p95 and maximum of the resource use of a function's calls. Raises NotFound.
 
-    Each quantity is of the calls of the sample that have it: run and queue time all, the others those that
-    ran long enough to be measured.
+    Each quantity covers the sampled calls that have a value: run and queue time all of them, other quantities
+    only calls that ran long enough to be measured.
     """
     registry.get(fed, user, function_id)
     with fed.database.read() as connection:
@@ -110,6 +109,6 @@ def _figures(values: Sequence[float | None]) -> dict[str, Any] | None:
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
-    # nearest rank: always a value that was measured
+    # nearest rank: always a measured value
     p50, p95 = (known[math.ceil(share * len(known)) - 1] for share in (0.5, 0.95))
     return {"calls": len(known), "p50": p50, "p95": p95, "max": known[-1]}

@@ -1,4 +1,4 @@
-"""Accepting work: one request, one transaction, whatever the number of calls."""
+"""Accepts submissions: one request and one transaction for any number of calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..db.statements import Statement, insert_into, insert_returning
 from ..db.tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
 from ..registry.users import User
 
-#: When a queue is full, ask again after this long.
+#: Time after which to submit again when a queue is full, seconds.
 RETRY_AFTER = 1.0
 
 
@@ -31,8 +31,8 @@ RETRY_AFTER = 1.0
 class Submission:
     """Calls of one function on one endpoint.
 
-    ``payloads``: serialized arguments, one per call. ``group_id``: the group that the tasks join; one that
-    does not exist is made with this id; None: a new one.
+    ``payloads``: serialized arguments, one per call. ``group_id``: the group of the tasks, created if it does
+    not exist; None: a new group.
     """
 
     function_id: str
@@ -42,7 +42,7 @@ class Submission:
     options: Options = field(default_factory=Options)
 
     def digest(self) -> str:
-        """SHA-256 of everything that the submission says."""
+        """Return the SHA-256 of the complete submission."""
         hasher = hashlib.sha256()
         head = [self.function_id, self.endpoint_id, self.group_id, self.options.to_json()]
         hasher.update(json.dumps([head, list(map(len, self.payloads))]).encode())
@@ -55,14 +55,14 @@ def submit(
 ) -> dict[str, Any]:
     """Accept a submission; return ``{"group_id", "task_ids"}``.
 
-    When this returns, the tasks are on disk and will be run. When it raises, nothing was accepted. The same
-    ``idempotency_key`` with the same submission gets the first one's answer again.
+    When this returns, the tasks are on disk and will run. If it raises, nothing was accepted. Repeating a
+    submission with the same ``idempotency_key`` returns the first response.
 
     Raises NotFound (function, endpoint), BadRequest, TooLarge, TooMany (``QUEUE_FULL``), Conflict
     (``IDEMPOTENCY_MISMATCH``).
     """
     _check(submission)
-    answer, planned, blobs = fed.database.settle(
+    answer, planned, blobs = fed.database.retry_write(
         lambda connection: _accept(connection, fed, user, submission, idempotency_key, time.time())
     )
     dispatch.send(fed, planned, blobs)
@@ -71,19 +71,19 @@ def submit(
 
 def _accept(
     connection: Connection, fed: Federation, user: User, submission: Submission, key: str | None, now: float
-) -> tuple[dict[str, Any], list[dispatch.Planned], dict[int, bytes]]:
-    """Write a submission down; return the answer, what to send now, and the blobs that were made."""
-    earlier = _earlier(connection, user, submission, key)
+) -> tuple[dict[str, Any], list[dispatch.PlannedBundle], dict[int, bytes]]:
+    """Record a submission; return the response, the bundles to send now, and the new blobs."""
+    earlier = _previous_response(connection, user, submission, key)
     if earlier is not None:
         return earlier, [], {}
     endpoint_no, _ = _lock_endpoint(connection, user, submission.endpoint_id)
-    _check_room(connection, fed, user, endpoint_no)
+    _check_limits(connection, fed, user, endpoint_no)
     _check_fits(connection, endpoint_no, submission.options.cores)
     places, blobs = shared.add_payloads(connection, submission.payloads)
     answer = _insert(connection, user, endpoint_no, submission, places, now)
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
-        _add_answer.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
+        _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
     return answer, dispatch.refill(fed, connection, endpoint_no, now), blobs
 
 
@@ -91,24 +91,24 @@ def _check(submission: Submission) -> None:
     count = len(submission.payloads)
     if not 1 <= count <= limits.MAX_CALLS_PER_SUBMISSION:
         raise BadRequest(
-            f"a submission holds 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, this one {count}",
+            f"a submission must have 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, got {count}: split it",
             code="VALIDATION_ERROR",
         )
     largest = max(map(len, submission.payloads))
     if largest > limits.MAX_PAYLOAD_BYTES:
         raise TooLarge(
-            f"the arguments of one call are {largest} bytes; {limits.MAX_PAYLOAD_BYTES} are allowed: "
-            "pass a file's path or a reference instead",
+            f"the arguments of one call have {largest} bytes, the limit is {limits.MAX_PAYLOAD_BYTES}: "
+            "pass the path of a file or another reference instead",
             details={"size": largest, "limit": limits.MAX_PAYLOAD_BYTES},
         )
 
 
-_find_answer = Statement(
+_find_response = Statement(
     lambda d: select(idempotency.c.sha256, idempotency.c.answer).where(
         idempotency.c.user_no == bindparam("user"), idempotency.c.key == bindparam("key")
     )
 )
-_add_answer = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
+_add_response = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
 _find_endpoint = Statement(
     lambda d: select(endpoints.c.no, endpoints.c.id)
     .where(
@@ -124,7 +124,7 @@ _user_live = Statement(lambda d: select(_live).where(loads.c.user_no == bindpara
 _largest = Statement(
     lambda d: select(func.max(nodes.c.slots)).where(
         nodes.c.endpoint_no == bindparam("no"),
-        # an elastic endpoint may get nodes that it has never had
+        # an elastic endpoint may get nodes of a new size
         ~exists().where(sites.c.endpoint_no == bindparam("no")),
     )
 )
@@ -165,57 +165,57 @@ _add_tasks = insert_into(tasks, *_TASK)
 _add_wide_tasks = insert_into(tasks, *_TASK, "cores")
 
 
-def _earlier(
+def _previous_response(
     connection: Connection, user: User, submission: Submission, key: str | None
 ) -> dict[str, Any] | None:
-    row = _find_answer.first(connection, user=user.no, key=key) if key is not None else None
+    row = _find_response.first(connection, user=user.no, key=key) if key is not None else None
     if row is None:
         return None
     if row[0] != submission.digest():
         raise Conflict(
-            f"Idempotency-Key '{key}' was used for another submission: take a new key",
+            f"Idempotency-Key '{key}' was already used for another submission: use a new key",
             code="IDEMPOTENCY_MISMATCH",
         )
     return dict(json.loads(row[1]))
 
 
 def _lock_endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
-    """Number and id of an endpoint, locked as by ``rows.lock_endpoints``: it cannot be deleted meanwhile."""
+    """Return number and id of an endpoint, locked as by ``shared.lock_endpoints``, so it is not deleted."""
     by_id = names.is_id(id_or_name)
     row = _find_endpoint.first(
         connection, user=user.no, id=id_or_name if by_id else None, name=None if by_id else id_or_name
     )
     if row is None:
         raise NotFound(
-            f"there is no endpoint '{id_or_name}': see 'umbel endpoints'", code="ENDPOINT_NOT_FOUND"
+            f"endpoint '{id_or_name}' does not exist: 'umbel endpoints' lists yours",
+            code="ENDPOINT_NOT_FOUND",
         )
     return row[0], row[1]
 
 
-def _check_room(connection: Connection, fed: Federation, user: User, endpoint_no: int) -> None:
-    """Bound the unfinished calls of one endpoint and of one user."""
+def _check_limits(connection: Connection, fed: Federation, user: User, endpoint_no: int) -> None:
+    """Enforce the limits on unfinished calls per endpoint and per user."""
     settings = fed.settings
-    for limit, live, whose in (
-        (settings.max_endpoint_calls, _endpoint_live.value(connection, no=endpoint_no), "this endpoint"),
-        (settings.max_user_calls, _user_live.value(connection, no=user.no), "yours"),
+    for limit, live, owner in (
+        (settings.max_endpoint_calls, _endpoint_live.value(connection, no=endpoint_no), "this endpoint has"),
+        (settings.max_user_calls, _user_live.value(connection, no=user.no), "you have"),
     ):
         if live >= limit:
             raise TooMany(
-                f"{live} calls of {whose} are not finished yet, {limit} are allowed: send more when some are "
-                "done",
+                f"{owner} {live} unfinished calls, the limit is {limit}: submit again when some are done",
                 code="QUEUE_FULL",
                 details={"live": live, "limit": limit, "retry_after": RETRY_AFTER},
             )
 
 
 def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
-    """Refuse calls that are wider than any node that the endpoint has had; new nodes may be larger."""
+    """Reject calls that are wider than every node of the endpoint, unless new nodes may be larger."""
     largest = _largest.value(connection, no=endpoint_no) if cores > 1 else None
     if largest is not None and cores > largest:
         slots = "1 slot" if largest == 1 else f"{largest} slots"
         raise Conflict(
-            f"'cores' is {cores}, but no node of this endpoint has more than {slots}: ask for fewer, or use "
-            "another endpoint",
+            f"option 'cores' is {cores}, but no node of this endpoint has more than {slots}: request fewer, "
+            "or use another endpoint",
             details={"cores": cores, "largest": largest},
         )
 
@@ -260,7 +260,7 @@ def _function(connection: Connection, user: User, function_id: str) -> int:
     no = _find_function.value(connection, user=user.no, id=function_id)
     if no is None:
         raise NotFound(
-            f"there is no function '{function_id}': register it first (POST /v1/functions)",
+            f"function '{function_id}' does not exist: register it first (POST /v1/functions)",
             code="FUNCTION_NOT_FOUND",
         )
     return int(no)
@@ -269,7 +269,7 @@ def _function(connection: Connection, user: User, function_id: str) -> int:
 def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
     row = _find_group.first(connection, id=group_id) if group_id is not None else None
     if row is not None and row[1] != user.no:
-        raise NotFound(f"there is no group '{group_id}'", code="GROUP_NOT_FOUND")
+        raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
     if row is not None and group_id is not None:
         return row[0], group_id
     group_id = group_id or names.new_id()

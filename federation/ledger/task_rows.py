@@ -1,4 +1,4 @@
-"""What the ledger reads of a task to decide about it."""
+"""Rows of tasks as the ledger reads them to decide about state changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..db.tables import submissions, tasks
 
 
 class Task(NamedTuple):
-    """A row of ``tasks``, as far as moves depend on it."""
+    """The columns of ``tasks`` on which state changes depend."""
 
     no: int
     id: str
@@ -42,33 +42,32 @@ _options = Statement(
 )
 
 
-def of_endpoint(connection: Connection, endpoint_no: int, ids: list[str]) -> dict[str, Task]:
-    """Tasks of one endpoint by id; ids that are not tasks of it are left out."""
+def tasks_of_endpoint(connection: Connection, endpoint_no: int, ids: list[str]) -> dict[str, Task]:
+    """Return the tasks of an endpoint by id; ids of other tasks are ignored."""
     found = _by_id.rows(connection, ids=ids, endpoint=endpoint_no)
     return {row[1]: Task._make(row) for row in found}
 
 
-def numbered(connection: Connection, nos: list[int]) -> list[Task]:
-    """Tasks by number."""
+def tasks_by_number(connection: Connection, nos: list[int]) -> list[Task]:
+    """Return tasks by number."""
     return list(map(Task._make, _by_no.rows(connection, nos=nos)))
 
 
-def in_bundles(connection: Connection, bundle_nos: list[int]) -> list[Task]:
-    """The unfinished tasks of bundles."""
+def tasks_in_bundles(connection: Connection, bundle_nos: list[int]) -> list[Task]:
+    """Return the unfinished tasks of bundles."""
     return list(map(Task._make, _by_bundle.rows(connection, bundles=bundle_nos))) if bundle_nos else []
 
 
 def options_of(connection: Connection, found: list[Task]) -> dict[int, Options]:
-    """The options of tasks' submissions, by submission number."""
-    wanted = sorted({task.submission_no for task in found})
-    return (
-        {no: Options.from_json(text) for no, text in _options.rows(connection, nos=wanted)} if wanted else {}
-    )
+    """Return the options of tasks' submissions, by submission number."""
+    numbers = sorted({task.submission_no for task in found})
+    rows = _options.rows(connection, nos=numbers) if numbers else []
+    return {no: Options.from_json(text) for no, text in rows}
 
 
-def unknown(task_id: str) -> NotFound:
-    """The error of those who ask for a task that there is not, or that is another user's."""
+def task_not_found(task_id: str) -> NotFound:
+    """Return the error for a task that does not exist or belongs to another user."""
     return NotFound(
-        f"there is no task '{task_id}' (finished tasks are forgotten after the retention time)",
+        f"task '{task_id}' does not exist (finished tasks are deleted after the retention time)",
         code="TASK_NOT_FOUND",
     )

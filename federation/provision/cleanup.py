@@ -30,7 +30,7 @@ def forget_blocks(fed: Federation, now: float) -> int:
             return 0
     columns = (getattr(blocks.c, name) for name in ("no", "endpoint_no", "nodes", "started", "ended"))
     with fed.database.write() as connection:
-        if not shared.alone(connection, LOCK):
+        if not shared.try_advisory_lock(connection, LOCK):
             return 0  # another sweeper is at it
         found = connection.execute(select(*columns).where(old).order_by(blocks.c.no).limit(BATCH)).all()
         hours: dict[int, float] = defaultdict(float)

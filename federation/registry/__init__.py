@@ -1,5 +1,5 @@
-"""Who and what the service knows: users and their tokens, functions, endpoints.
+"""The registry: users and their tokens, functions, endpoints and their broker accounts.
 
-Every function takes the ``Federation`` first and the acting user second; what belongs to somebody else
-is answered like what does not exist.
+In: the ``Federation``, the acting user, and the object to register, read, change or delete. Out:
+descriptions for the API, credentials, broker accounts. Objects of other users are reported as not found.
 """

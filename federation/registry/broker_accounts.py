@@ -1,6 +1,6 @@
-"""Redis accounts of endpoints: each may touch its own keys and channels, and push reports.
+"""Redis accounts of endpoints: each may access its own keys and channels, and push reports.
 
-The command list was found by running Celery workers against ``ACL LOG``; see ``docs/security.rst``.
+The command list was determined by running Celery workers and reading ``ACL LOG``; see ``docs/security.rst``.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ COMMANDS = (
 
 
 def rules(endpoint_id: str, password_sha256: str, *, selectors: bool) -> list[str]:
-    """ACL rules of one endpoint.
+    """Return the ACL rules of one endpoint.
 
-    ``selectors``: Redis 7 lets reports be push-only; on 6.2 the same account could also read them, so an
-    embedded 6.2 should serve one user only.
+    ``selectors``: Redis 7 can restrict the account to pushing reports. On Redis 6.2 the account can also read
+    reports, so an embedded Redis 6.2 should serve one user only.
     """
     prefix = names.prefix(endpoint_id)
-    keys = [f"~{prefix}*", f"&{prefix}*", f"&{prefix}/0.celery.pidbox"]  # PSUBSCRIBE is matched literally
+    keys = [f"~{prefix}*", f"&{prefix}*", f"&{prefix}/0.celery.pidbox"]  # PSUBSCRIBE needs a literal match
     base = ["reset", "on", f"#{password_sha256}", "nocommands", "resetchannels", *keys, *COMMANDS, "+lpush"]
     reports = f"~{names.REPORTS_KEY}"
     return base + ([f"(+lpush {reports})"] if selectors else [reports])
 
 
 def add_endpoint_user(fed: Federation, endpoint_id: str, password_sha256: str) -> None:
-    """Make or renew the broker account of an endpoint. May raise one of ``BrokerError``."""
+    """Create or renew the broker account of an endpoint. Raises one of ``BrokerError``."""
     add = fed.broker.redis.pipeline(transaction=False)
     _add(add, fed, endpoint_id, password_sha256)
     add.execute()
@@ -53,12 +53,12 @@ def _add(pipe: Any, fed: Federation, endpoint_id: str, password_sha256: str) -> 
 
 
 def remove_endpoint_user(fed: Federation, endpoint_id: str) -> None:
-    """Delete an endpoint's account; its open connections are cut at once."""
+    """Delete an endpoint's account; Redis closes its open connections at once."""
     fed.broker.redis.execute_command("ACL", "DELUSER", names.broker_user(endpoint_id))
 
 
 def ensure_endpoint_users(fed: Federation) -> int:
-    """Make the accounts of all endpoints again, as after a loss of the broker's data; return how many."""
+    """Recreate the accounts of all endpoints, after the broker lost its data; return how many."""
     with fed.database.read() as connection:
         query = select(endpoints.c.id, endpoints.c.broker_sha256).where(endpoints.c.deleted.is_(None))
         rows = connection.execute(query).all()
@@ -71,12 +71,12 @@ def ensure_endpoint_users(fed: Federation) -> int:
 
 
 def has_selectors(fed: Federation) -> bool:
-    """Tell whether the broker is a Redis of version 7 or later."""
+    """Return whether the broker is Redis 7 or later, which supports ACL selectors."""
     version = str(fed.broker.redis.info("server")["redis_version"])
     return int(version.split(".")[0]) >= 7
 
 
 def credentials_url(fed: Federation, endpoint_id: str, password: str) -> str:
-    """The broker URL that an endpoint is given."""
+    """Return the broker URL for an endpoint's credentials."""
     address = fed.settings.broker_address or fed.broker.address
     return f"redis://{names.broker_user(endpoint_id)}:{quote(password, safe='')}@{address}/0"

@@ -1,7 +1,7 @@
-"""One-time codes: each lets a machine register one endpoint, and nothing else.
+"""One-time codes: each code allows a machine to register one endpoint, and nothing else.
 
-So that no token of a person has to be on that machine. A code is kept like a token, by its SHA-256 only, and
-its prefix tells it apart: it is never taken for a token, nor a token for a code.
+The user's token is therefore not needed on that machine. A code is stored like a token, as its SHA-256 only;
+its prefix distinguishes it from a token, and neither is accepted in place of the other.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from . import endpoints
 from .users import User, digest
 
 PREFIX = "umc_"
-#: Seconds for which a code may be used unless its maker says otherwise, and at most.
-LIFETIME, LONGEST = 3600.0, 30 * 86400.0
-_REFUSAL = (
-    "this code is unknown, used, expired or for another name: make a new one with 'umbel endpoint code NAME'"
+#: Default and maximum lifetime of a code, seconds.
+DEFAULT_LIFETIME, MAX_LIFETIME = 3600.0, 30 * 86400.0
+_INVALID_CODE = (
+    "the code is unknown, already used, expired or for another name: create a new one with "
+    "'umbel endpoint code NAME'"
 )
 _t = tokens.c
 
 
-def create(fed: Federation, user: User, name: str, lifetime: float = LIFETIME) -> dict[str, Any]:
-    """Make a code for the registration of an endpoint called ``name``; it is shown this once only."""
+def create(fed: Federation, user: User, name: str, lifetime: float = DEFAULT_LIFETIME) -> dict[str, Any]:
+    """Create a code that registers an endpoint called ``name``; the code cannot be read again."""
     code = PREFIX + secrets.token_urlsafe(32)
     now = time.time()
     row = {"user_no": user.no, "sha256": digest(code), "label": _label(name), "created": now}
@@ -38,26 +39,26 @@ def create(fed: Federation, user: User, name: str, lifetime: float = LIFETIME) -
     return {"code": code, "name": name, "expires": now + lifetime}
 
 
-def maker(fed: Federation, code: str) -> User:
-    """The user who made a code that is still good. Raises Unauthorized."""
+def owner(fed: Federation, code: str) -> User:
+    """Return the user who created a valid code. Raises Unauthorized."""
     query = select(users.c.no, users.c.id, users.c.name).join(tokens, _t.user_no == users.c.no)
     with fed.database.read() as connection:
-        row = connection.execute(query.where(*_good(code))).first()
+        row = connection.execute(query.where(*_valid(code))).first()
     if row is None or not code.startswith(PREFIX):
-        raise Unauthorized(_REFUSAL)
+        raise Unauthorized(_INVALID_CODE)
     return User(*row)
 
 
 def redeem(fed: Federation, user: User, code: str, *, name: str, **endpoint: Any) -> dict[str, Any]:
-    """Register an endpoint for ``user``, the maker of a code, which is used up by that.
+    """Register an endpoint for ``user``, the owner of the code; this uses up the code.
 
-    ``endpoint``: as ``endpoints.register`` takes it. Raises Unauthorized, and what ``register`` raises: then
-    the code is as good as before.
+    ``endpoint``: arguments of ``endpoints.register``. Raises Unauthorized, and the errors of ``register``,
+    after which the code remains valid.
     """
-    use = update(tokens).where(*_good(code), _t.label == _label(name), _t.user_no == user.no)
+    use = update(tokens).where(*_valid(code), _t.label == _label(name), _t.user_no == user.no)
     with fed.database.write() as connection:
         if connection.execute(use.values(revoked=time.time())).rowcount != 1:
-            raise Unauthorized(f"endpoint '{name}': {_REFUSAL}")
+            raise Unauthorized(f"endpoint '{name}': {_INVALID_CODE}")
     try:
         return endpoints.register(fed, user, name=name, **endpoint)
     except BaseException:
@@ -66,7 +67,7 @@ def redeem(fed: Federation, user: User, code: str, *, name: str, **endpoint: Any
         raise
 
 
-def _good(code: str) -> tuple[Any, ...]:
+def _valid(code: str) -> tuple[Any, ...]:
     return _t.sha256 == digest(code), _t.revoked.is_(None), _t.expires > time.time()
 
 

@@ -1,6 +1,6 @@
-"""What an endpoint looks like just now: its worker nodes and its queue.
+"""The current status of endpoints: worker nodes and queue.
 
-Three statements answer for a whole page of endpoints, however many there are.
+Three statements read the status of a whole page of endpoints.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from umbel.protocol.states import EndpointState, TaskState
 
 from ..db.tables import bundles, nodes, tasks
 
-#: Most nodes shown of one endpoint: alone, and as one of a list.
+#: Maximum nodes returned per endpoint: for a single endpoint, and in a list.
 MAX_NODES = 10_000
 MAX_NODES_LISTED = 20
 
@@ -23,13 +23,13 @@ _n = nodes.c
 _SHOWN_STATES = (TaskState.QUEUED, TaskState.DISPATCHED, TaskState.RUNNING)
 
 
-def look(
+def read_status(
     connection: Connection, endpoint_nos: Sequence[int], *, since: float, nodes: int
 ) -> dict[int, dict[str, Any]]:
-    """Return for each endpoint number the part of its description that changes by itself.
+    """Return the status part of each endpoint's description, by endpoint number.
 
-    A node counts as live when it was heard of after ``since`` and has not said goodbye. At most ``nodes``
-    nodes are shown of each endpoint, live ones first; the sums count all of them.
+    A node is live if it has sent a heartbeat after ``since`` and has not shut down. At most ``nodes`` nodes
+    are returned per endpoint, live ones first; the sums include all nodes.
     """
     queues = _queues(connection, endpoint_nos)
     totals = _totals(connection, endpoint_nos, since)
@@ -55,12 +55,12 @@ def _state(totals: Row | None, shown: list[dict[str, Any]], queue: dict[str, int
     }
 
 
-def _alive(since: float) -> Any:
+def _is_live(since: float) -> Any:
     return and_(_n.live == 1, _n.seen > since)
 
 
 def _totals(connection: Connection, endpoint_nos: Sequence[int], since: float) -> dict[int, Row]:
-    alive = _alive(since)
+    alive = _is_live(since)
     query = (
         select(
             _n.endpoint_no,
@@ -78,7 +78,7 @@ def _totals(connection: Connection, endpoint_nos: Sequence[int], since: float) -
 def _nodes(
     connection: Connection, endpoint_nos: Sequence[int], since: float, most: int
 ) -> dict[int, list[dict[str, Any]]]:
-    live = case((_alive(since), 1), else_=0)
+    live = case((_is_live(since), 1), else_=0)
     place = func.row_number().over(partition_by=_n.endpoint_no, order_by=(live.desc(), _n.seen.desc(), _n.no))
     ranked = (
         select(
@@ -99,7 +99,7 @@ def _nodes(
     query = select(ranked).where(ranked.c.place <= most).order_by(ranked.c.endpoint_no, ranked.c.place)
     found: dict[int, list[dict[str, Any]]] = {}
     for row in connection.execute(query):
-        # the facts are the node's own words, and never replace what the service knows
+        # the node reports its facts itself; they must not override the service's data
         facts = json.loads(row.facts)
         own = {
             "name": row.name,
@@ -118,12 +118,12 @@ def _nodes(
 def _queues(connection: Connection, endpoint_nos: Sequence[int]) -> dict[int, dict[str, int]]:
     waiting = (
         select(tasks.c.endpoint_no, tasks.c.state, func.count())
-        # a constant, not a parameter: so the partial index of queued tasks is recognised
+        # a literal instead of a parameter, so that the partial index of queued tasks can be used
         .where(tasks.c.state == literal_column("'queued'"), tasks.c.endpoint_no.in_(endpoint_nos)).group_by(
             tasks.c.endpoint_no, tasks.c.state
         )
     )
-    # tasks that were sent are few (the window) and found through their bundles
+    # sent tasks are few (the window) and found through their bundles
     sent = (
         select(bundles.c.endpoint_no, tasks.c.state, func.count())
         .join(tasks, tasks.c.bundle_no == bundles.c.no)

@@ -1,4 +1,4 @@
-"""Endpoints: places that run calls, each with its own key, broker account and worker nodes."""
+"""Endpoints, each with its own key, broker account and worker nodes."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def register(
     description: str = "",
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Add an endpoint; return its description with ``credentials``, which are shown this once only.
+    """Register an endpoint; return its description with ``credentials``, which cannot be read again.
 
-    ``public_key``: 32 raw bytes (Ed25519) that its reports will be checked with. Raises BadRequest for an
-    impossible name or key, Conflict (NAME_TAKEN), ServiceUnavailable when the broker cannot be reached; then
-    nothing was added.
+    ``public_key``: 32 raw bytes (Ed25519) to verify its reports. Raises BadRequest for an invalid name or
+    key, Conflict (NAME_TAKEN), and ServiceUnavailable if the broker is unreachable; then nothing is
+    registered.
     """
     _check(name, public_key)
     password = secrets.token_urlsafe(32)
@@ -88,7 +88,7 @@ def find(fed: Federation, user: User, name_or_id: str) -> Row:
 
 
 def get(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
-    """Return one endpoint's description with the present state of its nodes and queue. Raises NotFound."""
+    """Return an endpoint's description with the current status of its nodes and queue. Raises NotFound."""
     with fed.database.read() as connection:
         row = _find(connection, user, name_or_id)
         return _described(fed, connection, [row], nodes=endpoint_status.MAX_NODES)[0]
@@ -99,7 +99,7 @@ def page(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return one page of the user's endpoints, newest first, and the next cursor.
 
-    At most ``liveness.MAX_NODES_LISTED`` nodes are shown of each; ``get`` shows them all.
+    Includes at most ``endpoint_status.MAX_NODES_LISTED`` nodes per endpoint; ``get`` returns all nodes.
     """
     query = select(*_COLUMNS).where(_e.user_no == user.no, _e.deleted.is_(None))
     with fed.database.read() as connection:
@@ -115,7 +115,7 @@ def update(
     description: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Change what is given (None: leave it) and return the endpoint's description. Raises NotFound."""
+    """Update the given fields (None: unchanged); return the endpoint's description. Raises NotFound."""
     values: dict[str, Any] = {}
     if description is not None:
         values["description"] = description
@@ -135,60 +135,60 @@ def delete(fed: Federation, user: User, name_or_id: str) -> None:
     """
     with fed.database.write() as connection:
         row = _find(connection, user, name_or_id)
-        lock_endpoints(connection, [row.no])  # nothing is submitted between the look and the end
+        lock_endpoints(connection, [row.no])  # nothing is submitted between the check and the deletion
         if connection.execute(
             select(exists().where(loads.c.endpoint_no == row.no, loads.c.live > 0))
         ).scalar():
             raise Conflict(
-                f"endpoint '{row.name}' still has unfinished tasks: cancel them or wait for their end",
+                f"endpoint '{row.name}' has unfinished tasks: cancel them or wait until they finish",
                 code="IN_USE",
                 details={"endpoint_id": row.id},
             )
         connection.execute(sql_update(endpoints).where(_e.no == row.no).values(deleted=time.time()))
-    _forget(fed, row.id)
+    _remove_from_broker(fed, row.id)
 
 
 def _add(fed: Federation, row: Mapping[str, Any]) -> None:
-    # the account first: a crash in between leaves an account without an endpoint, which nobody knows the
-    # password of, rather than an endpoint that can never connect
+    # the account first: a crash in between leaves an account whose password is unknown, which is harmless,
+    # instead of an endpoint that can never connect
     try:
         broker_accounts.add_endpoint_user(fed, row["id"], row["broker_sha256"])
     except BrokerError as error:
         raise ServiceUnavailable(
-            f"the broker does not answer ({error}); nothing was registered, try again"
+            f"endpoint '{row['name']}' was not registered: the broker does not respond ({error}); try again"
         ) from None
     try:
         with fed.database.write() as connection:
             connection.execute(insert(endpoints).values(row))
     except IntegrityError:
-        _forget(fed, row["id"])
+        _remove_from_broker(fed, row["id"])
         raise Conflict(
-            f"you already have an endpoint named '{row['name']}': choose another name or delete that one",
+            f"you already have an endpoint named '{row['name']}': choose another name or delete it",
             code="NAME_TAKEN",
             details={"name": row["name"]},
         ) from None
 
 
-def _forget(fed: Federation, endpoint_id: str) -> None:
+def _remove_from_broker(fed: Federation, endpoint_id: str) -> None:
     try:
         broker_accounts.remove_endpoint_user(fed, endpoint_id)
         fed.broker.drop_endpoint(endpoint_id)
     except BrokerError as error:
-        # its account reaches nothing but its own queue, into which nothing is put any more
-        logger.warning("broker account of endpoint %s is still there: %s", endpoint_id, error)
+        # the account can only access its own queue, which receives no more bundles
+        logger.warning("endpoint %s: broker account could not be removed: %s", endpoint_id, error)
 
 
 def _check(name: str, public_key: bytes) -> None:
     if not names.valid_name(name) or names.is_id(name):
         raise BadRequest(
-            f"'{name[:80]}' cannot name an endpoint: use 1 to 63 letters, digits and . _ -, beginning with a"
-            " letter or digit, and nothing that looks like an id",
+            f"'{name[:80]}' is not a valid endpoint name: use 1 to 63 letters, digits and . _ -, starting "
+            "with a letter or digit; a name must not have the form of an id",
             code="VALIDATION_ERROR",
             details={"name": name[:80]},
         )
     if len(public_key) != PUBLIC_KEY_BYTES:
         raise BadRequest(
-            f"public_key has {len(public_key)} bytes; a raw Ed25519 key has {PUBLIC_KEY_BYTES}",
+            f"public_key must be a raw Ed25519 key of {PUBLIC_KEY_BYTES} bytes, got {len(public_key)} bytes",
             code="VALIDATION_ERROR",
         )
 
@@ -201,7 +201,7 @@ def _find(connection: Connection, user: User, name_or_id: str) -> Row:
     row = connection.execute(query).first()
     if row is None:
         raise NotFound(
-            f"there is no endpoint '{name_or_id[:80]}' among yours: GET /v1/endpoints lists them",
+            f"you have no endpoint '{name_or_id[:80]}': GET /v1/endpoints lists your endpoints",
             code="ENDPOINT_NOT_FOUND",
             details={"endpoint": name_or_id[:80]},
         )
@@ -209,7 +209,7 @@ def _find(connection: Connection, user: User, name_or_id: str) -> Row:
 
 
 def _described(fed: Federation, connection: Connection, rows: Any, *, nodes: int) -> list[dict[str, Any]]:
-    states = endpoint_status.look(
+    states = endpoint_status.read_status(
         connection, [row.no for row in rows], since=time.time() - fed.settings.node_lost_after, nodes=nodes
     )
     return [

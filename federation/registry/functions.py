@@ -1,6 +1,6 @@
-"""Functions: serialized bodies that the service keeps and never opens.
+"""Functions: serialized bodies that the service stores and never deserializes.
 
-A function never changes. The same owner and the same body are the same function; an edited one is another.
+A function is immutable. The same body of the same owner is the same function; a changed body is a new one.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _COLUMNS = (_f.no, _f.id, _f.name, _f.description, _f.sha256, _f.size, _f.create
 def register(
     fed: Federation, user: User, *, name: str, body: bytes, source: str | None = None, description: str = ""
 ) -> dict[str, Any]:
-    """Keep a function and return its description; see ``ensure``."""
+    """Store a function and return its description; see ``ensure``."""
     return ensure(fed, user, name=name, body=body, source=source, description=description)[0]
 
 
 def ensure(
     fed: Federation, user: User, *, name: str, body: bytes, source: str | None = None, description: str = ""
 ) -> tuple[dict[str, Any], bool]:
-    """Return the description of the user's function with this body, and whether it was made now.
+    """Return the description of the user's function with this body, and whether it was created now.
 
-    If it was there already, it stays as it is: name, source and description given now count for nothing.
-    Raises TooLarge above ``limits.MAX_FUNCTION_BYTES``.
+    An existing function does not change; the passed name, source and description are ignored. Raises
+    BadRequest for an invalid header, TooLarge above ``limits.MAX_FUNCTION_BYTES``.
     """
     if len(body) > limits.MAX_FUNCTION_BYTES:
         raise TooLarge(
-            f"function '{name}' has {len(body)} bytes, at most {limits.MAX_FUNCTION_BYTES} are accepted: "
+            f"function '{name}' has {len(body)} bytes, the limit is {limits.MAX_FUNCTION_BYTES}: "
             "pass large data as arguments or through files",
             details={"size": len(body), "limit": limits.MAX_FUNCTION_BYTES},
         )
@@ -65,14 +65,14 @@ def ensure(
         _f.user_no == user.no, _f.sha256 == digest, _f.deleted.is_(None)
     )
 
-    def keep(connection: Connection) -> tuple[dict[str, Any], bool]:
+    def find_or_insert(connection: Connection) -> tuple[dict[str, Any], bool]:
         found = connection.execute(mine).first()
         if found is not None:
-            return _shown(found), False
+            return _describe(found), False
         connection.execute(insert(functions).values(user_no=user.no, body=body, **row))
         return _readable(row), True
 
-    return fed.database.settle(keep)
+    return fed.database.retry_write(find_or_insert)
 
 
 def get(fed: Federation, user: User, id: str) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def get(fed: Federation, user: User, id: str) -> dict[str, Any]:
     with fed.database.read() as connection:
         row = connection.execute(query).first()
     if row is None:
-        raise _unknown(id)
-    return _shown(row)
+        raise _not_found(id)
+    return _describe(row)
 
 
 def page(
@@ -92,32 +92,32 @@ def page(
     query = select(*_COLUMNS).where(_f.user_no == user.no, _f.deleted.is_(None))
     with fed.database.read() as connection:
         rows, following = pagination.fetch(connection, query, _f.no, limit=limit, cursor=cursor)
-    return [_shown(row) for row in rows], following
+    return [_describe(row) for row in rows], following
 
 
 def delete(fed: Federation, user: User, id: str) -> None:
-    """Take a function out of use; tasks that were submitted before still run. Raises NotFound."""
-    gone = (
+    """Delete a function; tasks submitted before still run. Raises NotFound."""
+    mark = (
         update(functions)
         .where(_f.id == id, _f.user_no == user.no, _f.deleted.is_(None))
         .values(deleted=time.time())
     )
     with fed.database.write() as connection:
-        if not connection.execute(gone).rowcount:
-            raise _unknown(id)
+        if not connection.execute(mark).rowcount:
+            raise _not_found(id)
         number = select(_f.no).where(_f.id == id).scalar_subquery()
         connection.execute(drop(samples).where(samples.c.function_no == number))
 
 
-def _unknown(id: str) -> NotFound:
+def _not_found(id: str) -> NotFound:
     return NotFound(
-        f"there is no function {id} among yours: register it, or list yours with GET /v1/functions",
+        f"you have no function '{id}': register it, or list your functions with GET /v1/functions",
         code="FUNCTION_NOT_FOUND",
         details={"function_id": id},
     )
 
 
-def _shown(row: Row) -> dict[str, Any]:
+def _describe(row: Row) -> dict[str, Any]:
     values = dict(row._mapping)
     del values["no"]
     return _readable(values)
@@ -129,22 +129,22 @@ def _readable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _environment(name: str, body: bytes) -> str | None:
-    """What the header of a function's bytes says of its environment: its code is never looked at."""
+    """Return the environment in the header of a function's body; the code is never read."""
     try:
         environment = of_function(body)
     except ValueError as error:
-        raise BadRequest(f"function '{name}' asks for an environment that cannot be: {error}") from None
+        raise BadRequest(f"function '{name}' has an invalid environment: {error}") from None
     if environment is None:
         return None
     return json.dumps({"digest": environment.digest, **environment.to_json()})
 
 
 def _limits(name: str, body: bytes) -> str | None:
-    """What the header of a function's bytes says of its limits."""
+    """Return the limits in the header of a function's body."""
     try:
         found = limits_of_function(body)
     except ValueError as error:
         raise BadRequest(
-            f"function '{name}' has a limit that cannot be: {error}", code="VALIDATION_ERROR"
+            f"function '{name}' has an invalid limit: {error}", code="VALIDATION_ERROR"
         ) from None
     return None if found is None else json.dumps(found.to_json())

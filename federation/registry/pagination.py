@@ -1,7 +1,7 @@
-"""Pages of lists: a limit and an opaque cursor.
+"""Pages of lists, with a limit and an opaque cursor.
 
-Lists run from the newest row to the oldest by the table's running number, so a page is one index range
-whatever came before it, and rows added meanwhile move nothing.
+Lists are ordered by row number, newest first, so a page is one index range and rows added later do not shift
+it.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from sqlalchemy import Column, Connection, Row, Select
 
 from umbel.protocol.errors import BadRequest
 
-#: How many items a page has when the caller does not say, and at most.
+#: Default and maximum number of items per page.
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
-# numbers of rows are 63 bits wide
+# row numbers have 63 bits, 16 hexadecimal digits
 _MAX_DIGITS = 16
 
 
 def encode_cursor(no: int) -> str:
-    """Return the cursor of the page that follows the row with this number."""
+    """Return the cursor of the page after the row with this number."""
     return f"{no:x}"
 
 
 def decode_cursor(cursor: str | None) -> int | None:
-    """Return the number behind a cursor, or None for the first page. Raises BadRequest."""
+    """Return the row number in a cursor, or None for the first page. Raises BadRequest."""
     if cursor is None:
         return None
     if not 0 < len(cursor) <= _MAX_DIGITS or not set(cursor) <= set("0123456789abcdef"):
         raise BadRequest(
-            "this cursor is not one that the service gave out: pass the 'next' of the page before",
+            f"invalid cursor '{cursor[:64]}': pass the value of 'next' from the previous page",
             details={"cursor": cursor[:64]},
         )
     return min(int(cursor, 16), 2**63 - 1)
@@ -39,10 +39,10 @@ def decode_cursor(cursor: str | None) -> int | None:
 def fetch(
     connection: Connection, query: Select, no: Column[int], *, limit: int, cursor: str | None
 ) -> tuple[Sequence[Row], str | None]:
-    """Return one page of ``query``'s rows, newest first, and the next page's cursor or None.
+    """Return one page of the rows of ``query``, newest first, and the cursor of the next page or None.
 
-    ``no``: the number column that orders the list; the query must select it. ``limit`` is held between
-    1 and ``MAX_LIMIT``. Raises BadRequest for a cursor that is none.
+    ``no``: the row number column that orders the list; the query must select it. ``limit`` is clamped to 1 to
+    ``MAX_LIMIT``. Raises BadRequest for an invalid cursor.
     """
     limit = max(1, min(limit, MAX_LIMIT))
     after = decode_cursor(cursor)

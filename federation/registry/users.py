@@ -1,7 +1,8 @@
 """Users and their bearer tokens.
 
-A token is ``umb_`` and 43 characters made of 256 random bits; the database keeps its SHA-256 only. So
-much randomness needs no slow hash, and one indexed look-up makes a revoked token useless at once.
+A token is ``umb_`` followed by 43 characters that encode 256 random bits; the database stores its SHA-256
+only. With so many random bits no slow hash is needed. Each request looks up the token, so a revocation takes
+effect at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_LABEL = 128
 
 
 class User(NamedTuple):
-    """Somebody whom the service knows. ``no`` joins rows, ``id`` is for the outside."""
+    """A registered user. ``no``: row number, used in joins; ``id``: the public id."""
 
     no: int
     id: str
@@ -46,20 +47,24 @@ _by_token = Statement(
 
 
 def authenticate(fed: Federation, token: str) -> User:
-    """Return the user whose valid token this is. Raises Unauthorized."""
+    """Return the user of a valid token. Raises Unauthorized."""
     if len(token) == TOKEN_LENGTH and token.startswith(TOKEN_PREFIX):
         with fed.database.read() as connection:
             row = _by_token.first(connection, digest=digest(token), now=time.time())
         if row is not None:
             return User(*row)
-    raise Unauthorized("this token is unknown, expired or revoked: ask the service's owner for a new one")
+    raise Unauthorized(
+        "the token is unknown, expired or revoked: ask the administrator of the service for a new token"
+    )
 
 
 def ensure_user(fed: Federation, name: str) -> User:
-    """Return the user of this name (1 to 64 characters), made now if there is none. Raises BadRequest."""
+    """Return the user with this name (1 to 64 characters); create it if missing. Raises BadRequest."""
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise BadRequest(f"a user's name has 1 to {MAX_NAME} printable characters")
-    return fed.database.settle(lambda connection: _ensure(connection, name))
+        raise BadRequest(
+            f"user name {name[:80]!r} is invalid: it must have 1 to {MAX_NAME} printable characters"
+        )
+    return fed.database.retry_write(lambda connection: _ensure(connection, name))
 
 
 def _ensure(connection: Connection, name: str) -> User:
@@ -72,9 +77,9 @@ def _ensure(connection: Connection, name: str) -> User:
 
 
 def create_token(fed: Federation, user: User, label: str, lifetime: float | None = None) -> str:
-    """Make a token for ``user`` and return it: it can never be read again.
+    """Create a token for ``user`` and return it; it cannot be read again.
 
-    ``lifetime``: seconds after which it stops working; None: never.
+    ``lifetime``: validity in seconds; None: unlimited.
     """
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     now = time.time()
@@ -92,5 +97,5 @@ def create_token(fed: Federation, user: User, label: str, lifetime: float | None
 
 
 def digest(token: str) -> str:
-    """What the database keeps of a token or a code."""
+    """Return the SHA-256 under which the database stores a token or code."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,5 +1,5 @@
-"""The processes that run beside the web server.
+"""The processes that run alongside the web server.
 
-In: reports, and the clock. Out: finished tasks (``collector``), lost or overdue work put right from the
-ledger (``sweeper``), and a statement whether the service works (``health``).
+In: reports, and the clock. Out: finished tasks (``collector``), lost tasks requeued and overdue tasks expired
+(``sweeper``), and the status of the service (``health``).
 """

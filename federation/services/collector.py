@@ -1,6 +1,7 @@
-"""The collector: takes reports from the broker into the ledger, batch by batch.
+"""The collector: receives reports from the broker and applies them to the ledger, batch by batch.
 
-Any number of collectors may run; each batch is one transaction, and reports leave the broker only after it.
+Any number of collectors may run. Each batch is one transaction; its reports are deleted from the broker
+afterwards.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from ..broker.client import BrokerError
 from ..config.settings import SettingsError
 from ..context import Federation
 from ..db.tables import endpoints
-from ..ledger.apply_reports import Effects, take_in
+from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..process import Stop, run_process
 
 log = logging.getLogger(__name__)
 
-#: How long one wait for reports lasts, and how often a collector shows that it lives, seconds.
-WAIT = 1.0
-#: Redis hash of the collectors: name → JSON {"since", "beat"}, seconds since 1970.
-BEATS_KEY = "umbel:collectors"
-#: A collector silent for this long is dead, and what it took goes back.
+#: Maximum wait for reports, and interval of a collector's heartbeats, seconds.
+POLL_INTERVAL = 1.0
+#: Redis hash of the collectors: name → JSON {"since", "beat"}, in seconds since 1970.
+COLLECTORS_KEY = "umbel:collectors"
+#: A collector without heartbeat for this long is dead; its unacknowledged reports are requeued, seconds.
 DEAD_AFTER = 30.0
-#: A verified public key is looked up again after this long, so that a deleted endpoint loses its voice.
+#: Lifetime of a cached public key; reports of a deleted endpoint are rejected after it, seconds.
 KEY_SECONDS = 30.0
 
 
 class Collector:
-    """One collector. ``name``: unique among those that run."""
+    """One collector. ``name``: unique among the running collectors."""
 
     def __init__(self, fed: Federation, name: str):
         self.fed = fed
@@ -50,90 +51,98 @@ class Collector:
         self.since = time.time()
         self.dropped = 0
         self._keys: dict[str, tuple[float, Verifier | None]] = {}
-        self._beat = 0.0
-        # whether reports may lie in our own list that are not in the ledger
-        self._unsure = True
+        self._last_heartbeat = 0.0
+        # whether this collector's list may contain reports that are not in the ledger
+        self._needs_recovery = True
 
     def run(self, stop: Stop) -> None:
-        """Collect until ``stop`` is set; survives a broker and a database that are away."""
+        """Collect until ``stop`` is set; reconnects when the broker or the database is unavailable."""
         while not stop.is_set():
             try:
-                self.beat()
-                self.collect(WAIT)
+                self.heartbeat()
+                self.collect(POLL_INTERVAL)
             except BrokerError as error:
-                log.warning("collector lost the broker, trying again: %s", error)
+                log.warning("collector %s: broker unreachable, retrying: %s", self.name, error)
                 stop.wait(0.5)
             except OperationalError as error:
-                # a database that is away or restarts, or a deadlock that PostgreSQL has cut
-                log.warning("collector cannot use the database, trying again: %s", error)
+                # the database is unavailable or restarts, or PostgreSQL resolved a deadlock
+                log.warning("collector %s: database unavailable, retrying: %s", self.name, error)
                 stop.wait(0.5)
 
-    def beat(self) -> None:
-        """Show that this collector lives; give back what dead ones had taken."""
+    def heartbeat(self) -> None:
+        """Write this collector's heartbeat; requeue the reports of dead collectors."""
         now = time.time()
-        if now - self._beat < WAIT:
+        if now - self._last_heartbeat < POLL_INTERVAL:
             return
         redis = self.fed.broker.redis
-        for field, value in redis.hgetall(BEATS_KEY).items():
+        for field, value in redis.hgetall(COLLECTORS_KEY).items():
             name = field.decode()
             if name != self.name and json.loads(value)["beat"] < now - DEAD_AFTER:
-                log.warning("collector %s is dead, %d reports go back", name, self.fed.broker.recover(name))
-                redis.hdel(BEATS_KEY, name)
-        redis.hset(BEATS_KEY, self.name, json.dumps({"since": self.since, "beat": now}))
-        self._beat = now
+                count = self.fed.broker.recover(name)
+                log.warning("collector %s: no heartbeat, considered dead; %d reports requeued", name, count)
+                redis.hdel(COLLECTORS_KEY, name)
+        redis.hset(COLLECTORS_KEY, self.name, json.dumps({"since": self.since, "beat": now}))
+        self._last_heartbeat = now
 
-    def collect(self, timeout: float) -> Effects | None:
-        """Take one batch of reports in; return what came of it, None when there was none."""
-        if self._unsure:
-            # by an earlier process of this name, or by a take or a transaction that failed
+    def collect(self, timeout: float) -> ApplyResult | None:
+        """Receive and apply one batch of reports; return the result, or None if there were no reports."""
+        if self._needs_recovery:
+            # left by an earlier process of this name, or after a failed request or transaction
             self.fed.broker.recover(self.name)
-        self._unsure = True
-        raw = self.fed.broker.take(self.name, timeout)
+        self._needs_recovery = True
+        raw = self.fed.broker.receive_reports(self.name, timeout)
         if not raw:
-            self._unsure = False
+            self._needs_recovery = False
             return None
         reports = [report for report in map(self._open, raw) if report is not None]
-        effects = self._take_in(reports)
-        self.fed.broker.taken_done(self.name, [*effects.groups, *effects.spoken])
-        self._unsure = False
-        dispatch.send(self.fed, effects.planned)
-        self.dropped += effects.dropped
-        log.debug("%d reports, %d tasks ended, %d dropped", len(reports), effects.ended, effects.dropped)
-        return effects
+        result = self._apply(reports)
+        self.fed.broker.acknowledge_reports(self.name, [*result.groups, *result.updated_tasks])
+        self._needs_recovery = False
+        dispatch.send(self.fed, result.planned)
+        self.dropped += result.dropped
+        log.debug(
+            "%d reports applied: %d tasks finished, %d outcomes dropped",
+            len(reports),
+            result.finished,
+            result.dropped,
+        )
+        return result
 
-    def _take_in(self, reports: Sequence[OpenReport]) -> Effects:
+    def _apply(self, reports: Sequence[OpenReport]) -> ApplyResult:
         try:
             with self.fed.database.write() as connection:
-                return take_in(self.fed, connection, reports, time.time())
+                return apply_reports(self.fed, connection, reports, time.time())
         except OperationalError:
             raise
         except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, DBAPIError):
-            # a signed report with nonsense in it: find it, and let the others through
+            # a signed report with invalid content: apply reports one by one to skip only this one
             if len(reports) == 1:
                 log.exception(
-                    "report %s of endpoint %s makes no sense, dropped", reports[0].id, reports[0].endpoint
+                    "report %s of endpoint %s has invalid content and is dropped",
+                    reports[0].id,
+                    reports[0].endpoint,
                 )
-                return Effects()
-        together = Effects()
+                return ApplyResult()
+        total = ApplyResult()
         for report in reports:
-            one = self._take_in([report])
-            together.groups.update(one.groups)
-            together.spoken.update(one.spoken)
-            together.planned += one.planned
-            together.ended += one.ended
-            together.dropped += one.dropped
-        return together
+            one = self._apply([report])
+            total.groups.update(one.groups)
+            total.updated_tasks.update(one.updated_tasks)
+            total.planned += one.planned
+            total.finished += one.finished
+            total.dropped += one.dropped
+        return total
 
     def _open(self, raw: bytes) -> OpenReport | None:
-        """Check one report; None when it cannot be believed."""
+        """Verify one report; return None if it is invalid."""
         try:
             sealed = unseal(raw)
             verifier = self._verifier(Report.sender(sealed))
             if verifier is None:
-                raise ProtocolError("it comes from an endpoint that is not registered")
+                raise ProtocolError("the endpoint is not registered")
             return Report.open(verifier, sealed, time.time())
         except ProtocolError as error:
-            log.warning("a report of %d bytes is dropped: %s", len(raw), error)
+            log.warning("invalid report of %d bytes dropped: %s", len(raw), error)
             return None
 
     def _verifier(self, endpoint_id: str) -> Verifier | None:
@@ -154,15 +163,17 @@ class Collector:
 
 
 def collectors(fed: Federation) -> dict[str, dict[str, Any]]:
-    """The collectors that have shown themselves: name → {"since", "beat"}."""
-    return {name.decode(): json.loads(value) for name, value in fed.broker.redis.hgetall(BEATS_KEY).items()}
+    """Return the known collectors: name → {"since", "beat"}."""
+    return {
+        name.decode(): json.loads(value) for name, value in fed.broker.redis.hgetall(COLLECTORS_KEY).items()
+    }
 
 
 @contextmanager
-def _own_name(fed: Federation) -> Iterator[str]:
-    """A name that no other running collector of this home has: the first free of <host>-0, <host>-1, …
+def _unique_name(fed: Federation) -> Iterator[str]:
+    """Reserve a unique name among the collectors of this home: the first free of <host>-0, <host>-1, …
 
-    A collector that is started again gets the name that it had, and so finds at once what it had taken.
+    A restarted collector gets its previous name, and so recovers its unacknowledged reports at once.
     """
     folder = fed.settings.home / "run"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -174,14 +185,14 @@ def _own_name(fed: Federation) -> Iterator[str]:
                 continue
             yield f"{os.uname().nodename}-{number}"
             return
-    raise SettingsError(f"there are already 1000 collectors on {folder}")
+    raise SettingsError(f"1000 collectors already run in {folder}: stop some of them")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m federation collect``: collect until SIGTERM."""
 
     def run(fed: Federation, stop: Stop) -> None:
-        with _own_name(fed) as name:
+        with _unique_name(fed) as name:
             Collector(fed, name).run(stop)
 
     return run_process("collect", run, argv)

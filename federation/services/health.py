@@ -1,4 +1,4 @@
-"""Whether the service is well: database, broker, and how far the collector is behind."""
+"""The health of the service: database, broker, and the lag of the collectors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from . import collector
 
 
 def health(fed: Federation) -> dict[str, Any]:
-    """Return ``status`` ("ok", or "degraded" when a part does not answer) and each part's state.
+    """Return ``status`` ("ok", or "degraded" if a part does not respond) and the state of each part.
 
-    ``collector_lag``: seconds since a collector showed itself (None: none ever did); ``reports_waiting``:
-    how many reports nobody has taken yet.
+    ``collector_lag``: seconds since the last heartbeat of a collector (None: no heartbeat yet);
+    ``reports_waiting``: number of reports that no collector has received yet.
     """
     database = _database(fed)
     broker, lag, waiting = _broker(fed)
-    well = database == broker == "ok" and lag is not None and lag < collector.DEAD_AFTER
+    healthy = database == broker == "ok" and lag is not None and lag < collector.DEAD_AFTER
     return {
-        "status": "ok" if well else "degraded",
+        "status": "ok" if healthy else "degraded",
         "database": database,
         "broker": broker,
         "collector_lag": lag,

@@ -1,6 +1,6 @@
-"""The sweeper: finds what went wrong silently, and mends it from the ledger.
+"""The sweeper: detects lost nodes, bundles and broker data, and recovers from the ledger.
 
-Every step may be run at any time, by any number of sweepers, and does nothing where all is well.
+Every step is idempotent and may run at any time, in any number of sweepers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..broker.client import BrokerError
 from ..context import Federation
 from ..db import shared
 from ..db.tables import bundles, endpoints, loads, nodes
-from ..ledger.cancel import expire, refuse_wide
-from ..ledger.node_rows import held_tasks, taken_away
-from ..ledger.requeue import put_back, put_back_lost
-from ..ledger.retention import forget_answers, retain
-from ..ledger.task_rows import Task, in_bundles
+from ..ledger.cancel import expire, fail_oversized
+from ..ledger.node_rows import interruption_codes, tasks_on_node
+from ..ledger.requeue import requeue, requeue_lost
+from ..ledger.retention import delete_old_tasks, expire_idempotency_keys
+from ..ledger.task_rows import Task, tasks_in_bundles
 from ..process import Stop, run_process
 from ..provision.cleanup import forget_blocks
 from ..registry import broker_accounts
@@ -34,128 +34,132 @@ from . import collector
 
 log = logging.getLogger(__name__)
 
-#: Endpoints refilled, and bundles looked after, in one sweep.
+#: Maximum endpoints refilled per sweep, and bundles or nodes per query.
 BATCH = 500
-#: A heartbeat that is taken in this long after a moment was written after it, seconds.
-SPEAKING = 2.0
-#: Times that retention may delete a batch in one sweep.
-RETAIN_BATCHES = 5
+#: A heartbeat applied at least this long after a moment was written after that moment, seconds.
+HEARTBEAT_MARGIN = 2.0
+#: Maximum batches that retention deletes per sweep.
+DELETE_BATCHES = 5
 
 
 class Sweeper:
-    """All the mending steps, in order."""
+    """Runs all recovery steps in order."""
 
     def __init__(self, fed: Federation):
         self.fed = fed
-        # bundles in no queue and nobody's hands: number → when that was first seen
+        # bundles in no queue and on no node: number → when this was first seen
         self._missing: dict[int, float] = {}
 
     def sweep(self) -> None:
-        """Do every step once; a step that fails does not stop the others."""
+        """Run every step once; a failing step does not prevent the others."""
         steps: list[Callable[[], Any]] = [
             self.restore_broker,
-            self.bury_nodes,
+            self.mark_lost_nodes,
             self.resend,
             self.expire,
-            self.refuse,
+            self.fail_oversized,
             self.refill,
-            self.retain,
+            self.delete_old,
         ]
         for step in steps:
             try:
                 step()
             except BrokerError as error:
-                log.warning("%s: broker unreachable: %s", step.__name__, error)
+                log.warning("sweep step %s: broker unreachable: %s", step.__name__, error)
             except SQLAlchemyError as error:
-                log.warning("%s: database: %s", step.__name__, error)
+                log.warning("sweep step %s: database error: %s", step.__name__, error)
 
     def restore_broker(self) -> bool:
-        """When the broker lost its data: accounts again, and every bundle it may have lost goes back.
+        """If the broker lost its data, restore the accounts and requeue all bundles that may be lost.
 
-        Returns whether it had.
+        Returns whether it did.
         """
         redis = self.fed.broker.redis
         if redis.exists(names.EPOCH_KEY):
             return False
-        log.warning("the broker is new or has lost its data: setting it up from the ledger")
+        log.warning("the broker is new or lost its data; restoring it from the ledger")
         broker_accounts.ensure_endpoint_users(self.fed)
-        self.fed.broker.forget_functions()
+        self.fed.broker.clear_function_cache()
         now = time.time()
         self._resend(now, everywhere=True)
-        # written last: a sweeper that dies before starts over
+        # written last, so that the next sweep starts over if this one fails
         redis.set(names.EPOCH_KEY, str(now), nx=True)
         return True
 
-    def bury_nodes(self) -> None:
-        """Nodes silent for too long are dead; their calls go back, or end with WORKER_LOST."""
+    def mark_lost_nodes(self) -> None:
+        """Mark nodes without heartbeat as lost; requeue their calls, or end them with WORKER_LOST."""
         now = time.time()
-        if not self._ears_open(now):
+        if not self._heartbeats_are_current(now):
             return
-        silent = select(nodes.c.no, nodes.c.endpoint_no, nodes.c.name).where(
+        overdue = select(nodes.c.no, nodes.c.endpoint_no, nodes.c.name).where(
             nodes.c.live == 1, nodes.c.seen < now - self.fed.settings.node_lost_after
         )
         with self.fed.database.read() as connection:
-            found = connection.execute(silent.limit(BATCH)).all()
+            found = connection.execute(overdue.limit(BATCH)).all()
         for node in found:
-            self._bury(node, now)
+            self._mark_lost(node, now)
 
-    def _ears_open(self, now: float) -> bool:
-        """Whether silence means something: a collector has listened as long, to a broker up as long."""
-        patience = self.fed.settings.node_lost_after
+    def _heartbeats_are_current(self, now: float) -> bool:
+        """Return whether a collector and the broker have run long enough for a missing heartbeat to count."""
+        timeout = self.fed.settings.node_lost_after
         epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
-        if epoch is None or float(epoch) > now - patience:
+        if epoch is None or float(epoch) > now - timeout:
             return False
         return any(
-            beat["beat"] > now - 3 * collector.WAIT and beat["since"] < now - patience
+            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - timeout
             for beat in collector.collectors(self.fed).values()
         )
 
-    def _bury(self, node: Any, now: float) -> None:
+    def _mark_lost(self, node: Any, now: float) -> None:
         with self.fed.database.write() as connection:
             shared.lock_endpoints(connection, [node.endpoint_no])
-            dead = update(nodes).where(
+            mark = update(nodes).where(
                 nodes.c.no == node.no,
                 nodes.c.live == 1,
                 nodes.c.seen < now - self.fed.settings.node_lost_after,
             )
-            if not connection.execute(dead.values(live=0, busy=0)).rowcount:
-                return  # it spoke meanwhile
-            left = held_tasks(connection, node.no)
-            groups = put_back_lost(connection, left, now, {}, taken_away(node.name, left))
+            if not connection.execute(mark.values(live=0, busy=0)).rowcount:
+                return  # a heartbeat arrived in the meantime
+            left = tasks_on_node(connection, node.no)
+            groups = requeue_lost(connection, left, now, {}, interruption_codes(node.name, left))
             planned = dispatch.refill(self.fed, connection, node.endpoint_no, now)
-        log.warning("node %s is silent for too long: %d calls go back or end", node.name, len(left))
+        lost = "node %s: no heartbeat for %.0f s, considered lost; %d calls requeued or ended"
+        log.warning(lost, node.name, self.fed.settings.node_lost_after, len(left))
         dispatch.send(self.fed, planned)
-        self.fed.broker.wake(groups)
+        self.fed.broker.notify(groups)
 
     def resend(self) -> None:
-        """Bundles that no queue contains and no live node holds go back."""
-        if self._hears(time.time()):
+        """Requeue bundles that are in no queue and on no live node."""
+        if self._reports_are_current(time.time()):
             self._resend(time.time() - self.fed.settings.resend_after)
 
-    def _hears(self, now: float) -> bool:
-        """Whether reports are taken in just now: else a bundle may be done and nobody has heard of it."""
+    def _reports_are_current(self, now: float) -> bool:
+        """Return whether a collector is running; otherwise the ledger may not know of finished bundles."""
         beats = collector.collectors(self.fed).values()
-        calm = self.fed.settings.resend_after
-        return any(beat["beat"] > now - 3 * collector.WAIT and beat["since"] < now - calm for beat in beats)
+        minimum = self.fed.settings.resend_after
+        return any(
+            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - minimum
+            for beat in beats
+        )
 
     def _resend(self, before: float, *, everywhere: bool = False) -> None:
-        """Look after the bundles that were sent, or held for the last time, before that moment.
+        """Check the bundles that were sent, or last listed by a node, before the given time.
 
-        Those of endpoints without a live node are left alone unless ``everywhere``: whatever became of
-        them, it is early enough to look when somebody is there to take them.
+        Bundles of endpoints without a live node are skipped unless ``everywhere``: they are checked when a
+        node is there to run them.
         """
         live = select(nodes.c.endpoint_no).where(nodes.c.live == 1)
         columns = bundles.c.no, bundles.c.id, bundles.c.endpoint_no, bundles.c.sent
         suspects = select(*columns).where(
             bundles.c.sent < before,
             bundles.c.held.is_(None) | (bundles.c.held < before),
-            # its node is live and has been silent for as long: the node's burial decides, not we
+            # not if its node is live but overdue: mark_lost_nodes decides about those
             ~exists().where(nodes.c.no == bundles.c.node_no, nodes.c.live == 1, nodes.c.seen < before),
         )
         if not everywhere:
             suspects = suspects.where(bundles.c.endpoint_no.in_(live))
         last = (0, 0)
-        before_now, self._missing = self._missing, {}
+        missing_before, self._missing = self._missing, {}
         while True:
             page = suspects.where(tuple_(bundles.c.endpoint_no, bundles.c.no) > last)
             with self.fed.database.read() as connection:
@@ -166,113 +170,119 @@ class Sweeper:
                 return
             last = found[-1].endpoint_no, found[-1].no
             for endpoint_no, suspected in groupby(found, lambda bundle: bundle.endpoint_no):
-                self._resend_at(endpoint_no, list(suspected), before, before_now)
+                self._resend_at(endpoint_no, list(suspected), before, missing_before)
 
     def _resend_at(
-        self, endpoint_no: int, suspected: Sequence[Any], before: float, seen_missing: dict[int, float]
+        self, endpoint_no: int, suspected: Sequence[Any], before: float, missing_before: dict[int, float]
     ) -> None:
         with self.fed.database.read() as connection:
             query = select(endpoints.c.id).where(endpoints.c.no == endpoint_no)
             endpoint_id = connection.execute(query).scalar_one()
         queued = self.fed.broker.queued(endpoint_id)
         now = time.time()
-        missing = {b.no: seen_missing.get(b.no, now) for b in suspected if b.id not in queued}
+        missing = {b.no: missing_before.get(b.no, now) for b in suspected if b.id not in queued}
         self._missing.update(missing)
         lost = self._lost(endpoint_no, missing)
         if not lost:
             return
         epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
-        wiped = now if epoch is None else float(epoch)
+        broker_epoch = now if epoch is None else float(epoch)
         with self.fed.database.write() as connection:
             shared.lock_endpoints(connection, [endpoint_no])
             still = select(bundles.c.no, bundles.c.sent, bundles.c.node_no).where(
                 shared.among(connection, bundles.c.no, lost),
                 bundles.c.held.is_(None) | (bundles.c.held < before),
             )
-            gone = {row.no: row for row in connection.execute(still)}
-            calls = in_bundles(connection, sorted(gone))
-            silenced = self._silenced(connection, endpoint_no, wiped)
-            run: list[Task] = []
-            waited: list[Task] = []
+            lost_bundles = {row.no: row for row in connection.execute(still)}
+            calls = tasks_in_bundles(connection, sorted(lost_bundles))
+            reports_lost = self._last_report_loss(connection, endpoint_no, broker_epoch)
+            maybe_started: list[Task] = []
+            not_started: list[Task] = []
             for call in calls:
-                (run if _may_have_run(gone[call.bundle_no], silenced) else waited).append(call)
-            put_back(connection, waited, counted=False)
-            groups = put_back_lost(connection, run, now, {})
+                may_have_run = _may_have_run(lost_bundles[call.bundle_no], reports_lost)
+                (maybe_started if may_have_run else not_started).append(call)
+            requeue(connection, not_started, counted=False)
+            groups = requeue_lost(connection, maybe_started, now, {})
             planned = dispatch.refill(self.fed, connection, endpoint_no, now)
+        count = len(lost_bundles)
         log.warning(
-            "%d bundles of endpoint %s were lost: %d calls go back", len(gone), endpoint_id, len(calls)
+            "endpoint %s: %d bundles lost; %d calls requeued or ended", endpoint_id, count, len(calls)
         )
         dispatch.send(self.fed, planned)
-        self.fed.broker.wake(groups)
+        self.fed.broker.notify(groups)
 
     def _lost(self, endpoint_no: int, missing: dict[int, float]) -> list[int]:
-        """Those of the missing bundles that no worker can have taken a moment ago.
+        """Return the missing bundles that no worker can have just received.
 
-        A worker names what it took in its next heartbeat. So a bundle is lost when every live node has spoken
-        since it was first seen to be missing, and nobody has named it.
+        A worker lists received bundles in its next heartbeat. So a bundle is lost if every live node has sent
+        a heartbeat since the bundle was first missing, and none of them lists it.
         """
         with self.fed.database.read() as connection:
             query = select(func.min(nodes.c.seen)).where(
                 nodes.c.endpoint_no == endpoint_no, nodes.c.live == 1
             )
-            heard = connection.execute(query).scalar()
-        return [no for no, since in missing.items() if heard is None or heard > since + SPEAKING]
+            last_seen = connection.execute(query).scalar()
+        return [
+            no for no, since in missing.items() if last_seen is None or last_seen > since + HEARTBEAT_MARGIN
+        ]
 
     @staticmethod
-    def _silenced(connection: Any, endpoint_no: int, wiped: float) -> float:
-        """When outcomes of the endpoint may last have been lost, or 0.
+    def _last_report_loss(connection: Any, endpoint_no: int, broker_epoch: float) -> float:
+        """Return the last time at which reports of the endpoint may have been lost, or 0.
 
-        They are when a worker dies or restarts, and when the broker loses its data with reports in it.
+        Reports can be lost when a worker dies or restarts, and when the broker loses its data.
         """
         query = select(nodes.c.since, nodes.c.seen, nodes.c.live).where(nodes.c.endpoint_no == endpoint_no)
         found = connection.execute(query).all()
-        death = max((node.since if node.live else node.seen for node in found), default=0.0)
-        heard = max((node.seen for node in found), default=0.0)
-        return max(death, min(wiped, heard + HEARTBEAT_INTERVAL) if heard else 0.0)
+        node_loss = max((node.since if node.live else node.seen for node in found), default=0.0)
+        last_seen = max((node.seen for node in found), default=0.0)
+        return max(node_loss, min(broker_epoch, last_seen + HEARTBEAT_INTERVAL) if last_seen else 0.0)
 
     def expire(self) -> None:
-        """Calls that have not started before their ``expires`` end."""
+        """End calls that have not started by their ``expires`` time."""
         while expire(self.fed, time.time()):
             pass
 
-    def refuse(self) -> None:
-        """Calls that no node of their endpoint has slots for end."""
-        while refuse_wide(self.fed, time.time()):
+    def fail_oversized(self) -> None:
+        """End calls that need more slots than any node of their endpoint has."""
+        while fail_oversized(self.fed, time.time()):
             pass
 
     def refill(self) -> None:
-        """Windows that have room although calls wait (as after a crash before sending) are refilled."""
+        """Refill windows that have room although calls wait, for example after a crash before sending."""
         with self.fed.database.read() as connection:
             query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
             waiting = [
-                no for no in connection.execute(query).scalars() if dispatch.wanting(self.fed, connection, no)
+                no
+                for no in connection.execute(query).scalars()
+                if dispatch.needs_refill(self.fed, connection, no)
             ]
         for endpoint_no in waiting[:BATCH]:
             now = time.time()
             with self.fed.database.write() as connection:
                 if not shared.lock_free_endpoint(connection, endpoint_no):
-                    continue  # whoever is at it fills the window as well
+                    continue  # the transaction that has the lock also refills the window
                 planned = dispatch.refill(self.fed, connection, endpoint_no, now)
             dispatch.send(self.fed, planned)
 
-    def retain(self) -> None:
-        """Finished tasks older than the retention time go, a few batches in each sweep."""
+    def delete_old(self) -> None:
+        """Delete finished tasks older than the retention time, a few batches per sweep."""
         now = time.time()
-        forget_answers(self.fed, now)
+        expire_idempotency_keys(self.fed, now)
         forget_blocks(self.fed, now)
-        for _ in range(RETAIN_BATCHES):
-            if not retain(self.fed, now):
+        for _ in range(DELETE_BATCHES):
+            if not delete_old_tasks(self.fed, now):
                 return
 
 
-def _may_have_run(bundle: Any, silenced: float) -> bool:
-    """Whether a lost bundle may have been started.
+def _may_have_run(bundle: Any, reports_lost: float) -> bool:
+    """Return whether a lost bundle may have been started.
 
-    Who takes a bundle says so in its next heartbeat, or has reported its end by then. When nobody did, and
-    nothing can have swallowed what they said since it was sent, then nobody took it: it was lost on the way
-    and costs no attempt.
+    A node lists a received bundle in its next heartbeat, or has reported its end by then. If no node did, and
+    no reports can have been lost since the bundle was sent, the bundle was lost in transit and the attempt
+    does not count.
     """
-    return bundle.node_no is not None or silenced > bundle.sent - HEARTBEAT_INTERVAL
+    return bundle.node_no is not None or reports_lost > bundle.sent - HEARTBEAT_INTERVAL
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The child processes of an embedded federation: command, environment, and the order of their end."""
+"""The child processes of an embedded federation: command, environment, and shutdown order."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..config.settings import Settings
 from . import local_endpoint, redis_server
 from .supervisor import Spec
 
-#: The release tree: children are found in it whether or not it is installed.
+#: The release tree; children are started from it, whether or not it is installed.
 ROOT = Path(__file__).resolve().parents[2]
-#: Who stops when: first the endpoint, so that its last reports are taken; the broker last of all.
+#: Shutdown order: the endpoint first, so that its last reports are collected; the broker last.
 ENDPOINT_RANK, SERVICE_RANK, BROKER_RANK = range(3)
-#: What each of them is given to stop, seconds; 10 in all. The endpoint lets running calls go on for 5.
+#: Time to shut down, seconds; about 10 in total. The endpoint lets running calls continue for 5 s.
 ENDPOINT_GRACE, SERVICE_GRACE, BROKER_GRACE = 6.0, 2.5, 0.7
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of the children: this process's, with the settings that were given as flags.
+    """Return the environment of the children: this process's, plus the settings passed as flags.
 
-    No secret is in it: the children read those from files of the home.
+    It contains no secrets; the children read those from files in the home directory.
     """
-    # an address or a token of another service must not lead the endpoint there
+    # variables for another service must not make the endpoint connect to it
     environ = {
         name: value for name, value in os.environ.items() if name not in ("UMBEL_API_URL", "UMBEL_TOKEN")
     }
@@ -43,13 +43,13 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def broker(settings: Settings) -> Spec:
-    """The embedded redis-server; its files are written. Raises StartError."""
+    """Write the files of the embedded redis-server; return its spec. Raises StartError."""
     argv = redis_server.prepare(settings.home)
     return Spec("redis", argv, settings.home / "redis", grace=BROKER_GRACE, rank=BROKER_RANK)
 
 
 def services(settings: Settings, environ: Mapping[str, str]) -> list[Spec]:
-    """API, collector and sweeper."""
+    """Return the specs of API, collector and sweeper."""
     home = ["--home", str(settings.home)]
     python = [sys.executable, "-m"]
     return [
@@ -74,22 +74,22 @@ def services(settings: Settings, environ: Mapping[str, str]) -> list[Spec]:
 
 
 def provisioner(settings: Settings, environ: Mapping[str, str]) -> Spec:
-    """What starts and ends the batch jobs of elastic endpoints."""
+    """Return the spec of the provisioner, which manages the batch jobs of elastic endpoints."""
     argv = [sys.executable, "-m", "federation", "provision", "--home", str(settings.home)]
     return Spec("provision", argv, ROOT, environ, grace=SERVICE_GRACE, rank=SERVICE_RANK)
 
 
 def endpoint(settings: Settings, environ: Mapping[str, str], workers: int) -> Spec:
-    """The endpoint ``local``."""
+    """Return the spec of the endpoint ``local``."""
     argv = local_endpoint.command("start", local_endpoint.NAME, "--slots", str(workers))
-    # SIGTERM when we die: it has processes of its own to end and reports to keep
+    # SIGTERM when this process dies: the endpoint must stop its processes and save its reports
     return Spec(
         "endpoint", argv, ROOT, environ, death_signal=signal.SIGTERM, grace=ENDPOINT_GRACE, rank=ENDPOINT_RANK
     )
 
 
 def flower(settings: Settings, environ: Mapping[str, str], port: int, *, controls: bool) -> Spec:
-    """Flower, watching all endpoints; with ``controls`` also changing their workers."""
+    """Return the spec of Flower for all endpoints; ``controls`` enables its buttons."""
     argv = [sys.executable, "-m", "federation", "flower", "--home", str(settings.home), "--port", str(port)]
     argv += ["--controls"] if controls else []
     return Spec("flower", argv, ROOT, environ, grace=SERVICE_GRACE, rank=ENDPOINT_RANK)

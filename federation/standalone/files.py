@@ -1,4 +1,4 @@
-"""Files of a home: private ones written in one piece, and the lock that keeps one service per home."""
+"""Files in a home directory: private directories, and the lock that allows one service per home."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from umbel.protocol.errors import UmbelError
 
 
 class StartError(UmbelError):
-    """The service cannot be started as asked; the message is one sentence for a person."""
+    """The service cannot be started as requested; the message is written for users."""
 
     default_code = "BAD_REQUEST"
 
@@ -19,28 +19,28 @@ class StartError(UmbelError):
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path`` with its parents, the folder itself for its owner only (0700); return it.
+    """Create directory ``path`` with mode 0700, and its parents; return it.
 
-    A folder that exists keeps its mode. Raises StartError when it cannot be made or written to.
+    An existing directory keeps its mode. Raises StartError if it cannot be created or is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StartError(
-            f"Folder {path} cannot be made: {error.strerror}. Name another with --home."
+            f"Cannot create directory {path}: {error.strerror}. Choose another one with --home."
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise StartError(
-            f"Folder {path} cannot be written to: change its owner or mode, or name another with --home."
+            f"Directory {path} is not writable: change its owner or mode, or choose another one with --home."
         )
     return path
 
 
 class PidLock:
-    """A file that its holder keeps locked and that names the holder's pid.
+    """A lock file that contains the pid of its owner.
 
-    The lock ends with the process, however that ends; a left-over file locks nobody out.
+    The lock ends with the process in every case; a leftover file does not block a new process.
     """
 
     def __init__(self, path: Path):
@@ -48,7 +48,7 @@ class PidLock:
         self._handle = -1
 
     def acquire(self) -> int | None:
-        """Take the lock and write the pid; return None, or the pid of its holder (0: unknown)."""
+        """Acquire the lock and write the pid; return None, or the pid of the owner (0: unknown)."""
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +62,7 @@ class PidLock:
         return None
 
     def release(self) -> None:
-        """Empty the file and give the lock back; does nothing when it is not held."""
+        """Empty the file and release the lock; does nothing if it is not acquired."""
         if self._handle >= 0:
             os.ftruncate(self._handle, 0)
             os.close(self._handle)

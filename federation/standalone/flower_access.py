@@ -1,4 +1,4 @@
-"""Who may look at Flower: a user and a password of this home, kept in a private file."""
+"""The user and password of Flower in this home; the password is stored in a private file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USER = "umbel"
 
 
 def prepare(home: Path) -> None:
-    """Make the password unless there is one."""
+    """Create the password if it does not exist."""
     file = _file(home)
     private_folder(file.parent)
     if not file.exists():
@@ -21,12 +21,12 @@ def prepare(home: Path) -> None:
 
 
 def password(home: Path) -> str:
-    """The password that ``prepare`` made. Raises OSError."""
+    """Return the password created by ``prepare``. Raises OSError."""
     return _file(home).read_text(encoding="utf-8").strip()
 
 
 def hint(home: Path) -> str:
-    """What to tell a person who wants to look: the user's name, and where the password is."""
+    """Return the login hint for users: the user name, and the file of the password."""
     return f"user {USER}, password in {_file(home)}"
 
 

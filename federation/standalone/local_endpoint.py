@@ -1,7 +1,7 @@
-"""The endpoint named ``local`` that an embedded federation brings with it.
+"""The endpoint named ``local`` of an embedded federation.
 
-It is an endpoint like any other, configured and run by the ``umbel-endpoint`` command; this layer never
-imports it.
+It is an ordinary endpoint, configured and run with the ``umbel-endpoint`` command; this package never imports
+``endpoint_worker``.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ..registry.users import User
 from .files import StartError
 
 NAME = "local"
-#: How long ``umbel-endpoint configure`` may take, seconds.
+#: Timeout of ``umbel-endpoint configure``, seconds.
 CONFIGURE_TIMEOUT = 60.0
 
 
 def command(*words: str) -> list[str]:
-    """The command line ``umbel-endpoint WORDS`` for this Python, wherever the command is installed."""
+    """Return the command line of ``umbel-endpoint WORDS`` for this Python."""
     return [sys.executable, "-m", "endpoint_worker", *words]
 
 
-def configured(fed: Federation, user: User) -> bool:
-    """Tell whether home and registry know the same endpoint ``local``; remove what only one of them knows.
+def reconcile(fed: Federation, user: User) -> bool:
+    """Return whether the home directory and the registry contain the same endpoint ``local``.
 
-    An endpoint whose other half was lost can never work again: its name is freed to be configured anew.
-    Raises Conflict when the folder was lost and the endpoint still has unfinished tasks.
+    If only one of them has it, it cannot work any more and is deleted, so that it can be configured again.
+    Raises Conflict if the directory was lost and the endpoint still has unfinished tasks.
     """
     folder = fed.settings.home / "endpoints" / NAME
     try:
@@ -46,12 +46,12 @@ def configured(fed: Federation, user: User) -> bool:
     except NotFound:
         registered = None
     try:
-        kept = json.loads((folder / "credentials.json").read_text(encoding="utf-8"))
-        if registered is not None and kept["endpoint_id"] == registered:
-            _lead_to_broker(fed, kept, folder / "credentials.json")
+        credentials = json.loads((folder / "credentials.json").read_text(encoding="utf-8"))
+        if registered is not None and credentials["endpoint_id"] == registered:
+            _update_broker_address(fed, credentials, folder / "credentials.json")
             return True
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # no credentials, or none that could be used
+        pass  # the credentials are missing or invalid
     if registered is not None:
         endpoints.delete(fed, user, NAME)
     if folder.exists():
@@ -59,8 +59,8 @@ def configured(fed: Federation, user: User) -> bool:
     return False
 
 
-def _lead_to_broker(fed: Federation, credentials: dict[str, str], file: Path) -> None:
-    """Write the broker's present address into the endpoint's credentials if the broker has moved."""
+def _update_broker_address(fed: Federation, credentials: dict[str, str], file: Path) -> None:
+    """Write the broker's current address to the endpoint's credentials if it has changed."""
     url = urlsplit(credentials["broker_url"])
     account, _, address = url.netloc.rpartition("@")
     present = fed.settings.broker_address or fed.broker.address
@@ -70,7 +70,7 @@ def _lead_to_broker(fed: Federation, credentials: dict[str, str], file: Path) ->
 
 
 def configure(workers: int, environ: Mapping[str, str], cwd: Path) -> None:
-    """Have the endpoint registered over the API and its folder written. Raises StartError."""
+    """Register the endpoint through the API and write its directory. Raises StartError."""
     try:
         done = subprocess.run(
             command("configure", NAME, "--slots", str(workers)),
@@ -86,24 +86,24 @@ def configure(workers: int, environ: Mapping[str, str], cwd: Path) -> None:
             f"Endpoint '{NAME}' could not be configured within {CONFIGURE_TIMEOUT:g} s."
         ) from None
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
-        raise StartError(f"Endpoint '{NAME}' could not be configured: {said}")
+        output = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise StartError(f"Endpoint '{NAME}' could not be configured: {output}")
 
 
-class Api:
-    """Asks the running API the two things that the start depends on."""
+class ApiProbe:
+    """Polls the API for the two conditions that the startup depends on."""
 
     def __init__(self, url: str, token: str):
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 80)
         self._token = token
 
-    def answers(self) -> bool:
-        """True when the API serves requests and its database and broker are there."""
+    def is_ready(self) -> bool:
+        """Return whether the API serves requests and its database and broker are available."""
         return self._get("/health") is not None
 
-    def online(self) -> bool:
-        """True when the endpoint ``local`` has a live worker node."""
+    def endpoint_online(self) -> bool:
+        """Return whether the endpoint ``local`` has a live worker node."""
         found = self._get(f"/v1/endpoints/{NAME}")
         return found is not None and found.get("state") == "online"
 
@@ -115,6 +115,6 @@ class Api:
             data = answer.read()
             return json.loads(data) if answer.status == 200 else None
         except (OSError, HTTPException, ValueError):
-            return None  # not up yet, or just gone: the caller asks again
+            return None  # not up yet, or just stopped; the caller polls again
         finally:
             connection.close()

@@ -1,4 +1,4 @@
-"""Log files of child processes: shown as they grow, and kept from growing for ever."""
+"""Log files of child processes: followed while they grow, and limited in size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TextIO
 
 from umbel.system.files import append_private
 
-#: A log file larger than this is put aside, bytes; one older part is kept.
+#: Size above which a log file is rotated, bytes; one older file is kept.
 LIMIT = 16 * 1024 * 1024
 
 
 def tail(file: Path, lines: int = 20) -> str:
-    """The last lines of a log file; empty when there is none."""
+    """Return the last lines of a log file; empty if the file does not exist."""
     try:
         with file.open("rb") as log:
             log.seek(max(0, file.stat().st_size - 200 * lines))
@@ -24,17 +24,17 @@ def tail(file: Path, lines: int = 20) -> str:
 
 
 def trim(folder: Path) -> None:
-    """Put large log files of ``folder`` aside as ``NAME.log.1``; their writers, who append, begin anew."""
+    """Copy large log files of ``folder`` to ``NAME.log.1`` and truncate them; their writers append."""
     for log in folder.glob("*.log"):
         if log.stat().st_size > LIMIT:
             old = log.with_name(log.name + ".1")
-            os.close(append_private(old))  # made with its mode before anything is in it
+            os.close(append_private(old))  # created with its mode before it has any content
             shutil.copyfile(log, old)
             os.truncate(log, 0)
 
 
-class Echo:
-    """Repeats what is added to the log files of a folder, each line with its file's name before it."""
+class LogFollower:
+    """Prints lines appended to the log files of a directory, prefixed with the name of the file."""
 
     def __init__(self, folder: Path, out: TextIO):
         self._folder = folder
@@ -42,7 +42,7 @@ class Echo:
         self._seen = {log: log.stat().st_size for log in folder.glob("*.log")}
 
     def step(self) -> None:
-        """Write the whole lines that were added since the last step."""
+        """Print the complete lines appended since the last step."""
         for log in sorted(self._folder.glob("*.log")):
             seen, size = self._seen.get(log, 0), log.stat().st_size
             if size == seen:

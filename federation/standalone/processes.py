@@ -1,4 +1,4 @@
-"""Processes of the operating system: how they ended, whether they have, and ending them for good."""
+"""Operating system processes: exit descriptions, waiting for the end, and killing process trees."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import psutil
 
-#: What a killed process is given to disappear, seconds.
+#: Time for a killed process to disappear, seconds.
 KILL_GRACE = 1.0
 
 
 def describe(status: int) -> str:
-    """Say how a process with return code ``status`` (negative: minus the signal) ended."""
+    """Describe how a process with return code ``status`` (negative: minus the signal) ended."""
     if status >= 0:
         return f"exit code {status}"
     try:
@@ -23,7 +23,7 @@ def describe(status: int) -> str:
 
 
 def kill_processes(processes: Sequence[psutil.Process]) -> None:
-    """Kill processes that still are the ones they were when looked up; wait a moment until they are gone."""
+    """Kill processes, unless their pids were reused; wait briefly until they are gone."""
     for process in processes:
         try:
             process.kill()
@@ -33,7 +33,7 @@ def kill_processes(processes: Sequence[psutil.Process]) -> None:
 
 
 def wait_for_end(processes: Sequence[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait up to ``timeout`` seconds for processes, our children or not; return those that still run."""
+    """Wait up to ``timeout`` seconds for processes, children or not; return those that still run."""
     deadline = time.monotonic() + timeout
     while alive := [process for process in processes if not ended(process)]:
         if time.monotonic() >= deadline:
@@ -43,15 +43,15 @@ def wait_for_end(processes: Sequence[psutil.Process], timeout: float) -> list[ps
 
 
 def ended(process: psutil.Process) -> bool:
-    """True when a process has ended, also when its parent has not yet taken note."""
+    """Return whether a process has ended, even if its parent has not reaped it yet."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
     except psutil.NoSuchProcess:
         return True
 
 
-def family(pid: int | None) -> list[psutil.Process]:
-    """The process and its present descendants."""
+def process_tree(pid: int | None) -> list[psutil.Process]:
+    """Return the process and its current descendants."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

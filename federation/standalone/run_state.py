@@ -1,4 +1,4 @@
-"""What runs in a home: a status file for people and tools, and the leftovers of an ``up`` that was killed."""
+"""The status file of a home, and the processes left over from a killed ``up``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from umbel.system.files import write_private
 from .processes import kill_processes, wait_for_end
 from .supervisor import Child
 
-#: What leftovers are given to end by themselves, seconds.
+#: Time for leftover processes to end by themselves, seconds.
 LEFTOVER_GRACE = 3.0
-#: Two readings of when a process was made may differ by this much when the clock was set meanwhile, seconds.
+#: Tolerance between two readings of a process's creation time, because the clock may be set, seconds.
 CLOCK_STEP = 2.0
 
 
 def status_file(home: Path) -> Path:
-    """The file that says what runs in ``home``: JSON, rewritten at every change."""
+    """Return the status file of ``home``: JSON, rewritten at every change."""
     return home / "status.json"
 
 
@@ -31,7 +31,7 @@ def write_status(home: Path, url: str, children: Iterable[Child]) -> None:
     """Write the status file.
 
     ``{"pid": 1, "url": "http://...", "components": {name: {"pid": 2, "created": seconds, "restarts": 0}}}``;
-    ``created`` tells a process from a later one with the same number.
+    ``created`` distinguishes a process from a later one with the same pid.
     """
     components = {}
     for child in children:
@@ -40,15 +40,15 @@ def write_status(home: Path, url: str, children: Iterable[Child]) -> None:
                 created = psutil.Process(child.pid).create_time()
             except psutil.NoSuchProcess:
                 continue
-            components[child.spec.name] = {"pid": child.pid, "created": created, "restarts": child.deaths}
+            components[child.spec.name] = {"pid": child.pid, "created": created, "restarts": child.exits}
     status = {"pid": os.getpid(), "url": url, "written": time.time(), "components": components}
     write_private(status_file(home), json.dumps(status, indent=1) + "\n")
 
 
 def end_leftovers(home: Path) -> list[str]:
-    """End what an earlier ``up`` in ``home``, killed before it could, has left running; return the names.
+    """End processes left over from a killed ``up`` in ``home``; return their names.
 
-    To be called by the holder of the home's lock only.
+    Only the owner of the home's lock may call this.
     """
     found = {}
     for name, entry in _components(home).items():
@@ -58,14 +58,14 @@ def end_leftovers(home: Path) -> list[str]:
                 found[name] = process
         except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
             continue
-    families = [*found.values()]
+    processes = [*found.values()]
     for process in found.values():
         try:
-            families += process.children(recursive=True)
+            processes += process.children(recursive=True)
             process.terminate()
         except psutil.NoSuchProcess:
             continue
-    kill_processes(wait_for_end(families, LEFTOVER_GRACE))
+    kill_processes(wait_for_end(processes, LEFTOVER_GRACE))
     return sorted(found)
 
 

@@ -1,4 +1,4 @@
-"""The start of an embedded federation: each step as soon as what it needs is there."""
+"""The startup of an embedded federation: each step runs as soon as its requirements are met."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .supervisor import Child, Supervisor
 
 log = logging.getLogger(__name__)
 
-#: The whole start must be done within this time, seconds.
+#: Timeout of the whole startup, seconds.
 START_TIMEOUT = 60.0
-#: A child that dies this often before the start is done makes the start fail.
-START_DEATHS = 4
-#: Exit code of a child that cannot be run as asked: trying again would not help.
-REFUSED = 2
+#: The startup fails if a child exits this often before it is complete.
+MAX_START_EXITS = 4
+#: Exit code of a child with invalid settings or arguments; restarting it would not help.
+USAGE_ERROR = 2
 
-#: What a newcomer may type.
+#: A first program, printed at the end of the startup.
 EXAMPLE = f"""\
 from umbel import Executor
 with Executor("{local_endpoint.NAME}") as executor:
@@ -44,18 +44,18 @@ with Executor("{local_endpoint.NAME}") as executor:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Beside the service: slots of the endpoint ``local``; Flower's port (None: none), its buttons."""
+class StartOptions:
+    """``workers``: slots of the endpoint ``local``; Flower's port (None: no Flower) and its controls."""
 
     workers: int
     flower_port: int | None = None
     flower_controls: bool = False
 
 
-class Start:
-    """The steps of a start, each taken as soon as what it needs is there."""
+class Startup:
+    """Runs the steps of a startup, each as soon as its requirements are met."""
 
-    def __init__(self, settings: Settings, supervisor: Supervisor, url: str, options: Wanted):
+    def __init__(self, settings: Settings, supervisor: Supervisor, url: str, options: StartOptions):
         self.settings = settings
         self.supervisor = supervisor
         self.url = url
@@ -64,19 +64,19 @@ class Start:
         self.done = False
         self._began = time.monotonic()
         self._configured = False
-        self._announced = False
+        self._api_ready = False
 
-    def processes(self) -> None:
-        """Start all that needs nothing else: everything but an endpoint that is not configured yet."""
+    def start_processes(self) -> None:
+        """Start all processes except an endpoint that is not configured yet, which needs the API."""
         settings, supervisor = self.settings, self.supervisor
         if not settings.broker_url:
             spec = components.broker(settings)
             redis_server.check_port(settings.home)
             supervisor.add(spec)
         if not settings.database_url:
-            # private also in a home that others may look into; what SQLite puts beside it follows suit
+            # private even if the home directory is not; SQLite uses the same mode for its other files
             os.close(append_private(settings.home / "ledger.sqlite"))
-        # tables first: the services meet them ready
+        # before the services, so that they find the schema up to date
         Database(settings.database).create()
         for spec in components.services(settings, self.environ):
             supervisor.add(spec)
@@ -87,8 +87,8 @@ class Start:
             supervisor.add(components.flower(settings, self.environ, port, controls=controls))
         fed = open_federation(settings)
         try:
-            self._admit(fed)
-            self._identify(fed)
+            self._create_broker_accounts(fed)
+            self._prepare_user(fed)
             if _has_sites(fed):
                 supervisor.add(components.provisioner(settings, self.environ))
         finally:
@@ -96,66 +96,67 @@ class Start:
         if self._configured and self.options.workers:
             supervisor.add(components.endpoint(settings, self.environ, self.options.workers))
 
-    def _admit(self, fed: Federation) -> None:
-        """Make the accounts of the endpoints at the new broker before one of them knocks in vain and naps."""
+    def _create_broker_accounts(self, fed: Federation) -> None:
+        """Create the endpoints' accounts on the new broker, before endpoints try to connect and back off."""
         if not self.settings.broker_url:
             try:
                 broker_accounts.ensure_endpoint_users(fed)
             except BrokerError as error:
-                log.warning("the sweeper will make the accounts of the endpoints: %s", error)
+                log.warning("broker unreachable; the sweeper will create the endpoint accounts: %s", error)
 
-    def _identify(self, fed: Federation) -> None:
-        """Find or make the user of this account and her token; see whether the endpoint is known."""
-        user = users.ensure_user(fed, _account())
+    def _prepare_user(self, fed: Federation) -> None:
+        """Find or create the user of this system account and a token; check whether the endpoint exists."""
+        user = users.ensure_user(fed, _account_name())
         file = self.settings.home / "client.json"
         try:
             token = str(json.loads(file.read_text(encoding="utf-8"))["token"])
             users.authenticate(fed, token)
         except (OSError, ValueError, KeyError, TypeError, Unauthorized):
-            token = users.create_token(fed, user, "made by 'up' on this machine")
+            token = users.create_token(fed, user, "created by 'up' on this machine")
         write_private(file, json.dumps({"url": self.url, "token": token}) + "\n")
-        self.api = local_endpoint.Api(self.url, token)
+        self.api = local_endpoint.ApiProbe(self.url, token)
         try:
-            self._configured = local_endpoint.configured(fed, user)
+            self._configured = local_endpoint.reconcile(fed, user)
         except Conflict as error:
-            # the service must run, or its tasks could not be cancelled
+            # the service must run, so that the endpoint's tasks can be cancelled
             log.error(
-                "the folder of endpoint '%s' was lost, so it is not started: %s",
+                "endpoint '%s': its directory was lost, so it is not started: %s",
                 local_endpoint.NAME,
                 error.message,
             )
             self.options = replace(self.options, workers=0)
 
     def advance(self) -> None:
-        """Take the next step if it can be taken. Raises StartError when the start has failed."""
+        """Run the next step if possible. Raises StartError if the startup has failed."""
         self._check()
-        if not self._announced:
-            if not self.api.answers():
+        if not self._api_ready:
+            if not self.api.is_ready():
                 return
-            self._announced = True
+            self._api_ready = True
             if not self._configured and self.options.workers:
                 local_endpoint.configure(self.options.workers, self.environ, components.ROOT)
                 self.supervisor.add(components.endpoint(self.settings, self.environ, self.options.workers))
-        if self.options.workers and not self.api.online():
+        if self.options.workers and not self.api.endpoint_online():
             return
         self.done = True
-        self._greet()
+        self._print_summary()
 
     def _check(self) -> None:
         for child in self.supervisor.children.values():
-            if child.deaths >= START_DEATHS or child.status == REFUSED:
+            if child.exits >= MAX_START_EXITS or child.status == USAGE_ERROR:
                 raise StartError(
-                    f"{child.spec.name} does not stay up; its log {child.log_file} ends:\n{_end_of(child)}"
+                    f"Process '{child.spec.name}' failed during startup. "
+                    f"End of its log {child.log_file}:\n{_log_tail(child)}"
                 )
         if time.monotonic() - self._began > START_TIMEOUT:
-            waiting = "endpoint" if self._announced else "web"
+            waiting = "endpoint" if self._api_ready else "web"
             child = self.supervisor.children[waiting]
             raise StartError(
-                f"Not ready within {START_TIMEOUT:g} s, waiting for {waiting}; "
-                f"its log {child.log_file} ends:\n{_end_of(child)}"
+                f"Process '{waiting}' was not ready within {START_TIMEOUT:g} s. "
+                f"End of its log {child.log_file}:\n{_log_tail(child)}"
             )
 
-    def _greet(self) -> None:
+    def _print_summary(self) -> None:
         options, home = self.options, self.settings.home
         lines = [
             f"Umbel is ready after {time.monotonic() - self._began:.1f} s.",
@@ -169,25 +170,25 @@ class Start:
             lines.append(f"  Flower    http://127.0.0.1:{options.flower_port}, {flower_access.hint(home)}")
         lines.append(f"  Home      {home} (logs in logs/, token in client.json)")
         if home != Path.home() / ".umbel":
-            lines.append(f"Programs and commands find it with: export UMBEL_HOME={shlex.quote(str(home))}")
+            lines.append(f"To use it from programs and commands: export UMBEL_HOME={shlex.quote(str(home))}")
         if options.workers:
             lines += ["Try:", *(f"  {line}" for line in EXAMPLE.splitlines())]
-        lines.append("Ctrl-C stops it.")
+        lines.append("Press Ctrl-C to stop.")
         print("\n".join(lines), flush=True)
 
 
-def _account() -> str:
+def _account_name() -> str:
     try:
         return getpass.getuser()[: users.MAX_NAME]
     except (KeyError, OSError):  # a user id without a name, as in containers
         return f"uid-{os.getuid()}"
 
 
-def _end_of(child: Child) -> str:
+def _log_tail(child: Child) -> str:
     return log_files.tail(child.log_file)
 
 
 def _has_sites(fed: Federation) -> bool:
-    """Whether there is an elastic endpoint: a home without one is spared another process."""
+    """Return whether there is an elastic endpoint; without one the provisioner is not started."""
     with fed.database.read() as connection:
         return bool(connection.execute(select(exists(select(sites.c.no)))).scalar())

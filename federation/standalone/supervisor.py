@@ -1,8 +1,8 @@
-"""Child processes that are kept running, in one thread: started, restarted when they die, stopped in order.
+"""Supervises child processes in one thread: starts them, restarts them when they exit, stops them in order.
 
-A ``Supervisor`` sleeps until a child ends, a signal asks to stop or a restart is due; nothing is polled.
-Children write to their log files themselves, so their last words stay when this process is killed; on Linux
-the kernel ends them when this process ends, however it does.
+A ``Supervisor`` sleeps until a child exits, a stop signal arrives or a restart is due; nothing is polled.
+Children write directly to their log files, so no output is lost if this process is killed. On Linux the
+kernel signals the children when this process dies for any reason.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from typing import Any
 from umbel.system.files import append_private
 from umbel.system.processes import end_with_parent
 
-from .processes import KILL_GRACE, describe, family, kill_processes
+from .processes import KILL_GRACE, describe, kill_processes, process_tree
 
 log = logging.getLogger(__name__)
 
-#: Wait before the first restart of a child, and at most; it doubles each time, seconds.
+#: Delay before the first restart of a child, and maximum; the delay doubles each time, seconds.
 FIRST_DELAY = 0.1
-LONGEST_DELAY = 15.0
-#: A child that has run for this long has recovered: its next restart is fast again, seconds.
+MAX_DELAY = 15.0
+#: After a child has run for this long, its restart delay is reset, seconds.
 RECOVERED_AFTER = 30.0
 
 
 @dataclass(frozen=True)
 class Spec:
-    """How one child is run.
+    """How to run one child.
 
-    ``environ`` is its whole environment (None: this process's).
-    ``death_signal`` is what it gets when this process dies. ``grace``: seconds from the request to stop to
-    the kill. Children of a lower ``rank`` are stopped first.
+    ``environ``: its complete environment (None: this process's). ``death_signal``: sent to it when this
+    process dies. ``grace``: seconds from the stop request to the kill. Children of a lower ``rank`` are
+    stopped first.
     """
 
     name: str
@@ -54,28 +54,28 @@ class Spec:
 
 @dataclass
 class Child:
-    """One child and what became of it.
+    """One child and its state.
 
-    ``status``: return code of its last process that ended; ``deaths``: how many have; ``due``: when the next
-    is to be started (monotonic seconds), None while one runs.
+    ``status``: return code of its last process that ended; ``exits``: how many have ended; ``due``: when to
+    start the next one (monotonic seconds), None while one runs.
     """
 
     spec: Spec
     log_file: Path
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    deaths: int = 0
+    exits: int = 0
     status: int | None = None
     delay: float = FIRST_DELAY
     due: float | None = field(default=0.0)
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs, else None."""
+        """The process id while the child runs, else None."""
         return self.process.pid if self.process is not None else None
 
     def start(self) -> None:
-        """Run the child in a process group of its own, its output to its log file. Raises OSError."""
+        """Run the child in its own session, with output to its log file. Raises OSError."""
         output = append_private(self.log_file)
         try:
             self.process = subprocess.Popen(
@@ -93,20 +93,20 @@ class Child:
         self.started = time.monotonic()
         self.due = None
 
-    def died(self, status: int) -> None:
-        """Take note that the process ended; plan its next start."""
+    def record_exit(self, status: int) -> None:
+        """Record that the process ended and schedule its restart."""
         now = time.monotonic()
         if now - self.started >= RECOVERED_AFTER:
             self.delay = FIRST_DELAY
         self.process = None
         self.status = status
-        self.deaths += 1
+        self.exits += 1
         self.due = now + self.delay
-        log.warning("%s ended (%s); started again in %.1f s", self.spec.name, describe(status), self.delay)
-        self.delay = min(self.delay * 2, LONGEST_DELAY)
+        log.warning("%s exited (%s); restarting in %.1f s", self.spec.name, describe(status), self.delay)
+        self.delay = min(self.delay * 2, MAX_DELAY)
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the child and its process group; nothing happens when it is gone."""
+        """Send a signal to the child's process group; does nothing if the child is gone."""
         if self.process is not None:
             try:
                 os.killpg(self.process.pid, number)
@@ -115,16 +115,16 @@ class Child:
 
 
 class Supervisor:
-    """Keeps children running. Use as a context manager, in the main thread: it takes over the signals.
+    """Keeps children running. Use as a context manager in the main thread; it installs signal handlers.
 
-    ``stopping`` turns true at SIGTERM, SIGINT or SIGHUP; a second one hurries the stop. ``changed`` is called
-    after a child was started or found dead.
+    SIGTERM, SIGINT or SIGHUP sets ``stopping``; a second one kills the children at once. ``changed`` is
+    called after a child has started or exited.
     """
 
     def __init__(self, logs: Path, changed: Callable[[], object] = lambda: None):
         self.children: dict[str, Child] = {}
         self.stopping = False
-        self.hurry = False
+        self.kill_now = False
         self._logs = logs
         self._changed = changed
         self._restore: list[tuple[int, Any]] = []
@@ -137,8 +137,8 @@ class Supervisor:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._restore.append((number, signal.signal(number, self._asked_to_stop)))
-        # a handler of its own, even an empty one, makes SIGCHLD write to the wake-up pipe
+            self._restore.append((number, signal.signal(number, self._on_stop_signal)))
+        # SIGCHLD writes to the wake-up pipe only if it has a handler, even an empty one
         self._restore.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None)))
         return self
 
@@ -156,7 +156,7 @@ class Supervisor:
             os.close(self._wake_write)
 
     def add(self, spec: Spec) -> Child:
-        """Start a child and keep it running from now on. Raises OSError when it cannot be run at all."""
+        """Start a child and keep it running. Raises OSError if it cannot be started."""
         child = Child(spec, self._logs / f"{spec.name}.log")
         child.start()
         self.children[spec.name] = child
@@ -164,7 +164,7 @@ class Supervisor:
         return child
 
     def step(self, timeout: float) -> None:
-        """Sleep for at most ``timeout`` seconds, or until something happens; start again what is due."""
+        """Sleep for at most ``timeout`` seconds or until an event; restart children that are due."""
         now = time.monotonic()
         dues = [child.due - now for child in self.children.values() if child.due is not None]
         self._sleep(max(0.0, min([timeout, *dues])))
@@ -174,10 +174,10 @@ class Supervisor:
         now = time.monotonic()
         for child in self.children.values():
             if child.due is not None and child.due <= now:
-                self._start_again(child)
+                self._restart(child)
 
     def stop(self) -> None:
-        """Stop all children, rank by rank, each within its grace; kill what remains with its descendants."""
+        """Stop all children, rank by rank, each within its grace; kill the remaining process trees."""
         self.stopping = True
         for rank in sorted({child.spec.rank for child in self.children.values()}):
             self._stop_rank([child for child in self.children.values() if child.spec.rank == rank])
@@ -186,16 +186,16 @@ class Supervisor:
 
     def _stop_rank(self, children: list[Child]) -> None:
         alive = [child for child in children if child.process is not None]
-        families = {child.spec.name: family(child.pid) for child in alive}
+        trees = {child.spec.name: process_tree(child.pid) for child in alive}
         for child in alive:
             child.signal_group(signal.SIGTERM)
         deadline = time.monotonic() + max((child.spec.grace for child in alive), default=0.0)
-        while self._running(alive) and time.monotonic() < deadline and not self.hurry:
+        while self._running(alive) and time.monotonic() < deadline and not self.kill_now:
             self._sleep(deadline - time.monotonic())
         for child in self._running(alive):
-            log.warning("%s did not stop within %.1f s and is killed", child.spec.name, child.spec.grace)
+            log.warning("%s did not stop within %.1f s; killing it", child.spec.name, child.spec.grace)
         for child in alive:
-            kill_processes(families[child.spec.name])
+            kill_processes(trees[child.spec.name])
             if child.process is not None:
                 child.process.wait(KILL_GRACE)
 
@@ -207,17 +207,17 @@ class Supervisor:
         for child in self.children.values():
             status = child.process.poll() if child.process is not None else None
             if status is not None:
-                child.died(status)
+                child.record_exit(status)
                 self._changed()
 
-    def _start_again(self, child: Child) -> None:
+    def _restart(self, child: Child) -> None:
         try:
             child.start()
         except OSError as error:
-            # too many processes, a full disk: it may pass
-            log.error("%s cannot be started: %s", child.spec.name, error)
+            # may be temporary, for example a full disk or too many processes
+            log.error("%s could not be restarted: %s", child.spec.name, error)
             child.due = time.monotonic() + child.delay
-            child.delay = min(child.delay * 2, LONGEST_DELAY)
+            child.delay = min(child.delay * 2, MAX_DELAY)
         self._changed()
 
     def _sleep(self, seconds: float) -> None:
@@ -227,6 +227,6 @@ class Supervisor:
             except BlockingIOError:
                 pass
 
-    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self.hurry = self.stopping
+    def _on_stop_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.kill_now = self.stopping
         self.stopping = True

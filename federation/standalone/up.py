@@ -1,7 +1,8 @@
-"""``python -m federation up``: a whole federation on one machine, for as long as the command runs.
+"""``python -m federation up``: a complete federation on one machine, for as long as the command runs.
 
-It starts broker, API, collector, sweeper and the endpoint ``local``, each as a process of its own, keeps them
-running and stops them in order. Everything it keeps lies in the home, so that it continues where it was.
+It starts broker, API, collector, sweeper and the endpoint ``local`` as separate processes, keeps them running
+and stops them in order. All data is in the home directory, so a restarted federation continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from umbel.system.files import append_private
 from ..config.settings import load
 from . import log_files, run_state
 from .files import PidLock, StartError, private_folder
-from .start import Start, Wanted
+from .start import StartOptions, Startup
 from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-#: How often the API is asked during the start, and log files are looked after later, seconds.
-START_INTERVAL, IDLE_INTERVAL, ECHO_INTERVAL = 0.05, 60.0, 0.2
+#: Intervals, seconds: polling the API during startup, trimming log files, following log files.
+START_INTERVAL, IDLE_INTERVAL, FOLLOW_INTERVAL = 0.05, 60.0, 0.2
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command with its arguments; return the exit code (2: it cannot be started as asked)."""
+    """Run the command with its arguments; return the exit code (2: it cannot be started)."""
     options = _parser().parse_args(argv)
     try:
         return Up(options).run()
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         reason = f"{error.filename or 'The operating system'}: {error.strerror}."
     except SQLAlchemyError as error:
-        reason = f"The database cannot be used: {getattr(error, 'orig', None) or error}."
+        reason = f"Cannot use the database: {getattr(error, 'orig', None) or error}."
     print(f"umbel: {reason}", file=sys.stderr)
     return 2
 
@@ -50,29 +51,29 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m federation up",
-        description="Run a whole federation on this machine until Ctrl-C.",
+        description="Run a complete federation on this machine until Ctrl-C.",
     )
-    parser.add_argument(
-        "--home", type=Path, help="folder of everything it keeps (default: $UMBEL_HOME or ~/.umbel)"
-    )
+    parser.add_argument("--home", type=Path, help="directory for all data (default: $UMBEL_HOME or ~/.umbel)")
     parser.add_argument("--host", help="address that the API listens on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port of the API (default: 8642; 0: any free one)")
+    parser.add_argument("--port", type=int, help="port of the API (default: 8642; 0: any free port)")
     parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
-        help="worker slots of the endpoint 'local' (default: number of processors; 0: no such endpoint)",
+        help="worker slots of the endpoint 'local' (default: number of processors; 0: no local endpoint)",
     )
-    parser.add_argument("--flower", action="store_true", help="show the Celery side in a browser")
     parser.add_argument(
-        "--flower-port", type=int, default=5555, help="port of Flower (default: 5555; 0: any free one)"
+        "--flower", action="store_true", help="run Flower, a web page that shows Celery workers and messages"
+    )
+    parser.add_argument(
+        "--flower-port", type=int, default=5555, help="port of Flower (default: 5555; 0: any free port)"
     )
     parser.add_argument(
         "--flower-controls",
         action="store_true",
-        help="let Flower's buttons change workers (default: it only shows)",
+        help="enable Flower's buttons that control workers (default: read-only)",
     )
-    parser.add_argument("--verbose", action="store_true", help="repeat what the processes log")
+    parser.add_argument("--verbose", action="store_true", help="print the log lines of all processes")
     return parser
 
 
@@ -87,21 +88,21 @@ class Up:
         self.lock = PidLock(self.home / "up.pid")
 
     def run(self) -> int:
-        """Start everything, keep it running until asked to stop, stop everything. Raises StartError."""
+        """Start all processes, keep them running until a stop signal, stop them. Raises StartError."""
         if self.options.workers < 0:
-            raise StartError(f"--workers wants a number of slots, not {self.options.workers}.")
+            raise StartError(f"--workers must be a non-negative integer, got {self.options.workers}.")
         private_folder(self.home)
-        holder = self.lock.acquire()
-        if holder is not None:
+        owner = self.lock.acquire()
+        if owner is not None:
             raise StartError(
-                f"Umbel already runs on {self.home} (pid {holder or 'unknown'}): use that one, stop it with "
-                f"'kill {holder or 'PID'}', or name another folder with --home."
+                f"Umbel is already running in {self.home} (pid {owner or 'unknown'}): use it, stop it with "
+                f"'kill {owner or 'PID'}', or choose another directory with --home."
             )
         try:
             logs = private_folder(self.home / "logs")
             _log_to(logs / "up.log", self.options.verbose)
             for name in run_state.end_leftovers(self.home):
-                log.warning("%s was left over by an earlier start and has been ended", name)
+                log.warning("%s was left running by an earlier start and has been ended", name)
             self._choose_ports()
             with Supervisor(logs, self._changed) as self.supervisor:
                 self._start_and_wait(logs)
@@ -111,52 +112,52 @@ class Up:
 
     def _choose_ports(self) -> None:
         settings = self.settings
-        port = _listenable(settings.host, settings.port, "--port")
+        port = _usable_port(settings.host, settings.port, "--port")
         self.settings = load(self.options.home, host=self.options.host, port=port)
-        self.url = f"http://{_reachable(settings.host)}:{port}"
+        self.url = f"http://{_client_host(settings.host)}:{port}"
         self.options.flower = self.options.flower or self.options.flower_controls
         if self.options.flower:
-            self.options.flower_port = _listenable("127.0.0.1", self.options.flower_port, "--flower-port")
+            self.options.flower_port = _usable_port("127.0.0.1", self.options.flower_port, "--flower-port")
 
     def _start_and_wait(self, logs: Path) -> None:
-        echo = log_files.Echo(logs, sys.stdout) if self.options.verbose else None
+        follower = log_files.LogFollower(logs, sys.stdout) if self.options.verbose else None
         options = self.options
         flower_port = options.flower_port if options.flower else None
-        wanted = Wanted(options.workers, flower_port, options.flower_controls)
-        starting = Start(self.settings, self.supervisor, self.url, wanted)
-        starting.processes()
+        start_options = StartOptions(options.workers, flower_port, options.flower_controls)
+        startup = Startup(self.settings, self.supervisor, self.url, start_options)
+        startup.start_processes()
         while not self.supervisor.stopping:
-            if not starting.done:
-                starting.advance()
+            if not startup.done:
+                startup.advance()
             self.supervisor.step(
-                START_INTERVAL if not starting.done else ECHO_INTERVAL if echo else IDLE_INTERVAL
+                START_INTERVAL if not startup.done else FOLLOW_INTERVAL if follower else IDLE_INTERVAL
             )
-            if echo is not None:
-                echo.step()
-            self._keep_going(lambda: log_files.trim(logs))
+            if follower is not None:
+                follower.step()
+            self._log_os_errors(lambda: log_files.trim(logs))
         log.info("stopping")
 
     def _changed(self) -> None:
         children = self.supervisor.children.values()
-        self._keep_going(lambda: run_state.write_status(self.home, self.url, children))
+        self._log_os_errors(lambda: run_state.write_status(self.home, self.url, children))
 
     @staticmethod
-    def _keep_going(work: Callable[[], object]) -> None:
-        """A full disk is no reason to stop what runs."""
+    def _log_os_errors(work: Callable[[], object]) -> None:
+        """Call ``work`` and log OSError: a full disk must not stop the running processes."""
         try:
             work()
         except OSError as error:
             log.error("%s: %s", error.filename, error.strerror)
 
 
-def _reachable(host: str) -> str:
-    """The address for clients on this machine of a server that listens on ``host``."""
+def _client_host(host: str) -> str:
+    """Return the address at which local clients reach a server that listens on ``host``."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
-def _listenable(host: str, port: int, flag: str) -> int:
-    """Return ``port``, or a free one for 0, when a server can listen there. Raises StartError."""
+def _usable_port(host: str, port: int, flag: str) -> int:
+    """Return ``port``, or a free port for 0, if a server can listen on it. Raises StartError."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
@@ -166,10 +167,12 @@ def _listenable(host: str, port: int, flag: str) -> int:
     except (OSError, OverflowError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise StartError(
-                f"Port {port} on {host} is used by another program: choose another with {flag}."
+                f"Port {port} on {host} is used by another program: choose another port with {flag}."
             ) from None
         reason = getattr(error, "strerror", None) or error
-        raise StartError(f"Cannot listen on {host}, port {port}: {reason}.") from None
+        raise StartError(
+            f"Cannot listen on {host}, port {port}: {reason}. Choose another host, or use {flag}."
+        ) from None
 
 
 def _log_to(file: Path, verbose: bool) -> None:
@@ -180,5 +183,5 @@ def _log_to(file: Path, verbose: bool) -> None:
         handlers=[logging.FileHandler(file), *([] if verbose else [logging.StreamHandler()])],
         force=True,
     )
-    # it tells of every plug-in
+    # Alembic logs every plug-in at level INFO
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from federation.broker.notifications import Watch
+from federation.broker.notifications import Subscription
 from federation.db.statements import observed
 from federation.registry.users import User, ensure_user
 from tests.support.api import Api
@@ -47,18 +47,18 @@ WAITS = Waits()
 
 @pytest.fixture(autouse=True)
 def _count_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait = Watch.wait
+    wait = Subscription.wait
 
-    def counted(watch: Watch, timeout: float) -> bool:
+    def counted(watch: Subscription, timeout: float) -> bool:
         WAITS.count += 1
         return wait(watch, timeout)
 
-    monkeypatch.setattr(Watch, "wait", counted)
+    monkeypatch.setattr(Subscription, "wait", counted)
 
 
 def watched(api: Api) -> int:
     """How many polls watch a group."""
-    return sum(map(len, api.waker._watches.values()))
+    return sum(map(len, api.notifier._subscriptions.values()))
 
 
 @pytest.fixture
@@ -94,17 +94,17 @@ def test_a_waiting_poll_asks_the_database_nothing(api: Api, group: str) -> None:
     waiting = started(api, polls_of(api), group)
     looked = threading.Event()
     with observed(lambda *_: looked.set()):
-        api.fed.broker.wake(["another"])
+        api.fed.broker.notify(["another"])
         assert not looked.wait(0.3) and not waiting.done()
-        api.fed.broker.wake([group])
+        api.fed.broker.notify([group])
         assert looked.wait(5)
-    api.waker.stop()
+    api.notifier.stop()
     assert waiting.result(timeout=5)["results"] == []
 
 
 def test_stopping_answers_all_polls(api: Api, group: str) -> None:
     waiting = [started(api, polls_of(api), group) for _ in range(3)]
-    api.waker.stop()
+    api.notifier.stop()
     assert [future.result(timeout=5)["results"] for future in waiting] == [[], [], []]
     assert watched(api) == 0
 
@@ -120,7 +120,7 @@ def test_a_poll_whose_client_is_gone_gives_up_its_place(
 
 
 def test_polls_leave_threads_to_others(api: Api, group: str) -> None:
-    polls = Polls(api.fed, api.waker, places=1)
+    polls = Polls(api.fed, api.notifier, places=1)
     waiting = started(api, polls, group)
     with pytest.raises(TooMany) as caught:
         polls.results(api.user, group, after=0, wait=30, limit=10)
@@ -139,7 +139,7 @@ def test_the_server_reserves_threads(api: Api) -> None:
 
 def test_a_hundred_polls_hear_of_their_own_results(api: Api) -> None:
     api.endpoint("lab").beat()
-    polls = Polls(api.fed, api.waker, places=100)
+    polls = Polls(api.fed, api.notifier, places=100)
     groups = [api.submit("lab", b"%d" % number)["group_id"] for number in range(25)]
     with ThreadPoolExecutor(100) as pool:
         waiting = [pool.submit(poll(polls, api.user, group)) for group in groups for _ in range(4)]

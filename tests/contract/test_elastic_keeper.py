@@ -244,7 +244,7 @@ def test_old_blocks_are_forgotten_and_their_cost_is_not(loop: Loop) -> None:
     assert forget_blocks(fed, time.time()) == 0
     assert [block["name"] for block in loop.look()["blocks"]] == [ended[1]]
     assert loop.look()["node_hours"] == pytest.approx(before)
-    Sweeper(fed).retain()
+    Sweeper(fed).delete_old()
     # a budget that they have spent stays spent
     sites.set_policy(fed, loop.api.user, "hpc", {"budget_total": 8.5})
     loop.turn()

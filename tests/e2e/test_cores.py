@@ -93,7 +93,7 @@ def test_a_call_that_turns_out_too_wide_ends_with_a_code(tmp_path: Path) -> None
             _shrink(lab.home / "endpoints" / "lab" / "endpoint.toml")
             lab.start()
             began = time.monotonic()
-            with pytest.raises(TaskError, match="wants more slots") as failed:
+            with pytest.raises(TaskError, match="cores") as failed:
                 future.result(timeout=60)
             assert failed.value.code == "NOT_ALLOWED" and time.monotonic() - began > 5
 

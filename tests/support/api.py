@@ -9,7 +9,7 @@ from typing import Any
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from federation.broker.notifications import Waker
+from federation.broker.notifications import Notifier
 from federation.config.settings import Settings
 from federation.context import open_federation
 from federation.registry import users
@@ -45,8 +45,8 @@ class Api:
 
     def __init__(self, home: Path, broker_url: str, **settings: Any):
         self.fed = open_federation(Settings(home=home, broker_url=broker_url, **settings))
-        self.waker = Waker(self.fed.broker)
-        self.app = create_app(self.fed, self.waker)
+        self.notifier = Notifier(self.fed.broker)
+        self.app = create_app(self.fed, self.notifier)
         self.app.testing = False
         self.user = users.ensure_user(self.fed, "ada")
         self.token = users.create_token(self.fed, self.user, "test")
@@ -62,7 +62,7 @@ class Api:
     def __exit__(self, *_: object) -> None:
         for endpoint in self._played:
             endpoint.close()
-        self.waker.stop()
+        self.notifier.stop()
         self.fed.close()
 
     def caller(self, token: str | None) -> Caller:

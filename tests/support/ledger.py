@@ -78,17 +78,17 @@ class Ledger:
     def collect(self) -> Counter[str]:
         """Take in all reports; return how many tasks ended and how many outcomes were dropped."""
         counts: Counter[str] = Counter()
-        self.collector.beat()
+        self.collector.heartbeat()
         while self.broker.reports():
-            effects = self.collector.collect(1.0)
-            if effects is not None:
-                counts.update(ended=effects.ended, dropped=effects.dropped)
+            result = self.collector.collect(1.0)
+            if result is not None:
+                counts.update(ended=result.finished, dropped=result.dropped)
         return counts
 
     def sweep(self, after: float = 0.0) -> None:
         """Let ``after`` seconds pass, in which the collector has nothing to hear, and sweep."""
         self.clock.forward(after)
-        self.collector.beat()
+        self.collector.heartbeat()
         self.sweeper.sweep()
 
     def task(self, task_id: str) -> dict[str, Any]:

@@ -68,16 +68,16 @@ class MemoryBroker(Broker):
         self._check()
         self.cancelled[endpoint_id] += task_ids
 
-    def wake(self, groups: Any) -> None:
+    def notify(self, groups: Any) -> None:
         """Remember whom was woken."""
         self._check()
         self.woken += groups
 
-    def taken_done(self, collector: str, wake: Any = ()) -> None:
+    def acknowledge_reports(self, collector: str, wake: Any = ()) -> None:
         """Forget reports that were taken, and remember who was woken."""
         wake = list(wake)
         self.woken += wake
-        super().taken_done(collector, wake)
+        super().acknowledge_reports(collector, wake)
 
     def reports(self) -> int:
         """How many reports wait to be taken."""
@@ -89,7 +89,7 @@ class MemoryBroker(Broker):
         with self._lock:
             self.queues.clear()
 
-    def forget_functions(self) -> None:
+    def clear_function_cache(self) -> None:
         """There is nothing to forget: functions are not placed apart."""
 
     def drop_endpoint(self, endpoint_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
-from federation.registry.codes import LIFETIME, LONGEST
+from federation.registry.codes import DEFAULT_LIFETIME, MAX_LIFETIME
 from federation.registry.endpoints import PUBLIC_KEY_BYTES
 from umbel.protocol.states import EndpointState
 
@@ -41,8 +41,8 @@ class CodeIn(Schema):
         metadata={"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "example": "lab"},
     )
     lifetime = fields.Float(
-        validate=validate.Range(min=1, max=LONGEST),
-        metadata={"description": f"Seconds; default {LIFETIME:.0f}."},
+        validate=validate.Range(min=1, max=MAX_LIFETIME),
+        metadata={"description": f"Seconds; default {DEFAULT_LIFETIME:.0f}."},
     )
 
 

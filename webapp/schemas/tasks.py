@@ -263,7 +263,7 @@ class Log(Schema):
     state = fields.String(required=True, validate=validate.OneOf(_STATES))
     attempt = fields.Integer(required=True, metadata={"description": "The try that wrote it."})
     text = fields.String(
-        required=True, metadata={"description": "From `offset` on; a line says where bytes are left out."}
+        required=True, metadata={"description": "From `offset` on; a line marks omitted bytes."}
     )
     offset = fields.Integer(required=True, metadata={"description": "`offset` of the next request."})
     size = fields.Integer(required=True, metadata={"description": "Bytes that it wrote so far."})

@@ -1,4 +1,4 @@
-"""What Alembic runs to apply revisions; see ``federation.db.migrate``, which gives it the connection."""
+"""Alembic's entry point for applying revisions; ``federation.db.migrate`` passes the connection."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from federation.db.tables import metadata
 
 
 def apply() -> None:
-    """Apply the revisions asked for, on the connection given, within its transaction."""
+    """Apply the requested revisions on the passed connection, within its transaction."""
     context.configure(
         connection=context.config.attributes["connection"],
         target_metadata=metadata,
-        # SQLite cannot alter a table; a batch makes it anew
+        # SQLite cannot alter most columns; batch mode recreates the table
         render_as_batch=True,
     )
     context.run_migrations()

@@ -1,8 +1,11 @@
 """The tables of the registry, the ledger and the provisioner.
 
-Rows are joined by small integers (``no``); ids that people and programs see are text. Times are seconds
-since 1970, UTC. Payloads of a whole submission, and results of a whole report, are one row of ``blobs``
-each; tasks point into it, so ten thousand calls cost one blob.
+In: column definitions, shared helpers in ``base``. Out: one SQLAlchemy ``MetaData`` with all tables and
+indexes, which the statements use and the migrations must produce.
+
+Rows are joined by integers (``no``); ids that users and programs see are strings. Times are seconds since
+1970, UTC. All payloads of a submission, or all results of a report, share few rows of ``blobs``, and tasks
+refer to a range in one of them: 10,000 small calls cost one blob.
 """
 
 from .base import metadata

@@ -1,4 +1,4 @@
-"""What all tables are made of."""
+"""Column and index helpers that all tables share."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ metadata = MetaData(
     }
 )
 
-# SQLite counts rows by itself only in a column of type INTEGER
+# SQLite assigns row numbers automatically only in a column of type INTEGER
 Number = BigInteger().with_variant(Integer, "sqlite")
 
 
 def no() -> Column[int]:
-    """The running number of a table's rows."""
+    """Return the primary key column: an automatic row number."""
     return Column("no", Number, primary_key=True, autoincrement=True)
 
 
 def ref(name: str, target: str, **options: object) -> Column[int]:
-    """The number of a row of another table."""
+    """Return a foreign key column: the row number in another table."""
     return Column(name, Number, ForeignKey(f"{target}.no"), **options)  # type: ignore[arg-type]
 
 
 def partial(name: str, where: str, *columns: object) -> None:
-    """An index of the rows that ``where`` selects."""
+    """Create an index on the rows that ``where`` selects."""
     Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))  # type: ignore[arg-type]

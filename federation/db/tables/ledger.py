@@ -1,4 +1,4 @@
-"""What was accepted, where it is, how it ended."""
+"""Tables of the ledger: groups, submissions, bundles, tasks and what belongs to tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ groups = Table(
     Column("id", String(36), nullable=False, unique=True),
     ref("user_no", "users", nullable=False),
     Column("created", Float, nullable=False),
-    # tasks that ever joined, and the completion number given last: they differ by the unfinished tasks
+    # all tasks ever submitted, and the last completion number; the difference is the unfinished tasks
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("completions", BigInteger, nullable=False, server_default="0"),
 )
@@ -37,7 +37,7 @@ submissions = Table(
     ref("user_no", "users", nullable=False),
     ref("endpoint_no", "endpoints", nullable=False),
     ref("function_no", "functions", nullable=False),
-    # JSON of federation.ledger.options.Options
+    # JSON of federation.db.options.Options
     Column("options", Text, nullable=False, server_default="{}"),
     Column("created", Float, nullable=False),
 )
@@ -48,7 +48,7 @@ blobs = Table(
     metadata,
     no(),
     Column("data", LargeBinary, nullable=False),
-    # tasks that point here; the row goes with the last of them
+    # tasks that refer to this row; it is deleted with the last of them
     Column("refs", Integer, nullable=False),
 )
 
@@ -60,12 +60,12 @@ bundles = Table(
     ref("endpoint_no", "endpoints", nullable=False),
     ref("function_no", "functions", nullable=False),
     Column("size", Integer, nullable=False),
-    # calls not yet ended or given back; the row is deleted at 0
+    # calls not yet ended or returned; the row is deleted at 0
     Column("open", Integer, nullable=False),
     # slots that it occupies at the endpoint
     Column("cores", Integer, nullable=False, server_default="1"),
     Column("sent", Float, nullable=False),
-    # the node that said it holds the bundle, and when
+    # the node whose heartbeat listed the bundle, and when
     ref("node_no", "nodes"),
     Column("held", Float),
 )
@@ -83,19 +83,19 @@ tasks = Table(
     Column("function_no", Number, nullable=False),
     Column("state", String(10), nullable=False),
     Column("priority", SmallInteger, nullable=False),
-    # how often it was sent to be run; a call given back unstarted does not count
+    # how often it was sent; calls returned without being started do not count
     Column("attempt", SmallInteger, nullable=False),
-    # how often it failed with an exception and was run again because the caller asked for it
+    # how often it raised an exception and was run again because of its option 'retries'
     Column("retried", SmallInteger, nullable=False, server_default="0"),
-    # how often it was lost by no fault of its own: its worker was stopped, its batch job ended
+    # how often it was interrupted from outside: its worker was stopped or its batch job ended
     Column("interrupted", SmallInteger, nullable=False, server_default="0"),
     Column("blob_no", Number, nullable=False),
     Column("blob_offset", Integer, nullable=False),
     Column("blob_size", Integer, nullable=False),
     Column("created", Float, nullable=False),
-    # not started by then: expired
+    # the task expires if it has not started by then
     Column("expires", Float),
-    # slots of one node that it occupies
+    # slots that it occupies on one node
     Column("cores", SmallInteger, nullable=False, server_default="1"),
     Column("bundle_no", Number),
     Column("dispatched", Float),
@@ -103,7 +103,7 @@ tasks = Table(
     Column("started", Float),
     Column("wall", Float),
     Column("finished", Float),
-    # number in its group, given in the transaction that ends the task
+    # completion number in its group, assigned in the transaction that ends the task
     Column("completion", BigInteger),
     Column("code", String(32)),
     Column("message", Text),
@@ -124,7 +124,7 @@ partial("ix_tasks_completion", "completion IS NOT NULL", _t.group_no, _t.complet
 Index("ix_tasks_group", _t.group_no, _t.no)
 Index("ix_tasks_user", _t.user_no, _t.no)
 
-# unfinished calls of each user on each endpoint: for taking turns and for back-pressure
+# unfinished calls of each user on each endpoint, for taking turns and back-pressure
 loads = Table(
     "loads",
     metadata,
@@ -134,7 +134,7 @@ loads = Table(
 )
 Index("ix_loads_user", loads.c.user_no)
 
-# how long the calls of a function run on an endpoint: moving average, seconds
+# run time of a function's calls on an endpoint: moving average, seconds
 estimates = Table(
     "estimates",
     metadata,
@@ -144,47 +144,46 @@ estimates = Table(
     Column("updated", Float, nullable=False),
 )
 
-# what a task wrote to standard output and error, for those that wrote anything; goes with the task
+# standard output and error of tasks that wrote any; deleted with the task
 logs = Table(
     "logs",
     metadata,
     Column("task_no", Number, primary_key=True, autoincrement=False),
-    # the attempt that wrote it; a later one's replaces it
+    # the attempt that wrote it; a later attempt replaces the output
     Column("attempt", SmallInteger, nullable=False),
-    # the first bytes, the last ones, and how many were written
+    # the first bytes, the last bytes, and how many were written in total
     Column("head", LargeBinary, nullable=False),
     Column("tail", LargeBinary, nullable=False),
     Column("total", BigInteger, nullable=False),
 )
 
-# calls that yield: the start of the task whose items are kept, told from others by its bundle; goes with
-# the task
+# tasks that yield items: the run whose items are stored, identified by its bundle; deleted with the task
 streams = Table(
     "streams",
     metadata,
     Column("task_no", Number, primary_key=True, autoincrement=False),
-    # 1, and one more each time that another start's items took the place of these
+    # starts at 1; incremented each time another run's items replace the stored ones
     Column("run", SmallInteger, nullable=False),
     Column("bundle_id", String(36), nullable=False),
-    # bytes of the items that are kept
+    # total bytes of the stored items
     Column("size", BigInteger, nullable=False),
-    # how many items there were in all, once the call has ended
+    # total number of items, known once the call has ended
     Column("total", Integer),
 )
 
-# what they yielded: serialized items as they came, some at once
+# yielded items, serialized, several per row as they arrived
 items = Table(
     "items",
     metadata,
     Column("task_no", Number, primary_key=True, autoincrement=False),
-    # number of the first one
+    # number of the first item in this row
     Column("first", Integer, primary_key=True, autoincrement=False),
-    # JSON list of the bytes of each; ``data`` is one after another
+    # JSON list of the size of each item; ``data`` is their concatenation
     Column("sizes", Text, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
 
-# what some of the newest calls of each function used: a sample, in places that are overwritten at random
+# resource use of recent calls of each function: a sample, in places that are overwritten at random
 samples = Table(
     "samples",
     metadata,
@@ -202,7 +201,7 @@ samples = Table(
     Column("output", BigInteger),
 )
 
-# answers of submissions, kept a day, so that a repeated request gets the first one's answer
+# responses to submissions, stored for a day, so that a repeated request gets the same response
 idempotency = Table(
     "idempotency",
     metadata,

@@ -1,4 +1,4 @@
-"""Users, functions, endpoints and their worker nodes."""
+"""Tables of the registry: users, tokens, functions, endpoints and their nodes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ functions = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
-    # what its body says that it needs, and that its calls may take, as JSON, to be shown to people
+    # JSON of the environment and the limits in the header of its body, for display
     Column("environment", Text),
     Column("limits", Text),
 )
@@ -65,11 +65,11 @@ endpoints = Table(
     Column("description", Text, nullable=False, server_default=""),
     Column("metadata", Text, nullable=False, server_default="{}", key="meta"),
     Column("public_key", LargeBinary, nullable=False),
-    # sha-256 of the password of its broker account, as Redis ACLs take it
+    # SHA-256 of the password of its broker account, in the form that Redis ACLs use
     Column("broker_sha256", String(64), nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
-    # whose turn came last, so that users take turns over restarts too
+    # the user served last; persistent, so that turns continue after a restart
     Column("last_user_no", Number),
 )
 Index(
@@ -92,12 +92,12 @@ nodes = Table(
     Column("slots", Integer, nullable=False),
     Column("busy", Integer, nullable=False),
     Column("facts", Text, nullable=False, server_default="{}"),
-    # JSON, versions by name of what is installed there: large, and not written with every heartbeat
+    # JSON of installed packages, version by name; large, and not written with every heartbeat
     Column("packages", Text, nullable=False, server_default="{}"),
-    # by the server's clock: first and last heartbeat of this instance
+    # first and last heartbeat of this instance, by the server's clock
     Column("since", Float, nullable=False),
     Column("seen", Float, nullable=False),
-    # 1 while it counts as live; 0 after its goodbye or its silence
+    # 1 while it is considered live; 0 after it shut down or was lost
     Column("live", SmallInteger, nullable=False),
 )
 Index("uq_nodes_endpoint_name", nodes.c.endpoint_no, nodes.c.name, unique=True)

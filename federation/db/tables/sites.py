@@ -1,4 +1,4 @@
-"""Where elastic endpoints run, and the batch jobs there."""
+"""Tables of elastic endpoints: their sites and blocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sqlalchemy import Column, Float, Index, Integer, String, Table, Text
 
 from .base import metadata, no, ref
 
-# where an elastic endpoint's blocks run, and by what rules
+# where an elastic endpoint's blocks run, and under which policy
 sites = Table(
     "sites",
     metadata,
@@ -17,10 +17,10 @@ sites = Table(
     Column("policy", Text, nullable=False),
     # JSON of federation.provision.planning.model.Memory
     Column("memory", Text, nullable=False, server_default="{}"),
-    # new | ok | unreachable | paused | removing, and a sentence about it
+    # new | ok | unreachable | paused | removing, and a message about it
     Column("status", String(16), nullable=False),
     Column("message", Text, nullable=False, server_default=""),
-    # the last decision, in words
+    # the last decision, as a sentence
     Column("decision", Text, nullable=False, server_default=""),
     # JSON list of [time, sentence]: the last decisions, newest last
     Column("history", Text, nullable=False, server_default="[]"),
@@ -30,11 +30,11 @@ sites = Table(
     Column("looked", Float),
     Column("took", Float),
     Column("created", Float, nullable=False),
-    # node-hours of blocks whose rows are deleted: they count in the budget for ever
+    # node-hours of blocks whose rows are deleted; they still count in the budget
     Column("forgotten_hours", Float, nullable=False, server_default="0"),
 )
 
-# one batch job each; written before the scheduler hears of it
+# one row per batch job; written before the job is submitted
 blocks = Table(
     "blocks",
     metadata,
@@ -59,7 +59,7 @@ blocks = Table(
     Column("busy", Integer, nullable=False, server_default="0"),
     Column("idle_since", Float),
     Column("silent_since", Float),
-    # since when the scheduler does not know it
+    # since when the scheduler does not list the job
     Column("missing_since", Float),
     # slot-seconds with and without work, up to ``counted``
     Column("busy_seconds", Float, nullable=False, server_default="0"),

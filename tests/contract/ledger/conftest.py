@@ -1,4 +1,4 @@
-"""Every test in here runs over each database that the ledger is made for.
+"""Every test in this directory runs on each database that the ledger supports.
 
 ``make test`` has SQLite; ``make e2e`` (UMBEL_E2E=1) has a PostgreSQL server of its own.
 """
@@ -17,7 +17,7 @@ from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger, open_ledger
 from tests.support.postgres import Server, running_server
 
-#: Asked once: the guards around the tests take UMBEL_ variables away.
+#: Read once, because the test guards remove UMBEL_ variables.
 DATABASES = ["postgresql"] if os.environ.get("UMBEL_E2E") == "1" else ["sqlite"]
 
 
@@ -43,7 +43,7 @@ def postgresql() -> Iterator[Server | None]:
 def bare_database_url(
     request: pytest.FixtureRequest, tmp_path: Path, postgresql: Server | None
 ) -> Iterator[str]:
-    """URL of a new database without any table."""
+    """URL of a new database without tables."""
     if postgresql is None:
         yield f"sqlite:///{tmp_path / 'bare.sqlite'}"
         return
@@ -65,7 +65,7 @@ def database_url(request: pytest.FixtureRequest, postgresql: Server | None) -> I
 
 @pytest.fixture
 def server_settings() -> dict[str, Any]:
-    """Settings that differ from the defaults: a test parametrizes this name to have others."""
+    """Settings that differ from the defaults; parametrize this fixture to override them."""
     return {}
 
 
@@ -84,7 +84,7 @@ def lab(ledger: Ledger) -> FakeEndpoint:
 
 @pytest.fixture
 def node(ledger: Ledger, lab: FakeEndpoint) -> FakeNode:
-    """A worker node of that endpoint, known to the ledger."""
+    """A worker node of that endpoint, registered in the ledger."""
     node = lab.node()
     ledger.collect()
     return node

@@ -1,4 +1,4 @@
-"""What the ledger relies on of a database."""
+"""What the ledger requires of a database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from federation.db.engine import SETTLE_TRIES
+from federation.db.engine import MAX_WRITE_ATTEMPTS
 from federation.db.tables import users
 from tests.support.ledger import Ledger
 
@@ -18,7 +18,7 @@ def _add(connection: Connection, name: str) -> None:
 
 
 def test_a_read_sees_one_moment(ledger: Ledger) -> None:
-    """A poll that looks twice must not miss what ended in between."""
+    """A poll that reads twice must not miss tasks that end in between."""
     database = ledger.fed.database
     with database.read() as reading:
         before = reading.execute(_count).scalar_one()
@@ -46,10 +46,10 @@ def test_what_others_have_made_is_looked_for_again(ledger: Ledger) -> None:
         nonlocal looks
         looks += 1
         if looks == 1:
-            _add(connection, "ada")  # as if somebody had been quicker: there is one already
+            _add(connection, "ada")  # simulates another process that inserts the row first
         return "found"
 
-    assert database.settle(find_or_make) == "found"
+    assert database.retry_write(find_or_make) == "found"
     assert looks == 2
 
 
@@ -61,5 +61,5 @@ def test_what_never_fits_is_not_tried_for_ever(ledger: Ledger) -> None:
         _add(connection, "ada")
 
     with pytest.raises(IntegrityError):
-        ledger.fed.database.settle(wrong)
-    assert len(tries) == SETTLE_TRIES
+        ledger.fed.database.retry_write(wrong)
+    assert len(tries) == MAX_WRITE_ATTEMPTS

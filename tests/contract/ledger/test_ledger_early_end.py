@@ -1,4 +1,4 @@
-"""Ending tasks before their time: cancelled, or expired."""
+"""Tasks that end early: cancelled, or expired."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_expired_calls_make_room(ledger: Ledger, lab: FakeEndpoint) -> None:
 
 
 def test_a_task_whose_time_is_over_is_not_brought_back_by_a_loss(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """It goes back to the queue, and expires there."""
+    """It is requeued, and expires in the queue."""
     node = lab.node()
     answer = ledger.submit(lab, 1, expires=30)
     (bundle,) = node.take()

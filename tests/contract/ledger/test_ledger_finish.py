@@ -1,4 +1,4 @@
-"""Taking reports in: who wins, what is dropped, what is tried again."""
+"""Applying reports: which report wins, what is dropped, what is retried."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from federation.ledger import query, results
-from federation.ledger.requeue import MOST_INTERRUPTIONS, MOST_WALLTIMES
+from federation.ledger.requeue import MAX_INTERRUPTIONS, MAX_WALLTIMES
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol.errors import Conflict, NotFound
@@ -22,7 +22,7 @@ def node(lab: FakeEndpoint) -> FakeNode:
 
 
 def _one(ledger: Ledger, node: FakeNode, **options: Any) -> tuple[str, Bundle]:
-    """Submit one call and let the node take it."""
+    """Submit one call and let the node receive it."""
     ledger.collect()
     answer = ledger.submit(node.endpoint, [b"x"], **options)
     (bundle,) = node.take()
@@ -171,9 +171,9 @@ def test_results_may_be_read_again_from_any_cursor(ledger: Ledger, lab: FakeEndp
 def test_an_answer_is_bounded_in_bytes(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> None:
     answer = ledger.submit(lab, 3)
     for bundle in node.take():
-        node.finish([bundle], payload=bytes(results.ANSWER_BYTES - 10))
+        node.finish([bundle], payload=bytes(results.MAX_RESPONSE_BYTES - 10))
     for bundle in node.take():
-        node.finish([bundle], payload=bytes(results.ANSWER_BYTES - 10))
+        node.finish([bundle], payload=bytes(results.MAX_RESPONSE_BYTES - 10))
     ledger.collect()
     assert ledger.state(answer) == "succeeded"
     sizes, cursor = [], 0
@@ -223,7 +223,7 @@ def test_codes_and_messages_are_what_the_contract_allows(ledger: Ledger, node: F
     assert task["message"].startswith("nul ") and len(task["message"]) < 3000
 
 
-# Given back, lost, skipped, running
+# Returned, lost, skipped, running
 
 
 def test_a_call_given_back_goes_out_again_and_costs_no_attempt(ledger: Ledger, node: FakeNode) -> None:
@@ -255,14 +255,14 @@ def test_a_lost_call_is_started_max_attempts_times(ledger: Ledger, node: FakeNod
 @pytest.mark.parametrize(
     ("why", "times", "code"),
     [
-        (Interruption.WALLTIME, MOST_WALLTIMES, "WALLTIME_EXCEEDED"),
-        (Interruption.STOPPED, MOST_INTERRUPTIONS, "WORKER_LOST"),
+        (Interruption.WALLTIME, MAX_WALLTIMES, "WALLTIME_EXCEEDED"),
+        (Interruption.STOPPED, MAX_INTERRUPTIONS, "WORKER_LOST"),
     ],
 )
 def test_interruptions_are_counted_apart_and_end_too(
     ledger: Ledger, node: FakeNode, why: str, times: int, code: str
 ) -> None:
-    """A call longer than any walltime must not go round for ever."""
+    """A call longer than any walltime must not be requeued indefinitely."""
     task_id, bundle = _one(ledger, node, max_attempts=2)
     _report(node, bundle, Status.LOST, message="the runner died")
     ledger.collect()
@@ -273,7 +273,7 @@ def test_interruptions_are_counted_apart_and_end_too(
         ledger.collect()
     task = ledger.task(task_id)
     assert (task["state"], task["code"]) == ("failed", code)
-    assert f"interrupted {times} times" in task["message"]
+    assert str(times) in task["message"]
     assert not node.take()
 
 
@@ -287,7 +287,7 @@ def test_a_call_that_may_start_once_is_not_started_again_by_an_interruption(
 
 
 def test_a_call_that_was_cut_off_is_known_to_be_long(ledger: Ledger, node: FakeNode) -> None:
-    """So that the next worker does not take it shortly before its own job's end."""
+    """So that it is not sent to a worker whose job is about to end."""
     _, bundle = _one(ledger, node)
     assert bundle.seconds == 0.0
     _report(node, bundle, Status.LOST, code=Interruption.WALLTIME, wall=500.0)
@@ -298,7 +298,7 @@ def test_a_call_that_was_cut_off_is_known_to_be_long(ledger: Ledger, node: FakeN
 
 @pytest.mark.parametrize("status", [Status.RETURNED, Status.LOST, Status.RUNNING])
 def test_a_report_that_comes_twice_counts_once(ledger: Ledger, node: FakeNode, status: str) -> None:
-    """A collector that dies after its commit takes the same reports in again."""
+    """A collector that dies after its commit applies the same reports again."""
     task_id, bundle = _one(ledger, node)
     _report(node, bundle, status)
     ledger.collect()
@@ -318,7 +318,7 @@ def test_a_report_that_comes_twice_counts_once(ledger: Ledger, node: FakeNode, s
 def test_an_old_bundle_says_nothing_about_where_the_call_is_now(
     ledger: Ledger, node: FakeNode, status: str
 ) -> None:
-    """A call given back has the same attempt number again; its first bundle has no say in it any more."""
+    """A returned call keeps its attempt number; reports of its first bundle no longer count."""
     task_id, first = _one(ledger, node)
     _report(node, first, Status.RETURNED)
     ledger.collect()
@@ -353,7 +353,7 @@ def test_a_call_may_be_running_and_done_in_one_report(ledger: Ledger, node: Fake
 
 
 def test_a_running_call_makes_its_kind_known_as_long(ledger: Ledger, node: FakeNode) -> None:
-    """What turned out long goes out one by one, and no more than the slots can take."""
+    """Calls that turn out long are sent one by one, and no more than the slots can run."""
     ledger.collect()
     answer = ledger.submit(node.endpoint, 100)
     bundles = node.take()
@@ -438,7 +438,7 @@ def test_losses_are_counted_apart_from_retries(ledger: Ledger, node: FakeNode) -
     assert (task["code"], task["attempt"], task["retried"]) == ("WORKER_LOST", 3, 1)
 
 
-# Reports that make no sense
+# Reports with invalid content
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What calls wrote and used is kept with them, read from any offset, and summed up by function."""
+"""Output and resource use of calls are stored, readable from any offset, and summarized by function."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_too_much_of_it_is_cut(ledger: Ledger, lab: FakeEndpoint, node: FakeNode
     ledger.collect()
     found = _log(ledger, task_id)
     assert len(found["text"]) < (1 << 20) + 100 and found["size"] == 3 * much
-    assert f"... {3 * much - (1 << 20):,} bytes are left out ..." in found["text"]
+    assert logs.GAP.format(3 * much - (1 << 20)) in found["text"]
 
 
 @pytest.mark.parametrize(
@@ -156,11 +156,11 @@ def test_too_much_of_it_is_cut(ledger: Ledger, lab: FakeEndpoint, node: FakeNode
         (Log(b"abc", b"", 3), 0, True, "abc", 3),
         (Log(b"abc", b"def", 6), 0, True, "abcdef", 6),
         (Log(b"abc", b"def", 6), 4, True, "ef", 6),
-        (Log(b"abc", b"xyz", 10), 0, True, "abc\n... 4 bytes are left out ...\nxyz", 10),
-        (Log(b"ab\n", b"xyz", 10), 0, True, "ab\n... 4 bytes are left out ...\nxyz", 10),
-        (Log(b"abc", b"xyz", 10), 5, True, "... 2 bytes are left out ...\nxyz", 10),
+        (Log(b"abc", b"xyz", 10), 0, True, f"abc\n{logs.GAP.format(4)}\nxyz", 10),
+        (Log(b"ab\n", b"xyz", 10), 0, True, f"ab\n{logs.GAP.format(4)}\nxyz", 10),
+        (Log(b"abc", b"xyz", 10), 5, True, f"{logs.GAP.format(2)}\nxyz", 10),
         (Log(b"abc", b"xyz", 10), 8, True, "yz", 10),
-        (Log(b"", b"", 7), 0, True, "... 7 bytes are left out ...\n", 7),
+        (Log(b"", b"", 7), 0, True, f"{logs.GAP.format(7)}\n", 7),
         (Log("grü".encode()[:3], b"", 3), 0, False, "gr", 2),
         (Log("grü".encode()[:3], b"", 3), 0, True, "gr\ufffd", 3),
         (Log("grü€".encode()[:6], b"", 6), 0, False, "grü", 4),
@@ -203,7 +203,7 @@ def test_a_summary_of_a_function(ledger: Ledger, lab: FakeEndpoint, node: FakeNo
                 ledger.collect()
     found = samples.summary(ledger.fed, ledger.me, ledger.function_id)
     wall, cpu = found["quantities"]["wall"], found["quantities"]["cpu"]
-    # one may have taken another's place
+    # one may have overwritten another
     assert 60 <= found["calls"] <= 100 and wall["calls"] == found["calls"]
     assert 0.35 <= wall["p50"] <= 0.65 and 0.85 <= wall["p95"] <= 1.0 and wall["max"] <= 1.0
     assert 25 <= cpu["calls"] <= 50 and cpu["max"] <= 0.5

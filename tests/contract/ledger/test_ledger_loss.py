@@ -1,4 +1,4 @@
-"""Everything that can be lost on the way: nodes, bundles, reports, the broker itself."""
+"""Everything that can be lost: nodes, bundles, reports, the broker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from umbel.protocol.messages import Status
 
 
 def _hold(ledger: Ledger, lab: FakeEndpoint, **options: Any) -> Any:
-    """A node that has said that it holds the one bundle there is."""
+    """A node whose heartbeat lists the only bundle."""
     node = lab.node()
     ledger.collect()
     answer = ledger.submit(lab, 1, **options)
@@ -27,7 +27,7 @@ def _hold(ledger: Ledger, lab: FakeEndpoint, **options: Any) -> Any:
 
 
 def _take_and_die(ledger: Ledger, lab: FakeEndpoint, name: str) -> None:
-    """A node comes, takes what is sent, and is never heard of again."""
+    """A node joins, receives what is sent, and never reports again."""
     node = lab.node(name)
     ledger.collect()
     ledger.sweep(after=1)
@@ -39,7 +39,7 @@ def _take_and_die(ledger: Ledger, lab: FakeEndpoint, name: str) -> None:
 
 
 def _miss(ledger: Ledger, *present: Any) -> None:
-    """Sweep until a lost bundle is known to be lost: all nodes have spoken since it was first missed."""
+    """Sweep until a bundle counts as lost: every node has sent a heartbeat since it was first missing."""
     ledger.sweep()
     ledger.clock.forward(5)
     for node in present:
@@ -91,7 +91,7 @@ def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndp
 
 
 def test_the_death_of_a_batch_jobs_node_is_not_the_calls_failure(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """Sites take nodes away: by preemption, by a fault, at the end of the job's time."""
+    """Sites stop nodes: by preemption, by a fault, at the end of the walltime."""
     answer = ledger.submit(lab, 1, max_attempts=2)
     for number in range(5):
         _take_and_die(ledger, lab, f"umbel-0123abcd-0000000{number}.cn1")
@@ -99,7 +99,7 @@ def test_the_death_of_a_batch_jobs_node_is_not_the_calls_failure(ledger: Ledger,
 
 
 def test_silence_says_nothing_while_nobody_listens(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """The collector was away for an hour: nodes get their time to be heard before any is buried."""
+    """The collector was down for an hour: nodes get time to report before any is considered lost."""
     node, answer = _hold(ledger, lab)
     ledger.clock.forward(3600)
     ledger.collector = Collector(ledger.fed, "c1")
@@ -123,7 +123,7 @@ def test_a_new_instance_is_the_old_ones_death(ledger: Ledger, lab: FakeEndpoint)
 
 
 def test_results_of_the_old_instance_still_count(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """They were on its disk, and are sent after the restart."""
+    """The reports were on its disk and are sent after the restart."""
     node, answer = _hold(ledger, lab)
     (bundle,) = node.held.values()
     old = node.instance
@@ -198,7 +198,7 @@ def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoi
 
 
 def test_a_bundle_taken_after_a_long_wait_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """Between taking a bundle and the next heartbeat it is in no queue and in nobody's hands."""
+    """After a node received a bundle and before its next heartbeat, no queue and no node lists it."""
     answer = ledger.submit(lab, 3)
     ledger.clock.forward(3600)
     node = lab.node()
@@ -241,7 +241,7 @@ def test_a_bundle_that_its_node_holds_no_more_is_sent_again_and_counted(
 
 
 def test_a_bundle_that_a_dying_node_took_in_silence_is_counted(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """It died between taking the bundle and saying so."""
+    """The node died after receiving the bundle and before its next heartbeat."""
     node = lab.node()
     ledger.collect()
     answer = ledger.submit(lab, 1)
@@ -259,7 +259,7 @@ def test_a_bundle_that_a_dying_node_took_in_silence_is_counted(ledger: Ledger, l
 def test_bundles_that_wait_do_not_hide_a_lost_one(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bundles in the queues of busy endpoints are looked at each time, and are more than one batch."""
+    """Bundles in the queues of busy endpoints are checked in every sweep, in more than one batch."""
     monkeypatch.setattr(sweeper, "BATCH", 4)
     busy = [ledger.endpoint(f"busy{number}").node() for number in range(4)]
     for node in busy:
@@ -325,7 +325,7 @@ def test_a_broker_that_lost_everything_gets_it_again(ledger: Ledger, lab: FakeEn
     done = len(held.calls)
     ledger.collect()
     while node.take():
-        # what was in the broker may have been run and reported before: an attempt more, no call less
+        # bundles in the broker may have run and reported before: one more attempt, no lost call
         assert all(call.attempt <= 2 for bundle in node.held.values() for call in bundle.calls)
         done += node.finish()
         ledger.collect()
@@ -391,7 +391,7 @@ def test_reports_that_a_dead_collector_took_are_taken_in_by_another(
 ) -> None:
     node, answer = _hold(ledger, lab)
     node.finish()
-    assert len(ledger.broker.take("c0", 1.0)) == 1  # and dies
+    assert len(ledger.broker.receive_reports("c0", 1.0)) == 1  # and dies
     ledger.clock.forward(40)
     ledger.collector = Collector(ledger.fed, "c1")
     ledger.collect()
@@ -408,7 +408,7 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
         raise OperationalError("UPDATE", None, Exception("the database went away"))
 
     with monkeypatch.context() as patch, pytest.raises(OperationalError):
-        patch.setattr("federation.services.collector.take_in", fail)
+        patch.setattr("federation.services.collector.apply_reports", fail)
         ledger.collect()
     node.beat()
     ledger.collect()

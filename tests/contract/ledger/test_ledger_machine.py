@@ -43,7 +43,7 @@ RAISED = "TASK_ERROR"
 
 @dataclass
 class Model:
-    """What is known of one task without looking into the ledger.
+    """The expected state of one task, tracked outside the ledger.
 
     ``may``: ends that it may have come to by now; ``must``: it has come to one of them; ``end``: the one
     that the ledger has shown, for ever.
@@ -53,13 +53,13 @@ class Model:
     may: set[End] = field(default_factory=set)
     must: bool = False
     end: End | None = None
-    #: bundles it was sent in; of these, those that gave it back, and the attempts in which it raised
+    #: bundles it was sent in; those that returned it, and the attempts in which it raised
     sent: int = 0
     returned: set[str] = field(default_factory=set)
     raised: set[int] = field(default_factory=set)
 
     def told(self, bundle_id: str, told: Outcome) -> None:
-        """An outcome was taken in."""
+        """An outcome was applied."""
         if self.must or self.end:
             return
         if told.status == Status.RETURNED:
@@ -116,7 +116,7 @@ _TROUBLES = ["restart", "goodbye", "wipe", "deaf"]
 
 
 class Life(RuleBasedStateMachine):
-    """One endpoint with two nodes. Reports lie in ``sent`` until they are taken in, in order."""
+    """One endpoint with two nodes. Reports stay in ``sent`` until they are collected, in order."""
 
     new_database: Callable[[], AbstractContextManager[str]]
 
@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
         self.seen = 0
 
     def _count(self, outgoing: Sequence[Outgoing]) -> None:
-        """Note which calls go out, and pass them on."""
+        """Record which calls are sent, and send them."""
         for item in outgoing:
             bundle, _ = Bundle.open_head(
                 self.nodes[0].verifier, item.head, endpoint=self.lab.id, now=self.ledger.clock()
@@ -153,7 +153,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(_KINDS), number=st.integers(0, 1), which=st.integers(0, 99), data=st.data())
     def step(self, kind: str, number: int, which: int, data: Any) -> None:
-        """One thing happens; some kinds happen more often, so that most of what is submitted is worked on."""
+        """Run one step; frequent kinds make sure that most submitted calls are processed."""
         if kind == "submit":
             self.submit(**data.draw(_submissions))
         elif kind == "work":
@@ -175,19 +175,19 @@ class Life(RuleBasedStateMachine):
             self.collect()
 
     def submit(self, count: int, **asked: Any) -> None:
-        """Some calls of one kind."""
+        """Submit some calls of one kind."""
         answer = self.ledger.submit(self.lab, count, group_id=self.group, **asked)
-        for task_id in answer["task_ids"]:  # known already when it was sent at once
+        for task_id in answer["task_ids"]:  # already known if it was sent at once
             self.known.setdefault(task_id, Model(Options())).options = Options(**asked)
 
     def work(self, node: FakeNode, statuses: list[str]) -> None:
-        """A node takes a bundle, reports it, and is heard."""
+        """A node receives a bundle, reports it, and the report is collected."""
         for bundle in node.take(1):
             self._say(node, bundle, statuses)
         self.collect()
 
     def report(self, which: int, statuses: list[str]) -> None:
-        """A node reports what it has held for a while."""
+        """A node reports a bundle that it received earlier."""
         held = [(node, bundle) for node in self.nodes for bundle in node.held.values()]
         if held:
             self._say(*held[which % len(held)], statuses)
@@ -206,7 +206,7 @@ class Life(RuleBasedStateMachine):
         self.past.append((node.last_report, told))
 
     def repeat(self, back: int) -> None:
-        """A report is taken in once more."""
+        """A report is applied a second time."""
         if self.past:
             raw, told = self.past[max(0, len(self.past) - 1 - back)]
             self.ledger.broker.redis.lpush(names.REPORTS_KEY, raw)
@@ -214,7 +214,7 @@ class Life(RuleBasedStateMachine):
             self.collect()
 
     def collect(self) -> None:
-        """All that was reported is taken in, in order."""
+        """All reports are collected, in order."""
         self.ledger.collect()
         for told in self.sent:
             for bundle_id, one in told:
@@ -222,7 +222,7 @@ class Life(RuleBasedStateMachine):
         self.sent.clear()
 
     def trouble(self, node: FakeNode, how: str) -> None:
-        """A node goes and comes again; the broker forgets everything; bundles are lost on the way."""
+        """A node restarts, the broker loses its data, or bundles are lost in transit."""
         if how == "goodbye":
             node.goodbye()
         if how in ("goodbye", "restart"):
@@ -284,7 +284,7 @@ class Life(RuleBasedStateMachine):
             assert self.seen == sum(model.end is not None for model in self.known.values())
 
     def teardown(self) -> None:
-        """When all is well again, everything ends."""
+        """Once everything works again, all tasks end."""
         try:
             self.ledger.broker.deaf = False
             for _ in range(60):
@@ -315,7 +315,7 @@ def _ends(ledger: Ledger) -> dict[str, End | None]:
     return ends
 
 
-# it takes seconds, but a failure is looked into for up to five minutes
+# it takes seconds, but shrinking a failure takes up to five minutes
 @pytest.mark.timeout(600)
 def test_the_life_of_tasks(postgresql: Server | None) -> None:
     @contextmanager
@@ -328,7 +328,7 @@ def test_the_life_of_tasks(postgresql: Server | None) -> None:
         postgresql.drop(name)
 
     class Here(Life):
-        """On the database that these tests run over."""
+        """On the database of these tests."""
 
         new_database = staticmethod(database)
 

@@ -1,4 +1,4 @@
-"""What the service keeps of what nodes say of themselves."""
+"""What the service stores of the data that nodes report."""
 
 from __future__ import annotations
 

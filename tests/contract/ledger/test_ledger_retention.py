@@ -1,4 +1,4 @@
-"""Forgetting: finished tasks, results, groups and answers go after their time, and nothing else does."""
+"""Retention: finished tasks, results, groups and responses are deleted in time, and nothing else."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_forgetting_goes_in_small_batches(
     _finish(ledger, lab)
     ledger.clock.forward(3 * DAY)
     sizes = []
-    while count := retention.retain(ledger.fed, ledger.clock()):
+    while count := retention.delete_old_tasks(ledger.fed, ledger.clock()):
         sizes.append(count)
     assert sizes == [7] * 14 + [2]
     assert _counts(ledger) == {"tasks": 0, "blobs": 0, "groups": 0, "submissions": 0}
@@ -133,7 +133,7 @@ def test_answers_for_repeated_requests_are_kept_a_day(ledger: Ledger, lab: FakeE
 def test_two_sweepers_forget_a_task_once(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second one finds the rows that the first is about to delete; the references are given back once."""
+    """The second one finds the rows that the first is about to delete; the references are released once."""
     kept = ledger.submit(lab, [b"the same"] * 4)
     node = lab.node(slots=1)
     first, *_ = node.take(1)
@@ -142,7 +142,7 @@ def test_two_sweepers_forget_a_task_once(
     ledger.clock.forward(3 * DAY)
     counts: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: counts.append(retention.retain(ledger.fed, ledger.clock())))
+        threading.Thread(target=lambda: counts.append(retention.delete_old_tasks(ledger.fed, ledger.clock())))
         for _ in range(4)
     ]
     for thread in threads:
@@ -154,7 +154,7 @@ def test_two_sweepers_forget_a_task_once(
 
 
 def test_blocks_are_forgotten_once_by_however_many(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """What they cost is kept, and neither lost nor doubled when the endpoint's memory changes meanwhile."""
+    """Their node-hours are kept, neither lost nor doubled when the endpoint's memory changes."""
     fed, now = ledger.fed, ledger.clock()
     sites.add(fed, lab.no, sites.SiteSettings("local", "processes"), Policy())
     for number in range(20):

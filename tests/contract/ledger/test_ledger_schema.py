@@ -1,4 +1,4 @@
-"""The tables as migrations make them are the tables as the code knows them, from wherever one comes."""
+"""The tables created by migrations equal the tables in the code, from every starting revision."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def database(bare_database_url: str) -> Iterator[Database]:
 
 
 def _described(connection: Connection) -> dict[str, Any]:
-    """Everything about the tables that the database can tell, in an order that does not depend on history."""
+    """The complete schema as reported by the database, in an order independent of its history."""
     look = inspect(connection)
     described: dict[str, Any] = {}
     for table in sorted(look.get_table_names()):
@@ -118,7 +118,7 @@ def test_a_database_is_created_once_by_many(database: Database) -> None:
         gate.wait(10)
         try:
             own.create()
-        except Exception as error:  # whatever it is, the test shows it
+        except Exception as error:  # any error is reported by the test
             failures.append(error)
         finally:
             own.close()

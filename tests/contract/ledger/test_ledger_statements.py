@@ -16,7 +16,7 @@ FEW, MANY = 1_000, 10_000
 
 @dataclass
 class Cost:
-    """What a journey cost."""
+    """The cost of a journey."""
 
     statements: int
     bundles: int
@@ -25,7 +25,7 @@ class Cost:
 
 
 def _more(few: Counter[str], many: Counter[str]) -> dict[str, int]:
-    """Statements that were made more often for many calls."""
+    """Statements that ran more often for many calls."""
     return {statement[:200]: many[statement] - few[statement] for statement in many - few}
 
 
@@ -42,7 +42,7 @@ def test_a_submission_costs_the_same_whatever_its_size(ledger: Ledger) -> None:
 
 
 def _run(ledger: Ledger, name: str, count: int) -> tuple[Counter[str], str]:
-    """Run short calls, all in one report; return what taking that in cost, and the group's id."""
+    """Run short calls, all in one report; return the cost of applying it, and the group's id."""
     node = ledger.endpoint(name).node(slots=4)
     ledger.collect()
     ledger.submit(node.endpoint, 1)
@@ -77,7 +77,7 @@ def test_reading_results_costs_the_same_whatever_their_number(ledger: Ledger) ->
 
 
 def _journey(ledger: Ledger, lab: FakeEndpoint, count: int) -> Cost:
-    """Submit, run all that is in the queue again and again, and read the results as the SDK does."""
+    """Submit, run everything in the queue repeatedly, and read the results as the SDK does."""
     node = lab.node(slots=2)
     ledger.collect()
     sent = ledger.broker.sends
@@ -97,7 +97,7 @@ def _journey(ledger: Ledger, lab: FakeEndpoint, count: int) -> Cost:
 
 
 def test_a_map_costs_statements_and_messages_by_the_bundle(ledger: Ledger) -> None:
-    """Bundles, reports and answers grow slowly with the calls, and statements only with them."""
+    """Bundles, reports and responses grow slowly with the calls, and statements only with those."""
     _journey(ledger, ledger.endpoint("warm"), 10)
     few = _journey(ledger, ledger.endpoint("few"), FEW)
     many = _journey(ledger, ledger.endpoint("many"), MANY)

@@ -1,4 +1,4 @@
-"""What tasks yield is kept in order, of one start at a time, once, within bounds, and as long as the task."""
+"""Items of tasks are stored in order, of one run at a time, once, within limits, and as long as the task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server_settings() -> dict[str, Any]:
 def _tell(
     node: FakeNode, bundle: Bundle, first: int, *data: bytes, total: int | None = None, **how: Any
 ) -> None:
-    """Report items of a bundle's only call: as of a call that runs, unless ``total`` or ``how`` end it."""
+    """Report items of a bundle's only call, which is running unless ``total`` or ``how`` ends it."""
     status = how.pop("status", Status.RUNNING if total is None else Status.SUCCEEDED)
     (call,) = bundle.calls
     told = outcome(bundle, call, status, items=Items(first, data, total), **how)
@@ -38,7 +38,7 @@ def _tell(
 
 
 def _restart(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> FakeNode:
-    """Let a node die with what it holds and start again; return it as it was, for its late words."""
+    """Let a node die with its bundles and restart; return the old node, for its late reports."""
     node.beat()
     ledger.collect()
     late = lab.node(node.name, beat=False)
@@ -125,7 +125,7 @@ def test_reports_may_come_twice_and_overtake(ledger: Ledger, lab: FakeEndpoint, 
     node.repeat()
     ledger.collect()
     assert _page(ledger, task_id)["items"] == [b"a", b"b"]
-    # the end is there before what came before it
+    # the end arrives before the items that precede it
     _tell(node, bundle, 3, b"d", total=4)
     ledger.collect()
     page = _page(ledger, task_id, 2, 1)
@@ -146,7 +146,7 @@ def test_items_that_never_come_are_not_waited_for_for_ever(
     ledger.collect()
     assert _page(ledger, task_id)["items"] == [b"a"]
     assert not _page(ledger, task_id, 1, 1)["ended"]
-    ledger.sweep(after=streams.OVERDUE + 1)
+    ledger.sweep(after=streams.MISSING_ITEMS_TIMEOUT + 1)
     page = _page(ledger, task_id, 1, 1)
     assert page["ended"] and (page["cursor"], page["total"]) == (1, 3)
 
@@ -160,7 +160,7 @@ def test_another_start_takes_over_once_it_yields(ledger: Ledger, lab: FakeEndpoi
     late = _restart(ledger, lab, node)
     assert ledger.state(answer) == "dispatched"
     (second,) = node.take()
-    # what was there stays to be read until there is something in its place
+    # the stored items stay readable until others replace them
     assert _page(ledger, task_id)["items"] == [b"a", b"b"]
     _tell(late, first, 2, b"c")
     ledger.collect()
@@ -169,7 +169,7 @@ def test_another_start_takes_over_once_it_yields(ledger: Ledger, lab: FakeEndpoi
     ledger.collect()
     page = _page(ledger, task_id, 3, 1)
     assert (page["run"], page["items"], page["cursor"]) == (2, [b"A"], 1)
-    # nothing of the first start counts any more, its end neither: half of its items are gone
+    # reports of the first run no longer count, not even its end: half of its items are deleted
     _tell(late, first, 3, b"d", total=4, payload=b"first")
     assert ledger.collect()["dropped"] == 1
     assert ledger.state(answer) == "running" and _page(ledger, task_id)["items"] == [b"A"]
@@ -211,7 +211,7 @@ def test_a_retried_exception_begins_anew(ledger: Ledger, lab: FakeEndpoint, node
     page = _page(ledger, task_id)
     assert page["items"] == [b"a"] and not page["ended"] and not _page(ledger, task_id, 1, 1)["ended"]
     (second,) = node.take()
-    # it raises before it yields: nothing of the first is left
+    # it raises before it yields: no items of the first run are left
     _tell(node, second, 0, total=0, status=Status.FAILED)
     ledger.collect()
     page = _page(ledger, task_id, 1, 1)
@@ -246,7 +246,7 @@ def test_an_endpoint_that_lies_harms_itself_only(ledger: Ledger, lab: FakeEndpoi
     with ledger.fed.database.read() as connection:
         assert connection.execute(select(func.sum(stream_table.c.size))).scalar_one() <= MAX_STREAM_BYTES
     assert _rows(ledger) == (1, 4)
-    # of tasks of other endpoints nothing is believed
+    # reports about tasks of other endpoints are ignored
     other = ledger.endpoint("other")
     stranger = other.node()
     ledger.collect()

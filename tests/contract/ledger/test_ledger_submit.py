@@ -1,4 +1,4 @@
-"""Accepting work."""
+"""Accepting submissions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_task_ids_are_in_the_order_of_the_calls(ledger: Ledger, lab: FakeEndpoin
 
 
 def test_the_endpoint_may_be_named(ledger: Ledger, lab: FakeEndpoint) -> None:
-    lab.id = "lab"  # as the submission says it
+    lab.id = "lab"  # the name instead of the id
     answer = ledger.submit(lab)
     assert ledger.task(answer["task_ids"][0])["endpoint_id"] != "lab"
 
@@ -80,7 +80,7 @@ def test_limits_of_the_function_tighten_those_of_the_submission(ledger: Ledger, 
     ledger.collect()
     for options in ({}, {"timeout": 9.0, "memory": 2097152, "cpu": 1.0, "cores": 2}):
         answer = ledger.submit(lab, 1, function_id=made["id"], **options)
-        # what was asked is shown as it was asked
+        # the options are returned as they were submitted
         assert ledger.task(answer["task_ids"][0])["options"] == options
     first, second = (bundle.options for bundle in node.take())
     assert first == RunOptions(timeout=2.0, memory=4194304, open_files=64)
@@ -186,7 +186,7 @@ def _at_once(count: int, act: Any) -> list[Any]:
         gate.wait(10)
         try:
             got[number] = act(number)
-        except Exception as error:  # handed to the test, which looks at it
+        except Exception as error:  # returned to the test, which checks it
             got[number] = error
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
@@ -205,7 +205,7 @@ def test_the_same_request_many_times_at_once_is_accepted_once(ledger: Ledger, la
 
 
 def test_the_first_requests_of_a_group_may_come_at_once(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """A client makes its group's id itself, and several of its first requests arrive together."""
+    """A client creates the group's id, and several of its first requests arrive at the same time."""
     group_id = names.new_id()
     places = [lab, *(ledger.endpoint(f"e{n}") for n in range(3))]
     answers = _at_once(8, lambda n: ledger.submit(places[n % 4], 5, group_id=group_id, key=f"k{n}"))

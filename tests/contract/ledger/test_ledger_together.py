@@ -27,7 +27,7 @@ SECONDS = 6.0
 
 
 class _Crowd:
-    """Threads that do one thing again and again until they are told to stop, and what went wrong in them."""
+    """Threads that repeat an action until they are stopped, and the errors in them."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -35,7 +35,7 @@ class _Crowd:
         self._threads: list[threading.Thread] = []
 
     def let(self, act: Callable[[random.Random], Any], times: int = 1) -> None:
-        """Start ``times`` threads that call ``act`` again and again."""
+        """Start ``times`` threads that call ``act`` repeatedly."""
         for _ in range(times):
             seed = len(self._threads)
             self._threads.append(threading.Thread(target=self._run, args=(act, random.Random(seed))))
@@ -45,12 +45,12 @@ class _Crowd:
         try:
             while not self.stop.is_set():
                 act(chance)
-        except BaseException as error:  # kept for the test, which shows it
+        except BaseException as error:  # stored and raised by the test
             self.failures.append(error)
             self.stop.set()
 
     def end(self) -> None:
-        """Stop all; raise what went wrong first."""
+        """Stop all threads; raise the first error."""
         self.stop.set()
         for thread in self._threads:
             thread.join(60)
@@ -60,7 +60,7 @@ class _Crowd:
 
 
 class _Follower:
-    """Reads a group's results as they come, and notes what it saw in which order."""
+    """Reads a group's results as they arrive, and records their order."""
 
     def __init__(self, ledger: Ledger, group_id: str):
         self.ledger, self.group_id = ledger, group_id
@@ -73,7 +73,7 @@ class _Follower:
             time.sleep(0.005)
 
     def poll(self) -> int:
-        """Read what there is; return how many. Numbers go on without a gap from the last one seen."""
+        """Read the available results; return how many. Numbers continue without a gap."""
         try:
             found = results_after(self.ledger.fed, self.ledger.me, self.group_id, len(self.seen), 500)
         except NotFound:
@@ -85,7 +85,7 @@ class _Follower:
 
 
 def _work(node: FakeNode) -> Callable[[random.Random], None]:
-    """A node that finishes most bundles, gives back or loses some calls, and sometimes restarts."""
+    """A node that finishes most bundles, returns or loses some calls, and sometimes restarts."""
 
     def act(chance: random.Random) -> None:
         for bundle in node.take(2):
@@ -137,10 +137,10 @@ def _collect(ledger: Ledger, name: str) -> Callable[[random.Random], None]:
     collector = Collector(ledger.fed, name)
 
     def act(_: random.Random) -> None:
-        collector.beat()
+        collector.heartbeat()
         try:
             collector.collect(0.05)
-        except OperationalError as error:  # as Collector.run does: what PostgreSQL cuts is tried again
+        except OperationalError as error:  # like Collector.run: retry after a deadlock in PostgreSQL
             assert "deadlock" in str(error)
 
     return act
@@ -183,7 +183,7 @@ def test_everything_at_once_ends_every_task_once(ledger: Ledger, lab: FakeEndpoi
 
 
 def _drain(ledger: Ledger, places: list[FakeEndpoint]) -> None:
-    """Healthy workers run what is left."""
+    """Healthy workers run the remaining calls."""
     nodes = [place.node("n1") for place in places]
     for _ in range(200):
         for node in nodes:
@@ -200,7 +200,7 @@ def _drain(ledger: Ledger, places: list[FakeEndpoint]) -> None:
 
 
 def _at_once(*acts: Callable[[], Any]) -> list[Any]:
-    """Do these things at the same moment; return what each returned or raised."""
+    """Call these functions at the same time; return what each returned or raised."""
     gate = threading.Barrier(len(acts))
     got: list[Any] = [None] * len(acts)
 
@@ -208,7 +208,7 @@ def _at_once(*acts: Callable[[], Any]) -> list[Any]:
         gate.wait(10)
         try:
             got[number] = acts[number]()
-        except Exception as error:  # handed to the test, which looks at it
+        except Exception as error:  # returned to the test, which checks it
             got[number] = error
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(acts))]
@@ -220,7 +220,7 @@ def _at_once(*acts: Callable[[], Any]) -> list[Any]:
 
 
 def test_an_endpoint_is_not_deleted_under_a_submission(ledger: Ledger) -> None:
-    """Either the submission comes first and the endpoint is in use, or it is gone and takes nothing."""
+    """Either the submission is first and the endpoint is in use, or it is deleted and accepts nothing."""
     for number in range(15):
         place = ledger.endpoint(f"short-lived-{number}")
         answer, deleted = _at_once(

@@ -1,4 +1,4 @@
-"""``python -m federation up``: what it does, what it refuses, and that it ends."""
+"""``python -m federation up``: what it starts, what it rejects, and how it stops."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _where(name: str) -> tuple[str, int, str]:
 
 
 def _refusal(*words: str, python: str = sys.executable, environ: dict[str, str] | None = None) -> str:
-    """Run ``up`` where it must refuse; return its one sentence."""
+    """Run ``up`` where it must fail; return its error message."""
     run = subprocess.run(
         [python, "-m", "federation", "up", *words],
         cwd=ROOT,

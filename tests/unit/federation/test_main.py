@@ -1,4 +1,4 @@
-"""``python -m federation``: the right program for each command, and sentences for what cannot be."""
+"""``python -m federation``: the right program for each command, and messages for errors."""
 
 from __future__ import annotations
 
@@ -58,16 +58,14 @@ def test_an_old_python_is_refused_in_a_sentence(
     monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))
     assert program.main(["up"]) == 2
     said = capsys.readouterr()
-    assert (
-        said.out == ""
-        and said.err == f"Umbel needs Python 3.10 or newer; {sys.executable} is Python 3.9.18.\n"
-    )
+    assert said.out == "" and said.err.count("\n") == 1
+    assert all(part in said.err for part in ("3.10", "3.9.18", sys.executable))
 
 
 def test_an_old_python_can_read_the_file() -> None:
     source = Path(program.__file__).read_text(encoding="utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
-    # annotations would be evaluated, and imports of our own fail there, before anything is said
+    # old versions would evaluate annotations and fail on own imports before printing the message
     assert not any(node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
     assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
 
@@ -81,7 +79,8 @@ def test_the_commands_are_listed(argv: list[str], code: int, capsys: pytest.Capt
 
 def test_an_unknown_command_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["pu"]) == 2
-    assert capsys.readouterr().err == "There is no command 'pu'; 'python -m federation --help' lists them.\n"
+    said = capsys.readouterr().err
+    assert "'pu'" in said and "--help" in said and said.count("\n") == 1
 
 
 def test_a_missing_library_is_a_sentence(
@@ -92,7 +91,7 @@ def test_a_missing_library_is_a_sentence(
 
     monkeypatch.setattr(program.importlib, "import_module", load)
     assert program.main(["up"]) == 2
-    assert "'sqlalchemy.engine' is missing: install" in capsys.readouterr().err
+    assert "'sqlalchemy.engine'" in capsys.readouterr().err
 
 
 def test_a_fault_of_our_own_is_not_called_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the server's processes share."""
+"""What the server processes share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# page faults of a process that makes and drops a large piece again and again, before and after
+# page faults of a process that repeatedly allocates and frees a large block, before and after
 FAULTS = """
 import resource
 from federation.process import keep_memory

@@ -15,7 +15,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# SQLite counts rows by itself only in a column of type INTEGER
+# SQLite assigns row numbers automatically only in a column of type INTEGER
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TABLES = (
     "users tokens functions endpoints nodes groups submissions"

@@ -17,7 +17,7 @@ WIDE = sa.text("state = 'queued' AND cores > 1")
 
 
 def upgrade() -> None:
-    """Add how many slots tasks and bundles occupy; one where nothing was said."""
+    """Add the number of slots that tasks and bundles occupy (default: one)."""
     op.add_column("tasks", sa.Column("cores", sa.SmallInteger, nullable=False, server_default="1"))
     op.add_column("bundles", sa.Column("cores", sa.Integer, nullable=False, server_default="1"))
     op.add_column("nodes", sa.Column("packages", sa.Text, nullable=False, server_default="{}"))
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget it."""
+    """Drop the columns."""
     op.drop_index("ix_tasks_wide", "tasks")
     op.drop_column("nodes", "packages")
     op.drop_column("bundles", "cores")

@@ -1,4 +1,4 @@
-"""What calls wrote, and a sample of what calls of each function used.
+"""Output of calls, and samples of the resource use of each function.
 
 Revision: 0004, after 0003.
 """

@@ -1,4 +1,4 @@
-"""Environments of functions, to be shown.
+"""Environments of functions, for display.
 
 Revision: 0006, after 0005.
 """
@@ -15,10 +15,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column; functions that were registered before need nothing."""
+    """Add the column; existing functions have no environment."""
     op.add_column("functions", sa.Column("environment", sa.Text))
 
 
 def downgrade() -> None:
-    """Forget them: they stay in the functions' bodies."""
+    """Drop the column; environments remain in the functions' bodies."""
     op.drop_column("functions", "environment")

@@ -1,4 +1,4 @@
-"""What calls yielded.
+"""Items that calls yield.
 
 Revision: 0007, after 0006.
 """

@@ -1,4 +1,4 @@
-"""Limits of functions, to be shown.
+"""Limits of functions, for display.
 
 Revision: 0009, after 0008.
 """
@@ -15,10 +15,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column; functions that were registered before have none."""
+    """Add the column; existing functions have no limits."""
     op.add_column("functions", sa.Column("limits", sa.Text))
 
 
 def downgrade() -> None:
-    """Forget them: they stay in the functions' bodies."""
+    """Drop the column; limits remain in the functions' bodies."""
     op.drop_column("functions", "limits")

@@ -1,4 +1,4 @@
-"""The message that is made by hand is the one that Celery and kombu would make."""
+"""The generated message equals the one that Celery and kombu create."""
 
 from __future__ import annotations
 

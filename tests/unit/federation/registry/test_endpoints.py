@@ -144,7 +144,7 @@ def test_a_name_is_taken_per_user(fed: Federation, ada: User, bob: User, broker:
     with pytest.raises(Conflict) as caught:
         add(fed, ada)
     assert caught.value.code == "NAME_TAKEN"
-    # the account that was made for the refused one is gone again
+    # the account created for the rejected endpoint is deleted again
     made, gone = broker.redis.commands[-2:]
     assert gone == ("ACL", "DELUSER", made[2]) and made[2] != f"ep-{first['id']}"
     assert add(fed, bob)["id"] != first["id"]

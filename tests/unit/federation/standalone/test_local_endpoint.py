@@ -1,4 +1,4 @@
-"""The endpoint that an embedded federation brings: known to home and registry, or made anew."""
+"""The endpoint of an embedded federation: in both home and registry, or created again."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def _keep(fed: Federation, credentials: dict[str, str]) -> None:
 def test_one_that_both_know_is_used_as_it_is(fed: Federation, ada: User) -> None:
     _keep(fed, _register(fed, ada))
     before = _file(fed).read_bytes()
-    assert local_endpoint.configured(fed, ada)
+    assert local_endpoint.reconcile(fed, ada)
     assert _file(fed).read_bytes() == before
 
 
 def test_one_that_nobody_knows_is_to_be_made(fed: Federation, ada: User) -> None:
-    assert not local_endpoint.configured(fed, ada)
+    assert not local_endpoint.reconcile(fed, ada)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"endpoint_id": "another"}'])
@@ -62,7 +62,7 @@ def test_a_folder_that_is_not_the_registered_ones_makes_room(fed: Federation, ad
     _register(fed, ada)
     _keep(fed, {})
     _file(fed).write_text(text)
-    assert not local_endpoint.configured(fed, ada)
+    assert not local_endpoint.reconcile(fed, ada)
     assert not _file(fed).parent.exists()
     with pytest.raises(NotFound):
         endpoints.find(fed, ada, local_endpoint.NAME)
@@ -74,7 +74,7 @@ def test_one_without_folder_keeps_its_name_while_it_has_tasks(fed: Federation, a
     with fed.database.write() as connection:
         connection.execute(insert(loads).values(endpoint_no=row.no, user_no=ada.no, live=1))
     with pytest.raises(Conflict):
-        local_endpoint.configured(fed, ada)
+        local_endpoint.reconcile(fed, ada)
     assert endpoints.find(fed, ada, local_endpoint.NAME).id == row.id
 
 
@@ -82,7 +82,7 @@ def test_it_follows_a_broker_that_has_moved(fed: Federation, ada: User) -> None:
     credentials = _register(fed, ada)
     moved = credentials["broker_url"].replace("broker.example:6379", "broker.example:1")
     _keep(fed, {**credentials, "broker_url": moved})
-    assert local_endpoint.configured(fed, ada)
+    assert local_endpoint.reconcile(fed, ada)
     assert json.loads(_file(fed).read_text()) == credentials
     assert _file(fed).stat().st_mode & 0o777 == 0o600
 
@@ -103,5 +103,5 @@ def test_a_configure_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_api_that_is_not_there_is_neither_up_nor_online() -> None:
-    api = local_endpoint.Api("http://127.0.0.1:9", "token")
-    assert not api.answers() and not api.online()
+    api = local_endpoint.ApiProbe("http://127.0.0.1:9", "token")
+    assert not api.is_ready() and not api.endpoint_online()

@@ -1,4 +1,4 @@
-"""The status file, and the leftovers of a run that was killed."""
+"""The status file, and processes left over from a killed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Children are kept running and are stopped in order, and nothing of them outlives the supervisor."""
+"""Children are kept running and stopped in order; none of their processes outlives the supervisor."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_a_dead_child_is_replaced_at_once(tmp_path: Path) -> None:
         began = time.monotonic()
         _step_until(supervisor, lambda: child.pid not in (first, None))
         assert time.monotonic() - began < 0.5
-        assert child.deaths == 1
-        assert len(changes) == 3  # started, found dead, started again
+        assert child.exits == 1
+        assert len(changes) == 3  # started, exited, restarted
     assert not psutil.pid_exists(first)
 
 
 def test_the_delay_grows_while_a_child_keeps_dying(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor:
         child = supervisor.add(_spec(tmp_path, "broken", "raise SystemExit(3)"))
-        _step_until(supervisor, lambda: child.deaths == 3)
+        _step_until(supervisor, lambda: child.exits == 3)
         assert child.delay == pytest.approx(supervise.FIRST_DELAY * 8)
 
 
@@ -62,15 +62,15 @@ def test_the_delay_is_short_again_after_a_recovery(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(supervise, "RECOVERED_AFTER", 0.0)
     with Supervisor(tmp_path) as supervisor:
         child = supervisor.add(_spec(tmp_path, "fickle", "raise SystemExit(3)"))
-        _step_until(supervisor, lambda: child.deaths == 3)
+        _step_until(supervisor, lambda: child.exits == 3)
         assert child.delay == pytest.approx(supervise.FIRST_DELAY * 2)
 
 
 def test_the_longest_delay_is_bounded(tmp_path: Path) -> None:
     child = supervise.Child(_spec(tmp_path, "broken", ""), tmp_path / "log", started=time.monotonic())
     for _ in range(20):
-        child.died(1)
-    assert child.delay == supervise.LONGEST_DELAY
+        child.record_exit(1)
+    assert child.delay == supervise.MAX_DELAY
 
 
 def test_output_goes_to_a_private_log(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_a_signal_asks_to_stop_and_wakes_the_sleeper(tmp_path: Path, number: sig
     with Supervisor(tmp_path) as supervisor:
         subprocess.run(["kill", f"-{number.name[3:]}", str(os.getpid())], check=True)
         supervisor.step(30.0)
-        assert supervisor.stopping and not supervisor.hurry
+        assert supervisor.stopping and not supervisor.kill_now
         signal.raise_signal(number)
-        assert supervisor.hurry
+        assert supervisor.kill_now
     assert signal.getsignal(number) is before
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_restarted_while_stopping(tmp_path: Path) -> None:
         supervisor.stopping = True
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
-        _step_until(supervisor, lambda: child.deaths == 1)
+        _step_until(supervisor, lambda: child.exits == 1)
         supervisor.step(2 * supervise.FIRST_DELAY)
         assert child.pid is None
 
