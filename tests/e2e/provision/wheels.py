@@ -51,7 +51,7 @@ def _digest() -> str:
 
 
 def _sources() -> Iterator[Path]:
-    for name in ("setup.cfg", "pyproject.toml", "README.rst", "federation/provision/main.py"):
+    for name in ("setup.cfg", "pyproject.toml", "README.rst", "federation/provision/cli/main.py"):
         yield ROOT / name
     for package in ("sdk/umbel", "endpoint_worker"):
         for file in sorted((ROOT / package).rglob("*")):
