@@ -75,6 +75,7 @@ def build(directory: Path, root: Path = ROOT) -> Path:
 
     A wheel that is there is replaced in one step. Raises BuildError.
     """
+    directory = directory.absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # the draft is on the same file system, so that it can be renamed

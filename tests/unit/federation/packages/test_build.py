@@ -60,9 +60,13 @@ def test_the_release_tree_is_only_read(wheel: Path, tmp_path: Path) -> None:
     assert sorted(tree.rglob("*")) == before
 
 
-def test_the_command_prints_the_file_and_its_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert build.main([str(tmp_path / "dist")]) == 0
+def test_the_command_prints_the_file_and_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert build.main(["dist"]) == 0
     path, fragment = capsys.readouterr().out.split()
+    assert Path(path) == tmp_path / "dist" / build.WHEEL
     assert fragment == f"sha256={hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
 
 
