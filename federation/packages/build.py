@@ -32,6 +32,7 @@ PACKAGES = ("sdk/umbel", "endpoint_worker")
 TIMEOUT = 120.0
 #: The first version of setuptools that builds wheels without another package.
 SETUPTOOLS = (70, 1)
+_MISSING = "setuptools 70.1 or newer is missing: run pip install 'setuptools>=70.1'"
 #: Run with -I in the copy of the sources.
 _BUILD = f"""\
 import sys
@@ -42,7 +43,7 @@ try:
 except ImportError:
     version = (0, 0)
 if version < {SETUPTOOLS}:
-    sys.exit("setuptools {SETUPTOOLS[0]}.{SETUPTOOLS[1]} or newer is missing")
+    sys.exit({_MISSING!r})
 build_meta.build_wheel(sys.argv[1])
 """
 #: Time stamp of every file in the wheel: the earliest that a zip file can hold.

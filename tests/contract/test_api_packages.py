@@ -237,6 +237,12 @@ def test_slow_readers_of_a_large_file_take_no_memory_and_no_threads(server: Serv
         file.truncate(size)
     request = f"GET /packages/large/{name} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     assert b"Content-Length: 67108864\r\n" in _begun(server, request, close=True)[1]
+    connection = server.connect()
+    for _ in range(directory.DOWNLOADS + 1):
+        connection.request("HEAD", f"/packages/large/{name}")
+        head = connection.getresponse()
+        assert (head.status, head.read()) == (200, b"")
+    connection.close()
     before = _memory(server.process.pid)
     readers, answers = [], []
     for _ in range(directory.DOWNLOADS + 1):

@@ -77,7 +77,6 @@ def get_package_file(project: str, file: str) -> Response:
     # waitress sends the file itself, part by part, and no thread waits for a slow reader
     body = wrap_file(request.environ, content, buffer_size=65536)
     response = Response(body, mimetype="application/octet-stream", direct_passthrough=True)
-    response.call_on_close(content.close)
     response.content_length = wheel.size
     response.set_etag(wheel.sha256)
     response.headers["Cache-Control"] = "no-cache"
