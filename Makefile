@@ -72,8 +72,7 @@ docs: $(DEV_STAMP) ## build the documentation into docs/_build/html; warnings ar
 	@echo "Read docs/_build/html/index.html"
 
 build: $(DEV_STAMP) ## build the wheel (umbel and endpoint_worker) into dist/
-	$(INSTALL) build
-	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m federation.packages.build dist
 
 clean: ## remove .venv and everything built
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis

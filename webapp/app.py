@@ -10,6 +10,7 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from federation.broker.notifications import Notifier
 from federation.context import Federation
+from federation.packages.publish import Packages
 from umbel.protocol import limits
 from umbel.protocol.version import __version__
 
@@ -65,7 +66,8 @@ def create_app(fed: Federation, notifier: Notifier | None = None) -> Flask:
         API_SPEC_OPTIONS=_spec_options(),
     )
     places = max(1, fed.settings.web_threads - RESERVED_THREADS)
-    attach(app, State(fed, Polls(fed, notifier or Notifier(fed.broker), places)))
+    polls = Polls(fed, notifier or Notifier(fed.broker), places)
+    attach(app, State(fed, polls, Packages(fed.settings.home / "packages")))
     app.before_request(_check_request)
     auth.install(app)
     app.after_request(_finish)

@@ -110,6 +110,8 @@ class Blueprint(flask_smorest.Blueprint):
     ) -> Callable[..., Any]:
         """Document a view's answer, and write what the view returns: a value, or a value and a status.
 
+        A Response is passed on as it is.
+
         ``parcel``: the other form of it, for who accepts that.
         """
         document = super().response(status_code, schema, **options)
@@ -118,6 +120,8 @@ class Blueprint(flask_smorest.Blueprint):
             @wraps(view)
             def answer(*args: Any, **kwargs: Any) -> Response:
                 value, status = view(*args, **kwargs), status_code
+                if isinstance(value, Response):
+                    return value
                 if isinstance(value, tuple):
                     value, status = value
                 if parcel is not None and parcel[0] in request.headers.get("Accept", ""):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from federation.context import Federation
+from federation.packages.publish import Packages
 
 from .polls import Polls
 
@@ -15,10 +16,11 @@ _KEY = "umbel"
 
 @dataclass(frozen=True)
 class State:
-    """The federation that an application serves, and its waiting polls."""
+    """The federation that an application serves, its waiting polls, and the packages it offers."""
 
     fed: Federation
     polls: Polls
+    packages: Packages
 
 
 def attach(app: Flask, state: State) -> None:

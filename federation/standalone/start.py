@@ -163,6 +163,7 @@ class Startup:
             f"  API       {self.url}",
         ]
         lines.append(f"  API docs  {self.url}/docs")
+        lines.append(f"  Packages  {self.url}/packages/ (install the SDK on other machines from here)")
         if options.workers:
             slots = "1 slot" if options.workers == 1 else f"{options.workers} slots"
             lines.append(f"  Endpoint  {local_endpoint.NAME} ({slots})")

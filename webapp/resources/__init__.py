@@ -1,6 +1,15 @@
 """The routes: each is a schema in, one call into ``federation``, a schema out."""
 
-from . import codes, elastic, endpoints, functions, groups, service, tasks
+from . import codes, elastic, endpoints, functions, groups, packages, service, tasks
 
 #: Every blueprint of the API, in the order of its documentation.
-BLUEPRINTS = (functions.blp, endpoints.blp, codes.blp, elastic.blp, tasks.blp, groups.blp, service.blp)
+BLUEPRINTS = (
+    functions.blp,
+    endpoints.blp,
+    codes.blp,
+    elastic.blp,
+    tasks.blp,
+    groups.blp,
+    packages.blp,
+    service.blp,
+)

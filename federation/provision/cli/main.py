@@ -16,6 +16,7 @@ from pathlib import Path
 from umbel.protocol.errors import NotFound
 
 from ...context import Federation
+from ...packages import build
 from ...process import Stop, run_process
 from ..planning import demand
 from ..reconciler import TICK, Keeper
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 LOOK = 3.0
 #: Seconds between two looks for work at endpoints without blocks: one small question for all of them.
 GLANCE = 0.2
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,5 +141,10 @@ def wheelhouse(argv: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(argv).folder
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(folder)]
+    try:
+        own = build.build(folder)
+    except build.BuildError as error:
+        print(f"umbel: {error.message}", file=sys.stderr)
+        return 1
     # the last ones are wanted by older Pythons than this one, which a site may have
-    return subprocess.run([*pip, f"{ROOT}[endpoint]", "pip", "async-timeout", "tomli"]).returncode
+    return subprocess.run([*pip, f"{own.resolve()}[endpoint]", "pip", "async-timeout", "tomli"]).returncode

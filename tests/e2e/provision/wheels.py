@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from federation.packages import build
 from tests.support.embedded import ROOT, environment
 
 CACHE = Path("/var/tmp/umbel-e2e-wheels")
@@ -28,8 +28,6 @@ def wheelhouse() -> Path:
         if not wanted.exists():
             draft = CACHE / f"draft-{os.getpid()}"
             words = [sys.executable, "-m", "federation", "provision", "wheelhouse", str(draft)]
-            # what setuptools left of an earlier state would get into the wheel
-            shutil.rmtree(ROOT / "build/lib", ignore_errors=True)
             done = subprocess.run(
                 words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
             )
@@ -44,16 +42,6 @@ def wheelhouse() -> Path:
 
 def _digest() -> str:
     """Of everything that gets into the wheels: code, packaging, and the Python that chooses the wheels."""
-    digest = hashlib.sha256(sys.version.encode())
-    for file in _sources():
-        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    command = (ROOT / "federation/provision/cli/main.py").read_bytes()
+    digest = hashlib.sha256(f"{sys.version}\0{build.digest(ROOT)}\0".encode() + command)
     return digest.hexdigest()[:16]
-
-
-def _sources() -> Iterator[Path]:
-    for name in ("setup.cfg", "pyproject.toml", "README.rst", "federation/provision/cli/main.py"):
-        yield ROOT / name
-    for package in ("sdk/umbel", "endpoint_worker"):
-        for file in sorted((ROOT / package).rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                yield file

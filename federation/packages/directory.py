@@ -1,0 +1,152 @@
+"""A directory of wheels: which there are, their hashes, and safe access by file name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from umbel.protocol.errors import NotFound, ServiceUnavailable
+
+#: Files that are sent at the same time; each needs a file descriptor.
+DOWNLOADS = 64
+#: The name of a wheel by the packaging standard: name, version, build (if any), Python, ABI, platform.
+_NAME = re.compile(
+    r"(?P<project>[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?)-(?P<version>[A-Za-z0-9_.!+]+)"
+    r"(?:-[0-9][A-Za-z0-9_.]*)?-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+\.whl\Z"
+)
+_MAX_NAME = 200
+#: Identity of a file's content: inode, size, time of the last change in nanoseconds.
+_Key = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One file of the directory. ``project``: the normalized name; ``size`` in bytes."""
+
+    file: str
+    project: str
+    version: str
+    size: int
+    sha256: str
+
+
+def normalized(project: str) -> str:
+    """The name of a project as it is compared and as URLs have it."""
+    return re.sub(r"[-_.]+", "-", project).lower()
+
+
+class Directory:
+    """The wheels in ``path``. Only regular files with the name of a wheel exist; links are ignored.
+
+    Safe to share between threads; files may be added and removed at any time.
+    """
+
+    def __init__(self, path: Path, downloads: int = DOWNLOADS):
+        self.path = path
+        self._slots = threading.BoundedSemaphore(downloads)
+        self._hashing = threading.Lock()
+        self._known: dict[str, tuple[_Key, Wheel]] = {}
+
+    def wheels(self) -> list[Wheel]:
+        """All wheels by project and file name; empty when there is no directory."""
+        try:
+            names = os.listdir(self.path)
+        except OSError:
+            names = []
+        found = []
+        for name in names:
+            try:
+                with self._file(name) as file:
+                    found.append(self._wheel(name, file))
+            except NotFound:
+                continue
+        with self._hashing:
+            present = {wheel.file for wheel in found}
+            self._known = {name: known for name, known in self._known.items() if name in present}
+        return sorted(found, key=lambda wheel: (wheel.project, wheel.file))
+
+    def find(self, name: str) -> Wheel:
+        """The wheel with this file name. Raises NotFound."""
+        with self._file(name) as file:
+            return self._wheel(name, file)
+
+    def open(self, name: str) -> tuple[Wheel, BinaryIO]:
+        """A wheel and its content; the caller closes the file.
+
+        Raises NotFound, and ServiceUnavailable when too many files are open.
+        """
+        if not self._slots.acquire(blocking=False):
+            raise ServiceUnavailable("too many downloads at the same time: try again")
+        try:
+            file = _Download(self._descriptor(name), self._slots)
+        except BaseException:
+            self._slots.release()
+            raise
+        try:
+            return self._wheel(name, file), file
+        except BaseException:
+            file.close()
+            raise
+
+    def _file(self, name: str) -> io.FileIO:
+        return io.FileIO(self._descriptor(name))
+
+    def _descriptor(self, name: str) -> int:
+        """An open regular file of the directory itself. Raises NotFound."""
+        if len(name) > _MAX_NAME or not _NAME.match(name):
+            raise _not_found(name)
+        try:
+            # a pipe must not block
+            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            raise _not_found(name) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _not_found(name)
+        return descriptor
+
+    def _wheel(self, name: str, file: io.FileIO) -> Wheel:
+        status = os.fstat(file.fileno())
+        key = (status.st_ino, status.st_size, status.st_mtime_ns)
+        with self._hashing:
+            known = self._known.get(name)
+            if known is None or known[0] != key:
+                known = self._known[name] = (key, _described(name, file, status.st_size))
+        return known[1]
+
+
+def _described(name: str, file: io.FileIO, size: int) -> Wheel:
+    match = _NAME.match(name)
+    assert match is not None, name
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    file.seek(0)
+    return Wheel(name, normalized(match["project"]), match["version"], size, digest.hexdigest())
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(f"there is no package file '{name[:_MAX_NAME]}' here: /packages/ lists the packages")
+
+
+class _Download(io.FileIO):
+    """A file that occupies a slot until it is closed."""
+
+    def __init__(self, descriptor: int, slots: threading.BoundedSemaphore):
+        self._slots: threading.BoundedSemaphore | None = None
+        super().__init__(descriptor)
+        self._slots = slots
+
+    def close(self) -> None:
+        """Close the file; a second time it has no effect."""
+        super().close()
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
