@@ -1,4 +1,4 @@
-"""Types of settings: what a value must be, in msgspec's terms and in words.
+"""Types of settings: what a value must be, for msgspec and in words.
 
 A field's type is a plain type, or ``Annotated`` with the limits of ``msgspec.Meta`` and the marks below.
 """
@@ -61,7 +61,7 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def convert(hint: Any, value: Any, syntax: str = "toml") -> Any:
-    """Raises ValueError."""
+    """Return ``value`` as the type that a setting has. Raises ValueError."""
     base, marks = _parts(hint)
     for mark in marks:
         if isinstance(mark, Alternative) and type(value) is mark.kind:
@@ -69,7 +69,10 @@ def convert(hint: Any, value: Any, syntax: str = "toml") -> Any:
     if syntax == "json" and base is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     lax = syntax == "environment" and base is not str and isinstance(value, str)
-    made = msgspec.convert(value.strip() if lax else value, hint, strict=not lax)
+    try:
+        made = msgspec.convert(value.strip() if lax else value, hint, strict=not lax)
+    except msgspec.ValidationError as error:  # not a ValueError in all releases
+        raise ValueError(str(error)) from None
     if isinstance(made, float) and not math.isfinite(made):
         raise ValueError(made)
     return made
@@ -80,7 +83,7 @@ def expected(hint: Any) -> str:
     base, marks = _parts(hint)
     words = [mark.words for mark in marks if isinstance(mark, Alternative)]
     limits = next((mark for mark in marks if isinstance(mark, Meta)), Meta())
-    return " or ".join([limits.description or _words(base, limits), *words])
+    return " or ".join([_words(base, limits), *words])
 
 
 def _words(base: Any, limits: Meta) -> str:
@@ -104,9 +107,9 @@ def _number_words(noun: str, least: float | None, most: float | None) -> str:
         return f"{article} {noun}"
     if least == 0:
         return f"a non-negative {noun}"
-    return (
-        f"a positive {noun}" if (noun, least) == ("integer", 1) else f"{article} {noun} of at least {least}"
-    )
+    if (noun, least) == ("integer", 1):
+        return "a positive integer"
+    return f"{article} {noun} of at least {least}"
 
 
 def got(value: Any, hint: Any) -> str:
