@@ -1,9 +1,8 @@
-"""How routes are declared, read and documented: flask-smorest with this API's habits.
+"""How routes are declared, read and documented: flask-smorest with the conventions of this API.
 
-- Bodies are strict JSON with the right Content-Type; unknown fields are refused in bodies and queries.
-- A view returns what federation gave it; it is written as it is. The schema of ``@blp.response``
-  documents it, and tests hold both together: dumping thousands of results field by field would cost more
-  than finding them.
+- Bodies are strict JSON with the right Content-Type. Unknown fields of bodies and queries are rejected.
+- The value that a view returns is written unchanged. The schema of ``@blp.response`` documents it, and tests
+  compare the two: dumping thousands of results field by field would cost more than finding them.
 - ``@blp.fails`` documents the error codes of a route.
 """
 
@@ -25,18 +24,19 @@ from umbel.protocol.errors import HTTP_STATUS, BadRequest, ProtocolError
 
 from . import jsons
 from .schemas.common import Error
+from .schemas.fields import name_unknown
 
 #: Content-Type of a parcel, and what makes one of a view's value.
 Parcel = tuple[str, Callable[[Any], bytes]]
 
 
 class Parser(FlaskParser):
-    """Reads arguments of requests for the schemas of routes."""
+    """Reads the arguments of requests with the schemas of routes."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "json": RAISE, "query": RAISE}
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        """The body; raises UnsupportedMediaType and BadRequest."""
+        """Return the body. Raises UnsupportedMediaType, BadRequest."""
         if req.mimetype == parcels.SUBMISSION_TYPE and "payloads" in schema.fields:
             return _read_parcel(req.get_data(cache=False))
         if req.mimetype != "application/json":
@@ -54,15 +54,17 @@ class Parser(FlaskParser):
         error_status_code: int | None,
         error_headers: Mapping[str, str] | None,
     ) -> NoReturn:
-        """Raise what a schema refused, naming each field."""
+        """Raise UnprocessableEntity with a message for each invalid field."""
         messages = error.normalized_messages()
+        for location in messages.values():
+            name_unknown(location, schema)
         refused = UnprocessableEntity(_sentence(messages))
         refused.details = messages  # type: ignore[attr-defined]
         raise refused
 
 
 def _read_parcel(data: bytes) -> Any:
-    """A body whose payloads come as bytes beside the JSON. Raises BadRequest."""
+    """Read a body with payloads as bytes next to the JSON. Raises BadRequest."""
     try:
         head, joined = parcels.split(data)
         record = jsons.loads(head)
@@ -75,7 +77,7 @@ def _read_parcel(data: bytes) -> Any:
 
 
 def _sentence(messages: Mapping[str, Any]) -> str:
-    """The first complaint in words: ``json.payloads: must have 1 to 10000 items``."""
+    """The first problem in words: ``json.payloads: must have 1 to 10000 items``."""
     path: list[str] = []
     value: Any = messages
     while isinstance(value, Mapping) and value:
@@ -87,12 +89,12 @@ def _sentence(messages: Mapping[str, Any]) -> str:
 
 
 class Blueprint(flask_smorest.Blueprint):
-    """A blueprint whose views return plain values."""
+    """A blueprint with views that return plain values."""
 
     ARGUMENTS_PARSER = Parser()
 
     def route(self, rule: str, *, methods: list[str], **options: Any) -> Callable[..., Any]:
-        """Route requests to a view, whose name is the operation's in the document."""
+        """Route requests to a view; its name is the operation id in the OpenAPI document."""
         register = super().route(rule, methods=methods, **options)
 
         def decorator(view: Callable[..., Any]) -> Any:
@@ -101,18 +103,18 @@ class Blueprint(flask_smorest.Blueprint):
         return decorator
 
     def arguments(self, schema: type[Schema], **options: Any) -> Callable[..., Any]:
-        """Read the arguments of a view; one schema object serves all requests, it is costly to make."""
+        """Read the arguments of a view with one schema object for all requests: creating it is costly."""
         decorator: Callable[..., Any] = super().arguments(schema(), **options)
         return decorator
 
     def response(
         self, status_code: int, schema: Any = None, *, parcel: Parcel | None = None, **options: Any
     ) -> Callable[..., Any]:
-        """Document a view's answer, and write what the view returns: a value, or a value and a status.
+        """Document a view's response, and write what the view returns: a value, or a value and a status.
 
         A Response is passed on as it is.
 
-        ``parcel``: the other form of it, for who accepts that.
+        ``parcel``: an alternative format, for clients that accept it.
         """
         document = super().response(status_code, schema, **options)
 
@@ -137,7 +139,7 @@ class Blueprint(flask_smorest.Blueprint):
         return decorator
 
     def fails(self, *codes: str) -> Callable[..., Any]:
-        """Document the codes of errors that are a view's own."""
+        """Document the error codes that are specific to a view."""
         by_status: dict[int, list[str]] = defaultdict(list)
         for code in codes:
             by_status[HTTP_STATUS[code]].append(code)

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-#: A runner needs a Python that Umbel knows.
+from umbel.system.setting_types import SECRET, Number, Size
+
+#: The oldest Python version that runners support.
 OLDEST_PYTHON = (3, 10)
 
 
 @dataclass(frozen=True)
 class Environments:
-    """How environments are built and kept. Times in seconds, sizes in bytes. Raises ValueError."""
+    """How environments are built and stored. Times in seconds, sizes in bytes. Raises ValueError."""
 
     folder: str = field(
         default="",
         metadata={
-            "docs": "Folder of built environments; nodes may share it. Empty: in cache beside this file."
+            "docs": "Directory of built environments; nodes may share it. Empty: in cache beside this file."
         },
     )
-    size: int = field(
+    size: Size = field(
         default=20 * 1024**3,
-        metadata={"docs": "Most bytes of it: what was used longest ago goes. 0: no limit.", "size": True},
+        metadata={"docs": "Size limit of that directory; the least recently used go first. 0: no limit."},
     )
-    options: Collection[str] = field(
+    options: Annotated[tuple[str, ...], SECRET] = field(
         default=(),
         metadata={
-            "docs": "Options for uv pip install, or pip install: where packages come from.",
+            "docs": "Options for uv pip install, or pip install, such as the package index.",
             "example": ["--index-url", "https://packages.example/simple"],
         },
     )
     sources: bool = field(
         default=False,
-        metadata={"docs": "Whether packages may be built from source: that runs their code as this account."},
+        metadata={"docs": "Allow packages to be built from source; this runs their code as this account."},
     )
-    build_seconds: float = field(
-        default=1800.0, metadata={"docs": "Longest time that building one may take."}
+    build_seconds: Number = field(
+        default=1800.0, metadata={"docs": "Time limit of building one environment, seconds."}
     )
-    retry_seconds: float = field(
-        default=600.0, metadata={"docs": "One that could not be built is tried again after this time."}
+    retry_seconds: Number = field(
+        default=600.0, metadata={"docs": "Time before a failed build is tried again, seconds."}
     )
     named: Mapping[str, str] = field(
         default_factory=dict,
         metadata={
-            "docs": "Environments that are ready, by name; each is its Python.",
+            "docs": "Ready-made environments: a name and the absolute path of a Python for each.",
             "example": {"chemistry": "/opt/chemistry/bin/python"},
         },
     )
@@ -53,9 +56,9 @@ class Environments:
         for name, python in self.named.items():
             if not Path(python).is_absolute():
                 raise ValueError(
-                    f"environment '{name}' in 'named' wants its Python's whole path, not '{python}'"
+                    f"setting 'named' must be a table of absolute paths, got {python[:60]!r} for '{name}'"
                 )
 
     def place(self, cache: Path) -> Path:
-        """Folder of built environments; ``cache``: the endpoint's own cache."""
+        """Directory of built environments; ``cache``: the endpoint's own cache."""
         return Path(self.folder).expanduser().absolute() if self.folder else cache / "environments"

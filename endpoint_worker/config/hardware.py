@@ -1,4 +1,4 @@
-"""What of a node's hardware a slot is: how many there are, whose processors and accelerators are which."""
+"""How a node's hardware is divided into slots: their number, and the processors and accelerators of each."""
 
 from __future__ import annotations
 
@@ -6,50 +6,64 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 
-#: Variables that tell the runtimes of NVIDIA, AMD and Intel which accelerators to use.
+from umbel.system.setting_types import Alternative, Count, Size
+
+#: Variables that select accelerators in the runtimes of NVIDIA, AMD and Intel.
 ACCELERATOR_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "ROCR_VISIBLE_DEVICES",
     "HIP_VISIBLE_DEVICES",
     "ZE_AFFINITY_MASK",
 )
-#: Variables that tell libraries how many threads to start.
+#: Variables that set the number of threads that libraries start.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-#: How many slots a call occupies, for the call to read.
+#: Variable with the number of slots that a call occupies.
 CORES_VARIABLE = "UMBEL_CORES"
+#: Larger numbers of accelerators per node are rejected.
+MAX_ACCELERATORS = 1024
+
+
+def _numbered(count: int) -> list[str]:
+    if not 0 < count <= MAX_ACCELERATORS:
+        raise ValueError(f"{count} accelerators")
+    return [str(number) for number in range(count)]
+
+
+#: Accelerators by their numbers or names; a plain number of them stands for "0", "1", ...
+Accelerators = Annotated[
+    tuple[str, ...], Alternative(int, f"a positive integer up to {MAX_ACCELERATORS}", _numbered)
+]
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Table ``[hardware]``. Sizes in bytes, 0: as if it were not there."""
+    """Table ``[hardware]``. Sizes in bytes; 0 means not set."""
 
-    cores_per_slot: int = field(
+    cores_per_slot: Count = field(
         default=0,
-        metadata={"docs": "Processors of one slot: there are as many slots as they suffice for. 0: one."},
+        metadata={"docs": "Processors per slot; limits the number of slots. 0: one."},
     )
-    memory_per_slot: int = field(
+    memory_per_slot: Size = field(
         default=0,
-        metadata={
-            "docs": 'No more slots than the node has memory for, such as "4GiB" each. 0: however many.',
-            "size": True,
-        },
+        metadata={"docs": 'Memory per slot, such as "4GiB"; limits the number of slots. 0: no limit.'},
     )
-    accelerators: tuple[str, ...] = field(
+    accelerators: Accelerators = field(
         default=(),
         metadata={
-            "docs": 'GPUs, one per slot: how many, or their numbers or names, such as ["0", "1"]. One that '
-            "several slots shall share is named as often.",
+            "docs": 'GPUs, one per slot: how many, or a list of their numbers or names, such as ["0", "1"]. '
+            "To share one among several slots, repeat it.",
         },
     )
     affinity: bool = field(
-        default=False, metadata={"docs": "Keep each slot's calls on processors of their own."}
+        default=False, metadata={"docs": "Bind the calls of each slot to separate processors."}
     )
 
     def count(self, slots: int) -> int:
-        """How many slots there are; ``slots``: how many the site wants, 0: as many as there is hardware."""
+        """Return the number of slots: ``slots``, or if that is 0, the number that the hardware allows."""
         if slots:
             return slots
         possible = [len(processors()) // max(1, self.cores_per_slot)]
@@ -60,17 +74,17 @@ class Hardware:
         return max(1, min(possible))
 
     def problem(self, slots: int) -> str:
-        """Why so many slots (0: as many as there is hardware) cannot be, or ""."""
+        """Return why this number of slots is impossible, or ""; 0: what the hardware allows."""
         most = len(self.accelerators)
         if most and slots > most:
             return (
-                f"slots = {slots}, but 'accelerators' names {most}, one per slot: "
-                f"set slots = {most}, or name those that are shared as often as they are"
+                f"slots = {slots}, but setting 'accelerators' lists {most}, one per slot: "
+                f"set slots = {most}, or repeat accelerators that slots share"
             )
         return ""
 
     def layout(self, slots: int) -> Layout:
-        """Who gets what of this node when there are so many slots."""
+        """Assign this node's processors and accelerators to a number of slots."""
         here = processors()
         each = self.cores_per_slot or max(1, len(here) // slots)
         shares: list[tuple[int, ...]] = []
@@ -83,10 +97,10 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Layout:
-    """What belongs to each slot, by its number; slots that are added later share with the first ones.
+    """The hardware of each slot, by slot number; slots added later share with the first ones.
 
-    ``processors``: numbers of each slot's, empty: all slots run anywhere. ``accelerators``: one per slot,
-    empty: nobody is told of any. ``each``: processors that count as one slot.
+    ``processors``: processor numbers per slot; empty: any. ``accelerators``: one per slot; empty:
+    their variables are not set. ``each``: processors that count as one slot.
     """
 
     processors: Sequence[Sequence[int]] = ()
@@ -94,16 +108,15 @@ class Layout:
     each: int = 1
 
     def affinity(self, numbers: Iterable[int]) -> set[int]:
-        """Processors for a runner that stands on these slots; empty: any."""
+        """Processors for a runner that occupies these slots; empty: any."""
         if not self.processors:
             return set()
         return {cpu for number in numbers for cpu in self.processors[number % len(self.processors)]}
 
     def environment(self, numbers: Sequence[int]) -> dict[str, str]:
-        """Variables for a runner that stands on these slots.
+        """Environment variables for a runner that occupies these slots.
 
-        Libraries are told how many threads to start only where a call asked for several slots: else it is the
-        site's to say.
+        The number of threads is set only for calls that occupy several slots; otherwise the site decides.
         """
         variables = {CORES_VARIABLE: str(len(numbers))}
         if len(numbers) > 1:
@@ -123,7 +136,7 @@ def processors() -> list[int]:
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: of the machine, or of the control group that it is in."""
+    """Bytes of memory that this process may use: of the machine, or the limit of its control group."""
     total = int(psutil.virtual_memory().total)
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -132,12 +145,12 @@ def memory() -> int:
                 limit = Path("/sys/fs/cgroup" + path, "memory.max").read_text().strip()
                 return min(total, int(limit)) if limit.isdigit() else total
     except (OSError, ValueError):
-        pass  # no such thing here
+        pass  # no control groups here
     return total
 
 
 class BoundTo:
-    """For a ``with`` block: what this thread starts runs on these processors only; empty: anywhere."""
+    """Context manager: processes that this thread starts run on these processors only; empty: on any."""
 
     def __init__(self, wanted: set[int]):
         self._wanted = wanted if hasattr(os, "sched_setaffinity") else set()

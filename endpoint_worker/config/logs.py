@@ -13,8 +13,6 @@ from pathlib import Path
 
 #: Bytes of one log file, and how many old ones are kept.
 LOG_BYTES, LOG_FILES = 10 * 1024 * 1024, 5
-#: What ``log_format`` may be.
-FORMATS = ("text", "json")
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 #: Seconds between two looks at a file that is followed.
 LOOK = 0.2
@@ -37,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, file: Path | None = None, log_format: str = "text") -> None:
-    """Log to standard error, or to a file that rotates; ``log_format``: one of ``FORMATS``."""
+    """Log to standard error, or to a file that rotates; ``log_format``: text or json."""
     handler: logging.Handler = logging.StreamHandler()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What of the machine is visible inside a sandbox, and where."""
+"""Which paths of the machine are visible inside a sandbox, and where."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Where runners find what is theirs, inside.
+#: Directory of the runner's own files inside a sandbox.
 ROOM = "/run/umbel"
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of the machine at ``target``; ``mode``: ro, rw or dev (a device)."""
+    """A file or directory of the machine at ``target``; ``mode``: ro, rw or dev (a device)."""
 
     source: Path
     target: str
@@ -20,26 +20,28 @@ class Mount:
 
     @classmethod
     def parse(cls, text: str) -> Mount:
-        """Read ``SOURCE[:TARGET][:ro|rw|dev]``; without a mode it is writable. Raises ValueError."""
+        """Read ``SOURCE[:TARGET][:ro|rw|dev]``; writable by default. Raises ValueError."""
         parts = text.split(":")
         mode = parts.pop() if len(parts) > 1 and parts[-1] in ("ro", "rw", "dev") else "rw"
         if len(parts) > 2 or not all(part.startswith("/") for part in parts):
-            raise ValueError(f"'{text}' is no bind: write /path, /path:ro, or /path:/inside:ro")
+            raise ValueError(
+                f"setting 'binds' must be a list of /path, /path:ro or /path:/inside:ro, got {text[:60]!r}"
+            )
         return cls(Path(parts[0]), parts[-1], mode)
 
     def shows(self, folder: Path) -> bool:
-        """True when the content of ``folder``, or a part of it, would be seen through this."""
+        """True if this mount exposes the content of ``folder`` or a part of it."""
         mine, other = self.source.resolve(), folder.resolve()
         return other.is_relative_to(mine) or mine.is_relative_to(other)
 
 
 @dataclass(frozen=True)
 class Start:
-    """One runner to be started.
+    """How to start one runner in a sandbox.
 
-    ``argv``: its command, as it is inside; ``work``: the folder in which it starts, the only one of the
-    machine that it may write to beside binds; ``mounts``: what else it needs; ``environment``: its variables;
-    ``hidden``: folders that it must not see whatever is mounted.
+    ``argv``: its command, with paths as they are inside. ``work``: the directory in which it starts, the only
+    writable one of the machine apart from binds. ``mounts``: further mounts. ``environment``: its variables.
+    ``hidden``: directories that stay hidden whatever is mounted.
     """
 
     argv: Sequence[str]

@@ -1,46 +1,30 @@
-"""How a site runs calls: ``endpoint.toml`` in the endpoint's folder, one frozen object per process."""
+"""The settings of an endpoint: ``endpoint.toml`` in its directory, one frozen object per process."""
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-import re
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from umbel.protocol.errors import UmbelError
 from umbel.protocol.limits import DEFAULT_OUTPUT_BYTES, FEWEST_FILES, MAX_OUTPUT_BYTES
+from umbel.system.setting_types import SECRET, SIZE, Count, Number, Size
+from umbel.system.settings import InvalidSettings, Source, read, read_toml
 
 from ..broker.client import at_address
 from .environments import Environments
 from .hardware import Hardware
-from .logs import FORMATS
 from .policy import Rules
 from .sandbox import Sandbox
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-#: Variables that runners get from the worker's environment unless endpoint.toml says otherwise.
+#: Variables that runners get from the worker's environment by default; patterns are allowed.
 PASSED = tuple("""PATH HOME USER LOGNAME SHELL LANG LC_* TZ TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV CONDA_* XDG_*
     MODULEPATH LOADEDMODULES LMOD_* OMP_* MKL_* OPENBLAS_* NUMEXPR_* CUDA_* NVIDIA_* ROCR_* HIP_*
     SLURM_* PBS_* LSB_* SGE_* JOB_ID NSLOTS NHOSTS PE_HOSTFILE PMI* OMPI_* I_MPI_*""".split())
-
-#: Settings that are tables with settings of their own.
-TABLES: dict[str, Any] = {
-    "rules": Rules,
-    "sandbox": Sandbox,
-    "hardware": Hardware,
-    "environments": Environments,
-}
-
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*\Z", re.IGNORECASE)
 
 
 class SettingsError(UmbelError):
@@ -51,105 +35,121 @@ class SettingsError(UmbelError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker of an endpoint needs to know. Times in seconds, sizes in bytes, 0 and "" for none.
+    """The settings of a worker. Times in seconds, sizes in bytes; 0 and "" mean none.
 
-    ``docs`` of each field is the comment that ``configure`` writes above it.
+    ``docs`` of each field is the comment that ``configure`` writes above it. Raises ValueError for values
+    that cannot be used.
     """
 
     name: str = field(default="", metadata={"docs": ""})
-    slots: int = field(
+    slots: Count = field(
         default=0,
-        metadata={"docs": "Calls that run at once on one node. 0: one per processor, or as [hardware] says."},
+        metadata={
+            "docs": "Calls that run at once on one node. 0: one per processor, or limited by [hardware]."
+        },
     )
-    timeout: float = field(
+    timeout: Number = field(
         default=0.0,
-        metadata={"docs": "Longest run of a call, seconds. A submission may ask for less. 0: no limit."},
+        metadata={"docs": "Time limit of a call, seconds. A submission may set a lower one. 0: no limit."},
     )
-    memory: int = field(
+    memory: Size = field(
         default=0,
-        metadata={"docs": 'Most memory that a call may take, such as "4GiB". 0: no limit.', "size": True},
+        metadata={"docs": 'Memory limit of a call, such as "4GiB". 0: no limit.'},
     )
     cgroup: bool = field(
         default=True,
-        metadata={"docs": "Limit memory by control groups where there are some, not by address space."},
+        metadata={"docs": "Limit memory with control groups where available, else by address space."},
     )
-    cpu: float = field(
+    cpu: Number = field(
         default=0.0,
-        metadata={"docs": "Most processor time of a call, seconds, checked every 0.1 s. 0: no limit."},
+        metadata={"docs": "Processor time limit of a call, seconds, checked every 0.1 s. 0: no limit."},
     )
-    output: int = field(
+    output: Annotated[int, Meta(ge=0, le=MAX_OUTPUT_BYTES), SIZE] = field(
         default=DEFAULT_OUTPUT_BYTES,
         metadata={
-            "docs": "Bytes kept of what a call writes to standard output and error, half of them its "
-            'last ones; such as "256KiB". A call may write more. 0: nothing is kept.',
-            "size": True,
+            "docs": "Bytes kept of a call's standard output and error: half from the start, half from the "
+            'end; such as "256KiB". A call may write more. 0: nothing is kept.',
         },
     )
-    open_files: int = field(
+    open_files: Count = field(
         default=0,
-        metadata={"docs": "Most files that a call may have open, its runner's few included. 0: no limit."},
+        metadata={
+            "docs": f"Open file limit of a call, at least {FEWEST_FILES}; its runner uses some. 0: no limit."
+        },
     )
-    drain_seconds: float = field(
+    drain_seconds: Number = field(
         default=5.0,
-        metadata={"docs": "How long running calls may go on when the endpoint is stopped, seconds."},
+        metadata={"docs": "Time for running calls to finish when the endpoint is stopped, seconds."},
     )
     work: str = field(
-        default="", metadata={"docs": "Folder in which calls start. Empty: the folder work beside this file."}
+        default="",
+        metadata={"docs": "Directory in which calls start. Empty: the directory work beside this file."},
     )
-    recycle_calls: int = field(
-        default=0, metadata={"docs": "Replace a runner process after that many calls. 0: never."}
+    recycle_calls: Count = field(
+        default=0, metadata={"docs": "Replace a runner process after this many calls. 0: never."}
     )
-    recycle_memory: int = field(
+    recycle_memory: Size = field(
         default=0,
-        metadata={"docs": 'Replace a runner that has grown beyond, such as "2GiB". 0: never.', "size": True},
+        metadata={"docs": 'Replace a runner process that uses more memory, such as "2GiB". 0: never.'},
     )
     broker_address: str = field(
         default="",
-        metadata={"docs": 'Reach the broker at this "host:port" instead of the registered address.'},
+        metadata={"docs": 'Connect to the broker at this "host:port" instead of the registered address.'},
     )
     pass_environment: tuple[str, ...] = field(
         default=PASSED,
-        metadata={"docs": "Variables that calls see of the environment in which the endpoint was started."},
+        metadata={"docs": "Environment variables of the endpoint that calls see; patterns are allowed."},
     )
-    environment: Mapping[str, str] = field(
-        default_factory=dict, metadata={"docs": "Variables that calls see besides."}
+    environment: Annotated[Mapping[str, str], SECRET] = field(
+        default_factory=dict, metadata={"docs": "Additional environment variables of calls."}
     )
-    setup: tuple[str, ...] = field(
-        default=(), metadata={"docs": 'Shell lines before a runner starts, such as "module load gcc/12".'}
+    setup: Annotated[tuple[str, ...], SECRET] = field(
+        default=(),
+        metadata={"docs": 'Shell lines to execute before a runner starts, such as "module load gcc/12".'},
     )
-    log_level: str = field(default="INFO", metadata={"docs": "DEBUG, INFO, WARNING or ERROR."})
-    log_format: str = field(
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = field(
+        default="INFO", metadata={"docs": "DEBUG, INFO, WARNING or ERROR."}
+    )
+    log_format: Literal["text", "json"] = field(
         default="text", metadata={"docs": "text, or json: one JSON object per line, for programs."}
     )
     rules: Rules = field(
-        default_factory=Rules, metadata={"docs": "What may run here, whatever the service says."}
+        default_factory=Rules, metadata={"docs": "What may run here, regardless of what the service sends."}
     )
     sandbox: Sandbox = field(
         default_factory=Sandbox,
-        metadata={"docs": "What calls are closed in, so that they see only what they may."},
+        metadata={"docs": "The sandbox that isolates calls from this machine."},
     )
     hardware: Hardware = field(
-        default_factory=Hardware, metadata={"docs": "What of a node a slot is, and which calls see of it."}
+        default_factory=Hardware,
+        metadata={"docs": "How a node's processors, memory and accelerators are divided into slots."},
     )
     environments: Environments = field(
-        default_factory=Environments, metadata={"docs": "How what functions need is built and kept."}
+        default_factory=Environments,
+        metadata={"docs": "How the environments that functions request are built and stored."},
     )
+
+    def __post_init__(self) -> None:
+        if 0 < self.open_files < FEWEST_FILES:
+            raise ValueError(
+                f"setting 'open_files' must be 0 or at least {FEWEST_FILES}, got {self.open_files}"
+            )
 
     @property
     def worker_slots(self) -> int:
-        """Calls that run at once: ``slots``, or as many as there is hardware for."""
+        """Calls that run at once: ``slots``, or the number that the hardware allows."""
         return self.hardware.count(self.slots)
 
     def broker_url(self, registered: str) -> str:
-        """URL of the broker: the registered one, at ``broker_address`` if that is set."""
+        """URL of the broker: the registered one, with ``broker_address`` as its host and port if set."""
         return at_address(registered, self.broker_address) if self.broker_address else registered
 
     def work_folder(self, default: Path) -> Path:
-        """Folder in which calls start."""
+        """Directory in which calls start."""
         return Path(self.work).expanduser().absolute() if self.work else default
 
     def runner_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment of runners: what may pass, never one of Umbel's own, and what is set besides."""
+        """Variables of runners: what ``pass_environment`` allows, never UMBEL_*, and ``environment``."""
         passed = {
             name: value
             for name, value in environ.items()
@@ -160,66 +160,38 @@ class Settings:
 
 
 def load(file: Path, name: str, **flags: Any) -> Settings:
-    """Read ``endpoint.toml``; flags that are None count as not given. Raises SettingsError."""
+    """Read ``endpoint.toml``. Flags that are None are ignored. Raises SettingsError."""
+    given = {flag: value for flag, value in flags.items() if value is not None}
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        table = {}
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}") from None
-    inner = {name: table.pop(name, {}) for name in TABLES}
-    values = _values(Settings, table, flags, f"{file}")
-    for key, kind in TABLES.items():
-        if not isinstance(inner[key], dict):
-            raise SettingsError(f"setting '{key}' wants a table, [{key}], not {inner[key]!r}")
-        try:
-            values[key] = kind(**_values(kind, inner[key], {}, f"{file}, [{key}]"))
-        except ValueError as error:
-            raise SettingsError(f"{file}, [{key}]: {error}") from None
-    chosen = Settings(**{**values, "name": name})
+        chosen = read(Settings, Source(str(file), read_toml(file)), Source("command line", given), name=name)
+    except InvalidSettings as error:
+        raise SettingsError(str(error)) from None
     problem = chosen.hardware.problem(chosen.slots)
     if problem:
-        raise SettingsError(f"{file}: {problem}")
+        raise SettingsError(f"{file}, [hardware]: {problem}")
     return chosen
 
 
-def _values(kind: Any, table: dict[str, Any], flags: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check and convert a table's values for the fields of ``kind``. Raises SettingsError."""
-    known = {f.name: f for f in fields(kind) if kind is not Settings or f.name not in ("name", *TABLES)}
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, [*known, *TABLES] if kind is Settings else known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(sorted(known))}"
-            raise SettingsError(f"{where}: unknown setting '{key}'{hint}")
-    given = {**table, **{key: value for key, value in flags.items() if value is not None}}
-    defaults = kind()
-    return {
-        key: _convert(key, value, getattr(defaults, key), size="size" in known[key].metadata)
-        for key, value in given.items()
-    }
-
-
 def template(name: str, **values: Any) -> str:
-    """Text of a new ``endpoint.toml``: every setting with its meaning, all but ``values`` commented out."""
+    """Return a new ``endpoint.toml``: every setting with its meaning, all but ``values`` commented out."""
     lines = [
         f"# How the endpoint '{name}' runs calls. Restart it after changes: umbel-endpoint restart {name}",
         "",
     ]
     tables: list[str] = []
+    default = Settings()
     for f in fields(Settings):
         if f.name == "name":
             continue
-        lines_of = [f"# {f.metadata['docs']}"]
+        docs, value = f"# {f.metadata['docs']}", getattr(default, f.name)
         if f.name == "environment":
-            tables += [*lines_of, "#[environment]", '#OMP_NUM_THREADS = "1"', ""]
-            continue
-        if f.name in TABLES:
-            tables += [*lines_of, f"#[{f.name}]", *_table_template(TABLES[f.name]), ""]
-            continue
-        mark = "" if values.get(f.name) is not None else "#"
-        value = values.get(f.name)
-        text = _toml(value if value is not None else getattr(Settings(), f.name))
-        lines += [*lines_of, f"{mark}{f.name} = {text}", ""]
+            tables += [docs, "#[environment]", '#OMP_NUM_THREADS = "1"', ""]
+        elif is_dataclass(value):
+            tables += [docs, f"#[{f.name}]", *_table_template(value), ""]
+        elif values.get(f.name) is not None:
+            lines += [docs, f"{f.name} = {_toml(values[f.name])}", ""]
+        else:
+            lines += [docs, f"#{f.name} = {_toml(value)}", ""]
     return "\n".join([*lines, *tables, ""])
 
 
@@ -240,56 +212,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + "}"
     return repr(value)
-
-
-def _convert(name: str, value: Any, default: Any, *, size: bool = False) -> Any:
-    """Turn a value of TOML into the kind that a setting has. Raises SettingsError."""
-    if size and isinstance(value, str):
-        return _convert(name, _bytes(name, value), default)
-    if default is None or isinstance(default, tuple):
-        return _texts(name, value)
-    if isinstance(default, dict):
-        if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
-            return dict(value)
-        raise SettingsError(f"setting '{name}' wants a table of texts, not {value!r}")
-    if isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        raise SettingsError(f"setting '{name}' wants true or false, not {value!r}")
-    good = (str,) if isinstance(default, str) else (int, float) if isinstance(default, float) else (int,)
-    if isinstance(value, bool) or not isinstance(value, good) or (not isinstance(value, str) and value < 0):
-        kind = {
-            str: "a text",
-            float: "a number that is not negative",
-            int: "a whole number that is not negative",
-        }
-        raise SettingsError(f"setting '{name}' wants {kind[type(default)]}, not {value!r}")
-    _check(name, value)
-    return type(default)(value)
-
-
-def _check(name: str, value: Any) -> None:
-    """Refuse values of the right kind that cannot be used all the same. Raises SettingsError."""
-    if name == "open_files" and 0 < value < FEWEST_FILES:
-        raise SettingsError(f"setting 'open_files' wants 0 or at least {FEWEST_FILES}, not {value!r}")
-    if name == "output" and value > MAX_OUTPUT_BYTES:
-        raise SettingsError(f"setting 'output' wants at most {MAX_OUTPUT_BYTES} bytes, not {value!r}")
-    if name == "log_level" and value not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise SettingsError(f"setting 'log_level' wants DEBUG, INFO, WARNING or ERROR, not {value!r}")
-    if name == "log_format" and value not in FORMATS:
-        raise SettingsError(f"setting 'log_format' wants {' or '.join(FORMATS)}, not {value!r}")
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if name == "accelerators" and type(value) is int and value > 0:
-        return tuple(map(str, range(value)))
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise SettingsError(f"setting '{name}' wants a list of texts, not {value!r}")
-
-
-def _bytes(name: str, text: str) -> int:
-    match = _SIZE.match(text)
-    if match is None:
-        raise SettingsError(f"setting '{name}' wants a size such as \"4GiB\", not {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])

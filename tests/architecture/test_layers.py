@@ -12,7 +12,10 @@ import pytest
 from tests.architecture.sources import PACKAGES, PYTHONPATH, ROOT, all_modules, imported_names, modules, tree
 
 #: Parts of the SDK that its neighbours may use.
-ALLOWED_OF_UMBEL = {"federation": ("umbel.protocol", "umbel.system"), "webapp": ("umbel.protocol",)}
+ALLOWED_OF_UMBEL = {
+    "federation": ("umbel.protocol", "umbel.system"),
+    "webapp": ("umbel.protocol", "umbel.system"),
+}
 #: What turns bytes into objects by running code that the bytes choose.
 UNPICKLERS = {
     "pickle",

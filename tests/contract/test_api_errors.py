@@ -263,6 +263,32 @@ def test_the_message_names_the_field(shared: Api) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "body", "where", "name", "near"),
+    [
+        ("POST", "/v1/tasks", {**SUBMISSION, "payload": []}, ["json"], "payload", "payloads"),
+        (
+            "POST",
+            "/v1/tasks",
+            {**SUBMISSION, "options": {"priorty": 1}},
+            ["json", "options"],
+            "priorty",
+            "priority",
+        ),
+        ("GET", "/v1/functions?limt=3", None, ["query"], "limt", "limit"),
+    ],
+)
+def test_an_unknown_field_gets_a_suggestion(
+    shared: Api, method: str, path: str, body: Any, where: list[str], name: str, near: str
+) -> None:
+    error = refused(shared.ada(method, path, body), 422, "VALIDATION_ERROR")
+    found = error["details"]
+    for key in where:
+        found = found[key]
+    assert list(found) == [name] and f"did you mean '{near}'?" in found[name][0]
+    assert ".".join([*where, name]) in error["message"] and near in error["message"]
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "/v1/functions?limit=0",

@@ -14,7 +14,7 @@ from .fields import Object, Text
 #: One optional number per rule; ``provision.planning.policy`` says what each means and allows.
 Policy = Schema.from_dict(
     {
-        rule.name: fields.Integer(strict=True) if rule.type == "int" else fields.Float()
+        rule.name: fields.Integer(strict=True) if isinstance(rule.default, int) else fields.Float()
         for rule in dataclasses.fields(Rules)
     },
     name="Policy",

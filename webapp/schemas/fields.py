@@ -7,12 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 
 from umbel.protocol.limits import MAX_CALLS_PER_SUBMISSION
+from umbel.system.settings import suggestion
 
 _ID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+#: Unknown fields of one object that get a suggestion.
+_SUGGESTIONS = 8
 
 
 class Text(fields.String):
@@ -35,6 +39,22 @@ class Id(fields.String):
     def __init__(self, **options: Any):
         described = {"format": "uuid", "pattern": _ID, **options.pop("metadata", {})}
         super().__init__(validate=_check_id, metadata=described, **options)
+
+
+def name_unknown(messages: Any, schema: Schema) -> None:
+    """Say "did you mean" in ``messages`` about fields that ``schema`` or a schema nested in it lacks.
+
+    Only the first ones get a suggestion: a body may have a million unknown fields.
+    """
+    if not isinstance(messages, dict):
+        return
+    known = {field.data_key or name: field for name, field in schema.load_fields.items()}
+    unknown = [name for name, found in messages.items() if found == [schema.error_messages["unknown"]]]
+    for name in unknown[:_SUGGESTIONS]:
+        messages[name] = [f"unknown field; {suggestion(str(name), known, 'fields')}"]
+    for name, field in known.items():
+        if isinstance(field, fields.Nested):
+            name_unknown(messages.get(name), field.schema)
 
 
 def _check_id(value: str) -> None:

@@ -1,4 +1,4 @@
-"""Elastic endpoints in the registry: where their blocks run and by what rules."""
+"""Elastic endpoints in the registry: where their blocks run, and by which rules."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from umbel.protocol.errors import BadRequest, Conflict, NotFound
+from umbel.system.settings import InvalidSettings, Source, read
 
 from ...context import Federation
 from ...db.tables import blocks, endpoints, sites
@@ -23,26 +25,24 @@ from ..planning.policy import Policy
 
 _PATH = re.compile(r"[A-Za-z0-9_.~/+-]{1,200}\Z")
 _HOST = re.compile(r"(?:[A-Za-z0-9:][A-Za-z0-9.:-]{0,252})?\Z")
-#: How nodes reach the broker: see ``federation.provision.site.network``.
-NETWORKS = ("auto", "direct", "relay", "tunnel")
 #: Decisions that are kept of an endpoint.
 HISTORY = 100
-SCHEDULERS = ("slurm", "gridengine", "pbs", "lsf", "htcondor", "processes", "hosts")
 
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """Where and how an endpoint's blocks are started.
+    """Where and how an endpoint's blocks are started. Raises ValueError for settings that cannot be used.
 
-    ``address``: ``ssh://user@host:port``, or ``local`` for the machine of the service. ``host_keys``: of the
-    jump hosts in their order, then of the machine, as confirmed. ``key_file``: a key of the account that runs
-    the provisioner; ``agent``: that account's agent; neither: a key that the service makes. ``network``:
-    one of ``NETWORKS``; ``tunnel_bind``: where on the site the tunnel listens; ``relay_listen``: where the
-    relay does, none: at the login node's private addresses.
+    ``address``: ``ssh://user@host:port``, or ``local`` for the machine of the service. ``host_keys``: the
+    confirmed keys of the jump hosts in their order, then of the machine. ``key_file``: a key of the account
+    that runs the provisioner; ``agent``: use that account's agent; with neither, the service makes a key.
+    ``network``: how nodes reach the broker, see ``federation.provision.site.network``. ``tunnel_bind``: the
+    address on the site at which the tunnel listens. ``relay_listen``: the addresses at which the relay
+    listens; empty: the login node's private addresses.
     """
 
     address: str
-    scheduler: str
+    scheduler: Literal["slurm", "gridengine", "pbs", "lsf", "htcondor", "processes", "hosts"]
     host_keys: tuple[str, ...] = ()
     jumps: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -54,71 +54,46 @@ class SiteSettings:
     directives: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
-    network: str = "auto"
+    network: Literal["auto", "direct", "relay", "tunnel"] = "auto"
     tunnel_bind: str = "127.0.0.1"
-    tunnel_port: int = 0
+    tunnel_port: Annotated[int, Meta(ge=0, le=65534)] = 0
     relay_listen: tuple[str, ...] = ()
-    #: Seconds between two status commands, at least; the scheduler's own slowness stretches it.
+    #: Minimum time between two status commands, seconds; it grows if the scheduler is slow.
     interval: float = 30.0
-    #: A worker ends by itself when the broker is gone for so long, seconds.
+    #: A worker shuts down when the broker has been unreachable for this long, seconds.
     broker_gone: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
-            raise BadRequest(
-                f"scheduler '{self.scheduler[:40]}' is not known; there are {', '.join(SCHEDULERS)}"
-            )
-        if self.network not in NETWORKS:
-            raise BadRequest(f"network '{self.network[:40]}' is not known; there are {', '.join(NETWORKS)}")
-        for address in (self.tunnel_bind, *self.relay_listen):
-            if not _HOST.match(address):
-                raise BadRequest(f"site: {address[:60]!r} is no address to listen at")
-        if not 0 <= self.tunnel_port < 65535:
-            raise BadRequest(f"site: tunnel_port is {self.tunnel_port}; it must be from 0 to 65534")
+        for name, addresses in (("tunnel_bind", [self.tunnel_bind]), ("relay_listen", self.relay_listen)):
+            for address in addresses:
+                if not _HOST.match(address):
+                    raise ValueError(f"setting '{name}' must be a host name or address, got {address[:40]!r}")
         for name in ("folder", "python"):
             value = getattr(self, name)
             if not _PATH.match(value) or ".." in value or value.startswith("-"):
-                raise BadRequest(f"site: {name} {value[:60]!r} is no plain path")
+                raise ValueError(
+                    f"setting '{name}' must be a path of letters, digits and _.~/+- without '..', "
+                    f"got {value[:40]!r}"
+                )
         if self.scheduler == "hosts" and not self.hosts:
-            raise BadRequest("site: scheduler 'hosts' wants a list of hosts")
+            raise ValueError("setting 'hosts' must list the hosts for scheduler 'hosts', got an empty list")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SiteSettings:
-        """Build settings. Raises BadRequest for what is unknown or of the wrong kind."""
-        kinds = {f.name: f for f in fields(cls)}
-        made: dict[str, Any] = {}
-        for name, value in values.items():
-            if name not in kinds:
-                raise BadRequest(f"site: unknown setting '{name[:40]}'; there are {', '.join(kinds)}")
-            made[name] = _kind(name, value, str(kinds[name].type))
-        for name in ("address", "scheduler"):
-            if name not in made:
-                raise BadRequest(f"site: {name} is missing")
-        return cls(**made)
+        """Build settings. Raises BadRequest for unknown settings and values that cannot be used."""
+        try:
+            return read(cls, Source("site", values, syntax="json"))
+        except InvalidSettings as error:
+            raise BadRequest(str(error)) from None
 
     def to_json(self) -> str:
         """As JSON."""
         return json.dumps(asdict(self))
 
 
-def _kind(name: str, value: Any, kind: str) -> Any:
-    texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    good = {
-        "str": isinstance(value, str),
-        "bool": isinstance(value, bool),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": number,
-        "tuple[str, ...]": texts,
-    }[kind]
-    if not good:
-        raise BadRequest(f"site: {name} wants a value of another kind than {str(value)[:40]!r}")
-    return tuple(value) if kind.startswith("tuple") else value
-
-
 @dataclass(frozen=True)
 class Site:
-    """One elastic endpoint as the provisioner works on it."""
+    """One elastic endpoint with its site, as the provisioner uses it."""
 
     endpoint_no: int
     endpoint_id: str
@@ -130,21 +105,21 @@ class Site:
     message: str
     decision: str
     looked: float | None
-    #: how workers reach the broker: {"way", "address", "since"}; {} while that is not known
+    #: how workers reach the broker: {"way", "address", "since"}; {} if unknown
     network: Mapping[str, Any] = field(default_factory=dict)
     #: the last decisions, newest last: (seconds since 1970, sentence)
     history: tuple[tuple[float, str], ...] = ()
-    #: since when its endpoint is deleted
+    #: when its endpoint was deleted
     deleted: float | None = None
 
     @property
     def leaving(self) -> bool:
-        """Whether everything on the site shall go: its endpoint is deleted."""
+        """True if the endpoint is deleted and its site must be cleaned."""
         return self.deleted is not None
 
     @property
     def way(self) -> str:
-        """The way that workers have last come by, as ``name=host:port``; "" while that is not known."""
+        """The route by which workers last connected, as ``name=host:port``; "" if unknown."""
         return f"{self.network['way']}={self.network['address']}" if self.network else ""
 
 
@@ -167,7 +142,7 @@ _COLUMNS = (
 
 
 def add(fed: Federation, endpoint_no: int, settings: SiteSettings, policy: Policy) -> None:
-    """Make an endpoint elastic. Raises Conflict when it is."""
+    """Make an endpoint elastic. Raises Conflict if it is elastic already."""
     row = {
         "endpoint_no": endpoint_no,
         "settings": settings.to_json(),
@@ -178,19 +153,19 @@ def add(fed: Federation, endpoint_no: int, settings: SiteSettings, policy: Polic
     }
     with fed.database.write() as connection:
         if connection.execute(select(sites.c.no).where(sites.c.endpoint_no == endpoint_no)).first():
-            raise Conflict("this endpoint is elastic already: change its policy, or remove its site first")
+            raise Conflict("the endpoint is already elastic: change its policy, or remove its site first")
         connection.execute(insert(sites).values(row))
 
 
 def all_sites(fed: Federation) -> list[Site]:
-    """All elastic endpoints, deleted ones too: their sites are still to be cleaned."""
+    """All elastic endpoints, including deleted ones whose sites are not clean yet."""
     query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
     with fed.database.read() as connection:
         return [_site(row) for row in connection.execute(query)]
 
 
 def of_user(fed: Federation, user: User) -> list[Site]:
-    """A user's elastic endpoints, deleted ones while their sites are being cleaned."""
+    """A user's elastic endpoints, including deleted ones until their sites are clean."""
     query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
     query = query.where(endpoints.c.user_no == user.no).order_by(endpoints.c.no)
     with fed.database.read() as connection:
@@ -212,7 +187,7 @@ def note(fed: Federation, endpoint_no: int, **values: Any) -> None:
 
 
 def decided(fed: Federation, site: Site, sentence: str, now: float) -> None:
-    """Keep a decision, unless it only says the last one again; the oldest of ``HISTORY`` goes."""
+    """Record a decision unless it repeats the last one; only the last ``HISTORY`` are kept."""
     if sentence == site.decision:
         return
     history = [*site.history, (now, sentence)][-HISTORY:]
@@ -220,27 +195,27 @@ def decided(fed: Federation, site: Site, sentence: str, now: float) -> None:
 
 
 def came_by(fed: Federation, site: Site, way: str, now: float) -> None:
-    """Note by which way (``name=host:port``) a worker has come."""
+    """Record the route (``name=host:port``) by which a worker connected."""
     name, _, address = way.partition("=")
     if way and way != site.way:
         note(fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now}))
 
 
 def remove(fed: Federation, endpoint_no: int) -> None:
-    """Forget a site and its blocks; nothing is done on the site itself."""
+    """Delete the rows of a site and its blocks; the site itself is not touched."""
     with fed.database.write() as connection:
         connection.execute(delete(blocks).where(blocks.c.endpoint_no == endpoint_no))
         connection.execute(delete(sites).where(sites.c.endpoint_no == endpoint_no))
 
 
 def pause(fed: Federation, user: User, name_or_id: str, reason: str) -> dict[str, Any]:
-    """Submit nothing for an endpoint until it is resumed. Raises NotFound."""
+    """Stop submitting blocks for an endpoint until it is resumed. Raises NotFound."""
     no = registry.find(fed, user, name_or_id).no
     return remember(fed, no, lambda memory: replace(memory, paused=reason.strip()[:300] or "by its owner"))
 
 
 def resume(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
-    """Submit again, whatever has failed before. Raises NotFound."""
+    """Submit blocks again, regardless of earlier failures. Raises NotFound."""
     return remember(fed, registry.find(fed, user, name_or_id).no, failures.resumed)
 
 
@@ -265,13 +240,14 @@ def remember(fed: Federation, endpoint_no: int, change: Callable[[Memory], Memor
 
 
 def _row(connection: Connection, endpoint_no: int, *, change: bool = False) -> Row:
-    """``change``: nobody else changes the row before this transaction ends."""
+    """``change``: lock the row until this transaction ends. Raises NotFound."""
     query = select(*_COLUMNS).join(sites, sites.c.endpoint_no == endpoints.c.no)
     query = query.where(endpoints.c.no == endpoint_no)
     row = connection.execute(query.with_for_update(of=sites) if change else query).first()
     if row is None:
         raise NotFound(
-            "this endpoint is not elastic: 'umbel endpoint add' makes one that is", code="ENDPOINT_NOT_FOUND"
+            "the endpoint is not elastic: create an elastic one with 'umbel endpoint add'",
+            code="ENDPOINT_NOT_FOUND",
         )
     return row
 

@@ -1,6 +1,7 @@
 """What every part of Umbel does on its own machine, written once.
 
-In: paths, process ids. Out: the home directory and private files (``files``), processes that end with their
-parent (``processes``), the options of Redis connections (``redis``). The SDK, the endpoint and the service
-import it; it imports none of them.
+In: paths, process ids, plain values. Out: the home directory and private files (``files``), processes that
+end with their parent (``processes``), the options of Redis connections (``redis``), checked settings
+(``settings``, for the endpoint and the service only). The SDK, the endpoint and the service import it; it
+imports none of them.
 """

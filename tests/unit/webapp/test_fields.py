@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, fields
 
-from webapp.schemas.fields import Base64, Id, Number, Object, Payloads, Text, decode_all
+from webapp.schemas.fields import Base64, Id, Number, Object, Payloads, Text, decode_all, name_unknown
 
 
 class Everything(Schema):
@@ -106,3 +106,39 @@ def test_right_values_pass() -> None:
     id = "00000000-0000-0000-0000-00000000000a"
     values = {"text": "é€🌿", "id": id, "number": 1, "object": {"a": [1, {"b": None}]}}
     assert load(**values, data="QQ==", key="QUE=") == {**values, "data": b"A", "key": b"AA"}
+
+
+class Outer(Schema):
+    key = fields.String(data_key="Some-Key")
+    everything = fields.Nested(Everything)
+
+
+def unknown(body: Any) -> Any:
+    """The messages about a body, with suggestions."""
+    with pytest.raises(ValidationError) as caught:
+        Outer().load(body)
+    messages = caught.value.normalized_messages()
+    name_unknown(messages, Outer())
+    return messages
+
+
+def test_unknown_fields_get_a_suggestion() -> None:
+    assert "did you mean 'everything'" in unknown({"everythin": {}})["everythin"][0]
+    assert "did you mean 'Some-Key'" in unknown({"some-kye": ""})["some-kye"][0]
+    assert "Some-Key, everything" in unknown({"zzz": 1})["zzz"][0]
+    nested = unknown({"everything": {"payload": [], "id": "x"}, "x" * 1000: 1})
+    assert "did you mean 'payloads'" in nested["everything"]["payload"][0]
+    assert nested["everything"]["id"] == Everything().validate({"id": "x"})["id"], "other messages stay"
+    assert len(nested["x" * 1000][0]) < 200
+
+
+def test_other_mistakes_are_left_as_they_are() -> None:
+    assert unknown({"everything": []}) == {"everything": {"_schema": ["Invalid input type."]}}
+    assert unknown({"Some-Key": 1}) == {"Some-Key": ["Not a valid string."]}
+    assert unknown([]) == {"_schema": ["Invalid input type."]}
+
+
+def test_only_a_few_unknown_fields_get_a_suggestion() -> None:
+    """Each costs a comparison with all known fields, and a body of 12 MiB may have a million."""
+    messages = unknown({"everything": {f"payloads{number}": 1 for number in range(1000)}})["everything"]
+    assert len(messages) == 1000 and sum("did you mean" in said for (said,) in messages.values()) == 8

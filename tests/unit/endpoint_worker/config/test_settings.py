@@ -44,30 +44,75 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("slosts = 3", "did you mean 'slots'"),
-        ("zzz = 3", "there are"),
-        ("slots = 'three'", "whole number"),
-        ("slots = -1", "not negative"),
-        ("slots = true", "whole number"),
-        ("timeout = 'long'", "a number"),
-        ("work = 3", "a text"),
-        ("memory = 'much'", "4GiB"),
-        ("pass_environment = 'PATH'", "list of texts"),
-        ("environment = 3", "table of texts"),
-        ("log_level = 'LOUD'", "DEBUG"),
-        ("slots =", "cannot be read"),
-        ("log_format = 'xml'", "text or json"),
-        ("open_files = 3", "at least 32"),
+        ("zzz = 3", "'zzz'.*slots"),
+        ("name = 'other'", "unknown setting 'name'"),
+        ("slots = 'three'", "'slots'.*got 'three'"),
+        ("slots = -1", "'slots'.*got -1"),
+        ("slots = true", "'slots'.*got true"),
+        ("slots = 1.0", "'slots'.*got 1.0"),
+        ("slots = {}", "'slots'.*got a table"),
+        ("slots = 1" + "0" * 400, "'slots'.*more than 64 bits"),
+        ("timeout = 'long'", "'timeout'.*got 'long'"),
+        ("timeout = nan", "'timeout'.*got nan"),
+        ("timeout = inf", "'timeout'.*got inf"),
+        ("timeout = 1" + "0" * 400, "'timeout'.*more than 64 bits"),
+        ("work = 3", "'work'.*got 3"),
+        ("work = 2026-01-01", "'work'.*got a date"),
+        ("memory = 'much'", "'memory'.*4GiB.*got 'much'"),
+        ("memory = -1", "'memory'.*got -1"),
+        ("memory = '9999999T'", "'memory'.*got '9999999T'"),
+        ("output = '2MiB'", "'output'.*1048576.*got '2MiB'"),
+        ("cgroup = 'yes'", "'cgroup'.*got 'yes'"),
+        ("pass_environment = 'PATH'", "'pass_environment'.*got 'PATH'"),
+        ("pass_environment = ['PATH', 3]", "'pass_environment'.*got 3 as item 2"),
+        ("pass_environment = [[[[[[[[]]]]]]]]", "'pass_environment'.*got a list as item 1"),
+        ("environment = 3", "'environment'.*got an integer"),
+        ("log_level = 'LOUD'", "'log_level'.*DEBUG.*got 'LOUD'"),
+        ("slots =", "endpoint.toml"),
+        ("log_format = 'xml'", "'log_format'.*json.*got 'xml'"),
+        ("open_files = 3", "'open_files'.*32.*got 3"),
         ("rule = 3", "did you mean 'rules'"),
-        ("rules = 3", "wants a table"),
+        ("rules = 3", "'rules'.*got 3"),
+        ("rules = [[]]", "'rules'.*got a list"),
         ("[rules]\nallowed_user = ['ada']", r"\[rules\]: unknown setting.*did you mean 'allowed_users'"),
-        ("[rules]\nallowed_users = 'ada'", "list of texts"),
-        ("[rules]\nallowed_functions = ['dock']", "'dock'.*neither a function's id nor its SHA-256"),
-        ("[rules]\nlargest_payload = 'much'", "4GiB"),
+        ("[rules]\nallowed_users = 'ada'", "'allowed_users'.*got 'ada'"),
+        ("[rules]\nallowed_functions = ['dock']", "'allowed_functions'.*'dock'"),
+        ("[rules]\nlargest_payload = 'much'", "'largest_payload'.*4GiB.*got 'much'"),
+        ("[rules]\nenvironments = 'some'", "'environments'.*got 'some'"),
+        ("[environments]\nnamed = {a = 'python'}", "'named'.*got 'python' for 'a'"),
+        ("[environments]\nnamed = {a = 3}", "'named'.*got 3 for 'a'"),
+        ("[environments]\nsize = '20 gigabytes'", "'size'.*got '20 gigabytes'"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=said) as caught:
         load(write(tmp_path, text), "lab")
+    assert caught.value.code == "BAD_REQUEST"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[environment]\nTOKEN = 'hunter2'\nPIN = 123456",
+        "environment = 'hunter2'",
+        "setup = ['export TOKEN=hunter2', 123456]",
+        "[environments]\noptions = '--index-url https://u:hunter2@h'",
+    ],
+)
+def test_what_may_be_secret_is_never_shown(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text), "lab")
+    assert "hunter2" not in str(caught.value) and "123456" not in str(caught.value)
+
+
+def test_a_wrong_flag_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="'slots'.*got -1"):
+        load(tmp_path / "none.toml", "lab", slots=-1, broker_address=None)
+    with pytest.raises(SettingsError, match="endpoint.toml"):
+        (tmp_path / "endpoint.toml").mkdir()
+        load(tmp_path / "endpoint.toml", "lab")
+    with pytest.raises(SettingsError, match="did you mean 'slots'"):
+        load(tmp_path / "none.toml", "lab", slot=1)
 
 
 def test_the_written_file_holds_every_setting_and_changes_none(tmp_path: Path) -> None:

@@ -151,12 +151,12 @@ def test_accelerators_are_passed_on(kind: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('kind = "bublewrap"', "'kind' wants none, bubblewrap"),
-        ('kind = "podman"', "needs an image"),
-        ('kind = "charliecloud"\nimage = "/i"\nnetwork = false', "cannot keep calls from the network"),
-        ('kind = "bubblewrap"\nbinds = ["data"]', "is no bind"),
-        ('kind = "bubblewrap"\nbinds = ["/a:/b:/c"]', "is no bind"),
-        ("network = 1", "true or false"),
+        ('kind = "bublewrap"', "'kind'.*bubblewrap.*got 'bublewrap'"),
+        ('kind = "podman"', "'podman'.*'image'"),
+        ('kind = "charliecloud"\nimage = "/i"\nnetwork = false', "'charliecloud'.*network"),
+        ('kind = "bubblewrap"\nbinds = ["data"]', "'binds'.*got 'data'"),
+        ('kind = "bubblewrap"\nbinds = ["/a:/b:/c"]', "'binds'.*got '/a:/b:/c'"),
+        ("network = 1", "'network'.*got 1"),
         ('knd = "none"', "did you mean 'kind'"),
     ],
 )
@@ -178,5 +178,5 @@ def test_binds_are_read_and_none_shows_the_endpoints_folder(tmp_path: Path) -> N
         ("/dev/kvm", "/dev/kvm", "dev"),
     ]
     for bad in (tmp_path, folder, folder / "logs"):
-        with pytest.raises(ValueError, match="shows calls the endpoint's own folder"):
+        with pytest.raises(ValueError, match="'binds'.*exposes the endpoint's own directory"):
             Sandbox("bubblewrap", binds=[f"{bad}:ro"]).mounts(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -230,15 +231,33 @@ def test_what_blocks_taught_is_not_kept_for_ever() -> None:
     ("values", "message"),
     [
         ({"max_block": 3}, "did you mean 'max_blocks'"),
-        ({"max_blocks": 1.5}, "wants a whole number"),
-        ({"walltime": "1h"}, "wants a number"),
-        ({"min_blocks": 2}, "must not be above max_blocks"),
-        ({"slots_per_node": 0}, "must be at least 1"),
-        ({"walltime": 60}, "drain_margin"),
-        ({"max_blocks": True}, "wants a whole number"),
-        ({"idle_time": float("nan")}, "wants a number"),
+        ({"max_blocks": 1.5}, "'max_blocks'.*got 1.5"),
+        ({"walltime": "1h"}, "'walltime'.*got '1h'"),
+        ({"walltime": 59.9}, "'walltime'.*60.*got 59.9"),
+        ({"min_blocks": 2}, r"'min_blocks'.*max_blocks \(1\).*got 2"),
+        ({"init_blocks": 2}, r"'init_blocks'.*max_blocks \(1\).*got 2"),
+        ({"slots_per_node": 0}, "'slots_per_node'.*got 0"),
+        ({"walltime": 60}, "'drain_margin'.*walltime"),
+        ({"max_blocks": True}, "'max_blocks'.*got true"),
+        ({"max_blocks": -1}, "'max_blocks'.*got -1"),
+        ({"max_blocks": None}, "'max_blocks'.*got null"),
+        ({"max_blocks": 10**400}, "'max_blocks'.*more than 64 bits"),
+        ({"idle_time": 10**400}, "'idle_time'.*more than 64 bits"),
+        ({"idle_time": float("nan")}, "'idle_time'.*got nan"),
+        ({"budget_day": float("inf")}, "'budget_day'.*got inf"),
+        ({"grace": 0.5}, "'grace'.*got 0.5"),
+        ({"slot_work": 0}, "'slot_work'.*got 0"),
+        ({"parallelism": []}, "'parallelism'.*got a list"),
     ],
 )
 def test_impossible_policies_are_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(BadRequest, match=message):
+    with pytest.raises(BadRequest, match=message) as caught:
         Policy.from_dict(values)
+    assert caught.value.code == "VALIDATION_ERROR" and caught.value.message.startswith("policy: ")
+
+
+def test_a_policy_comes_back_from_json_as_it_was() -> None:
+    policy = Policy.from_dict({"max_blocks": 3.0, "walltime": 7200})
+    assert policy == Policy(max_blocks=3, walltime=7200.0)
+    assert type(policy.max_blocks) is int and type(policy.walltime) is float
+    assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy

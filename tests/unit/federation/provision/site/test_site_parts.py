@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -70,19 +71,44 @@ def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"scheduler": "cron"},
-        {"folder": "../x"},
-        {"python": "a b"},
-        {"network": "vpn"},
-        {"nonsense": 1},
-        {"hosts": "h"},
+        ({"scheduler": "cron"}, "'scheduler'.*slurm.*got 'cron'"),
+        ({"scheduler": "hosts"}, "'hosts'"),
+        ({"folder": "../x"}, "'folder'.*got '../x'"),
+        ({"folder": ""}, "'folder'.*got ''"),
+        ({"python": "a b"}, "'python'.*got 'a b'"),
+        ({"network": "vpn"}, "'network'.*tunnel.*got 'vpn'"),
+        ({"nonsense": 1}, "'nonsense'.*scheduler"),
+        ({"addres": "x"}, "did you mean 'address'"),
+        ({"hosts": "h"}, "'hosts'.*got 'h'"),
+        ({"hosts": ["a", 3]}, "'hosts'.*got 3 as item 2"),
+        ({"agent": 1}, "'agent'.*got 1"),
+        ({"interval": "30"}, "'interval'.*got '30'"),
+        ({"interval": float("nan")}, "'interval'.*got nan"),
+        ({"tunnel_port": 65535}, "'tunnel_port'.*got 65535"),
+        ({"tunnel_port": True}, "'tunnel_port'.*got true"),
+        ({"tunnel_bind": "a b"}, "'tunnel_bind'.*got 'a b'"),
+        ({"relay_listen": ["ok", "a b"]}, "'relay_listen'.*got 'a b'"),
+        ({"address": None}, "'address'.*got null"),
+        ({"setup": {"a": "b"}}, "'setup'.*got a table"),
     ],
 )
-def test_odd_settings_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(BadRequest):
+def test_odd_settings_are_refused(change: dict[str, object], said: str) -> None:
+    with pytest.raises(BadRequest, match=said) as caught:
         SiteSettings.from_dict({"address": "ssh://a@b", "scheduler": "slurm", **change})
+    assert caught.value.code == "BAD_REQUEST" and caught.value.message.startswith("site: ")
+
+
+def test_a_site_needs_an_address_and_a_scheduler_and_comes_back_from_json() -> None:
+    for given in ({"address": "local"}, {"scheduler": "slurm"}):
+        with pytest.raises(BadRequest, match="is missing"):
+            SiteSettings.from_dict(given)
+    settings = SiteSettings.from_dict(
+        {"address": "local", "scheduler": "slurm", "setup": ["x"], "interval": 3}
+    )
+    assert settings.setup == ("x",) and settings.interval == 3.0
+    assert SiteSettings.from_dict(json.loads(settings.to_json())) == settings
 
 
 def test_a_wheelhouse_without_umbel_says_how_to_make_one(tmp_path: Path) -> None:
