@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from endpoint_worker.cli import main as endpoint_cli
 from endpoint_worker.config import environments, hardware, policy, sandbox
 from endpoint_worker.config import settings as endpoint_settings
 from federation import __main__ as federation_main
+from federation.config import settings as service_settings
 from federation.config.settings import Settings
 from federation.db.options import Options
 from federation.provision.planning.policy import Policy
@@ -102,6 +104,24 @@ def _shell_lines() -> list[tuple[str, list[str]]]:
                 if words:
                     found.append((f"{page}:{block.line}", words))
     return found
+
+
+#: What reads a file of settings, by the name of the file.
+READERS: dict[str, Callable[[Path], object]] = {
+    "endpoint.toml": lambda file: endpoint_settings.load(file, "lab"),
+    "umbel.toml": lambda file: service_settings.load(file.parent, environ={}),
+}
+
+
+def test_settings_in_toml_blocks_are_accepted(tmp_path: Path) -> None:
+    found = [(page, block) for page in PAGES for block in blocks(page) if block.language == "toml"]
+    assert {block.caption for _, block in found} == set(READERS)
+    for page, block in found:
+        file = tmp_path / str(block.caption)
+        file.write_text(block.text, encoding="utf-8")
+        settings = READERS[file.name](file)
+        file.unlink()
+        assert settings != READERS[file.name](file), f"{page}:{block.line} changes no setting"
 
 
 COMMANDS: dict[str, click.Group] = {"umbel": user_cli.main, "umbel-endpoint": endpoint_cli.main}

@@ -132,6 +132,7 @@ EXPECTED = {
     "README.rst": ["^2432902008176640000$"],
     "docs/tutorial/first-hour.rst": ["^12$", "^5$", "succeeded", '"name": "area"'],
     "docs/tutorial/first-endpoint.rst": ["^lab .*online", "^running$", "queued|dispatched"],
+    "docs/tutorial/first-cluster.rst": ["^#SBATCH"],
     "docs/how-to/run-an-endpoint.rst": ["^umc_|=umc_", "^lab"],
     "docs/how-to/use-the-command-line.rst": ["^12$", "^5$", "area"],
     "docs/how-to/tune-a-cluster.rst": ["380"],
