@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from examples.embedded import embedded_federation
-from tests.architecture.blocks import PAGES, Block, blocks, marks
+from tests.architecture.blocks import PAGES, Block, blocks, hides_commands, marks
 from tests.architecture.sources import PYTHONPATH
 
 #: Languages of blocks that are data, not programs.
@@ -96,6 +96,7 @@ def test_every_block_is_run_or_says_why_not(page: str) -> None:
         assert block.reason is None or len(block.reason) > 8, f"{where}: 'not run' without a reason"
         assert block.reason is None or block.caption is None, f"{where}: a file is not run anyway"
         assert block.text.strip(), f"{where}: an empty block"
+    assert not hides_commands(page), f"{page}: commands belong in a block '.. code-block:: sh'"
     marked = sum(block.reason is not None for block in found)
     assert marks(page) == marked, f"{page}: a 'not run' mark that is not directly above a block"
 
