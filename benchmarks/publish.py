@@ -14,8 +14,8 @@ from .report import as_rst, render
 
 #: Records that are kept with the project, and what is made of them.
 REFERENCE = ROOT / "benchmarks" / "results" / "reference.json"
-FIGURES = ROOT / "docs" / "performance_figures.inc"
-PICTURE = ROOT / "docs" / "performance.svg"
+FIGURES = ROOT / "docs" / "explanation" / "performance_figures.inc"
+PICTURE = ROOT / "docs" / "explanation" / "performance.svg"
 
 
 def write_records(file: Path, data: Mapping[str, Any]) -> None:
