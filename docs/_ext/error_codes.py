@@ -5,11 +5,14 @@ The HTTP status and the exception of the SDK are taken from ``umbel.protocol.err
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+import umbel
 from umbel.exceptions import DeserializeError, SerializeError, VersionMismatch
 from umbel.protocol.errors import (
     HTTP_STATUS,
@@ -18,31 +21,32 @@ from umbel.protocol.errors import (
     TASK_CODES,
     ProtocolError,
     StreamRestarted,
+    TaskError,
     service_error,
 )
 
+_OWN = (DeserializeError, ProtocolError, SerializeError, StreamRestarted, VersionMismatch)
 #: Exceptions of codes that are not raised as a plain TaskError.
-EXCEPTIONS = {
-    **{cls.default_code: cls.__name__ for cls in (DeserializeError, ProtocolError, SerializeError)},
-    StreamRestarted.default_code: StreamRestarted.__name__,
-    VersionMismatch.default_code: VersionMismatch.__name__,
-    "CANCELLED": "concurrent.futures.CancelledError",
-}
+EXCEPTIONS: dict[str, type] = {"CANCELLED": CancelledError, **{cls.default_code: cls for cls in _OWN}}
 
 
-def annotation(code: str) -> str:
-    """Return what follows a code in its heading. Raises ValueError for a code that does not exist."""
+def exception(code: str) -> type:
+    """Return the class that the SDK raises for a code. Raises ValueError for a code that does not exist."""
     if code in HTTP_STATUS:
-        return f"HTTP {HTTP_STATUS[code]}, {type(service_error(HTTP_STATUS[code], code, code)).__name__}"
+        return type(service_error(HTTP_STATUS[code], code, code))
     if code in TASK_CODES or code in STATE_CODES or code in STREAM_CODES:
-        return EXCEPTIONS.get(code, "TaskError")
+        return EXCEPTIONS.get(code, TaskError)
     raise ValueError(f"errorcode {code}: umbel.protocol.errors has no code of this name")
 
 
 def _parse(env: BuildEnvironment, text: str, node: addnodes.desc_signature) -> str:
+    cls = exception(text)
+    target = f"umbel.{cls.__name__}" if cls.__name__ in umbel.__all__ else f"{cls.__module__}.{cls.__name__}"
+    link = addnodes.pending_xref("", refdomain="py", reftype="exc", reftarget=target, refwarn=False)
+    link += nodes.Text(cls.__name__)
+    status = f"HTTP {HTTP_STATUS[text]}, " if text in HTTP_STATUS else ""
     node += addnodes.desc_name(text, text)
-    note = f" ({annotation(text)})"
-    node += addnodes.desc_annotation(note, "", nodes.Text(note))
+    node += addnodes.desc_annotation("", "", nodes.Text(f" ({status}"), link, nodes.Text(")"))
     return text
 
 

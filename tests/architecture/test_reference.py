@@ -32,7 +32,14 @@ from umbel.api.options import Options
 from umbel.cli import main as user_cli
 from umbel.futures import UmbelFuture
 from umbel.protocol import limits
-from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, STREAM_CODES, TASK_CODES, UmbelError
+from umbel.protocol.errors import (
+    HTTP_STATUS,
+    STATE_CODES,
+    STREAM_CODES,
+    TASK_CODES,
+    UmbelError,
+    service_error,
+)
 from webapp.app import create_app
 
 DOCS = ROOT / "docs"
@@ -213,8 +220,9 @@ def document(app: Flask) -> dict[str, Any]:
 
 def test_every_route_is_in_the_reference_and_no_other(built: Built, app: Flask) -> None:
     served = {
-        f"{method} {rule.rule.replace('<', '{').replace('>', '}')}"
+        f"{method} {path}"
         for rule in app.url_map.iter_rules()
+        for path in [re.sub(r"<(?:[^<>]*:)?([^<>:]+)>", r"{\1}", rule.rule)]
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.endpoint != "static"
     }
@@ -304,7 +312,13 @@ def test_every_error_code_has_a_cause_and_a_cure_and_no_other(built: Built) -> N
         assert all(len(text) > 15 and text.endswith(".") for text in entry.values()), code
 
 
-def test_every_error_code_of_the_api_is_shown_with_its_status(built: Built) -> None:
+def test_every_error_code_is_shown_with_its_status_and_exception(built: Built) -> None:
     page = built.page("errors")
     for code, status in HTTP_STATUS.items():
-        assert f"{code} (HTTP {status}, " in page
+        error = service_error(status, code, "text")
+        assert f"{code} (HTTP {status}, {type(error).__name__})" in page
+    html = (built.folder / "reference" / "errors.html").read_text(encoding="utf-8")
+    headings = re.findall(r'<dt class="sig [^"]*" id="errorcode-(\w+)">(.*?)</dt>', html, re.DOTALL)
+    unlinked = {code for code, heading in headings if 'href="python.html#umbel.' not in heading}
+    assert len(headings) == len(_entries())
+    assert unlinked == {"CANCELLED"}  # it is Python's own CancelledError
