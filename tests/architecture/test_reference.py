@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import fields
+from enum import Enum
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,3 +323,46 @@ def test_every_error_code_is_shown_with_its_status_and_exception(built: Built) -
     unlinked = {code for code, heading in headings if 'href="python.html#umbel.' not in heading}
     assert len(headings) == len(_entries())
     assert unlinked == {"CANCELLED"}  # it is Python's own CancelledError
+
+
+#: ``name`` or ``name (type)`` and a colon at the start of an entry of an ``Args:`` section.
+_ENTRY = re.compile(r"^ {4}\*{0,2}(\w+)(?: \([^)]*\))?:", re.MULTILINE)
+
+
+def _sections(docstring: str) -> dict[str, str]:
+    """The sections of a Google style docstring by title, without the text before the first."""
+    parts = re.split(r"^(Args|Returns|Yields|Raises|Attributes|Examples?|Notes?):\n", docstring, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def _gaps(name: str, value: Any) -> Iterator[str]:
+    """Yield the parts of a signature that the docstring of a class or function does not describe."""
+    if isinstance(value, property):
+        return
+    sections = _sections(inspect.getdoc(value) or "")
+    signature = inspect.signature(value)
+    described = {*_ENTRY.findall(sections.get("Args", "")), *_ENTRY.findall(sections.get("Attributes", ""))}
+    parameters = [parameter for parameter in signature.parameters if parameter not in ("self", "cls")]
+    for parameter in parameters:
+        if parameter not in described:
+            yield f"{name}: {parameter}"
+    returns = None if isinstance(value, type) else signature.return_annotation
+    result = returns not in (None, "None", signature.empty)
+    if parameters and result and not {"Returns", "Yields"} & set(sections):
+        yield f"{name}: Returns"
+
+
+def _documented() -> Iterator[tuple[str, Any]]:
+    """Everything public that has a signature of its own; most exceptions have that of UmbelError."""
+    for name, value in _public().items():
+        enumeration = isinstance(value, type) and issubclass(value, Enum)
+        exception = isinstance(value, type) and issubclass(value, BaseException)
+        if value is UmbelFuture:
+            continue  # the constructor is not for programs
+        if callable(value) and not enumeration and (not exception or "__init__" in vars(value)):
+            yield name, value
+
+
+def test_every_public_parameter_is_documented() -> None:
+    gaps = [gap for name, value in _documented() for gap in _gaps(name, value)]
+    assert gaps == [], f"{len(gaps)} gaps in docstrings:\n" + "\n".join(gaps)
