@@ -16,7 +16,7 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 def install(app: Flask, document: dict[str, Any]) -> None:
     """Serve ``document`` at /openapi.json and shown for people at /docs."""
     text = json.dumps(document, indent=1)
-    shown = {"document": document, "sections": _sections(document)}
+    shown = {"document": document, "sections": sections(document)}
 
     @app.get("/openapi.json")
     @open_to_all
@@ -34,16 +34,16 @@ def install(app: Flask, document: dict[str, Any]) -> None:
         return redirect("/docs")
 
 
-def _sections(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The operations by tag, each with what the template shows of it."""
-    sections = [{**tag, "operations": []} for tag in document["tags"]]
-    by_name = {section["name"]: section for section in sections}
+def sections(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the operations by tag, each with what the page and the manual show of it."""
+    found = [{**tag, "operations": []} for tag in document["tags"]]
+    by_name = {section["name"]: section for section in found}
     for path, item in document["paths"].items():
         for method in _METHODS:
             if method in item:
                 operation = _operation(document, path, method, item)
                 by_name[item[method]["tags"][0]]["operations"].append(operation)
-    return sections
+    return found
 
 
 def _operation(document: dict[str, Any], path: str, method: str, item: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
         "description": operation.get("description", ""),
         "open": operation.get("security") == [],
         "parameters": [
-            _resolved(document, p) for p in item.get("parameters", []) + operation.get("parameters", [])
+            _parameter(_resolved(document, p))
+            for p in item.get("parameters", []) + operation.get("parameters", [])
         ],
         "body": _shapes(document, body) if body else [],
         "answers": [
@@ -65,6 +66,13 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
             for status, answer in _answers(document, operation)
         ],
     }
+
+
+def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
+    """A parameter with its type and description in words."""
+    schema = parameter.get("schema", {})
+    about = parameter.get("description") or schema.get("description", "")
+    return {**parameter, "type": _type(schema), "about": about}
 
 
 def _answers(document: dict[str, Any], operation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -90,11 +98,11 @@ def _shapes(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, 
     """The shape of an object and of those that its fields hold."""
     fields = _resolved(document, schema).get("properties", {}).values()
     inner = [part for field in fields for part in (field, field.get("items", {})) if "$ref" in part]
-    return [_shape(document, part) for part in (schema, *inner)]
+    return [shape(document, part) for part in (schema, *inner)]
 
 
-def _shape(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Name and fields of an object's schema."""
+def shape(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return name, description and fields of an object's schema."""
     name = schema.get("$ref", "").rpartition("/")[2]
     full = _resolved(document, schema)
     required = full.get("required", [])
@@ -113,13 +121,15 @@ def _shape(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 def _type(value: dict[str, Any]) -> str:
     if "$ref" in value:
         return str(value["$ref"]).rpartition("/")[2]
+    if "anyOf" in value:
+        return " or ".join(map(_type, value["anyOf"]))
     kinds = value.get("type", "object")
     text = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
     if "array" in text and "items" in value:
         text = text.replace("array", f"list of {_type(value['items'])}")
     if "enum" in value:
         text += ": " + ", ".join(map(str, value["enum"]))
-    bounds = [f"{word} {value[key]}" for key, word in _BOUNDS.items() if key in value]
+    bounds = [f"{word} {value[key]}" for key, word in _BOUNDS.items() if value.get(key) not in (None, "")]
     return f"{text} ({', '.join(bounds)})" if bounds else text
 
 
@@ -132,4 +142,5 @@ _BOUNDS = {
     "maxLength": "max. length",
     "minItems": "min. items",
     "maxItems": "max. items",
+    "default": "default",
 }

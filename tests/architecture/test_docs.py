@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import click
 import pytest
@@ -18,15 +16,13 @@ from endpoint_worker.config import settings as endpoint_settings
 from federation import __main__ as federation_main
 from federation.config import settings as service_settings
 from federation.config.settings import Settings
-from federation.db.options import Options
 from federation.provision.planning.policy import Policy
 from federation.provision.records.sites import SiteSettings
 from tests.architecture.blocks import PAGES, blocks
 from tests.architecture.sources import PACKAGES, ROOT
 from umbel.cli import main as user_cli
-from umbel.protocol.errors import HTTP_STATUS, STATE_CODES, STREAM_CODES, TASK_CODES
+from umbel.protocol.errors import TASK_CODES
 from umbel.protocol.states import TRANSITIONS
-from webapp.app import create_app
 
 DOCS = ROOT / "docs"
 
@@ -170,35 +166,6 @@ def test_every_code_of_a_failed_task_is_explained_and_no_other() -> None:
     assert set(
         re.findall(r"^([A-Z]+(?:_[A-Z]+)+|TIMEOUT) ", _text("docs/explanation/states.rst"), re.MULTILINE)
     ) == set(TASK_CODES)
-
-
-def test_every_error_code_of_the_api_stands_beside_its_status() -> None:
-    documented = {}
-    for status, codes in re.findall(r"^(\d{3})    (``.*)$", _text("docs/rest.rst"), re.MULTILINE):
-        documented.update({code: int(status) for code in re.findall(r"``([A-Z_]+)``", codes)})
-    assert documented == HTTP_STATUS
-    for code in (*STATE_CODES, *STREAM_CODES):
-        assert f"``{code}``" in _text("docs/rest.rst")
-
-
-def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
-    federation = SimpleNamespace(settings=Settings(home=tmp_path), broker=None)
-    app = create_app(cast(Any, federation), cast(Any, SimpleNamespace()))
-    served = {
-        f"{method} {re.sub(r'<[^>]*>', '{id}', rule.rule)}"
-        for rule in app.url_map.iter_rules()
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.endpoint != "static"
-    }
-    pages = {"GET /", "GET /openapi.json", "GET /docs"}
-    section = _text("docs/rest.rst").partition("Routes\n---")[2].partition("Submitting")[0]
-    assert _first_column(section) | pages == served
-
-
-def test_every_option_of_a_submission_is_documented() -> None:
-    section = _text("docs/rest.rst").partition("Submitting\n---")[2].partition("Following")[0]
-    missing = [field.name for field in fields(Options) if f"``{field.name}``" not in section]
-    assert not missing
 
 
 def test_every_make_target_that_is_named_exists() -> None:
