@@ -1,9 +1,9 @@
 """Modules, functions and classes stay small enough to be read at once.
 
-A module has at most 300 lines, a function 40 (without its docstring), a class 15 public methods. A module may
-have up to 450 lines where one concept is that large: a comment that begins with ``# One concept:``, before the
-first import, says which. The allow-list may only shrink: an entry that is larger than the code, or no longer
-needed, fails too.
+A module has at most 300 lines, a function 40 (without its docstring), a class 15 public methods. A module
+may have up to 450 lines where one concept is that large: a comment that begins with ``# One concept:``,
+before the first import, says which. The allow-list may only shrink: an entry that is larger than the code,
+or no longer needed, fails too.
 """
 
 from __future__ import annotations
