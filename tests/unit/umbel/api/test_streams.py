@@ -79,9 +79,9 @@ def test_a_call_that_is_not_accepted_is_waited_for() -> None:
     pending = Pending()
     future = UmbelFuture(None, "g-1")  # type: ignore[arg-type]
     with pytest.raises(TimeoutError, match="accepted"):
-        pending.until_accepted(future, 0.05)
+        pending.wait_until_accepted(future, 0.05)
     future.task_id = "t-1"
-    pending.until_accepted(future, 0.0)
+    pending.wait_until_accepted(future, 0.0)
     future.task_id = None
     future.set_exception(ValueError())
-    pending.until_accepted(future, None)
+    pending.wait_until_accepted(future, None)
