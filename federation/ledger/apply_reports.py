@@ -94,9 +94,9 @@ def _take_rows(
     connection: Connection, effects: Effects, report: OpenReport, endpoint_no: int, node_no: int, now: float
 ) -> None:
     found = of_endpoint(connection, endpoint_no, [row.task_id for row in report.rows])
-    if report.said:
-        effects.spoken.update(logs.keep(connection, report.said, found))
-    unwanted = _keep_items(connection, effects, report, endpoint_no, found) if report.streamed else ()
+    if report.logs:
+        effects.spoken.update(logs.keep(connection, report.logs, found))
+    unwanted = _keep_items(connection, effects, report, endpoint_no, found) if report.items else ()
     pairs: list[Pair] = []
     for row in report.rows:
         task = found.get(row.task_id)
@@ -143,9 +143,9 @@ def _keep_items(
     connection: Connection, effects: Effects, report: OpenReport, endpoint_no: int, found: dict[str, Task]
 ) -> set[tuple[str, str]]:
     """Keep what calls yielded; return (bundle, task) of starts whose end does not count: another's do."""
-    ids = sorted({told.bundle_id for told in report.streamed})
+    ids = sorted({told.bundle_id for told in report.items})
     numbers = dict(_bundle_nos.rows(connection, ids=ids, endpoint=endpoint_no))
-    news, unwanted = streams.keep(connection, report.streamed, found, numbers)
+    news, unwanted = streams.keep(connection, report.items, found, numbers)
     effects.spoken.update(news)
     return unwanted
 
@@ -192,7 +192,7 @@ def _end(
         blob_no = shared.add_blob(connection, report.body, with_bytes)
     places = {bundle: json.dumps(place._asdict()) for bundle, place in report.places.items()}
     endings = [_ending(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in ending]
-    samples.note(connection, ending, {said.task_id: said.log.total for said in report.said}, now)
+    samples.note(connection, ending, {said.task_id: said.log.total for said in report.logs}, now)
     effects.ended += len(endings)
     effects.groups.update(end_tasks(connection, endings, now))
 

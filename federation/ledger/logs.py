@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select
 
 from umbel.protocol.limits import MAX_OUTPUT_BYTES
-from umbel.protocol.records import Log, Said
+from umbel.protocol.records import Log, TaskLog
 from umbel.protocol.states import FINAL, TaskState
 
 from ..context import Federation
@@ -43,7 +43,7 @@ _of_task = Statement(
 )
 
 
-def keep(connection: Connection, said: Sequence[Said], found: Mapping[str, Task]) -> list[str]:
+def keep(connection: Connection, said: Sequence[TaskLog], found: Mapping[str, Task]) -> list[str]:
     """Keep what a report says that tasks wrote; return the ids of those with news.
 
     ``found``: the endpoint's tasks by id, as they were before the report. A task that had ended keeps what

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .envelope import Sealed, Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
-from .records import Items, Log, Place, Said, Streamed, read_said, read_streamed, write_said, write_streamed
+from .records import Items, Log, Place, TaskItems, TaskLog, read_items, read_logs, write_items, write_logs
 from .run_options import RunOptions as RunOptions
 
 #: Audience of reports.
@@ -201,9 +201,9 @@ class Report:
             header["places"] = {
                 b: o.place for b, outcomes in self.outcomes.items() for o in outcomes[:1] if o.place
             }
-            header["said"], words = write_said(every)
-            header["items"], items = write_streamed(self.outcomes)
-            body = b"".join([*(o.payload for o in every), *words, *items])
+            header["said"], logs = write_logs(every)
+            header["items"], items = write_items(self.outcomes)
+            body = b"".join([*(o.payload for o in every), *logs, *items])
         return b"".join(signer.seal(header, body))
 
     @classmethod
@@ -219,8 +219,8 @@ class Report:
             beat = header.get("heartbeat")
             rows = list(_rows(header.get("outcomes", {})))
             end = sum(row.size for row in rows)
-            said = list(read_said(header.get("said", ()), body, end))
-            heard = end + sum(len(each.log.head) + len(each.log.tail) for each in said)
+            logs = list(read_logs(header.get("said", ()), body, end))
+            items_at = end + sum(len(each.log.head) + len(each.log.tail) for each in logs)
             return OpenReport(
                 id=str(header["id"]),
                 endpoint=str(header["endpoint"]),
@@ -232,8 +232,8 @@ class Report:
                 goodbye=bool(header.get("goodbye")),
                 body=body[:end],
                 places={bundle: Place(*place) for bundle, place in header.get("places", {}).items()},
-                said=said,
-                streamed=list(read_streamed(header.get("items", ()), body, heard)),
+                logs=logs,
+                items=list(read_items(header.get("items", ()), body, items_at)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(f"a field of the report's header is missing or not valid: {error}") from None
@@ -267,7 +267,7 @@ def _rows(outcomes: dict[str, list[list[Any]]]) -> Iterable[Row]:
 class OpenReport:
     """A verified report. Its ``rows`` have positions in ``body``, which is not split.
 
-    ``places``: where the calls of each bundle ran, by its id; ``said`` and ``streamed``: what calls wrote and
+    ``places``: where the calls of each bundle ran, by its id; ``logs`` and ``items``: what calls wrote and
     yielded, the latest last.
     """
 
@@ -281,5 +281,5 @@ class OpenReport:
     goodbye: bool
     body: bytes
     places: dict[str, Place] = field(default_factory=dict)
-    said: list[Said] = field(default_factory=list)
-    streamed: list[Streamed] = field(default_factory=list)
+    logs: list[TaskLog] = field(default_factory=list)
+    items: list[TaskItems] = field(default_factory=list)

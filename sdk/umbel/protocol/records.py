@@ -26,7 +26,7 @@ class Place(NamedTuple):
     slot: int
 
 
-class Said(NamedTuple):
+class TaskLog(NamedTuple):
     """What an attempt of a task has written so far."""
 
     task_id: str
@@ -45,7 +45,7 @@ class Items(NamedTuple):
     total: int | None = None
 
 
-class Streamed(NamedTuple):
+class TaskItems(NamedTuple):
     """Items of one start of a task, which its bundle identifies."""
 
     bundle_id: str
@@ -53,21 +53,21 @@ class Streamed(NamedTuple):
     items: Items
 
 
-def write_said(outcomes: Iterable[Any]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+def write_logs(outcomes: Iterable[Any]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
     """Return what calls wrote as a list for a report's header and the pieces of its body."""
     logs = [(o.task_id, o.attempt, o.log) for o in outcomes if o.log is not None]
     rows = [(*task, len(log.head), len(log.tail), log.total) for *task, log in logs]
     return rows, [part for *_, log in logs for part in log[:2]]
 
 
-def write_streamed(outcomes: Mapping[str, Iterable[Any]]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+def write_items(outcomes: Mapping[str, Iterable[Any]]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
     """Return what calls yielded, by bundle, as a list for a report's header and the pieces of its body."""
     yielded = [(b, o.task_id, o.items) for b, some in outcomes.items() for o in some if o.items]
     rows = [(*task, items.first, items.total, [*map(len, items.items)]) for *task, items in yielded]
     return rows, [item for *_, items in yielded for item in items.items]
 
 
-def read_said(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[Said]:
+def read_logs(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[TaskLog]:
     """Read a report's list of what calls wrote; its bytes are in ``body`` from ``offset`` on.
 
     Raises ValueError or TypeError if the list does not match the body.
@@ -76,11 +76,11 @@ def read_said(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[S
         middle, end = offset + head, offset + head + tail
         if not offset <= middle <= end <= len(body):
             raise ValueError("the output of a call is not in the body")
-        yield Said(str(task_id), int(attempt), Log(body[offset:middle], body[middle:end], int(total)))
+        yield TaskLog(str(task_id), int(attempt), Log(body[offset:middle], body[middle:end], int(total)))
         offset = end
 
 
-def read_streamed(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[Streamed]:
+def read_items(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[TaskItems]:
     """Read a report's list of what calls yielded; its bytes are in ``body`` from ``offset`` on.
 
     Raises ValueError or TypeError if the list does not match the body.
@@ -93,4 +93,4 @@ def read_streamed(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterab
             items.append(body[offset : offset + size])
             offset += size
         yielded = Items(int(first), items, None if total is None else int(total))
-        yield Streamed(str(bundle_id), str(task_id), yielded)
+        yield TaskItems(str(bundle_id), str(task_id), yielded)

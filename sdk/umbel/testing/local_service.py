@@ -30,8 +30,8 @@ class LocalService:
     1024
 
     Executor, client, serialization and errors are those of a real service; only the network, the ledger and
-    the endpoint are replaced. Calls run in threads of this process, so ``UmbelFuture.log`` returns nothing,
-    a cancelled call runs on although its task is cancelled, and only ``timeout`` of the limits applies.
+    the endpoint are replaced. Calls run in threads of this process, so ``UmbelFuture.log`` returns an empty
+    string, a cancelled call continues although its task is cancelled, and no limit but ``timeout`` applies.
 
     Args:
         workers: Number of calls that run at once. 0 simulates an endpoint that is offline.
