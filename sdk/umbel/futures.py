@@ -44,7 +44,8 @@ class UmbelFuture(Future[Any]):
 
     ``result(timeout)`` and ``exception(timeout)`` wait ``timeout`` seconds. Without a timeout they wait
     indefinitely, also while the endpoint is offline, unless the call has the option ``expires``. They fail
-    with ServiceUnavailable if the service stays unreachable for longer than the client's ``patience``::
+    with ServiceUnavailable if the service stays unreachable for longer than the client's ``patience``. For
+    example::
 
         future = executor.submit(pow, 2, 10)
         future.result(timeout=60)        # 1024, or TimeoutError after a minute; the call continues

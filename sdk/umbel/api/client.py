@@ -92,7 +92,7 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
         Raises:
             SerializeError: The function or something that it refers to cannot be pickled.
             TypeError: ``fn`` is not callable.
-            TooLarge: The serialized function is larger than 10 MiB.
+            TooLarge: The serialized function is larger than about 9 MiB.
         """
         body = dump_function(fn)
         return self.function_id(body if description is None else replace(body, description=description))

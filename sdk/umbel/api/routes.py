@@ -140,7 +140,7 @@ class FunctionRoutes(Routes):
 
         Args:
             name: Name to show, 1 to 256 characters.
-            body: ``data`` of what ``umbel.serialize.dump_function`` returns, at most 10 MiB.
+            body: ``data`` of what ``umbel.serialize.dump_function`` returns, at most about 9 MiB.
             source: Source text to show, at most 256 Ki characters.
             description: Description to show, at most 4,096 characters.
 

@@ -94,20 +94,37 @@ def code(name: str, hours: float) -> None:
 @click.argument("address", metavar="ssh://USER@HOST[:PORT]")
 @click.option("--name", required=True, help="Name of the endpoint.")
 @click.option("--scheduler", required=True, type=click.Choice(SCHEDULERS), help="The site's batch system.")
-@click.option("--set", "rules", multiple=True, metavar="RULE=NUMBER", help="A rule, such as max_blocks=10.")
 @click.option(
-    "--site", "settings", multiple=True, metavar="KEY=TEXT", help="A setting, such as network=tunnel."
-)
-@click.option("--directive", "directives", multiple=True, help="A directive for the batch system.")
-@click.option(
-    "--launcher", multiple=True, metavar="WORD", help="Words before the worker's command on each node."
+    "--set", "rules", multiple=True, metavar="RULE=NUMBER", help="A rule, such as max_blocks=10; repeatable."
 )
 @click.option(
-    "--jump", "jumps", multiple=True, metavar="ADDRESS", help="A jump host; several in their order."
+    "--site",
+    "settings",
+    multiple=True,
+    metavar="KEY=TEXT",
+    help="A setting, such as network=tunnel; repeatable.",
 )
-@click.option("--host", "hosts", multiple=True, metavar="ADDRESS", help="A machine for --scheduler hosts.")
-@click.option("--host-key", "host_keys", multiple=True, help="A known host key; those of jump hosts first.")
-@click.option("--setup", multiple=True, help="A command to run before the worker, such as 'module load gcc'.")
+@click.option(
+    "--directive", "directives", multiple=True, help="A directive for the batch system; repeatable."
+)
+@click.option(
+    "--launcher",
+    multiple=True,
+    metavar="WORD",
+    help="Words before the worker's command on each node; repeatable.",
+)
+@click.option(
+    "--jump", "jumps", multiple=True, metavar="ADDRESS", help="A jump host; repeatable, in their order."
+)
+@click.option(
+    "--host", "hosts", multiple=True, metavar="ADDRESS", help="A machine for --scheduler hosts; repeatable."
+)
+@click.option(
+    "--host-key", "host_keys", multiple=True, help="A known host key; repeatable, jump hosts first."
+)
+@click.option(
+    "--setup", multiple=True, help="A command before the worker, such as 'module load gcc'; repeatable."
+)
 @click.option("--yes", is_flag=True, help="Trust the host key that the site presents.")
 @click.option("--dry-run", is_flag=True, help="Print the job script and create nothing.")
 def add(

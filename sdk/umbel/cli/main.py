@@ -41,7 +41,9 @@ from .output import (
 )
 from .target import find_function, parse_arguments
 
-timeout_option = click.option("--timeout", type=float, help="How long to wait for the result, seconds.")
+timeout_option = click.option(
+    "--timeout", type=float, help="How long to wait for the result, seconds. Default: indefinitely."
+)
 limit_option = click.option(
     "--limit", default=20, show_default=True, type=click.IntRange(1), help="Largest number of lines."
 )
@@ -71,7 +73,7 @@ main.add_command(logs.summary)
 @click.argument("url")
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input instead of prompting.")
 def login(url: str, token_stdin: bool) -> None:
-    """Store the address of the service at URL and your token for it.
+    """Log in at the service at URL: store its address and your token.
 
     The token is not an argument, because other users of this machine could read it there.
     """
