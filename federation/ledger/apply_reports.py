@@ -106,9 +106,9 @@ def _apply_rows(
     now: float,
 ) -> None:
     found = tasks_of_endpoint(connection, endpoint_no, [row.task_id for row in report.rows])
-    if report.said:
-        result.updated_tasks.update(logs.store(connection, report.said, found))
-    superseded = _store_items(connection, result, report, endpoint_no, found) if report.streamed else ()
+    if report.logs:
+        result.updated_tasks.update(logs.store(connection, report.logs, found))
+    superseded = _store_items(connection, result, report, endpoint_no, found) if report.items else ()
     pairs: list[Pair] = []
     for row in report.rows:
         task = found.get(row.task_id)
@@ -155,9 +155,9 @@ def _store_items(
     connection: Connection, result: ApplyResult, report: OpenReport, endpoint_no: int, found: dict[str, Task]
 ) -> set[tuple[str, str]]:
     """Store yielded items; return (bundle, task) of runs that were superseded, so their end is ignored."""
-    ids = sorted({streamed.bundle_id for streamed in report.streamed})
+    ids = sorted({streamed.bundle_id for streamed in report.items})
     numbers = dict(_bundle_nos.rows(connection, ids=ids, endpoint=endpoint_no))
-    updated, superseded = streams.store(connection, report.streamed, found, numbers)
+    updated, superseded = streams.store(connection, report.items, found, numbers)
     result.updated_tasks.update(updated)
     return superseded
 
@@ -206,7 +206,7 @@ def _finish(
     completions = [
         _completion(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in finished
     ]
-    samples.record(connection, finished, {said.task_id: said.log.total for said in report.said}, now)
+    samples.record(connection, finished, {said.task_id: said.log.total for said in report.logs}, now)
     result.finished += len(completions)
     result.groups.update(finish_tasks(connection, completions, now))
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select
 
 from umbel.protocol.limits import MAX_OUTPUT_BYTES
-from umbel.protocol.records import Log, Said
+from umbel.protocol.records import Log, TaskLog
 from umbel.protocol.states import FINAL, TaskState
 
 from ..context import Federation
@@ -46,7 +46,7 @@ _of_task = Statement(
 )
 
 
-def store(connection: Connection, said: Sequence[Said], found: Mapping[str, Task]) -> list[str]:
+def store(connection: Connection, said: Sequence[TaskLog], found: Mapping[str, Task]) -> list[str]:
     """Store the output in a report; return the ids of tasks with new output.
 
     ``found``: the endpoint's tasks by id, as read before the report is applied. Output of finished tasks does

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, select
 
 from umbel.protocol.limits import MAX_STREAM_BYTES, MAX_STREAM_ITEMS
-from umbel.protocol.records import Items, Streamed
+from umbel.protocol.records import Items, TaskItems
 from umbel.protocol.states import FINAL, TaskState
 
 from ..context import Federation
@@ -83,7 +83,7 @@ class _Stream(NamedTuple):
 
 def store(
     connection: Connection,
-    streamed: Sequence[Streamed],
+    streamed: Sequence[TaskItems],
     found: Mapping[str, Task],
     bundle_nos: Mapping[str, int],
 ) -> tuple[list[str], set[tuple[str, str]]]:

@@ -1,7 +1,8 @@
-"""Umbel: functions of yours on machines of yours, through a service of yours.
+"""Umbel: run Python functions on your own machines, through your own service.
 
-``Executor`` is a ``concurrent.futures.Executor`` whose calls run at an endpoint; ``Client`` has the service's
-API, one method per route. ``umbel.testing`` lets programs that use Umbel be tested without a service.
+``Executor`` is a ``concurrent.futures.Executor`` whose calls run at an endpoint; ``Client`` is the
+service's API, one method per route. With ``umbel.testing``, programs that use Umbel are tested without a
+service.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ __all__ = [
     "function",
 ]
 
-# `import umbel` itself costs nothing: the command line and the service's own processes import parts of it
-# only.
-_HOMES = {
+# `import umbel` loads no submodule: the command and the service's processes import only parts of the package.
+_MODULES = {
     "Client": ".api.client",
     "Environment": ".environment",
     "Executor": ".executor",
@@ -50,11 +50,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used."""
-    home = _HOMES.get(name)
-    if home is None:
+    """Import a public name when it is first used."""
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module 'umbel' has no attribute {name!r}")
-    value = getattr(import_module(home, __name__), name)
+    value = getattr(import_module(module, __name__), name)
     globals()[name] = value
     return value
 

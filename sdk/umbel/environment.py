@@ -1,4 +1,4 @@
-"""``@umbel.function(requirements=..., timeout=...)``: what a function needs and may take where it runs."""
+"""``umbel.function``: the environment that a function needs, and the limits of its calls."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from .protocol.environment import Environment
 from .protocol.run_options import Limits
 
-__all__ = ["ATTRIBUTE", "Environment", "carry", "environment_of", "function", "limits_of"]
+__all__ = ["Environment", "attach", "environment_of", "function", "limits_of"]
 
-#: Where a function carries its environment: a plain dict, so that it can be pickled for any Umbel.
-ATTRIBUTE = "__umbel_environment__"
-#: Where it carries its limits.
-LIMITS = "__umbel_limits__"
+#: Attribute of a function that has its environment: a plain dict, so that every version can unpickle it.
+ENVIRONMENT_ATTRIBUTE = "__umbel_environment__"
+#: Attribute of a function that has its limits.
+LIMITS_ATTRIBUTE = "__umbel_limits__"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,59 +30,75 @@ def function(
     output: int | None = None,
     open_files: int | None = None,
 ) -> Callable[[F], F]:
-    """Say what a function needs, and what its calls may take.
+    """Set the environment that a function needs, and limits of its calls.
 
     >>> @umbel.function(requirements=["numpy==2.*"], python="3.11")
     ... def mean(values):
     ...     import numpy
     ...     return float(numpy.mean(values))
 
-    ``environment``: an Environment, or the name of one that the site has ready, in place of the other two.
-    The endpoint builds it once and keeps it. The rest are limits of every call, whoever submits it:
-    ``timeout`` and ``cpu`` (seconds of run time and of processor time), ``memory`` (bytes), ``output`` (bytes
-    kept of what it writes), ``open_files``. Submission and endpoint may set smaller ones, never larger ones.
-
     >>> @umbel.function(timeout=60, memory=2 << 30)
     ... def relax(structure): ...
 
-    The function itself stays as it is and may be called here. Raises ValueError for what cannot be one.
+    The endpoint builds the environment once and keeps it. The limits apply to every call; a submission and
+    the endpoint may set smaller limits, not larger ones. The function itself does not change and can be
+    called here.
+
+    Args:
+        requirements: Packages to install, as pip reads them, without options.
+        python: Python version, such as ``"3.12"``. Default: the endpoint's.
+        environment: An ``Environment``, or the name of an environment that the site provides, in place of
+            ``requirements`` and ``python``.
+        timeout: Run time of a call, seconds.
+        memory: Memory of a call, bytes.
+        cpu: Processor time of a call, seconds.
+        output: How much of a call's standard output and standard error is kept, bytes.
+        open_files: Files and sockets that a call may have open.
+
+    Returns:
+        A decorator that returns the function itself.
+
+    Raises:
+        ValueError: A requirement, a version or a limit is not valid, or ``environment`` is combined with
+            ``requirements`` or ``python``.
+        TypeError: From the decorator: the object cannot have attributes, as a builtin function.
     """
     if environment is not None and (requirements or python):
-        raise ValueError("give an environment, or requirements and python, not both")
+        raise ValueError("pass either 'environment' or 'requirements' and 'python', not both")
     if isinstance(environment, str):
         environment = Environment(name=environment)
     given = (timeout, memory, cpu, output, open_files)
     limits = Limits(*given) if any(limit is not None for limit in given) else None
     if environment is None and (requirements or python or limits is None):
-        environment = Environment(tuple(_listed(requirements)), python)
-    return lambda fn: carry(fn, environment, limits)
+        environment = Environment(tuple(_not_a_string(requirements)), python)
+    return lambda fn: attach(fn, environment, limits)
 
 
-def carry(fn: F, environment: Environment | None, limits: Limits | None) -> F:
-    """Have a callable carry an environment and limits; return it. Raises TypeError when it cannot."""
+def attach(fn: F, environment: Environment | None, limits: Limits | None) -> F:
+    """Attach an environment and limits to a callable; return it. Raises TypeError if it has no attributes."""
     try:
         if environment is not None:
-            setattr(fn, ATTRIBUTE, environment.to_json())
+            setattr(fn, ENVIRONMENT_ATTRIBUTE, environment.to_json())
         if limits is not None:
-            setattr(fn, LIMITS, limits.to_json())
+            setattr(fn, LIMITS_ATTRIBUTE, limits.to_json())
     except (AttributeError, TypeError):
-        raise TypeError(f"{fn!r} cannot carry anything: call it in a function of yours") from None
+        raise TypeError(f"{fn!r} cannot have attributes: wrap it in a function of your own") from None
     return fn
 
 
 def environment_of(fn: Callable[..., Any]) -> Environment | None:
-    """The environment that a callable, or what it calls as a partial, was marked with. Raises ValueError."""
-    record = _carried(fn, ATTRIBUTE)
+    """The environment attached to a callable, or to the function of a partial. Raises ValueError."""
+    record = _attached(fn, ENVIRONMENT_ATTRIBUTE)
     return None if record is None else Environment.from_json(record)
 
 
 def limits_of(fn: Callable[..., Any]) -> Limits | None:
-    """The limits that a callable, or what it calls as a partial, was marked with. Raises ValueError."""
-    record = _carried(fn, LIMITS)
+    """The limits attached to a callable, or to the function of a partial. Raises ValueError."""
+    record = _attached(fn, LIMITS_ATTRIBUTE)
     return None if record is None else Limits.from_json(record)
 
 
-def _carried(fn: Callable[..., Any], attribute: str) -> Any:
+def _attached(fn: Callable[..., Any], attribute: str) -> Any:
     while True:
         record = getattr(fn, attribute, None)
         if record is not None or not isinstance(fn, functools.partial):
@@ -90,7 +106,7 @@ def _carried(fn: Callable[..., Any], attribute: str) -> Any:
         fn = fn.func
 
 
-def _listed(requirements: Collection[str]) -> Collection[str]:
+def _not_a_string(requirements: Collection[str]) -> Collection[str]:
     if isinstance(requirements, str):
-        raise ValueError(f"requirements is the text {requirements!r}: give a list of texts")
+        raise ValueError(f"requirements must be a list of strings, got the string {requirements!r}")
     return requirements

@@ -1,6 +1,6 @@
-"""What can go wrong on the way between Python objects and bytes.
+"""Errors of the conversion between Python objects and bytes.
 
-Errors of the service and of tasks live in ``umbel.protocol.errors``; these have the same base.
+``umbel.protocol.errors`` has the errors of the service and of tasks. All have the base ``UmbelError``.
 """
 
 from __future__ import annotations
@@ -9,18 +9,30 @@ from .protocol.errors import UmbelError
 
 
 class SerializeError(UmbelError):
-    """An object cannot be turned into bytes."""
+    """An object cannot be serialized.
+
+    Raised, or set as a future's exception, when a function or an argument cannot be pickled. The message
+    names the object and the reason. Code: ``NOT_SERIALIZABLE``.
+    """
 
     default_code = "NOT_SERIALIZABLE"
 
 
 class DeserializeError(UmbelError):
-    """Bytes cannot be turned back into the object that they were made of."""
+    """Serialized bytes cannot be loaded.
+
+    Usually a package that a result needs is not installed here. The message has the reason. Code:
+    ``DESERIALIZE_ERROR``.
+    """
 
     default_code = "DESERIALIZE_ERROR"
 
 
 class VersionMismatch(DeserializeError):
-    """The bytes were made by another Python version and hold code, which does not travel between versions."""
+    """Serialized bytes contain code of another Python version.
+
+    ``details`` names both versions. Use the same minor version of Python on both sides. Code:
+    ``VERSION_MISMATCH``.
+    """
 
     default_code = "VERSION_MISMATCH"

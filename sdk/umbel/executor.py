@@ -1,4 +1,4 @@
-"""``concurrent.futures.Executor`` whose calls run at an endpoint of the federation."""
+"""``Executor``: a ``concurrent.futures.Executor`` whose calls run at an endpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from .api.client import Client
 from .api.options import Options
-from .environment import carry, environment_of, limits_of
+from .environment import attach, environment_of, limits_of
 from .futures import UmbelFuture
 from .protocol import names
 from .protocol.errors import TooLarge, UmbelError
@@ -26,25 +26,41 @@ from .submit.session import Session
 
 
 class Executor(BaseExecutor):
-    """Runs calls at an endpoint; a ``concurrent.futures.Executor``, so whatever takes one takes this.
+    """A ``concurrent.futures.Executor`` whose calls run at an endpoint. Thread-safe.
 
     >>> with Executor("local") as executor:
     ...     print(executor.submit(pow, 2, 10).result(timeout=60))
     1024
 
-    ``endpoint``: name or id. ``group_id``: a group to join, default a new one. ``client``: a connection to
-    share, default one of its own to the service that ``Client()`` finds. A call is sent at once; those that
-    come while a request is on its way go together in the next one. ``batch_size``: most calls in one request;
-    ``batch_interval``: seconds to collect calls before a request; ``submit_timeout``: how long ``submit`` may
-    wait (seconds) while the service takes no more calls.
+    A call is submitted at once; calls that arrive while a request is in progress go together in the next
+    request. Accepted calls continue when this program ends, and ``reload`` returns their futures in another
+    program. When the interpreter exits, it waits up to 10 seconds for unsent calls, not for results.
 
-    The rest holds for every call; see ``umbel.api.options.Options``: ``timeout`` (seconds of run time),
-    ``memory``, ``cpu``, ``output`` (bytes kept of what it writes), ``open_files``, ``expires`` (seconds in
-    the queue), ``retries``, ``retry_on``, ``priority``, ``max_attempts``, ``tags``, ``cores`` (slots of one
-    node that each call occupies).
+    Args:
+        endpoint: Name or id of the endpoint.
+        group_id: Task group to join, a lower-case UUID. Default: a new group.
+        client: A client to share. Default: a new ``Client()``, closed with the executor.
+        batch_size: Largest number of calls in one request, from 1 to 10,000.
+        batch_interval: How long to collect calls before each request, seconds.
+        submit_timeout: How long ``submit`` may block, and a call may wait for acceptance, while the service
+            accepts no more calls, seconds. Default: indefinitely.
+        timeout: Run time of a call, seconds. A longer call ends with the code ``TIMEOUT``. This and the
+            arguments below are options of every call; ``Options`` has their bounds and defaults.
+        memory: Memory of a call, bytes.
+        cpu: Processor time of a call, seconds.
+        output: How much of a call's standard output and standard error is kept, bytes.
+        expires: Time in the queue, seconds, after which a call that has not started expires. Default: never.
+        retries: How often a call that raised an exception runs again.
+        retry_on: The exceptions, classes or names, after which a call runs again. Default: all.
+        priority: -100 to 100. Calls with a higher priority start first among the user's own.
+        max_attempts: How often a call is started at most when workers are lost.
+        tags: Labels to find tasks by.
+        cores: Slots of one node that each call occupies.
+        open_files: Files and sockets that a call may have open.
 
-    Thread-safe. A call that is accepted survives this program: see ``reload``. When the interpreter ends,
-    what is unsent is sent and results are not waited for.
+    Raises:
+        ValueError: ``batch_size`` or ``group_id`` is not valid. Futures fail if another option is not valid.
+        Unauthorized: No ``client`` is given, and no address of a service is known.
     """
 
     def __init__(
@@ -70,9 +86,9 @@ class Executor(BaseExecutor):
         open_files: int | None = None,
     ):
         if not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
-            raise ValueError(f"batch_size is {batch_size}: it must be from 1 to {MAX_CALLS_PER_SUBMISSION}")
+            raise ValueError(f"batch_size must be from 1 to {MAX_CALLS_PER_SUBMISSION}, got {batch_size}")
         if group_id is not None and not names.is_id(group_id):
-            raise ValueError(f"group_id is {group_id!r}: it must be a lower-case UUID with dashes")
+            raise ValueError(f"group_id must be a lower-case UUID with dashes, got {group_id!r}")
         rest = retries, retry_on, priority, max_attempts, tags, cores, open_files
         options = Options(timeout, memory, cpu, output, expires, *rest)
         self._own_group = group_id is None
@@ -81,28 +97,42 @@ class Executor(BaseExecutor):
         )
         self._session = Session(client or Client(), route, owns_client=client is None)
         self._get_function = self._session.functions.get
-        # an executor that is thrown away without shutdown() leaves no threads behind
+        # the threads of an executor that is garbage-collected without shutdown() must stop
         weakref.finalize(self, Session.close, self._session).atexit = False
 
     @property
     def group_id(self) -> str:
-        """Id of the group that all calls of this executor join."""
+        """Id of the task group of this executor's calls."""
         return self._session.route.group_id
 
     @property
     def endpoint(self) -> str:
-        """Name or id of the endpoint, as it was given."""
+        """Name or id of the endpoint, as passed to the constructor."""
         return self._session.route.endpoint
 
     def __repr__(self) -> str:
         return f"<umbel.Executor endpoint={self.endpoint!r} group={self.group_id}>"
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> UmbelFuture:
-        """Have ``fn(*args, **kwargs)`` called at the endpoint; return its future.
+        """Call ``fn(*args, **kwargs)`` at the endpoint.
 
-        Whatever goes wrong with this call, also on the way there, is its future's exception: SerializeError,
-        TooLarge, NotFound, ServiceUnavailable, TaskError, the function's own. Raises RuntimeError after
-        ``shutdown``, TooMany when ``submit_timeout`` is over.
+        Every failure of the call, also that of its submission, is the future's exception: SerializeError (the
+        function or an argument cannot be pickled), TooLarge (more than 10 MiB of arguments), BadRequest (an
+        option is not valid), NotFound (no such endpoint), ServiceUnavailable, TaskError, the function's own.
+
+        Args:
+            fn: A function or any other callable.
+            *args: Positional arguments of the call.
+            **kwargs: Keyword arguments of the call.
+
+        Returns:
+            The future of the call. Its ``result()`` waits indefinitely while the endpoint is offline, unless
+            it has a timeout or the executor has ``expires``.
+
+        Raises:
+            RuntimeError: The executor is shut down, or was created before a fork.
+            TooMany: Too many calls are unsent, and the service accepted none for ``submit_timeout`` seconds.
+            TypeError: ``fn`` is not callable.
         """
         future = self._session.future()
         try:
@@ -122,39 +152,55 @@ class Executor(BaseExecutor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[Any]:
-        """Return an iterator over the results of ``fn`` for each tuple of arguments, in their order.
+        """Call ``fn`` at the endpoint for each tuple of arguments.
 
-        ``timeout``: seconds from now after which waiting for a result raises TimeoutError. ``chunksize``:
-        calls per task; tasks travel in bundles anyway, so this only saves records of very short calls.
-        ``buffersize``: how many tasks may be under way whose results have not been taken; arguments are then
-        read as results are taken, so a generator of a million calls needs little memory. None: all are read
-        at once.
+        The calls are submitted now, not when the first result is read. When the iterator is closed or raises
+        an exception, the calls whose results have not been read are cancelled.
+
+        Args:
+            fn: A function or any other callable.
+            *iterables: One iterable per argument of ``fn``; the shortest one determines the number of calls.
+            timeout: Seconds from now after which waiting for a result fails. Default: wait indefinitely.
+            chunksize: Calls per task. Calls travel in bundles anyway; larger values only save task records.
+            buffersize: Largest number of tasks in progress whose results have not been read. The iterables
+                are read as results are read, so endless ones are possible. Default: read all of them now.
+
+        Returns:
+            An iterator over the results, in the order of the arguments. It raises a call's exception when it
+            reaches that call, and TimeoutError when ``timeout`` is over.
+
+        Raises:
+            TypeError: ``fn`` is not callable.
+            ValueError: ``chunksize`` or ``buffersize`` is not valid.
+            RuntimeError: The executor is shut down.
         """
         if not callable(fn):
-            raise TypeError(f"{fn!r} is not callable: give a function")
+            raise TypeError(f"{fn!r} is not callable: pass a function")
         if chunksize < 1:
-            raise ValueError(f"chunksize is {chunksize}: it must be at least 1")
+            raise ValueError(f"chunksize must be at least 1, got {chunksize}")
         if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
-            raise ValueError(f"buffersize is {buffersize!r}: it must be None or an integer of at least 1")
+            raise ValueError(f"buffersize must be None or an integer of at least 1, got {buffersize!r}")
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables)
         if chunksize == 1:
             tasks: Iterator[UmbelFuture] = (self.submit(fn, *args) for args in calls)
         else:
             run = functools.partial(_run_chunk, fn)
-            run = carry(run, environment_of(fn), _of_chunk(limits_of(fn), chunksize))
+            run = attach(run, environment_of(fn), _chunk_limits(limits_of(fn), chunksize))
             body = replace(self._get_function(run), name=function_name(fn))  # once, not for every chunk
             tasks = (self._submit_body(body, chunk) for chunk in _chunks(calls, chunksize))
-        # calls go out now, not when the first result is asked for
+        # calls are submitted now, not when the first result is requested
         with self._session.sender.gathering():
             futures = deque(itertools.islice(tasks, buffersize))
         results = self._results(futures, tasks, deadline)
         return results if chunksize == 1 else itertools.chain.from_iterable(results)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; ``wait`` until all have ended; ``cancel_futures``: end those that have not.
+        """Accept no more calls.
 
-        Cancelling ends calls at the endpoint too, whether they are running or not.
+        Args:
+            wait: Wait until all calls have finished. Without it, futures are still resolved.
+            cancel_futures: Cancel all unfinished calls, at the endpoint too, waiting or running.
         """
         self._session.close()
         if cancel_futures:
@@ -164,14 +210,24 @@ class Executor(BaseExecutor):
 
     @classmethod
     def reload(cls, group_id: str, *, client: Client | None = None) -> list[UmbelFuture]:
-        """Return futures for all tasks of a group, in the order of their submission; they may have ended.
+        """Return the futures of all tasks of a group, for a program that was started again.
 
-        For a program that was started again: its results wait at the service. Raises NotFound.
+        Args:
+            group_id: Id of the group: ``group_id`` of an executor.
+            client: A client to share. Default: a new ``Client()``.
+
+        Returns:
+            Futures in the order of submission, including those of finished tasks. The service keeps results
+            until their retention ends, 14 days unless it is configured otherwise.
+
+        Raises:
+            NotFound: The user has no such group (``GROUP_NOT_FOUND``).
+            ServiceError: A request failed.
         """
         used = client or Client()
         tasks = sorted(used.tasks(group_id=group_id), key=_task_order)
         if not tasks:
-            used.get_group(group_id)  # tells an empty group from one that does not exist
+            used.get_group(group_id)  # raises NotFound if the group does not exist
             return []
         route = Route(str(tasks[0]["endpoint_id"]), group_id, Options())
         session = Session(used, route, owns_client=client is None)
@@ -198,8 +254,8 @@ class Executor(BaseExecutor):
         if len(payload) > MAX_PAYLOAD_BYTES:
             future.fail(
                 TooLarge(
-                    f"the arguments of a call of {function.name} are {len(payload)} bytes; "
-                    f"{MAX_PAYLOAD_BYTES} are allowed: pass a file's path or a reference instead"
+                    f"the arguments of a call of {function.name} have {len(payload)} bytes, the limit is "
+                    f"{MAX_PAYLOAD_BYTES}: pass the path of a file or a reference instead"
                 )
             )
             return
@@ -211,23 +267,23 @@ class Executor(BaseExecutor):
         try:
             while futures:
                 left = None if deadline is None else deadline - time.monotonic()
-                # taken out before it is yielded, so that results are not kept alive here
+                # removed before it is yielded, so that results are not kept alive here
                 result = futures[0].result(left)
                 futures.popleft()
                 futures.extend(itertools.islice(tasks, 1))
                 yield result
                 del result
         finally:
-            self._session.drop(futures)
+            self._session.cancel_later(futures)
 
 
 def _run_chunk(fn: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """What runs at the endpoint for ``map(chunksize=...)``."""
+    """The function that runs at the endpoint for ``map(chunksize=...)``."""
     return [fn(*args) for args in chunk]
 
 
-def _of_chunk(limits: Limits | None, size: int) -> Limits | None:
-    """Limits of ``size`` calls one after another, from those of one."""
+def _chunk_limits(limits: Limits | None, size: int) -> Limits | None:
+    """Limits of ``size`` sequential calls, from the limits of one."""
     if limits is None:
         return None
     times = {name: getattr(limits, name) for name in ("timeout", "cpu") if getattr(limits, name) is not None}
@@ -240,5 +296,5 @@ def _chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[
 
 
 def _task_order(task: dict[str, Any]) -> str:
-    # ids are UUIDv7: they sort by time, and in one submission by place
+    # ids are UUIDv7: they sort by time, and within one submission by position
     return str(task["id"])

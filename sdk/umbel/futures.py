@@ -1,4 +1,4 @@
-"""Futures of calls that run somewhere else."""
+"""``UmbelFuture``: the future of a call that runs at an endpoint."""
 
 from __future__ import annotations
 
@@ -15,40 +15,57 @@ from .serialization.codec import load_result
 
 logger = logging.getLogger(__name__)
 
-_telling = threading.Lock()
+_notify_lock = threading.Lock()
 _SUCCEEDED = TaskState.SUCCEEDED.value
 _CANCELLED = TaskState.CANCELLED.value
 
 
 class Owner(Protocol):
-    """What a future asks of the executor that made it."""
+    """What a future needs from the executor that created it."""
 
-    def ask_state(self, task_id: str) -> TaskState:
+    def get_state(self, task_id: str) -> TaskState:
         """Return the state of a task at the service."""
 
-    def ask_log(self, task_id: str) -> str:
+    def get_log(self, task_id: str) -> str:
         """Return what a task has written so far."""
 
-    def ask_items(self, future: UmbelFuture, timeout: float | None) -> Iterator[Any]:
-        """Wait until the future's task is accepted, then yield what it yields."""
+    def stream_items(self, future: UmbelFuture, timeout: float | None) -> Iterator[Any]:
+        """Wait until the future's task is accepted, then yield its items."""
 
-    def ask_cancel(self, task_id: str) -> TaskState:
-        """Cancel a task at the service; return its state then."""
+    def cancel_task(self, task_id: str) -> TaskState:
+        """Cancel a task at the service; return its state after that."""
 
-    def forget(self, future: UmbelFuture, *, tell: bool) -> None:
-        """A future was cancelled; ``tell``: the service has not heard of it yet."""
+    def forget(self, future: UmbelFuture, *, cancel: bool) -> None:
+        """Stop waiting for a cancelled future; ``cancel``: cancel its task at the service, too."""
 
 
 class UmbelFuture(Future[Any]):
-    """A ``concurrent.futures.Future`` of one task.
+    """The ``concurrent.futures.Future`` of one call, as ``Executor.submit`` returns it.
 
-    ``group_id``: its group. ``task_id``: its task, None until the service has accepted it. ``record``: what
-    the service says of the finished task, None before: state, code, message, node, times (queued, started,
-    finished, wall) and usage: where it ran (host, pid, slot) and, unless it was very short, what it used
-    (cpu, user, system in seconds; max_rss, read, written in bytes).
+    ``result(timeout)`` and ``exception(timeout)`` wait ``timeout`` seconds. Without a timeout they wait
+    indefinitely, also while the endpoint is offline, unless the call has the option ``expires``. They fail
+    with ServiceUnavailable if the service stays unreachable for longer than the client's ``patience``. For
+    example::
 
-    ``exception()`` is the function's own exception, with the remote traceback in its cause, if its class can
-    be rebuilt safely, else a TaskError. Callbacks run in the executor's receiving thread and should be short.
+        future = executor.submit(pow, 2, 10)
+        future.result(timeout=60)        # 1024, or TimeoutError after a minute; the call continues
+        future.record["wall"]            # how long it ran, seconds
+
+    ``result`` raises, and ``exception`` returns, the exception that the function raised, with a
+    ``TaskError`` that has the remote traceback as its cause. It is the ``TaskError`` itself when the class of
+    the exception cannot be rebuilt safely here, and when the task failed or expired for another reason; its
+    ``code`` says which. A cancelled call raises ``concurrent.futures.CancelledError``.
+
+    Callbacks run in the executor's receiving thread and should be short.
+
+    Attributes:
+        group_id (str): Id of the executor's task group.
+        task_id (str | None): Id of the task. None until the service has accepted the call.
+        record (dict | None): The service's record of the finished task, None before: ``task_id``, ``state``,
+            ``code``, ``message``, ``completion``, ``node``, ``started``, ``finished`` (seconds since 1970),
+            ``queued``, ``wall`` (seconds) and ``usage``: where it ran (``host``, ``pid``, ``slot``) and,
+            unless it was very short, what it used (``cpu``, ``user``, ``system`` in seconds; ``max_rss``,
+            ``read``, ``written`` in bytes).
     """
 
     def __init__(self, owner: Owner, group_id: str):
@@ -57,69 +74,102 @@ class UmbelFuture(Future[Any]):
         self.task_id: str | None = None
         self.record: dict[str, Any] | None = None
         self._owner = owner
-        self._told = False
+        self._notified = False
 
     def cancel(self) -> bool:
-        """Cancel the call, also while it runs; False if it has ended already or the service does not answer.
+        """Cancel the call, waiting or running.
 
-        A call that has not been accepted yet is cancelled here, and at the service as soon as it is known
-        there.
+        A call that the service has not accepted yet is cancelled here at once, and at the service as soon as
+        it is accepted.
+
+        Returns:
+            False if the call has already finished, or the service did not confirm within 10 s.
         """
         task_id = self.task_id
         if task_id is not None and not self.done():
             try:
-                if self._owner.ask_cancel(task_id) is not TaskState.CANCELLED:
+                if self._owner.cancel_task(task_id) is not TaskState.CANCELLED:
                     return False
             except UmbelError as error:
                 logger.warning("task %s cannot be cancelled: %s", task_id, error)
                 return False
         if not self.cancel_here():
             return False
-        self._owner.forget(self, tell=task_id is None)
+        self._owner.forget(self, cancel=task_id is None)
         return True
 
     def cancel_here(self) -> bool:
-        """Mark the future as cancelled without asking anybody; False if it has ended already."""
+        """Mark the future as cancelled without a request to the service.
+
+        Returns:
+            False if the future has already finished.
+        """
         if not super().cancel():
             return False
-        with _telling:
-            first, self._told = not self._told, True
-        if first:  # wait() and as_completed() hear of a cancellation only by this
+        with _notify_lock:
+            first, self._notified = not self._notified, True
+        if first:  # wait() and as_completed() are notified of a cancellation only by this
             self.set_running_or_notify_cancel()
         return True
 
     def running(self) -> bool:
-        """Tell whether the call is being executed now; asks the service, False if it does not answer."""
+        """Tell whether the call is running now. Sends a request to the service.
+
+        Returns:
+            False also while the service does not answer, and before it has accepted the call.
+        """
         if self.task_id is None or self.done():
             return False
         try:
-            return self._owner.ask_state(self.task_id) is TaskState.RUNNING
+            return self._owner.get_state(self.task_id) is TaskState.RUNNING
         except UmbelError:
             return False
 
     def log(self) -> str:
-        """What the call has written to standard output and error so far; asks the service.
+        """Return what the call has written to standard output and error. Sends a request to the service.
 
-        Of a running call it is about a second old. Raises ServiceError; RuntimeError before the call is
-        accepted.
+        The output of a running call arrives with a delay of about one second.
+
+        Returns:
+            The output so far, or as much of it as the option ``output`` keeps.
+
+        Raises:
+            RuntimeError: The service has not accepted the call yet.
+            ServiceError: The request failed.
         """
         if self.task_id is None:
-            raise RuntimeError("the service has not accepted this call yet: there is nothing to read")
-        return self._owner.ask_log(self.task_id)
+            raise RuntimeError("the service has not accepted this call yet: it has no output")
+        return self._owner.get_log(self.task_id)
 
     def stream(self, timeout: float | None = None) -> Iterator[Any]:
-        """Yield what the call yields, as it comes; then raise what the call raised, if it did.
+        """Yield the items that the call yields, from the first one on, while it runs or afterwards.
 
-        For a function that is a generator; the future's result is what that returns. Items are kept as long
-        as the task: each ``stream()`` begins with the first. Raises TimeoutError when nothing comes for
-        ``timeout`` seconds (None: waits as long as it takes), StreamRestarted when the call is started again
-        after items were read here, TaskError (``STREAM_INCOMPLETE``) when items were lost, ServiceError.
+        For functions that are generators; the result of the future is what the generator returns. The service
+        keeps the items as long as the task, so a stream can be read several times. If the call fails, its
+        exception is raised after the last item.
+
+        Args:
+            timeout: How long to wait for each item, seconds. Default: wait indefinitely.
+
+        Yields:
+            The items, in order.
+
+        Raises:
+            TimeoutError: No item has arrived for ``timeout`` seconds.
+            StreamRestarted: The call was started again after items were read here.
+            TaskError: With the code ``STREAM_INCOMPLETE``: items were lost.
+            ServiceError: A request failed.
         """
-        yield from self._owner.ask_items(self, timeout)
+        yield from self._owner.stream_items(self, timeout)
         self.result(timeout)
 
     def finish(self, record: dict[str, Any], result: bytes) -> None:
-        """Take the end of the task from the service's record; a future that has ended stays as it is."""
+        """Set the outcome from the service's record of the task, unless the future has already finished.
+
+        Args:
+            record: The record, as ``Client.group_results`` returns it, without ``result`` and ``exception``.
+            result: The serialized result, or the description of the exception.
+        """
         self.record = record
         state = record["state"]
         if state == _CANCELLED:
@@ -132,15 +182,19 @@ class UmbelFuture(Future[Any]):
                 else:
                     self.set_exception(read_error(record, result))
             except InvalidStateError:
-                pass  # cancelled a moment ago
-            # Loading a result runs code of any library; whatever it raises, the future must not hang.
+                pass  # cancelled in the meantime
+            # Loading a result runs code of any library; whatever it raises, the future must finish.
             except BaseException as error:
                 self.set_exception(error)
         except InvalidStateError:
             pass
 
     def fail(self, error: BaseException) -> None:
-        """End with an exception unless the future has ended already."""
+        """Set an exception, unless the future has already finished.
+
+        Args:
+            error: The exception.
+        """
         try:
             self.set_exception(error)
         except InvalidStateError:

@@ -1,6 +1,14 @@
-"""Python objects to bytes and back: the public names of ``umbel.serialization``.
+"""Serialization of functions, arguments, results and exceptions.
 
-Only the SDK and the endpoint's runner processes import this; the service moves the bytes unread.
+Needed only to use ``Client.submit``, ``Client.register_body`` and ``Client.get_task_result``, which
+transfer serialized values; the other methods of ``Client`` and the ``Executor`` serialize by themselves.
+Only the SDK and the endpoint's runner processes load serialized values; the service stores them unread.
+
+>>> from umbel import serialize
+>>> serialize.load_call(serialize.dump_call((2, 10), {"mod": 7}))
+((2, 10), {'mod': 7})
+>>> serialize.load_result(serialize.dump_result([1, 2]))
+[1, 2]
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Commands as functions: ``ShellFunction`` and ``MPIFunction``.
 
-Both are ordinary callables that run their command where they are called, so they can be submitted to an
-Executor like any function, and tried at home first.
+Both are ordinary callables that run their command where they are called: they can be submitted to an Executor
+like any function, and tested locally first.
 """
+
+# One concept: a command as a callable, with its result; MPI adds only the launcher.
 
 from __future__ import annotations
 
@@ -21,30 +23,39 @@ from typing import Any
 
 from .protocol.errors import UmbelError
 
-#: Lines and bytes of standard output and error that travel back.
+#: Largest part of standard output and of standard error that is returned: lines (default), bytes.
 SNIPPET_LINES, SNIPPET_BYTES = 1000, 256 * 1024
-#: Return code of a command that ran longer than its timeout, as ``timeout(1)`` gives it.
+#: Return code of a command that exceeded its timeout, as that of ``timeout(1)``.
 TIMED_OUT = 124
-#: How long a command that ran too long may take to end, with all of its group, after SIGTERM, seconds.
-#: In this time Slurm's srun has its ranks on other nodes ended.
+#: Seconds between SIGTERM and SIGKILL for the process group of a command that exceeded its timeout. In this
+#: time Slurm's srun ends its ranks on other nodes.
 GRACE = 5.0
-#: Variable by which a site names its MPI launcher, e.g. ``srun`` or ``mpiexec --map-by node``.
+#: Environment variable with the site's MPI launcher, e.g. ``srun`` or ``mpiexec --map-by node``.
 LAUNCHER_VARIABLE = "UMBEL_MPI_LAUNCHER"
 
 
 class ShellError(UmbelError):
-    """A command could not be made or started; a command that ran and failed is a ShellResult."""
+    """A command line cannot be built, or ``ShellResult.check`` found that the command failed.
+
+    Raised where the function runs; a future gets it like any exception of a function. Code: ``TASK_ERROR``.
+    """
 
     default_code = "TASK_ERROR"
 
 
 @dataclass(frozen=True)
 class ShellResult:
-    """How a command ended.
+    """The outcome of a command.
 
-    ``returncode``: as subprocess gives it (negative: signal), 124 when it ran too long. ``stdout``,
-    ``stderr``: the last lines of each. ``stdout_file``, ``stderr_file``: where all of it lies, if the
-    function named files. ``seconds``: wall time.
+    Attributes:
+        command (str): The command line, with its arguments.
+        returncode (int): As of ``subprocess``: negative for a signal; 124 if the timeout was exceeded.
+        stdout (str): The last lines of standard output, at most 256 KiB.
+        stderr (str): The last lines of standard error, at most 256 KiB.
+        cwd (str): The directory that the command ran in.
+        seconds (float): Run time, seconds.
+        stdout_file (str | None): Path of the complete output, if the function names a file for it.
+        stderr_file (str | None): The same for standard error.
     """
 
     command: str
@@ -58,27 +69,35 @@ class ShellResult:
 
     @property
     def ok(self) -> bool:
-        """True when the command succeeded."""
+        """True if the return code is 0."""
         return self.returncode == 0
 
     @property
     def timed_out(self) -> bool:
-        """True when the command was ended because it ran too long."""
+        """True if the return code is 124: the command was killed because it exceeded its timeout."""
         return self.returncode == TIMED_OUT
 
     def check(self) -> ShellResult:
-        """Return this result, or raise ShellError with the end of standard error when the command failed."""
+        """Check that the command succeeded.
+
+        Returns:
+            This result.
+
+        Raises:
+            ShellError: The return code is not 0. The message has the end of standard error, ``details`` has
+                ``returncode``.
+        """
         if not self.ok:
-            said = self.stderr[-500:].strip() or "it said nothing"
+            reason = self.stderr[-500:].strip() or "no output on standard error"
             raise ShellError(
-                f"'{self.command}' ended with code {self.returncode}: {said}",
+                f"'{self.command}' failed with code {self.returncode}: {reason}",
                 details={"returncode": self.returncode},
             )
         return self
 
 
 class _Quoting(string.Formatter):
-    """Formats ``{name}`` with shell-quoted values; ``{names}`` of a list or tuple becomes several words."""
+    """Formats ``{name}`` with shell-quoted values; a list or tuple becomes several words."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, (list, tuple)):
@@ -89,21 +108,30 @@ class _Quoting(string.Formatter):
 
 
 class ShellFunction:
-    """A command line with places for arguments.
+    """A shell command with placeholders for arguments, as a function.
 
     >>> dock = ShellFunction("echo docking {ligand}")
     >>> dock(ligand="a file.mol").stdout
     'docking a file.mol\\n'
 
-    ``command``: run by ``/bin/sh``; ``{name}`` is replaced by the call's keyword argument, quoted, so that
-    no value can become a command (``{{`` and ``}}`` are braces). ``timeout``: seconds; then the command and
-    all processes of its group are ended and the return code is 124. ``cwd``: folder, made if missing;
-    default: a new one below the endpoint's, removed afterwards unless ``keep`` is true. ``env``: variables
-    beside those of the endpoint. ``stdout``, ``stderr``: files for the whole output, with places as in the
-    command. ``snippet_lines``: last lines of each that come back.
+    Calling it runs the command and returns a ``ShellResult``, whatever its return code. On an endpoint the
+    result of ``executor.submit(dock, ligand="a.mol")`` is that ``ShellResult``.
 
-    Calling it returns a ``ShellResult``, whatever the command's return code. Raises ShellError for missing
-    arguments.
+    Args:
+        command: Command line for ``/bin/sh``. ``{name}`` is replaced by the call's keyword argument ``name``,
+            quoted, so that no value is interpreted by the shell; a list becomes several words. ``{{`` and
+            ``}}`` are braces.
+        timeout: Run time of the command, seconds. Then it and its process group get SIGTERM, 5 seconds later
+            SIGKILL, and the return code is 124. Default: no limit.
+        cwd: Working directory, created if missing. Default: a new one in the current directory, deleted
+            after the call unless ``keep`` is true.
+        env: Environment variables in addition to those of the process.
+        stdout: File for the complete standard output, relative to ``cwd``, with placeholders as in the
+            command. Default: none.
+        stderr: File for the complete standard error, likewise.
+        snippet_lines: Number of last lines of each that the result contains.
+        keep: Keep the new working directory.
+        name: Name of the function to show. Default: the name of the command.
     """
 
     def __init__(
@@ -135,11 +163,28 @@ class ShellFunction:
         return f"{type(self).__name__}({self.command!r})"
 
     def line(self, **arguments: Any) -> str:
-        """Return the command line for these arguments. Raises ShellError for one that is missing."""
+        """Return the command line of a call.
+
+        Args:
+            **arguments: Values of the placeholders.
+
+        Raises:
+            ShellError: An argument is missing, or the command is not a valid template.
+        """
         return self._fill(self.command, arguments)
 
     def __call__(self, **arguments: Any) -> ShellResult:
-        """Run the command for these arguments."""
+        """Run the command.
+
+        Args:
+            **arguments: Values of the placeholders.
+
+        Returns:
+            The outcome of the command, whatever its return code.
+
+        Raises:
+            ShellError: An argument is missing, or the command is not a valid template.
+        """
         line = self.line(**arguments)
         if self.cwd is not None:
             os.makedirs(self.cwd, exist_ok=True)
@@ -155,9 +200,11 @@ class ShellFunction:
         try:
             return _Quoting().vformat(template, (), arguments)
         except (KeyError, IndexError) as error:
-            raise ShellError(f"'{template}' wants an argument {error} that the call does not give") from None
+            raise ShellError(
+                f"the argument {error} of '{template}' is missing: pass it in the call"
+            ) from None
         except ValueError as error:
-            raise ShellError(f"'{template}' is no valid template: {error}") from None
+            raise ShellError(f"'{template}' is not a valid template: {error}") from None
 
     def _run(self, line: str, folder: str, arguments: Mapping[str, Any]) -> ShellResult:
         files = [self._file(name, folder, arguments) for name in (self.stdout, self.stderr)]
@@ -188,7 +235,7 @@ class ShellFunction:
     def _file(self, name: str | None, folder: str, arguments: Mapping[str, Any]) -> str | None:
         if name is None:
             return None
-        # a file's name needs no quoting: no shell reads it
+        # not quoted: the shell does not read the names of these files
         return os.path.join(folder, name.format(**arguments))
 
     @staticmethod
@@ -200,11 +247,22 @@ class ShellFunction:
 
 
 class MPIFunction(ShellFunction):
-    """A command that is started as several MPI ranks by the site's launcher.
+    """A shell command that the site's MPI launcher starts as several ranks.
 
-    ``ranks``: processes in all; ``nodes``: nodes that they are spread over (launchers that know no nodes get
-    ``ranks`` only). ``launcher``: words before the command; default: the site's ``UMBEL_MPI_LAUNCHER``, else
-    ``srun`` inside a Slurm job, else ``mpiexec`` or ``mpirun``. Raises ShellError where there is none.
+    >>> relax = MPIFunction("gpaw python {script}", ranks=64, nodes=2, timeout=3600)
+
+    Args:
+        command: Command line, as in ``ShellFunction``.
+        ranks: Number of processes in all.
+        nodes: Number of nodes to spread them over. Launchers other than ``srun``, ``mpiexec`` and ``mpirun``
+            get only ``ranks``. Default: the launcher's choice.
+        launcher: Words before the command. Default: the environment variable ``UMBEL_MPI_LAUNCHER`` of the
+            endpoint, else ``srun`` inside a Slurm job, else ``mpiexec`` or ``mpirun``.
+        **options: As of ``ShellFunction``: ``timeout``, ``cwd``, ``env``, ``stdout``, ``stderr``,
+            ``snippet_lines``, ``keep``, ``name``.
+
+    Raises:
+        ShellError: ``ranks`` or ``nodes`` is less than 1; when it is called: there is no MPI launcher.
     """
 
     def __init__(
@@ -217,14 +275,21 @@ class MPIFunction(ShellFunction):
         **options: Any,
     ):
         if ranks < 1 or (nodes is not None and nodes < 1):
-            raise ShellError(f"ranks and nodes must be at least 1, not {ranks} and {nodes}")
+            raise ShellError(f"ranks and nodes must be at least 1, got {ranks} and {nodes}")
         super().__init__(command, **options)
         self.ranks = ranks
         self.nodes = nodes
         self.launcher = launcher
 
     def line(self, **arguments: Any) -> str:
-        """Return the command line with the launcher before it."""
+        """Return the command line of a call, with the launcher.
+
+        Args:
+            **arguments: Values of the placeholders.
+
+        Raises:
+            ShellError: An argument is missing, or there is no MPI launcher.
+        """
         words = self._launcher()
         known = Path(words[0]).name
         words += ["-n", str(self.ranks)]
@@ -233,7 +298,7 @@ class MPIFunction(ShellFunction):
                 words += ["-N", str(self.nodes)]
             elif known in ("mpiexec", "mpirun"):
                 words += ["--map-by", f"ppr:{-(-self.ranks // self.nodes)}:node"]
-        # one command for the launcher, whatever shell syntax it holds
+        # one command for the launcher, whatever shell syntax it contains
         return shlex.join([*words, "/bin/sh", "-c", self._fill(self.command, arguments)])
 
     def _launcher(self) -> list[str]:
@@ -244,13 +309,12 @@ class MPIFunction(ShellFunction):
             if shutil.which(word):
                 return [word]
         raise ShellError(
-            f"there is no MPI launcher here: install one, or have the endpoint's owner set "
-            f"{LAUNCHER_VARIABLE}"
+            f"no MPI launcher found: install one, or ask the owner of the endpoint to set {LAUNCHER_VARIABLE}"
         )
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int:
-    """Wait for a command and end what is left of its group; return its code."""
+    """Wait for a command, kill the rest of its process group and return its code."""
     try:
         code = process.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -264,12 +328,12 @@ def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int:
 
 
 def _await_group(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Wait until nothing of the group is left, ``seconds`` at most: the shell dies before what it started."""
+    """Wait until the process group is empty, ``seconds`` at most: the shell exits before its children."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         process.poll()
         try:
-            # orphans of the group may have become ours
+            # orphans of the group may have become children of this process
             os.waitpid(-process.pid, os.WNOHANG)
         except ChildProcessError:
             pass
@@ -279,7 +343,7 @@ def _await_group(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Signal the command's group; False when there is nobody in it."""
+    """Signal the command's process group; False if it is empty."""
     try:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
@@ -288,7 +352,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
 
 
 def _tail(file: Any, lines: int) -> str:
-    """The last lines of a file, and no more than SNIPPET_BYTES of it."""
+    """The last lines of a file, at most SNIPPET_BYTES of them."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - SNIPPET_BYTES))
     text = file.read().decode(errors="replace")

@@ -88,7 +88,7 @@ def test_a_result_that_cannot_be_serialized(executor: Executor) -> None:
 
 
 def test_arguments_over_the_limit(executor: Executor) -> None:
-    bad = executor.submit(len, os.urandom(MAX_PAYLOAD_BYTES + 1))  # nothing to squeeze
+    bad = executor.submit(len, os.urandom(MAX_PAYLOAD_BYTES + 1))  # nothing to compress
     good = executor.submit(square, 2)
     with pytest.raises(TooLarge):
         bad.result(DEADLINE)

@@ -1,4 +1,4 @@
-"""Where the service is and who the caller is: environment, then ``client.json`` in UMBEL_HOME."""
+"""Address of the service and token of the user: from the environment, else ``client.json`` in UMBEL_HOME."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACCOUNT_FILE = "client.json"
 
 @dataclass(frozen=True)
 class Account:
-    """Address of a service and the bearer token for it; the token is kept out of ``repr``."""
+    """Address of a service and the bearer token for it. ``repr`` does not show the token."""
 
     url: str
     token: str | None = field(default=None, repr=False)
@@ -24,10 +24,10 @@ class Account:
 def find_account(
     url: str | None = None, token: str | None = None, home: str | os.PathLike[str] | None = None
 ) -> Account:
-    """Find service and token: arguments, then UMBEL_API_URL and UMBEL_TOKEN, then the account file.
+    """Return address and token from the arguments, else UMBEL_API_URL and UMBEL_TOKEN, else the account file.
 
-    A token of the file is used only for the address that the file names. Raises Unauthorized when no service
-    is known, BadRequest when the address or the file cannot be understood.
+    The file's token is used only for the file's address. Raises Unauthorized when no address is found,
+    BadRequest when the address or the file is not valid.
     """
     url = url or os.environ.get("UMBEL_API_URL")
     token = token or os.environ.get("UMBEL_TOKEN")
@@ -39,16 +39,16 @@ def find_account(
             token = stored.token
     if url is None:
         raise Unauthorized(
-            "no service is known: start one with 'make up', log in with 'umbel login URL', "
+            "no address of a service is set: start a service with 'make up', log in with 'umbel login URL', "
             "or set UMBEL_API_URL and UMBEL_TOKEN"
         )
     if not url.startswith(("http://", "https://")):
-        raise BadRequest(f"{url!r} is no address of a service: it starts with http:// or https://")
+        raise BadRequest(f"{url!r} is not the address of a service: it must start with http:// or https://")
     return Account(url.rstrip("/"), token)
 
 
 def save_account(account: Account, home: str | os.PathLike[str] | None = None) -> Path:
-    """Write the account file, readable by its owner only, in one step; return its path. Raises OSError."""
+    """Write the account file in one step, with mode 0600; return its path. Raises OSError."""
     folder = home_directory(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / ACCOUNT_FILE

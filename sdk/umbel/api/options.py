@@ -1,4 +1,4 @@
-"""How the calls of a submission shall be run."""
+"""How the calls of a submission run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,28 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a submission; what is None is left to the service. Times in seconds, sizes in bytes.
+    """Options of a submission, for ``Client.submit``. ``Executor`` takes the same options as arguments.
 
-    ``timeout``: run time after which a call ends with ``TIMEOUT``. ``memory``, ``cpu``: limits likewise.
-    ``output``: bytes kept of what a call writes to standard output and error. ``open_files``: files and
-    sockets that it may have open. Of these limits the smallest counts: this, the function's, the endpoint's.
-    ``expires``: time in the queue after which a call that has not started ends as ``EXPIRED``.
-    ``retries``: how often a call that raised is run again; ``retry_on``: only for these exceptions (classes
-    or their names). ``priority``: -100 to 100, higher goes first among the caller's own. ``max_attempts``:
-    how often a call may be started when workers die under it. ``tags``: free labels. ``cores``: slots of one
-    node that each call occupies while it runs, where one slot is one core unless the site says otherwise.
+    ``timeout``, ``memory``, ``cpu``, ``output`` and ``open_files`` are limits: of the submission's, the
+    function's (``umbel.function``) and the endpoint's limit, the smallest applies.
+
+    Args:
+        timeout: Run time of a call, seconds, above 0. A longer call ends with the code ``TIMEOUT``.
+        memory: Memory of a call, bytes, at least 1 MiB. A call that needs more ends with ``MEMORY_LIMIT``.
+        cpu: Processor time of a call, seconds, above 0. A call that uses more ends with ``TIMEOUT``.
+        output: How much of a call's standard output and standard error is kept, bytes, at most 1 MiB.
+            Default: 64 KiB.
+        expires: Time in the queue, seconds, after which a call that has not started expires (``EXPIRED``).
+            Default: never; calls wait for an offline endpoint indefinitely.
+        retries: How often a call that raised an exception runs again, 0 to 100. Default: 0.
+        retry_on: The exceptions, classes or names such as ``"ValueError"`` or ``"package.Error"``, after
+            which a call runs again. Default: all.
+        priority: -100 to 100. Calls with a higher priority start first among the user's own. Default: 0.
+        max_attempts: How often a call is started at most when workers are lost, 1 to 100. Default: 3.
+        tags: Labels to find tasks by, at most 32 of at most 64 characters.
+        cores: Slots of one node that each call occupies while it runs. One slot is one core unless the site
+            configures otherwise. Default: 1.
+        open_files: Files and sockets that a call may have open, at least 32.
     """
 
     timeout: float | None = None
@@ -35,7 +47,7 @@ class Options:
     open_files: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is set as the API's object."""
+        """Return the options that are set as a JSON object of the API."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values = {name: value for name, value in values.items() if value is not None}
         if "retry_on" in values:

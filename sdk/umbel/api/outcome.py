@@ -1,4 +1,4 @@
-"""From the API's record of a finished task to a value or an exception."""
+"""Values and exceptions from the API's records of finished tasks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _EXPIRED = TaskState.EXPIRED.value
 
 
 def take_payload(record: dict[str, Any]) -> bytes:
-    """Take the serialized result or exception out of the API's record of a finished task.
+    """Remove the serialized result or exception from the API's record of a finished task and return it.
 
-    It came as bytes in a parcel, or in JSON as base64.
+    It is bytes if it came in a parcel, base64 if it came in JSON.
     """
     result, exception = record.pop("result", None), record.pop("exception", None)
     data = result if result is not None else exception or b""
@@ -26,9 +26,9 @@ def take_payload(record: dict[str, Any]) -> bytes:
 
 
 def read_outcome(record: dict[str, Any]) -> Any:
-    """Return the value of a finished task, or raise its exception.
+    """Return the result of a finished task, or raise its exception.
 
-    Raises CancelledError for a cancelled task; DeserializeError when the value cannot be loaded here.
+    Raises CancelledError for a cancelled task, DeserializeError when the result cannot be loaded here.
     """
     payload = take_payload(record)
     if record["state"] == _SUCCEEDED:
@@ -39,7 +39,10 @@ def read_outcome(record: dict[str, Any]) -> Any:
 
 
 def read_error(record: dict[str, Any], payload: bytes) -> BaseException:
-    """Return the exception of a task that failed or expired; ``payload``: its description, if it has one."""
+    """Return the exception of a task that failed or expired.
+
+    ``payload`` describes the exception that the function raised; it is empty if there is none.
+    """
     task_id = record["task_id"]
     code = record.get("code") or ("EXPIRED" if record["state"] == _EXPIRED else "TASK_ERROR")
     if payload:

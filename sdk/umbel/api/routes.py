@@ -1,4 +1,7 @@
-"""One method per route of the API that is not about tasks; ``Client`` joins them."""
+"""One method per route of the API: the service itself, functions and endpoints.
+
+``task_routes`` and ``elastic_routes`` have the other routes; ``Client`` joins them all.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from urllib.parse import quote
 
 from .transport import Request, Transport
 
+#: A JSON object of the API.
 Record = dict[str, Any]
 
-#: Records asked for at once when a list is read to its end.
+#: Records per request when a list is read to its end.
 PAGE = 1000
 
 
@@ -38,18 +42,34 @@ class Routes:
 
 
 class ServiceRoutes(Routes):
-    """The service itself, and who is asking."""
+    """The service itself, and the user of the token."""
 
     def whoami(self) -> Record:
-        """Return the caller's user: ``id`` and ``name``. Raises Unauthorized."""
+        """Return the user that the token belongs to.
+
+        Returns:
+            A record with ``id`` and ``name``.
+
+        Raises:
+            Unauthorized: The token is missing or not valid.
+        """
         return dict(self._get("/v1/whoami"))
 
     def health(self) -> Record:
-        """Return how the service is: ``status``, ``database``, ``broker``, ``collector_lag`` (seconds)."""
+        """Return the health of the service. Needs no token and is tried once only.
+
+        Returns:
+            A record with ``status`` (``"ok"`` or ``"degraded"``), ``database`` and ``broker`` (``"ok"`` or
+            ``"unreachable"``), ``collector_lag`` (seconds since a collector was last active, or None),
+            ``reports_waiting`` (number of unread reports, or None), ``version`` and ``protocol``.
+
+        Raises:
+            ServiceUnavailable: The service cannot be reached, or its database does not answer.
+        """
         return dict(self.transport.send(Request("GET", "/health", patience=0.0)))
 
     def version(self) -> Record:
-        """Return the service's version."""
+        """Return the service's ``version`` (a string) and ``protocol`` (an integer). Needs no token."""
         return dict(self._get("/version"))
 
 
@@ -57,30 +77,81 @@ class FunctionRoutes(Routes):
     """Registered functions."""
 
     def functions(self, limit: int | None = None) -> Iterator[Record]:
-        """Yield the caller's functions, newest first; all of them unless ``limit`` is given."""
+        """Yield the user's functions, newest first.
+
+        Args:
+            limit: Largest number of records. Default: all.
+
+        Yields:
+            Records as ``get_function`` returns them, without ``source``.
+        """
         return self._pages("/v1/functions", {}, limit)
 
     def get_function(self, function_id: str) -> Record:
-        """Return one function. Raises NotFound."""
+        """Return one function.
+
+        Args:
+            function_id: Id of the function, as ``register_function`` returns it.
+
+        Returns:
+            A record with ``id``, ``name``, ``description``, ``sha256`` (hexadecimal), ``size`` (bytes),
+            ``created`` (seconds since 1970), ``source`` (a string or None), ``environment`` (``digest``
+            with ``requirements`` and ``python``, or with ``name``; or None) and ``limits`` (``timeout``,
+            ``memory``, ``cpu``, ``output``, ``open_files``, as far as they are set; or None).
+
+        Raises:
+            NotFound: The user has no function with this id (``FUNCTION_NOT_FOUND``).
+        """
         return dict(self._get(f"/v1/functions/{quote(function_id, safe='')}"))
 
     def function_summary(self, function_id: str) -> Record:
-        """Return what calls of a function used, for choosing limits. Raises NotFound.
+        """Return what calls of a function used, for choosing limits.
 
-        ``quantities`` has ``p50``, ``p95``, ``max`` and ``calls`` of ``queued``, ``wall``, ``cpu``,
-        ``user``, ``system`` (seconds), ``max_rss``, ``read``, ``written`` and ``output`` (bytes), None where
-        nothing is known; of at most 1,000 of the newest calls.
+        Args:
+            function_id: Id of the function.
+
+        Returns:
+            A record with ``function_id``, ``calls`` (size of the sample, at most 1,000 of the newest calls),
+            ``since`` (when the oldest of them ended, seconds since 1970, or None) and ``quantities``: for
+            ``queued``, ``wall``, ``cpu``, ``user``, ``system`` (seconds), ``max_rss``, ``read``, ``written``
+            and ``output`` (bytes) a record with ``p50``, ``p95``, ``max`` and ``calls``, or None where no
+            call of the sample has the quantity.
+
+        Raises:
+            NotFound: The user has no function with this id (``FUNCTION_NOT_FOUND``).
         """
         return dict(self._get(f"/v1/functions/{quote(function_id, safe='')}/summary"))
 
     def delete_function(self, function_id: str) -> None:
-        """Delete a function. Raises NotFound, Conflict."""
+        """Delete a function. Tasks that were submitted before still run.
+
+        Args:
+            function_id: Id of the function.
+
+        Raises:
+            NotFound: The user has no function with this id (``FUNCTION_NOT_FOUND``).
+        """
         self.transport.send(Request("DELETE", f"/v1/functions/{quote(function_id, safe='')}"))
 
     def register_body(
         self, name: str, body: bytes, source: str | None = None, description: str = ""
     ) -> Record:
-        """Register serialized code (see ``umbel.serialize``); equal code of one owner gets one id."""
+        """Register a serialized function. ``register_function`` does this for a Python function.
+
+        Args:
+            name: Name to show, 1 to 256 characters.
+            body: ``data`` of what ``umbel.serialize.dump_function`` returns, at most about 9 MiB.
+            source: Source text to show, at most 256 Ki characters.
+            description: Description to show, at most 4,096 characters.
+
+        Returns:
+            The function, as ``get_function`` returns it. A function that the same user has registered
+            before, with the same bytes, keeps its id.
+
+        Raises:
+            BadRequest: The body's environment or limits are not valid.
+            TooLarge: The body is too large.
+        """
         record = {"name": name, "body": base64.b64encode(body).decode(), "description": description}
         if source is not None:
             record["source"] = source
@@ -88,22 +159,58 @@ class FunctionRoutes(Routes):
 
 
 class EndpointRoutes(Routes):
-    """Endpoints, named by id or by name."""
+    """Endpoints, addressed by id or by name."""
 
     def endpoints(self, limit: int | None = None) -> Iterator[Record]:
-        """Yield the endpoints that the caller may use."""
+        """Yield the endpoints that the user may use, newest first.
+
+        Args:
+            limit: Largest number of records. Default: all.
+
+        Yields:
+            Records as ``get_endpoint`` returns them, with at most 20 nodes each.
+        """
         return self._pages("/v1/endpoints", {}, limit)
 
     def get_endpoint(self, endpoint: str) -> Record:
-        """Return one endpoint: its state, slots, queue and nodes. Raises NotFound."""
+        """Return one endpoint with the present state of its nodes and its queue.
+
+        Args:
+            endpoint: Id or name of the endpoint.
+
+        Returns:
+            A record with ``id``, ``name``, ``description``, ``metadata``, ``created`` (seconds since 1970),
+            ``state`` (``"online"`` or ``"offline"``), ``last_heartbeat`` (seconds since 1970, or None),
+            ``slots_total``, ``slots_free``, ``queue`` (unfinished tasks by state), ``python``, ``platform``,
+            ``packages`` (versions by name) and ``nodes``: records with ``name``, ``slots``, ``busy``,
+            ``since``, ``seen``, ``live`` and what the node reports about its machine, such as ``hostname``,
+            ``cpu`` (model), ``cpus``, ``memory`` (bytes) and ``gpus``.
+
+        Raises:
+            NotFound: The user has no such endpoint (``ENDPOINT_NOT_FOUND``).
+        """
         return dict(self._get(f"/v1/endpoints/{quote(endpoint, safe='')}"))
 
     def register_endpoint(
         self, name: str, public_key: bytes, description: str = "", metadata: Record | None = None
     ) -> Record:
-        """Register an endpoint by its Ed25519 key (32 raw bytes); the answer alone has its ``credentials``.
+        """Register an endpoint. ``umbel-endpoint configure`` does this for the machine that it runs on.
 
-        Raises Conflict (``NAME_TAKEN``).
+        Args:
+            name: 1 to 63 letters, digits and ``_ . -``, starting with a letter or a digit.
+            public_key: Ed25519 key (32 raw bytes) that the endpoint signs its reports with.
+            description: Description to show, at most 4,096 characters.
+            metadata: A JSON object of at most 16 KiB.
+
+        Returns:
+            The endpoint, as ``get_endpoint`` returns it, and ``credentials``: ``endpoint_id``,
+            ``broker_url`` and ``service_key`` (base64). The service returns the credentials only once.
+
+        Raises:
+            BadRequest: The name or the key is not valid.
+            Conflict: The user already has an endpoint with this name (``NAME_TAKEN``).
+            ServiceUnavailable: The broker cannot be reached, and nothing was registered; or it is unknown
+                whether the endpoint was registered.
         """
         body = {
             "name": name,
@@ -114,14 +221,35 @@ class EndpointRoutes(Routes):
         return dict(self.transport.send(Request("POST", "/v1/endpoints", body=body)))
 
     def endpoint_code(self, name: str, lifetime: float = 3600.0) -> Record:
-        """Make a one-time ``code``, good for ``lifetime`` seconds, to register endpoint ``name`` with."""
+        """Create a one-time code with which another machine can register an endpoint.
+
+        Args:
+            name: Name of the endpoint that the code is for.
+            lifetime: How long the code is valid, seconds, from 1 to 2,592,000 (30 days).
+
+        Returns:
+            A record with ``code``, ``name`` and ``expires`` (seconds since 1970). The service returns the
+            code only once.
+        """
         body = {"name": name, "lifetime": lifetime}
         return dict(self.transport.send(Request("POST", "/v1/codes", body=body)))
 
     def update_endpoint(
         self, endpoint: str, description: str | None = None, metadata: Record | None = None
     ) -> Record:
-        """Change an endpoint's description or metadata; what is None stays. Raises NotFound."""
+        """Change an endpoint's description or metadata.
+
+        Args:
+            endpoint: Id or name of the endpoint.
+            description: The new description. Default: unchanged.
+            metadata: Replaces the present metadata. Default: unchanged.
+
+        Returns:
+            The endpoint, as ``get_endpoint`` returns it.
+
+        Raises:
+            NotFound: The user has no such endpoint (``ENDPOINT_NOT_FOUND``).
+        """
         body = {"description": description, "metadata": metadata}
         body = {key: value for key, value in body.items() if value is not None}
         return dict(
@@ -129,72 +257,13 @@ class EndpointRoutes(Routes):
         )
 
     def delete_endpoint(self, endpoint: str) -> None:
-        """Delete an endpoint. Raises NotFound, Conflict (``IN_USE``)."""
+        """Delete an endpoint. The blocks of an elastic endpoint are cancelled and its site is cleaned.
+
+        Args:
+            endpoint: Id or name of the endpoint.
+
+        Raises:
+            NotFound: The user has no such endpoint (``ENDPOINT_NOT_FOUND``).
+            Conflict: The endpoint still has unfinished tasks (``IN_USE``).
+        """
         self.transport.send(Request("DELETE", f"/v1/endpoints/{quote(endpoint, safe='')}"))
-
-
-class ElasticRoutes(Routes):
-    """Elastic endpoints, named by id or by name. What the words mean is told in ``docs/provisioning.rst``."""
-
-    def sites(self) -> list[Record]:
-        """Return the caller's elastic endpoints: ``name address scheduler status message decision looked``.
-
-        Deleted ones are among them, as ``removing``, until their sites are clean.
-        """
-        return list(self._get("/v1/sites")["items"])
-
-    def show_host_keys(self, name: str, site: Record, policy: Record | None = None) -> list[Record]:
-        """Return the host keys that a site shows now: ``key`` and ``fingerprint``. Nothing is made.
-
-        Compare them with what the site publishes, and give the keys to ``add_elastic_endpoint``.
-        """
-        return list(self._site({"name": name, "site": site, "policy": policy or {}}).get("host_keys", []))
-
-    def preview_elastic_endpoint(self, name: str, site: Record, policy: Record | None = None) -> str:
-        """Return the job script that a site would get. Nothing is made. Raises BadRequest."""
-        body = {"name": name, "site": site, "policy": policy or {}, "dry_run": True}
-        return str(self._site(body)["script"])
-
-    def add_elastic_endpoint(
-        self, name: str, site: Record, policy: Record | None = None, *, host_keys: list[str] | None = None
-    ) -> Record:
-        """Make an elastic endpoint; return ``id``, ``name``, ``host_keys`` and ``authorized_keys``.
-
-        ``site``: ``address`` (``ssh://user@host:port``), ``scheduler`` and other settings; ``policy``: rules,
-        what is not given has its default. ``host_keys``: the confirmed ones; None: those that the site shows
-        now are believed. ``authorized_keys`` is the line that the account on the site has to allow. Raises
-        BadRequest, Conflict (``NAME_TAKEN``), ServiceUnavailable while the site cannot be reached.
-        """
-        chosen = site if host_keys is None else {**site, "host_keys": list(host_keys)}
-        return self._site({"name": name, "site": chosen, "policy": policy or {}, "confirm": True})
-
-    def get_blocks(self, endpoint: str) -> Record:
-        """Return how an elastic endpoint is.
-
-        ``status`` (new, ok, unreachable, paused, removing) and ``message``; ``decision``, the last one in a
-        sentence, and ``history``, those before; ``network``; ``policy``; ``node_hours`` used and reserved;
-        ``bad_nodes``; ``blocks``, the active ones and the newest of those that have ended. Raises NotFound.
-        """
-        return dict(self._get(self._path(endpoint, "blocks")))
-
-    def pause_endpoint(self, endpoint: str, reason: str = "") -> None:
-        """Have no more blocks submitted; those that are there go on. Raises NotFound."""
-        self._post(self._path(endpoint, "pause"), {"reason": reason} if reason else {})
-
-    def resume_endpoint(self, endpoint: str) -> None:
-        """Have blocks submitted again, whatever has failed before. Raises NotFound."""
-        self._post(self._path(endpoint, "resume"), None)
-
-    def change_policy(self, endpoint: str, **rules: float) -> Record:
-        """Change some rules, such as ``max_blocks=5``; return all of them. Raises NotFound, BadRequest."""
-        return dict(self.transport.send(Request("PATCH", self._path(endpoint, "policy"), body=rules)))
-
-    @staticmethod
-    def _path(endpoint: str, what: str) -> str:
-        return f"/v1/endpoints/{quote(endpoint, safe='')}/{what}"
-
-    def _site(self, body: Record) -> Record:
-        return dict(self._post("/v1/sites", body))
-
-    def _post(self, path: str, body: Any) -> Any:
-        return self.transport.send(Request("POST", path, body=body))

@@ -1,4 +1,4 @@
-"""Reading what a call yields, as it comes."""
+"""Read the items that a task yields while it runs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from ..protocol.limits import MAX_WAIT
 from ..serialization.codec import load_result
 
 
-class Source(Protocol):
-    """Where items come from."""
+class ItemSource(Protocol):
+    """A source of items, such as a ``Client``."""
 
     def get_items(
         self, task_id: str, after: int = 0, *, run: int | None = None, wait: float = 0.0
     ) -> dict[str, Any]:
-        """Return what a task yielded, without the first ``after`` items."""
+        """Return the items that a task has yielded, without the first ``after``."""
 
 
-def read_stream(source: Source, task_id: str, timeout: float | None) -> Iterator[Any]:
-    """Yield the items of a task in their order until it has ended, however it ended.
+def read_stream(source: ItemSource, task_id: str, timeout: float | None) -> Iterator[Any]:
+    """Yield the items of a task in order until the task has finished, whatever its outcome.
 
-    Raises TimeoutError when nothing comes for ``timeout`` seconds; StreamRestarted when the task is started
-    again after items were yielded here; TaskError (``STREAM_INCOMPLETE``); DeserializeError; NotFound and
-    other errors of the service.
+    Raises TimeoutError when no item arrives for ``timeout`` seconds, StreamRestarted when the task is started
+    again after items were yielded here, TaskError (``STREAM_INCOMPLETE``), DeserializeError, ServiceError.
     """
     after, run = 0, None
     while True:
         page = _next_page(source, task_id, after, run, timeout)
         if after and page["run"] != run:
             raise StreamRestarted(
-                f"the call was started again after {after} of its items were read, and yields from its "
-                "beginning: forget them and read the stream once more",
+                f"task {task_id} was started again after {after} of its items were read: discard those items "
+                "and read the stream again from the first one",
                 task_id=task_id,
             )
         for text in page["items"]:
@@ -45,17 +44,17 @@ def read_stream(source: Source, task_id: str, timeout: float | None) -> Iterator
             break
     if page["total"] is not None and after < page["total"]:
         raise TaskError(
-            f"of {page['total']} items only the first {after} have come, others were lost with the broker's "
-            "data: submit the call again if you need them",
+            f"only the first {after} of {page['total']} items of task {task_id} arrived, the others were "
+            "lost with the broker's data: submit the call again if you need them",
             code="STREAM_INCOMPLETE",
             task_id=task_id,
         )
 
 
 def _next_page(
-    source: Source, task_id: str, after: int, run: int | None, timeout: float | None
+    source: ItemSource, task_id: str, after: int, run: int | None, timeout: float | None
 ) -> dict[str, Any]:
-    """Ask until there is something new."""
+    """Request items until there are new ones or the task has finished."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         left = MAX_WAIT if deadline is None else max(0.0, deadline - time.monotonic())
@@ -63,4 +62,4 @@ def _next_page(
         if page["items"] or page["ended"] or (after and page["run"] != run):
             return page
         if deadline is not None and time.monotonic() >= deadline:
-            raise TimeoutError(f"task {task_id} has yielded nothing for {timeout:g} s")
+            raise TimeoutError(f"task {task_id} has not yielded an item for {timeout:g} s")

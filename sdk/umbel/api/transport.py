@@ -1,4 +1,4 @@
-"""HTTP to the service: kept connections, retries that do nothing twice, errors of ``umbel.protocol``."""
+"""HTTP to the service: persistent connections, safe retries, errors of ``umbel.protocol``."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from .account import Account
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which the service may be out of reach before a request fails.
+#: Seconds for which the service may be unreachable before a request fails.
 PATIENCE = 600.0
-#: The same until the service has answered once, when a wrong address is the likelier reason, and after an
-#: internal error of the service, which may be a defect as well as a passing trouble.
+#: The same until the service has answered once, because a wrong address is then more likely, and after an
+#: internal error of the service, which may be permanent.
 BRIEF_PATIENCE = 10.0
 CONNECT_TIMEOUT = 10.0
-#: Pauses from this length on are logged as warnings.
-NOTICED = 2.0
-#: Longest time between two tries (seconds).
+#: Pauses of at least this length (seconds) are logged as warnings.
+WARNING_PAUSE = 2.0
+#: Longest pause between two tries (seconds).
 LONGEST_PAUSE = 10.0
-#: Statuses that say: the same request may succeed a little later.
-RETRIED = frozenset({429, 502, 503, 504})  # beside 500, for a short time
+#: Statuses after which the same request may succeed a little later.
+RETRIED = frozenset({429, 502, 503, 504})  # and 500, for a short time
 SAFE = frozenset({"GET", "DELETE", "PATCH"})
 
 
 class TransportClosed(ServiceUnavailable):
-    """This program closed the connection, or gave up, while a request was on its way."""
+    """This program closed the connection, or gave up, while a request was in progress."""
 
 
-class _Again(Exception):
-    """A try failed in a way that another one may not: after ``pause`` seconds, ``brief``: not for long."""
+class _RetryableError(Exception):
+    """A failed try that may be repeated after ``pause`` seconds; only for a short time if ``brief``."""
 
     def __init__(self, error: ServiceError, pause: float = 0.0, brief: bool = False):
         super().__init__(error)
@@ -57,12 +57,11 @@ class _Again(Exception):
 class Request:
     """One request to the service.
 
-    ``query``: parameters, those that are None left out. ``body``: a JSON value. ``blobs``: bytes that travel
-    beside it, in a parcel (see ``umbel.protocol.parcel``). ``accept``: Content-Type of a parcel that the
-    answer may be. ``key``: Idempotency-Key;
-    without one a POST is sent once, unless ``repeatable`` says that it may be repeated. ``wait``: how long
-    the service may think about it (seconds). ``patience``: how long to keep trying; None: the transport's.
-    ``given_up``: once it is set there are no more tries.
+    ``query``: parameters; those that are None are left out. ``body``: a JSON value. ``blobs``: bytes sent
+    with it in a parcel (see ``umbel.protocol.parcel``). ``accept``: Content-Type of a parcel that the answer
+    may be. ``key``: Idempotency-Key; without one a POST is sent once, unless it is ``repeatable``. ``wait``:
+    how long the answer may take (seconds). ``patience``: how long to repeat the request (seconds); None: as
+    long as the transport's. ``given_up``: once this event is set, the request is not repeated.
     """
 
     method: str
@@ -79,39 +78,39 @@ class Request:
 
 
 class Transport(Protocol):
-    """How requests reach a service: over HTTP, or within this process for tests."""
+    """How requests reach a service: over HTTP, or inside this process for tests."""
 
     def send(self, request: Request) -> Any:
-        """Carry out a request; return the answer's value or None. Raises ServiceError."""
+        """Send a request; return the value of the answer or None. Raises ServiceError."""
 
     def clone(self) -> Transport:
         """Return a transport to the same service that is closed independently."""
 
     def close(self) -> None:
-        """End: requests on their way raise TransportClosed at once."""
+        """Close the connections. Requests in progress raise TransportClosed at once."""
 
 
 class _Connections:
-    """The open sockets of one transport, so that a blocked reader can be woken by closing them."""
+    """The open sockets of one transport. Closing them unblocks threads that read from them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: list[HTTPConnection] = []
-        self._shut = False
+        self._is_shut_down = False
 
     def add(self, connection: HTTPConnection) -> None:
-        """Note a new connection; refuse it with an OSError after ``shut``, which may have come meanwhile."""
+        """Add a new connection. Raises OSError if ``shut_down`` was called in the meantime."""
         with self._lock:
-            if self._shut:
+            if self._is_shut_down:
                 connection.close()
                 raise ConnectionAbortedError("the transport was closed")
             self._open = [c for c in self._open if c.sock is not None]
             self._open.append(connection)
 
-    def shut(self) -> None:
-        """Wake every thread that reads from a connection, and let no new one be made."""
+    def shut_down(self) -> None:
+        """Unblock every thread that reads from a connection, and reject new connections."""
         with self._lock:
-            self._shut = True
+            self._is_shut_down = True
             for connection in self._open:
                 sock = connection.sock
                 try:
@@ -122,7 +121,7 @@ class _Connections:
 
 
 class HttpTransport:
-    """Requests over HTTP or HTTPS, with a pool of kept connections. Thread-safe."""
+    """Requests over HTTP or HTTPS, with a pool of persistent connections. Thread-safe."""
 
     def __init__(self, account: Account, patience: float = PATIENCE, reached: threading.Event | None = None):
         self._account = account
@@ -137,7 +136,7 @@ class HttpTransport:
             self._headers["Authorization"] = f"Bearer {account.token}"
 
     def send(self, request: Request) -> Any:
-        """Carry out a request, again and again if need be; see ``Request``."""
+        """Send a request, repeatedly if necessary; see ``Request``."""
         repeatable = request.repeatable or request.key is not None or request.method in SAFE
         patience = self.patience if request.patience is None else request.patience
         started = time.monotonic()
@@ -145,8 +144,8 @@ class HttpTransport:
             self._check_open(request)
             try:
                 return self._try(request)
-            except _Again as again:
-                failure = again
+            except _RetryableError as error:
+                failure = error
             self._check_open(request)
             if not repeatable:
                 raise failure.error
@@ -154,8 +153,8 @@ class HttpTransport:
             brief = failure.brief or not self._reached.is_set()
             if time.monotonic() + pause > started + (min(patience, BRIEF_PATIENCE) if brief else patience):
                 raise failure.error
-            # short troubles are nobody's concern, longer ones must not look like a program that hangs
-            level = logging.WARNING if pause >= NOTICED else logging.INFO
+            # short interruptions need no attention; during longer ones the program must not seem to hang
+            level = logging.WARNING if pause >= WARNING_PAUSE else logging.INFO
             logger.log(level, "%s; trying again in %.1f s", failure.error, pause)
             (request.given_up or self._closed).wait(pause)
         raise AssertionError("pauses never end")
@@ -165,9 +164,9 @@ class HttpTransport:
         return HttpTransport(self._account, self.patience, self._reached)
 
     def close(self) -> None:
-        """Close all connections; requests on their way raise TransportClosed."""
+        """Close all connections. Requests in progress raise TransportClosed."""
         self._closed.set()
-        self._connections.shut()
+        self._connections.shut_down()
         self._pool.close()
 
     def _check_open(self, request: Request) -> None:
@@ -204,13 +203,13 @@ class HttpTransport:
 
     def _unreachable(self, error: Exception) -> Exception:
         certificate = isinstance(error, SSLError)
-        advice = "check its certificate" if certificate else "check the address and that it runs"
+        advice = "check its certificate" if certificate else "check the address and that the service runs"
         reason = str(error).rpartition(": ")[2] or type(error).__name__
         failure = ServiceUnavailable(
             f"the service at {self._account.url} cannot be reached ({reason}): {advice}",
             details={"url": self._account.url},
         )
-        return failure if certificate else _Again(failure)
+        return failure if certificate else _RetryableError(failure)
 
 
 def _make_pool(url: str, connections: _Connections) -> urllib3.HTTPConnectionPool:
@@ -224,7 +223,7 @@ def _make_pool(url: str, connections: _Connections) -> urllib3.HTTPConnectionPoo
             super().connect()
             connections.add(self)
 
-    # TCP_NODELAY is urllib3's default; SO_KEEPALIVE notices a peer that went away during a long poll
+    # TCP_NODELAY is urllib3's default; SO_KEEPALIVE detects a lost peer during a long poll
     options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     pool = urllib3.connection_from_url(url, maxsize=8, socket_options=options)
     pool.ConnectionCls = Secure if isinstance(pool, urllib3.HTTPSConnectionPool) else Plain
@@ -247,14 +246,15 @@ def _read_answer(response: urllib3.BaseHTTPResponse) -> Any:
             return json.loads(data)
         except (ValueError, ProtocolError):
             raise ServiceUnavailable(
-                "the service's answer is not JSON, nor the parcel asked for: is the address Umbel's?"
+                "the service's answer is neither JSON nor the requested parcel: check that the address is "
+                "that of an Umbel service"
             ) from None
     status = response.status
     error = _read_error(status, data)
     if status in RETRIED:
-        raise _Again(error, _retry_after(response.headers.get("Retry-After"), error))
+        raise _RetryableError(error, _retry_after(response.headers.get("Retry-After"), error))
     if status == 500:
-        raise _Again(error, brief=True)
+        raise _RetryableError(error, brief=True)
     raise error
 
 
@@ -266,20 +266,20 @@ def _read_error(status: int, data: bytes) -> ServiceError:
     except (ValueError, AttributeError, TypeError):
         code, message, details = None, "", {}
     if not message:
-        message = f"the service, or a proxy before it, answered with HTTP status {status}"
+        message = f"the service, or a proxy in front of it, answered with HTTP status {status}"
     return service_error(status, code, message, details)
 
 
 def _retry_after(header: str | None, error: ServiceError) -> float:
-    """Return for how many seconds the service wants to be left alone."""
+    """Return the pause that the service asks for, seconds."""
     try:
         return float(header or error.details.get("retry_after") or 0.0)
     except (TypeError, ValueError):
-        return 0.0  # a date, which only proxies send: the usual pauses do
+        return 0.0  # a date, which only proxies send: the usual pauses suffice
 
 
 def _pauses() -> Iterator[float]:
-    """Yield ever longer pauses (seconds), each partly by chance so that clients do not march in step."""
+    """Yield increasing pauses (seconds), partly random so that clients do not retry at the same time."""
     pause = 0.05
     while True:
         yield pause * random.uniform(0.5, 1.0)

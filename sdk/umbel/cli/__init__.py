@@ -1,5 +1,5 @@
 """The ``umbel`` command.
 
-In: the words of a command line. Out: tables for people, JSON for programs, an exit code that says how it
-ended. ``main`` has the commands; ``output`` is how all of them print.
+In: the arguments of a command line. Out: tables for people, JSON for programs, an exit code. ``main``,
+``endpoint`` and ``logs`` have the commands; all of them print with ``output``.
 """

@@ -1,24 +1,22 @@
-"""What the ``umbel`` command shows of what calls wrote and used."""
+"""``umbel logs`` and ``umbel summary``: the output of a task, and the resources that a function uses."""
 
 from __future__ import annotations
 
 import click
 
-from .output import Record, connect, duration, print_json, print_table, size
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+from .output import Record, connect, duration, json_option, print_json, print_table, size
 
 _SECONDS = ("queued", "wall", "cpu", "user", "system")
 
 
 @click.command()
 @click.argument("task_id", metavar="TASK")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the task has ended.")
-@as_json
+@click.option("--follow", "-f", is_flag=True, help="Print output until the task has finished.")
+@json_option
 def logs(task_id: str, follow: bool, as_json: bool) -> None:
-    """Print what a task wrote to standard output and error, also while it runs.
+    """Print what a task has written to standard output and error, also while it runs.
 
-    With --json and --follow: one object per line.
+    With --json and --follow, each line is a JSON object.
     """
     with connect() as client:
         if not follow:
@@ -28,16 +26,16 @@ def logs(task_id: str, follow: bool, as_json: bool) -> None:
         attempt = None
         for record in client.follow_log(task_id):
             if attempt not in (None, record["attempt"]):
-                click.echo(f"--- try {record['attempt']} ---", err=True)
+                click.echo(f"--- attempt {record['attempt']} ---", err=True)
             attempt = record["attempt"]
             print_json(record, indent=None) if as_json else click.echo(record["text"], nl=False)
 
 
 @click.command()
 @click.argument("function_id", metavar="FUNCTION")
-@as_json
+@json_option
 def summary(function_id: str, as_json: bool) -> None:
-    """Show what calls of a function used (at most 1,000 of the newest), for choosing limits."""
+    """Show what the newest calls of a function used (at most 1,000), for choosing limits."""
     with connect() as client:
         record = client.function_summary(function_id)
     if as_json:
@@ -53,7 +51,7 @@ def summary(function_id: str, as_json: bool) -> None:
             ("MAX", lambda row: _shown(row, "max")),
             ("CALLS", lambda row: row["calls"]),
         ],
-        "No call of this function has ended yet.",
+        "No call of this function has finished yet.",
     )
 
 

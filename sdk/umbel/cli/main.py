@@ -1,8 +1,8 @@
 """The ``umbel`` command.
 
-Exit codes: 0 done; 1 the task failed or was cancelled; 2 wrong usage; 3 the service cannot be reached;
-4 there is no such thing; 5 the service refused (login, rights, limits, conflicts); 6 not ready in time;
-130 interrupted.
+Exit codes: 0 success; 1 the task failed or was cancelled; 2 wrong usage; 3 the service cannot be reached;
+4 not found; 5 rejected by the service (login, rights, limits, conflicts); 6 not finished in time; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ..protocol.errors import TaskError, UmbelError
 from ..protocol.states import TaskState
 from ..protocol.version import __version__
 from ..serialization.codec import dump_call
-from . import elastic, logs, nodes
+from . import logs
+from .endpoint import endpoint as endpoint_group
 from .output import (
     NOT_READY,
     PATIENCE,
@@ -31,6 +32,7 @@ from .output import (
     Record,
     connect,
     duration,
+    json_option,
     print_json,
     print_record,
     print_table,
@@ -39,9 +41,12 @@ from .output import (
 )
 from .target import find_function, parse_arguments
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-timeout_option = click.option("--timeout", type=float, help="Longest wait for the result, seconds.")
-limited = click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="Most lines.")
+timeout_option = click.option(
+    "--timeout", type=float, help="How long to wait for the result, seconds. Default: indefinitely."
+)
+limit_option = click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(1), help="Largest number of lines."
+)
 
 TASK_FIELDS = (
     "id state code message function_name function_id endpoint_id group_id attempt priority created "
@@ -56,35 +61,34 @@ TASK_FIELDS = (
 )
 @click.version_option(__version__, prog_name="umbel")
 def main() -> None:
-    """Run functions on machines of yours, and see what became of them."""
+    """Run Python functions on your own machines and follow their tasks."""
 
 
-main.add_command(elastic.endpoint)
-elastic.endpoint.add_command(nodes.show)
+main.add_command(endpoint_group)
 main.add_command(logs.logs)
 main.add_command(logs.summary)
 
 
 @main.command()
 @click.argument("url")
-@click.option("--token-stdin", is_flag=True, help="Read the token from standard input, do not ask.")
+@click.option("--token-stdin", is_flag=True, help="Read the token from standard input instead of prompting.")
 def login(url: str, token_stdin: bool) -> None:
-    """Remember the service at URL and your token for it.
+    """Log in at the service at URL: store its address and your token.
 
-    The token is never an argument, where other users of this machine could read it.
+    The token is not an argument, because other users of this machine could read it there.
     """
     token = sys.stdin.readline().strip() if token_stdin else click.prompt("Token", hide_input=True)
     account = Account(url.rstrip("/"), token)
     with Client(account.url, token, patience=PATIENCE) as client:
         user = client.whoami()
     path = save_account(account)
-    click.echo(f"Logged in at {account.url} as {user['name']}. Remembered in {path}, readable by you only.")
+    click.echo(f"Logged in at {account.url} as {user['name']}. Stored in {path}, which only you can read.")
 
 
 @main.command()
-@as_json
+@json_option
 def whoami(as_json: bool) -> None:
-    """Show the service and who you are there."""
+    """Show the service and your user name."""
     with connect() as client:
         user = {**client.whoami(), "url": service_url()}
     print_json(user) if as_json else click.echo(f"{user['name']} at {user['url']}")
@@ -95,8 +99,8 @@ def whoami(as_json: bool) -> None:
 @click.argument("arguments", nargs=-1, metavar="[ARGS]...")
 @click.option("--endpoint", "-e", required=True, help="Name or id of the endpoint.")
 @timeout_option
-@click.option("--no-wait", is_flag=True, help="Print the task's id and do not wait for the result.")
-@as_json
+@click.option("--no-wait", is_flag=True, help="Print the id of the task and do not wait for the result.")
+@json_option
 def run(
     function: str,
     arguments: tuple[str, ...],
@@ -105,10 +109,10 @@ def run(
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Run a function of a Python file (or module) at an endpoint and print what it returns.
+    """Run a function of a Python file (or module) at an endpoint and print its result.
 
-    ARGS are Python literals (3, 2.5, "[1, 2]", None), otherwise text; NAME=VALUE is a keyword argument. Put
-    -- before arguments that begin with a dash.
+    ARGS are Python literals (3, 2.5, "[1, 2]", None), otherwise strings; NAME=VALUE is a keyword argument.
+    Put -- before arguments that begin with a dash.
     """
     fn = find_function(function)
     args, kwargs = parse_arguments(arguments)
@@ -126,12 +130,14 @@ def run(
 
 
 @main.command()
-@click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only in this state.")
-@click.option("--endpoint", "-e", "endpoint_id", help="Only at this endpoint (name or id).")
-@click.option("--function", "function_id", help="Only of this function (id).")
-@click.option("--group", "group_id", help="Only of this group (id).")
-@limited
-@as_json
+@click.option(
+    "--state", type=click.Choice([state.value for state in TaskState]), help="Only tasks in this state."
+)
+@click.option("--endpoint", "-e", "endpoint_id", help="Only tasks at this endpoint (name or id).")
+@click.option("--function", "function_id", help="Only tasks of this function (id).")
+@click.option("--group", "group_id", help="Only tasks of this group (id).")
+@limit_option
+@json_option
 def tasks(limit: int, as_json: bool, **filters: Any) -> None:
     """List your tasks, newest first."""
     with connect() as client:
@@ -148,16 +154,16 @@ def tasks(limit: int, as_json: bool, **filters: Any) -> None:
         ("NODE", lambda task: task["node"]),
         ("CODE", lambda task: task["code"]),
     ]
-    print_table(found, columns, "There are no such tasks.")
+    print_table(found, columns, "There are no matching tasks.")
 
 
 @main.command()
 @click.argument("task_id", metavar="TASK")
-@click.option("--result", is_flag=True, help="Print what the task returned, and wait for it.")
+@click.option("--result", is_flag=True, help="Wait for the result and print it.")
 @timeout_option
-@as_json
+@json_option
 def task(task_id: str, result: bool, timeout: float | None, as_json: bool) -> None:
-    """Show a task, or what it returned."""
+    """Show a task, or its result."""
     with connect() as client:
         if result:
             try:
@@ -176,17 +182,17 @@ def task(task_id: str, result: bool, timeout: float | None, as_json: bool) -> No
 
 @main.command()
 @click.argument("task_id", metavar="TASK")
-@as_json
+@json_option
 def cancel(task_id: str, as_json: bool) -> None:
-    """Cancel a task, waiting or running. One that has ended stays as it is."""
+    """Cancel a task, waiting or running. A finished task does not change."""
     with connect() as client:
         record = client.cancel_task(task_id)
     print_json(record) if as_json else click.echo(f"Task {task_id} is {record['state']}.")
 
 
 @main.command()
-@limited
-@as_json
+@limit_option
+@json_option
 def functions(limit: int, as_json: bool) -> None:
     """List your functions, newest first."""
     with connect() as client:
@@ -201,11 +207,13 @@ def functions(limit: int, as_json: bool) -> None:
         ("CREATED", lambda function: when(function["created"])),
         ("DESCRIPTION", lambda function: function["description"][:60]),
     ]
-    print_table(found, columns, "There are no functions yet: 'umbel run' registers what it runs.")
+    print_table(
+        found, columns, "There are no functions yet: 'umbel run' registers the function that it runs."
+    )
 
 
 @main.command()
-@as_json
+@json_option
 def endpoints(as_json: bool) -> None:
     """List the endpoints that you may use."""
     with connect() as client:
@@ -222,19 +230,19 @@ def endpoints(as_json: bool) -> None:
         ("QUEUE", lambda endpoint: endpoint["queue"]),
         ("DESCRIPTION", lambda endpoint: endpoint["description"][:60]),
     ]
-    print_table(found, columns, "There are no endpoints: make one with 'umbel-endpoint configure NAME'.")
+    print_table(found, columns, "There are no endpoints: create one with 'umbel-endpoint configure NAME'.")
 
 
 def _print_result(future: UmbelFuture, timeout: float | None, as_json: bool) -> int:
     try:
         value = future.result(timeout)
     except KeyboardInterrupt:
-        click.echo(f"\nTask {future.task_id} goes on: see 'umbel task', 'umbel cancel'.", err=True)
+        click.echo(f"\nTask {future.task_id} continues: see 'umbel task' and 'umbel cancel'.", err=True)
         return 130
     except BaseException as error:  # whatever the function raised
         if not future.done():
             subject = f"Task {future.task_id}" if future.task_id else "The call"
-            click.echo(f"{subject} has not ended within {timeout} s; it goes on.", err=True)
+            click.echo(f"{subject} has not finished within {timeout} s; it continues.", err=True)
             return NOT_READY
         if isinstance(error, UmbelError) and not isinstance(error, TaskError):
             raise

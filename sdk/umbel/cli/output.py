@@ -1,4 +1,4 @@
-"""How the ``umbel`` command speaks: tables for people, JSON for programs, errors as exit codes."""
+"""Output of the ``umbel`` command: tables for people, JSON for programs, errors as exit codes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from ..protocol.errors import NotFound, ServiceUnavailable, TaskError, UmbelErro
 
 Record = dict[str, Any]
 
-#: Exit codes, for scripts; 2 is click's own for wrong usage.
+#: Exit codes, for scripts. Click exits with 2 after wrong usage.
 TASK_FAILED, UNREACHABLE, NOT_FOUND, REFUSED, NOT_READY = 1, 3, 4, 5, 6
 
 #: Seconds for which a command tries to reach the service.
 PATIENCE = 30.0
 
-#: States that are worth a colour.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+#: States that are printed in colour.
 _COLOURS = {
     "succeeded": "green",
     "online": "green",
@@ -33,7 +35,7 @@ _COLOURS = {
 
 
 class Commands(click.Group):
-    """A group of commands whose errors of Umbel end with a sentence and the exit code that belongs to it."""
+    """A group of commands that prints an UmbelError as one line and exits with its code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -58,19 +60,19 @@ def exit_code(error: BaseException) -> int:
 
 
 def connect() -> Client:
-    """Return a client of the service in use."""
+    """Return a client of the current service."""
     return Client(patience=PATIENCE)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """Print a value as JSON; what JSON does not know is printed as Python would show it."""
+    """Print a value as JSON. Objects that JSON does not support are printed as Python's ``repr``."""
     click.echo(json.dumps(value, indent=indent, default=repr))
 
 
 def print_table(
     records: Iterable[Record], columns: Sequence[tuple[str, Callable[[Record], Any]]], nothing: str
 ) -> None:
-    """Print records as a table: a title and a function for each column; ``nothing`` when there are none."""
+    """Print records as a table with a title and a function per column, or ``nothing`` if there are none."""
     rows = [[_text(value(record)) for _, value in columns] for record in records]
     if not rows:
         click.echo(nothing, err=True)
@@ -84,7 +86,7 @@ def print_table(
 
 
 def print_record(record: Record, names: Sequence[str]) -> None:
-    """Print a record as lines of name and value; what is not set is left out."""
+    """Print a record as lines of name and value. Values that are not set are left out."""
     shown = [(name, record.get(name)) for name in names]
     width = max(len(name) for name in names)
     for name, value in shown:
@@ -125,7 +127,7 @@ def size(count: float | None) -> str:
 
 
 def service_url() -> str:
-    """Return the address of the service in use."""
+    """Return the address of the current service."""
     return find_account().url
 
 

@@ -1,4 +1,4 @@
-"""What ``umbel run FILE:FUNCTION ARGS`` names: a function, and its arguments."""
+"""The arguments of ``umbel run FILE:FUNCTION ARGS``: a function, and the arguments of its call."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import click
 
 
 def find_function(text: str) -> Callable[..., Any]:
-    """Find ``FILE.py:FUNCTION`` or ``module:FUNCTION``. Raises UsageError."""
-    place, _, name = text.rpartition(":")
-    if not place or not name:
-        raise click.UsageError(f"{text!r} does not say which function: write FILE:FUNCTION")
-    path = Path(place)
+    """Return the function of ``FILE.py:FUNCTION`` or ``module:FUNCTION``. Raises UsageError."""
+    origin, _, name = text.rpartition(":")
+    if not origin or not name:
+        raise click.UsageError(f"{text!r} does not name a function: write FILE:FUNCTION")
+    path = Path(origin)
     if path.suffix == ".py" and not path.is_file():
-        raise click.UsageError(f"there is no file {place}")
-    # as for a script: modules beside the file, or in this folder, can be imported
+        raise click.UsageError(f"there is no file {origin}")
+    # as for a script: modules next to the file, or in the current directory, can be imported
     sys.path.insert(0, str(path.resolve().parent) if path.is_file() else "")
     try:
-        module = _import_file(path) if path.is_file() else importlib.import_module(place)
+        module = _import_file(path) if path.is_file() else importlib.import_module(origin)
     except ImportError as error:
-        raise click.UsageError(f"{place} cannot be imported: {error}") from error
+        raise click.UsageError(f"{origin} cannot be imported: {error}") from error
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise click.UsageError(f"{place} has no function {name}")
+        raise click.UsageError(f"{origin} has no function {name}")
     return found  # type: ignore[no-any-return]
 
 
 def _import_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
     if spec is None or spec.loader is None:
-        raise ImportError("it is no Python file")
+        raise ImportError("it is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
@@ -46,7 +46,7 @@ def _import_file(path: Path) -> Any:
 
 
 def parse_arguments(texts: tuple[str, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments: Python literals, otherwise text."""
+    """Return positional and keyword arguments: Python literals, otherwise strings."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for text in texts:

@@ -1,15 +1,19 @@
-"""The contract between the parts of Umbel: what crosses a border, and how it is named and signed.
+"""The contract between the parts of Umbel: messages, their signatures, names and limits.
 
-This package does no input or output: no sockets, no files, no clock reads except through arguments.
-It imports nothing of Umbel outside itself; the server, the endpoints and the SDK all import it.
+This package does no input or output: no sockets, no files; times are arguments. It imports no other part of
+Umbel; the service, the endpoints and the SDK all import it.
 
-========== ==================================================================
-states     the life of a task and the moves that are allowed
-errors     one error base, codes, and their HTTP statuses
-envelope   signed bytes: how bundles and reports travel
-messages   the records inside the envelopes: bundles, reports, outcomes
-names      ids, Redis keys, Celery task and queue names
-limits     sizes and times that both sides must agree on
-version    the protocol's version and how versions meet
-========== ==================================================================
+=========== =================================================================
+states      the states of a task and the allowed transitions
+errors      error classes, codes and their HTTP statuses
+envelope    signed bytes, in which bundles and reports travel
+messages    the records inside the envelopes: bundles, reports, outcomes
+records     logs, items and places in reports
+parcel      JSON with attached bytes in one HTTP body
+environment packages and Python version that a function needs
+run_options limits of calls, and how limits combine
+names       ids, Redis keys, Celery task and queue names
+limits      sizes and times that all parts agree on
+version     versions of the product and of the protocol
+=========== =================================================================
 """

@@ -1,13 +1,13 @@
-"""Signed bytes: how bundles and reports travel.
+"""Signed bytes, in which bundles and reports travel.
 
 Layout::
 
     b"UMB1" | header length (4 bytes, big endian) | header | signature (64 bytes) | body
 
-The header is JSON and holds ``v`` (protocol version), ``typ``, ``aud`` (who it is for), ``iat`` and
-``exp`` (seconds since 1970), ``sha256`` and ``size`` of the body, and what the message type adds. The
-signature is Ed25519 (RFC 8032) over ``b"umbel-envelope-1\\0"`` and the header's raw bytes, so nothing
-needs canonical JSON and the body is bound by its hash.
+The header is JSON and has ``v`` (protocol version), ``typ``, ``aud`` (the recipient), ``iat`` and ``exp``
+(seconds since 1970), ``sha256`` and ``size`` of the body, and the fields of the message type. The signature
+is Ed25519 (RFC 8032) over ``b"umbel-envelope-1\\0"`` and the header's raw bytes, so canonical JSON is not
+needed. The hash binds the body to the header.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .version import PROTOCOL_VERSION
 MAGIC = b"UMB1"
 CONTEXT = b"umbel-envelope-1\0"
 SIGNATURE_BYTES = 64
-#: Clocks of two machines may differ by this many seconds.
+#: Largest difference between the clocks of two machines (seconds).
 LEEWAY = 300.0
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -39,7 +39,7 @@ def new_private_key() -> bytes:
 
 
 class Sealed(NamedTuple):
-    """The parts of an envelope, not checked: nothing in it may be believed but whom it claims to be from."""
+    """The parts of an envelope that is not verified: use it only to find the key to verify it with."""
 
     header: dict[str, Any]
     raw: bytes
@@ -48,7 +48,7 @@ class Sealed(NamedTuple):
 
 
 class Signer:
-    """Signs envelopes with one Ed25519 private key (32 raw bytes)."""
+    """Signs envelopes with an Ed25519 private key (32 raw bytes)."""
 
     def __init__(self, private_key: bytes):
         self._key = Ed25519PrivateKey.from_private_bytes(private_key)
@@ -57,9 +57,9 @@ class Signer:
         )
 
     def seal(self, header: Mapping[str, Any], body: bytes | bytearray = b"") -> tuple[bytes, bytes]:
-        """Sign ``header`` (completed with v, sha256 and size) over ``body``; return (head, body).
+        """Sign ``header`` (to which v, sha256 and size are added) for ``body``; return (head, body).
 
-        ``head + body`` is the envelope; they may travel apart.
+        ``head + body`` is the envelope; the two may travel separately.
         """
         full = {
             **header,
@@ -73,24 +73,24 @@ class Signer:
 
 
 class Verifier:
-    """Opens envelopes that one Ed25519 public key (32 raw bytes) has signed."""
+    """Opens envelopes that were signed with the private key of an Ed25519 public key (32 raw bytes)."""
 
     def __init__(self, public_key: bytes):
         self._key = Ed25519PublicKey.from_public_bytes(public_key)
 
     def open_head(self, head: bytes, *, typ: str, aud: str, now: float) -> dict[str, Any]:
-        """Check a head's signature, version, type, address and dates; return its header.
+        """Verify signature, version, type, recipient and dates of a head; return its header.
 
-        Raises ProtocolError. The body is checked apart by ``check_body``.
+        Raises ProtocolError. ``check_body`` checks the body.
         """
         sealed = unseal(head)
         if sealed.body:
-            raise ProtocolError("envelope has bytes after its signature")
+            raise ProtocolError("the head of the envelope has bytes after its signature")
         self._check(sealed, typ=typ, aud=aud, now=now)
         return sealed.header
 
     def open(self, data: bytes | Sealed, *, typ: str, aud: str, now: float) -> tuple[dict[str, Any], bytes]:
-        """Check a whole envelope; return its header and its body. Raises ProtocolError."""
+        """Verify a complete envelope; return its header and its body. Raises ProtocolError."""
         sealed = data if isinstance(data, Sealed) else unseal(data)
         self._check(sealed, typ=typ, aud=aud, now=now)
         check_body(sealed.header, sealed.body)
@@ -100,29 +100,29 @@ class Verifier:
         try:
             self._key.verify(sealed.signature, CONTEXT + sealed.raw)
         except InvalidSignature:
-            raise ProtocolError("envelope is not signed by the expected key") from None
+            raise ProtocolError("the envelope is not signed by the expected key") from None
         _check_header(sealed.header, typ=typ, aud=aud, now=now)
 
 
 def check_body(header: Mapping[str, Any], body: bytes) -> None:
-    """Raise ProtocolError unless ``body`` is the one that the checked ``header`` speaks of."""
+    """Raise ProtocolError unless size and hash of ``body`` are those in the verified ``header``."""
     if len(body) != header.get("size") or hashlib.sha256(body).hexdigest() != header.get("sha256"):
-        raise ProtocolError("envelope's body is not the one that was signed")
+        raise ProtocolError("the body of the envelope is not the one that was signed")
 
 
 def unseal(data: bytes) -> Sealed:
-    """Cut an envelope (or its head alone) into its parts, checking nothing. Raises ProtocolError."""
+    """Split an envelope, or a head without its body, without verifying it. Raises ProtocolError."""
     length = int.from_bytes(data[4:8], "big")
     end = 8 + length
     if data[:4] != MAGIC or len(data) < end + SIGNATURE_BYTES:
-        raise ProtocolError("these bytes are no envelope, or were cut short")
+        raise ProtocolError("these bytes are not an envelope, or are truncated")
     raw = data[8:end]
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):
-        raise ProtocolError("envelope's header is not JSON") from None
+        raise ProtocolError("the header of the envelope is not JSON") from None
     if not isinstance(header, dict):
-        raise ProtocolError("envelope's header is not a JSON object")
+        raise ProtocolError("the header of the envelope is not a JSON object")
     return Sealed(header, raw, data[end : end + SIGNATURE_BYTES], data[end + SIGNATURE_BYTES :])
 
 
@@ -130,14 +130,14 @@ def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float) 
     version = header.get("v")
     if version != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"envelope speaks protocol {version!r}, this side {PROTOCOL_VERSION}: upgrade the older one",
+            f"the envelope has protocol {version!r}, this side has {PROTOCOL_VERSION}: upgrade the older one",
             code="VERSION_MISMATCH",
         )
     if header.get("typ") != typ or header.get("aud") != aud:
         found = f"a {header.get('typ')!r} for {header.get('aud')!r}"
-        raise ProtocolError(f"envelope is {found}, not a {typ!r} for {aud!r}")
+        raise ProtocolError(f"the envelope is {found}, not a {typ!r} for {aud!r}")
     issued, expires = header.get("iat"), header.get("exp")
     if not isinstance(issued, (int, float)) or issued > now + LEEWAY:
-        raise ProtocolError("envelope was issued in the future: compare the clocks of both machines")
+        raise ProtocolError("the envelope was issued in the future: compare the clocks of both machines")
     if expires is not None and (not isinstance(expires, (int, float)) or expires + LEEWAY < now):
-        raise ProtocolError("envelope has expired")
+        raise ProtocolError("the envelope has expired")

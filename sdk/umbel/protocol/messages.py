@@ -1,12 +1,12 @@
-"""The records that travel between service and endpoints inside signed envelopes.
+"""The records that travel between the service and endpoints inside signed envelopes.
 
-A **bundle** is some calls of one function for one endpoint. Its body is the calls' arguments, one
-after another; the header says which bytes belong to which task, so equal arguments travel once.
+A **bundle** has some calls of one function for one endpoint. Its body is the concatenated arguments of the
+calls; the header maps bytes to tasks, so equal arguments are sent once.
 
-A **report** is what a worker node tells the service: outcomes of calls, a heartbeat, or a goodbye.
-Its body is the results, one after another.
+A **report** of a worker node has outcomes of calls, a heartbeat, or a goodbye. Its body is the concatenated
+results.
 
-Both are plain data: nothing in here unpickles.
+Both are plain data: this module unpickles nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .envelope import Sealed, Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
-from .records import Items, Log, Place, Said, Streamed, read_said, read_streamed, write_said, write_streamed
+from .records import Items, Log, Place, TaskItems, TaskLog, read_items, read_logs, write_items, write_logs
 from .run_options import RunOptions as RunOptions
 
 #: Audience of reports.
@@ -26,25 +26,25 @@ SERVICE = "service"
 
 
 class Status:
-    """What a report says of one call."""
+    """Statuses of a call in a report."""
 
-    SUCCEEDED = "succeeded"  # ended with a result
-    FAILED = "failed"  # ended with a code
-    LOST = "lost"  # started, and its runner died or was stopped by no fault of the call
-    RETURNED = "returned"  # certainly not started: may go out again at once, costs no attempt
-    RUNNING = "running"  # has started and is not done
-    SKIPPED = "skipped"  # not started, or ended, because it was cancelled
+    SUCCEEDED = "succeeded"  # finished with a result
+    FAILED = "failed"  # finished with a code
+    LOST = "lost"  # started, and its runner died or was stopped, not because of the call
+    RETURNED = "returned"  # certainly not started: may be sent again at once and does not count as an attempt
+    RUNNING = "running"  # started and not finished
+    SKIPPED = "skipped"  # not started, or stopped, because it was cancelled
 
 
 class Interruption:
-    """Codes of LOST that say that the call has no part in it: no attempt is counted, up to a limit."""
+    """Codes of LOST for which the call is not responsible: up to a limit, they do not count as attempts."""
 
-    WALLTIME = "WALLTIME_EXCEEDED"  # the batch job of its worker came to its end
-    STOPPED = "WORKER_STOPPED"  # its worker was stopped, or taken away by its site
+    WALLTIME = "WALLTIME_EXCEEDED"  # the batch job of its worker ended
+    STOPPED = "WORKER_STOPPED"  # its worker was stopped, or killed by its site
 
 
 class Call(NamedTuple):
-    """One call of a bundle: where its arguments lie in the bundle's body."""
+    """One call of a bundle, and the position of its arguments in the bundle's body."""
 
     task_id: str
     attempt: int
@@ -53,13 +53,13 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one call.
+    """The outcome or the progress of one call.
 
-    ``started``: seconds since 1970 (0.0 if it did not start); ``wall``: seconds it ran; ``code`` and
-    ``message`` for failures; ``usage``: resource record, or None; ``payload``: the serialized result, or
-    for TASK_ERROR the JSON description of the exception (see ``umbel.serialize``); ``log``: what it wrote,
-    None if nothing (or nothing new); ``place``: where it ran, which is the same for all calls of a bundle;
-    ``items``: what it yielded since the last time.
+    ``started``: seconds since 1970 (0.0 if it did not start); ``wall``: run time, seconds; ``code`` and
+    ``message`` of failures; ``usage``: resource record, or None; ``payload``: the serialized result, or for
+    TASK_ERROR the JSON description of the exception (see ``umbel.serialize``); ``log``: what it wrote, None
+    if nothing (or nothing new); ``place``: where it ran, the same for all calls of a bundle; ``items``: what
+    it has yielded since the previous report.
     """
 
     task_id: str
@@ -78,7 +78,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class FunctionRef:
-    """Which function a bundle calls; its body is fetched by ``sha256`` and checked against it."""
+    """The function of a bundle. Its body is fetched by ``sha256`` and checked against it."""
 
     id: str
     name: str
@@ -88,7 +88,7 @@ class FunctionRef:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Calls of one function, sent to one endpoint at once."""
+    """Calls of one function that are sent to one endpoint together."""
 
     id: str
     endpoint: str
@@ -97,11 +97,11 @@ class Bundle:
     options: RunOptions = field(default_factory=RunOptions)
     user: str = ""
     body: bytes = b""
-    #: how long one of the calls will probably run, seconds; 0.0: not known, or short
+    #: estimated run time of one call, seconds; 0.0: unknown or short
     seconds: float = 0.0
 
     def seal(self, signer: Signer, now: float) -> tuple[bytes, bytes]:
-        """Sign the bundle; return (head, body), which may travel apart."""
+        """Sign the bundle; return (head, body), which may travel separately."""
         header = {
             "typ": "bundle",
             "aud": self.endpoint,
@@ -121,7 +121,7 @@ class Bundle:
     def open_head(
         cls, verifier: Verifier, head: bytes, *, endpoint: str, now: float
     ) -> tuple[Bundle, dict[str, Any]]:
-        """Check a bundle's head; return the bundle without its body, and the header for ``with_body``.
+        """Verify a bundle's head; return the bundle without its body, and the header for ``with_body``.
 
         Raises ProtocolError.
         """
@@ -137,7 +137,7 @@ class Bundle:
                 seconds=float(header.get("seconds", 0.0)),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"bundle's header lacks or mistypes a field: {error}") from None
+            raise ProtocolError(f"a field of the bundle's header is missing or not valid: {error}") from None
         return bundle, header
 
     def with_body(self, header: dict[str, Any], body: bytes) -> Bundle:
@@ -147,10 +147,11 @@ class Bundle:
 
 
 class Heartbeat(NamedTuple):
-    """What a worker node says of itself.
+    """The state of a worker node.
 
-    ``slots``: calls that it runs at once; ``busy``: slots in use; ``held``: ids of bundles it has taken and
-    not finished; ``facts``: hostname, pid, python, platform, versions, queue and whatever helps people.
+    ``slots``: number of calls that it runs at once; ``busy``: slots in use; ``held``: ids of the bundles that
+    it has received and not finished; ``facts``: hostname, pid, python, platform, versions, queue and other
+    facts for people.
     """
 
     slots: int
@@ -163,9 +164,9 @@ class Heartbeat(NamedTuple):
 class Report:
     """One message of a worker node to the service.
 
-    ``node``: name of the worker node, unique in its endpoint and kept over restarts; ``instance``: random id
-    of this run of it, so that a restart is seen at once. Exactly one of ``outcomes`` (bundle id → outcomes),
-    ``heartbeat`` and ``goodbye`` (the node stops; what it held and did not report goes back) is set.
+    ``node``: name of the worker node, unique in its endpoint, the same after a restart; ``instance``: random
+    id of one run of the node, so that a restart is detected at once. Exactly one of ``outcomes`` (bundle id →
+    outcomes), ``heartbeat`` and ``goodbye`` (the node shuts down; its unreported calls are requeued) is set.
     """
 
     endpoint: str
@@ -200,26 +201,26 @@ class Report:
             header["places"] = {
                 b: o.place for b, outcomes in self.outcomes.items() for o in outcomes[:1] if o.place
             }
-            header["said"], words = write_said(every)
-            header["items"], items = write_streamed(self.outcomes)
-            body = b"".join([*(o.payload for o in every), *words, *items])
+            header["said"], logs = write_logs(every)
+            header["items"], items = write_items(self.outcomes)
+            body = b"".join([*(o.payload for o in every), *logs, *items])
         return b"".join(signer.seal(header, body))
 
     @classmethod
     def sender(cls, sealed: Sealed) -> str:
-        """Return the id of the endpoint that a report claims to come from."""
+        """Return the endpoint id in an unverified report."""
         return str(sealed.header.get("endpoint", ""))
 
     @classmethod
     def open(cls, verifier: Verifier, data: bytes | Sealed, now: float) -> OpenReport:
-        """Check an envelope and read the report in it. Raises ProtocolError."""
+        """Verify an envelope and read the report in it. Raises ProtocolError."""
         header, body = verifier.open(data, typ="report", aud=SERVICE, now=now)
         try:
             beat = header.get("heartbeat")
             rows = list(_rows(header.get("outcomes", {})))
             end = sum(row.size for row in rows)
-            said = list(read_said(header.get("said", ()), body, end))
-            heard = end + sum(len(each.log.head) + len(each.log.tail) for each in said)
+            logs = list(read_logs(header.get("said", ()), body, end))
+            items_at = end + sum(len(each.log.head) + len(each.log.tail) for each in logs)
             return OpenReport(
                 id=str(header["id"]),
                 endpoint=str(header["endpoint"]),
@@ -231,15 +232,15 @@ class Report:
                 goodbye=bool(header.get("goodbye")),
                 body=body[:end],
                 places={bundle: Place(*place) for bundle, place in header.get("places", {}).items()},
-                said=said,
-                streamed=list(read_streamed(header.get("items", ()), body, heard)),
+                logs=logs,
+                items=list(read_items(header.get("items", ()), body, items_at)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ProtocolError(f"report's header lacks or mistypes a field: {error}") from None
+            raise ProtocolError(f"a field of the report's header is missing or not valid: {error}") from None
 
 
 class Row(NamedTuple):
-    """An outcome as the collector sees it: its payload lies at ``offset`` in the report's body."""
+    """An outcome in a received report; its payload is at ``offset`` in the report's body."""
 
     bundle_id: str
     task_id: str
@@ -264,10 +265,10 @@ def _rows(outcomes: dict[str, list[list[Any]]]) -> Iterable[Row]:
 
 @dataclass(frozen=True)
 class OpenReport:
-    """A report that was checked: ``rows`` index into ``body``, which stays one piece.
+    """A verified report. Its ``rows`` have positions in ``body``, which is not split.
 
-    ``places``: where the calls of a bundle ran, by its id; ``said`` and ``streamed``: what calls wrote and
-    yielded, later news last.
+    ``places``: where the calls of each bundle ran, by its id; ``logs`` and ``items``: what calls wrote and
+    yielded, the latest last.
     """
 
     id: str
@@ -280,5 +281,5 @@ class OpenReport:
     goodbye: bool
     body: bytes
     places: dict[str, Place] = field(default_factory=dict)
-    said: list[Said] = field(default_factory=list)
-    streamed: list[Streamed] = field(default_factory=list)
+    logs: list[TaskLog] = field(default_factory=list)
+    items: list[TaskItems] = field(default_factory=list)

@@ -6,19 +6,19 @@ import os
 import re
 import uuid
 
-#: The one Celery task that endpoints run; Flower shows the user's function instead (``shadow``).
+#: The only Celery task of an endpoint. Flower shows the user's function instead (``shadow``).
 RUN_TASK = "umbel.run"
-#: Celery's name of an endpoint's queue, below the endpoint's key prefix.
+#: Name of an endpoint's Celery queue, below the endpoint's key prefix.
 QUEUE = "q"
-#: Celery remote-control command that ends or skips calls.
+#: Celery remote-control command that cancels calls.
 CANCEL_COMMAND = "umbel_cancel"
-#: Celery remote-control command that has a worker take nothing more, finish, and end.
+#: Celery remote-control command that makes a worker finish its calls, accept no others and shut down.
 LEAVE_COMMAND = "umbel_leave"
-#: Redis list that endpoints push reports to and only the collector reads.
+#: Redis list of reports: endpoints push, only the collector reads.
 REPORTS_KEY = "umbel:reports"
-#: Redis pub/sub channel that carries the ids of groups with news.
+#: Redis pub/sub channel with the ids of groups that have new results.
 WAKE_CHANNEL = "umbel:wake"
-#: Redis key whose absence tells that the broker lost its data.
+#: Redis key that is missing after the broker has lost its data.
 EPOCH_KEY = "umbel:epoch"
 
 #: Name of a batch job, and the beginning of the names of its worker nodes.
@@ -28,36 +28,36 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 def valid_name(text: str) -> bool:
-    """Tell whether ``text`` may name an endpoint: 1 to 63 letters, digits, ``_ . -``, not starting with a
-    mark."""
+    """Tell whether ``text`` is a valid endpoint name: 1 to 63 letters, digits, ``_ . -``, the first one a
+    letter or a digit."""
     return bool(_NAME.match(text))
 
 
 def is_id(text: str) -> bool:
-    """Tell whether ``text`` is an id as Umbel writes them: a lower-case UUID with dashes."""
+    """Tell whether ``text`` is an id of Umbel: a lower-case UUID with dashes."""
     return bool(_UUID.match(text))
 
 
 def block_of(node: str) -> str | None:
-    """Name of the batch job that a worker node (``<block>.<host>``) belongs to; None for any other node."""
+    """Return the block of a worker node (``<block>.<host>``), or None for any other node."""
     found = _BLOCK.match(node)
     return found[1] if found else None
 
 
 def new_id() -> str:
-    """Return a random id (UUID version 4): for groups, functions, endpoints, bundles, reports."""
+    """Return a random id (UUID version 4) for a group, function, endpoint, bundle or report."""
     return str(uuid.uuid4())
 
 
 def new_task_ids(count: int, seconds: float) -> list[str]:
     """Return ``count`` task ids (UUID version 7) that sort in this order.
 
-    ``seconds``: since 1970, whose fraction counts to a quarter of a microsecond, so that ids of submissions
-    that follow each other sort, too (RFC 9562, section 6.2, method 3: increased clock precision). One random
-    start per call and then counting by one keeps ids unguessable from outside a submission and makes ten
-    thousand of them cheap (method 2: monotonic random).
+    ``seconds``: the time since 1970. Its resolution is a quarter of a microsecond, so that ids of successive
+    submissions sort, too (RFC 9562, section 6.2, method 3: increased clock precision). The ids count up from
+    one random start, which makes ten thousand of them cheap and not guessable from other submissions (method
+    2: monotonic random).
     """
-    # 62 random bits (rand_b), the top bit kept clear so that counting never overflows
+    # 62 random bits (rand_b); the top bit is clear so that counting never overflows
     start = int.from_bytes(os.urandom(8), "big") >> 3
     millis, fraction = divmod(int(seconds * 4_096_000), 4096)
     high = f"{millis & 0xFFFFFFFFFFFF:012x}"
@@ -70,7 +70,7 @@ def new_task_ids(count: int, seconds: float) -> list[str]:
 
 
 def prefix(endpoint_id: str) -> str:
-    """Key prefix of everything that an endpoint may touch in Redis."""
+    """Prefix of all Redis keys that an endpoint may use."""
     # ends in ':' because Celery's result backend appends '_' to any other ending
     return f"/ep:{endpoint_id}:"
 
@@ -81,12 +81,12 @@ def queue_key(endpoint_id: str) -> str:
 
 
 def body_key(endpoint_id: str, bundle_id: str) -> str:
-    """Redis key of a bundle's body that travels beside its message."""
+    """Redis key of a bundle's body that is not inside its message."""
     return f"{prefix(endpoint_id)}body:{bundle_id}"
 
 
 def function_key(endpoint_id: str, sha256: str) -> str:
-    """Redis key of a serialized function, kept for the endpoint's workers."""
+    """Redis key of a serialized function for the endpoint's workers."""
     return f"{prefix(endpoint_id)}fn:{sha256}"
 
 

@@ -1,7 +1,7 @@
-"""A JSON record and the bytes that belong to it, in the body of one request or answer.
+"""Parcels: a JSON record with attached bytes in the body of one request or answer.
 
-Base64 would make ten megabytes of arguments larger than a request may be, and cost more to write and to read
-than all else that happens to results. Layout::
+Base64 would make ten megabytes of arguments larger than the largest request, and encoding results would cost
+more than everything else that is done with them. Layout::
 
     b"UMBP" | record length (4 bytes, big endian) | record, JSON, with "sizes": [...] | the bytes, joined
 """
@@ -16,9 +16,9 @@ from typing import Any
 from .errors import ProtocolError
 from .states import TaskState
 
-#: Content-Type of a submission that travels as a parcel; its blobs are the payloads.
+#: Content-Type of a submission in a parcel; its blobs are the payloads.
 SUBMISSION_TYPE = "application/vnd.umbel.submission"
-#: Content-Type of a page of results that travels as a parcel, to who accepts it.
+#: Content-Type of a page of results in a parcel, for clients that accept it.
 RESULTS_TYPE = "application/vnd.umbel.results"
 MAGIC = b"UMBP"
 _SUCCEEDED = TaskState.SUCCEEDED.value
@@ -31,28 +31,32 @@ def pack(record: Mapping[str, Any], blobs: Sequence[bytes]) -> bytes:
 
 
 def split(data: bytes) -> tuple[bytes, memoryview]:
-    """Return a parcel's record, still JSON with "sizes" in it, and its joined bytes. Raises ProtocolError."""
+    """Return a parcel's record, still JSON and with "sizes", and its joined bytes. Raises ProtocolError."""
     end = 8 + int.from_bytes(data[4:8], "big")
     if data[:4] != MAGIC or len(data) < end:
-        raise ProtocolError("the body is no parcel, or was cut short", code="BAD_REQUEST")
+        raise ProtocolError("the body is not a parcel, or is truncated", code="BAD_REQUEST")
     return data[8:end], memoryview(data)[end:]
 
 
 def cut(sizes: Any, joined: memoryview) -> list[bytes]:
-    """Cut the joined bytes of a parcel into blobs of ``sizes``. Raises ProtocolError when they do not fit."""
+    """Split the joined bytes of a parcel into blobs of ``sizes``. Raises ProtocolError on a mismatch."""
     if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
-        raise ProtocolError("the parcel's 'sizes' are no list of sizes", code="BAD_REQUEST")
+        raise ProtocolError(
+            "the parcel's 'sizes' must be a list of non-negative integers", code="BAD_REQUEST"
+        )
     ends = list(accumulate(sizes))
     if (ends[-1] if ends else 0) != len(joined):
-        raise ProtocolError("the parcel's 'sizes' do not sum up to its bytes", code="BAD_REQUEST")
+        raise ProtocolError(
+            "the sum of the parcel's 'sizes' is not the size of its bytes", code="BAD_REQUEST"
+        )
     return [bytes(joined[end - size : end]) for size, end in zip(sizes, ends)]
 
 
 def pack_results(page: Mapping[str, Any]) -> bytes:
     """Return a page of finished tasks as one parcel.
 
-    Of each of its "results" the bytes under "result" or "exception" (the other is None) are taken out: the
-    task's state tells under which they were.
+    The bytes under "result" or "exception" (the other is None) of each of its "results" become a blob; the
+    state of the task determines which of the two it is.
     """
     rows = [dict(row) for row in page["results"]]
     blobs = []
@@ -63,7 +67,7 @@ def pack_results(page: Mapping[str, Any]) -> bytes:
 
 
 def unpack_results(data: bytes) -> dict[str, Any]:
-    """Return the page that ``pack_results`` was given. Raises ProtocolError when it is damaged."""
+    """Return the page of a parcel of ``pack_results``. Raises ProtocolError if the parcel is damaged."""
     head, joined = split(data)
     try:
         page: dict[str, Any] = json.loads(head)
@@ -74,5 +78,7 @@ def unpack_results(data: bytes) -> dict[str, Any]:
             row["result"] = blob if succeeded else None
             row["exception"] = None if succeeded else blob or None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProtocolError(f"the parcel holds no page of results: {error}", code="BAD_REQUEST") from None
+        raise ProtocolError(
+            f"the parcel does not contain a page of results: {error}", code="BAD_REQUEST"
+        ) from None
     return page

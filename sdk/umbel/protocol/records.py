@@ -1,4 +1,4 @@
-"""What a report says of a call beside how it ended: what it wrote, what it yielded, and where it ran."""
+"""What a report contains about a call in addition to its outcome: its output, its items and its place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 class Log(NamedTuple):
     """What a call wrote to standard output and error, or as much of it as is kept.
 
-    ``head``: the first bytes; ``tail``: the last ones, b"" where the head is all; ``total``: how many bytes
-    it wrote.
+    ``head``: the first bytes; ``tail``: the last bytes, b"" if the head is complete; ``total``: number of
+    bytes written.
     """
 
     head: bytes
@@ -19,15 +19,15 @@ class Log(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a call ran: the host's name, the runner's process id, the number of its slot."""
+    """Where a call ran: host name, process id of the runner, number of the slot."""
 
     host: str
     pid: int
     slot: int
 
 
-class Said(NamedTuple):
-    """What a try of a task has written so far."""
+class TaskLog(NamedTuple):
+    """What an attempt of a task has written so far."""
 
     task_id: str
     attempt: int
@@ -35,9 +35,9 @@ class Said(NamedTuple):
 
 
 class Items(NamedTuple):
-    """What a call has yielded since the last time: ``items``, serialized, the first of them number ``first``.
+    """The serialized items that a call has yielded since its previous report; ``first``: number of the first.
 
-    ``total``: how many there were in all, None as long as the call goes on.
+    ``total``: number of all items, None while the call runs.
     """
 
     first: int
@@ -45,52 +45,52 @@ class Items(NamedTuple):
     total: int | None = None
 
 
-class Streamed(NamedTuple):
-    """Items of a start of a task, which is told from others by its bundle."""
+class TaskItems(NamedTuple):
+    """Items of one start of a task, which its bundle identifies."""
 
     bundle_id: str
     task_id: str
     items: Items
 
 
-def write_said(outcomes: Iterable[Any]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
-    """What calls wrote, of their outcomes, as a list for a report's header and the pieces of its body."""
-    said = [(o.task_id, o.attempt, o.log) for o in outcomes if o.log is not None]
-    rows = [(*who, len(log.head), len(log.tail), log.total) for *who, log in said]
-    return rows, [part for *_, log in said for part in log[:2]]
+def write_logs(outcomes: Iterable[Any]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+    """Return what calls wrote as a list for a report's header and the pieces of its body."""
+    logs = [(o.task_id, o.attempt, o.log) for o in outcomes if o.log is not None]
+    rows = [(*task, len(log.head), len(log.tail), log.total) for *task, log in logs]
+    return rows, [part for *_, log in logs for part in log[:2]]
 
 
-def write_streamed(outcomes: Mapping[str, Iterable[Any]]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
-    """What calls yielded, of outcomes by bundle, as a list for a report's header and pieces of its body."""
-    told = [(b, o.task_id, o.items) for b, some in outcomes.items() for o in some if o.items]
-    rows = [(*who, items.first, items.total, [*map(len, items.items)]) for *who, items in told]
-    return rows, [item for *_, items in told for item in items.items]
+def write_items(outcomes: Mapping[str, Iterable[Any]]) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+    """Return what calls yielded, by bundle, as a list for a report's header and the pieces of its body."""
+    yielded = [(b, o.task_id, o.items) for b, some in outcomes.items() for o in some if o.items]
+    rows = [(*task, items.first, items.total, [*map(len, items.items)]) for *task, items in yielded]
+    return rows, [item for *_, items in yielded for item in items.items]
 
 
-def read_said(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[Said]:
-    """Read a report's list of what calls wrote, whose bytes lie in ``body`` from ``offset`` on.
+def read_logs(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[TaskLog]:
+    """Read a report's list of what calls wrote; its bytes are in ``body`` from ``offset`` on.
 
-    Raises ValueError, TypeError when the list does not fit the body.
+    Raises ValueError or TypeError if the list does not match the body.
     """
     for task_id, attempt, head, tail, total in rows:
         middle, end = offset + head, offset + head + tail
         if not offset <= middle <= end <= len(body):
-            raise ValueError("what a call wrote is not in the body")
-        yield Said(str(task_id), int(attempt), Log(body[offset:middle], body[middle:end], int(total)))
+            raise ValueError("the output of a call is not in the body")
+        yield TaskLog(str(task_id), int(attempt), Log(body[offset:middle], body[middle:end], int(total)))
         offset = end
 
 
-def read_streamed(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[Streamed]:
-    """Read a report's list of what calls yielded, whose bytes lie in ``body`` from ``offset`` on.
+def read_items(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[TaskItems]:
+    """Read a report's list of what calls yielded; its bytes are in ``body`` from ``offset`` on.
 
-    Raises ValueError, TypeError when the list does not fit the body.
+    Raises ValueError or TypeError if the list does not match the body.
     """
     for bundle_id, task_id, first, total, sizes in rows:
         items = []
         for size in sizes:
             if not 0 <= size <= len(body) - offset:
-                raise ValueError("what a call yielded is not in the body")
+                raise ValueError("an item of a call is not in the body")
             items.append(body[offset : offset + size])
             offset += size
-        told = Items(int(first), items, None if total is None else int(total))
-        yield Streamed(str(bundle_id), str(task_id), told)
+        yielded = Items(int(first), items, None if total is None else int(total))
+        yield TaskItems(str(bundle_id), str(task_id), yielded)

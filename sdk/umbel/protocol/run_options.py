@@ -1,7 +1,4 @@
-"""What one call may take: asked by its submission, by its function, and allowed by its endpoint.
-
-All three are merged in one way: of each limit the smallest counts.
-"""
+"""Limits of a call: of its submission, of its function and of its endpoint. The smallest of each applies."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from .environment import function_header
 from .limits import FEWEST_FILES, MAX_OUTPUT_BYTES
 
 _YEAR = 366 * 86400.0
-#: Smallest and largest value of each limit; those of seconds must be above the smallest.
+#: Smallest and largest value of each limit. Limits in seconds must be above the smallest value.
 BOUNDS: dict[str, tuple[float, float]] = {
     "timeout": (0.0, _YEAR),
     "memory": (1024 * 1024, 2**50),
@@ -26,11 +23,11 @@ _SECONDS = ("timeout", "cpu")
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a function's calls, whoever submits them. None: no limit of the function's own.
+    """Limits that a function sets for all of its calls. None: the function sets no limit.
 
-    ``timeout``: seconds of run time; ``memory``: bytes; ``cpu``: seconds of processor time; ``output``: bytes
-    kept of what a call writes; ``open_files``: files and sockets. Raises ValueError for what is out of
-    ``BOUNDS``, and when none is given.
+    ``timeout``: run time, seconds; ``memory``: bytes; ``cpu``: processor time, seconds; ``output``: bytes of
+    standard output and error that are kept; ``open_files``: files and sockets. Raises ValueError for values
+    out of ``BOUNDS``, and if none is set.
     """
 
     timeout: float | None = None
@@ -42,38 +39,37 @@ class Limits:
     def __post_init__(self) -> None:
         given = self.to_json()
         if not given:
-            raise ValueError(f"no limit is given: name one of {', '.join(BOUNDS)}")
+            raise ValueError(f"no limit is set: set at least one of {', '.join(BOUNDS)}")
         for name, value in given.items():
             least, most = BOUNDS[name]
             kinds = (int, float) if name in _SECONDS else (int,)
             if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-                raise ValueError(
-                    f"{name} is {value!r}: give {'seconds' if name in _SECONDS else 'an integer'}"
-                )
+                kind = "a number of seconds" if name in _SECONDS else "an integer"
+                raise ValueError(f"{name} must be {kind}, got {value!r}")
             if not least <= value <= most or (name in _SECONDS and value == least):
                 above = "above" if name in _SECONDS else "at least"
-                raise ValueError(f"{name} is {value!r}: it must be {above} {least:g} and at most {most:g}")
+                raise ValueError(f"{name} must be {above} {least:g} and at most {most:g}, got {value!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is given as a JSON object."""
+        """Return the limits that are set as a JSON object."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_json(cls, record: Any) -> Limits:
-        """Read ``to_json``'s object. Raises ValueError."""
+        """Return the limits of an object of ``to_json``. Raises ValueError."""
         if not isinstance(record, dict) or not set(record) <= set(BOUNDS):
-            raise ValueError(f"limits are an object with some of {', '.join(BOUNDS)}")
+            raise ValueError(f"limits must be an object with some of {', '.join(BOUNDS)}")
         return cls(**record)
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How each call of a bundle shall be run. None: the endpoint's own setting.
+    """How each call of a bundle runs. None: as the endpoint's settings say.
 
-    ``timeout``: seconds of run time; ``memory``: bytes; ``cpu``: seconds of processor time; ``cores``: slots
-    of one node that each call occupies (None: one); ``output``: bytes kept of what it writes; ``open_files``:
-    files and sockets that it may have open.
+    ``timeout``: run time, seconds; ``memory``: bytes; ``cpu``: processor time, seconds; ``cores``: slots of
+    one node that each call occupies (None: one); ``output``: bytes of standard output and error that are
+    kept; ``open_files``: files and sockets that it may have open.
     """
 
     timeout: float | None = None
@@ -84,7 +80,7 @@ class RunOptions:
     open_files: int | None = None
 
     def tightened(self, other: RunOptions | Limits | None) -> RunOptions:
-        """These options with, of each limit, the smaller one of both; None is no limit."""
+        """Return these options with the smaller value of each limit; None is no limit."""
         smaller = {}
         for name in BOUNDS if other is not None else ():
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -94,6 +90,6 @@ class RunOptions:
 
 
 def limits_of_function(body: bytes) -> Limits | None:
-    """Return the limits of a serialized function, or None. Raises ValueError for damaged ones."""
+    """Return the limits of a serialized function, or None. Raises ValueError if they are not valid."""
     record = function_header(body, "limits")
     return None if record is None else Limits.from_json(record)

@@ -1,13 +1,13 @@
-"""The life of a task.
+"""The states of a task.
 
 ::
 
     waiting --> queued --> dispatched --> running --> succeeded | failed | cancelled | expired
                   ^            |             |
-                  +------------+-------------+        given back, or its worker was lost
+                  +------------+-------------+        returned, or its worker was lost
 
-A terminal state never changes. ``TRANSITIONS`` is the whole truth; the ledger's statements are
-tested against it.
+A final state never changes. ``TRANSITIONS`` is the complete definition; the ledger's statements are tested
+against it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,27 @@ from enum import Enum
 
 
 class TaskState(str, Enum):
-    """Where a task is; the value is what the API shows and the ledger stores."""
+    """The state of a task. It is also a string: its value is the one in the API and the ledger.
 
+    >>> TaskState("failed") is TaskState.FAILED and TaskState.FAILED.final
+    True
+    """
+
+    #: The task depends on unfinished tasks.
     WAITING = "waiting"
+    #: The task waits in the service's queue.
     QUEUED = "queued"
+    #: The task was sent to the endpoint and has not started there.
     DISPATCHED = "dispatched"
+    #: The call runs.
     RUNNING = "running"
+    #: The call returned a result. Final.
     SUCCEEDED = "succeeded"
+    #: The task failed; its ``code`` says why. Final.
     FAILED = "failed"
+    #: The task was cancelled. Final.
     CANCELLED = "cancelled"
+    #: The task was not started within its ``expires``. Final.
     EXPIRED = "expired"
 
     def __str__(self) -> str:
@@ -32,31 +44,35 @@ class TaskState(str, Enum):
 
     @property
     def final(self) -> bool:
-        """True when the task has ended and will never change again."""
+        """True if a task in this state has finished and cannot change any more."""
         return self in FINAL
 
     def may_become(self, other: TaskState) -> bool:
-        """Tell whether a task in this state may move to ``other``."""
+        """Tell whether the transition from this state to another one is allowed.
+
+        Args:
+            other: The other state.
+        """
         return other in TRANSITIONS[self]
 
 
 S = TaskState
 
-#: States that end a task.
+#: States of finished tasks.
 FINAL: frozenset[TaskState] = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.EXPIRED})
 
-#: States of a task that is accepted and not ended.
+#: States of unfinished tasks.
 LIVE: frozenset[TaskState] = frozenset(S) - FINAL
 
-#: Every move that is allowed, from state to states.
+#: Every allowed transition, from one state to others.
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    # its inputs are there; or one of them failed; or nobody wants it any more
+    # the tasks that it depends on succeeded; one of them failed; cancelled; expired
     S.WAITING: frozenset({S.QUEUED, S.FAILED, S.CANCELLED, S.EXPIRED}),
-    # sent in a bundle; ended by a late report of an earlier attempt; cancelled; too old
+    # sent in a bundle; finished by a late report of an earlier attempt; cancelled; expired
     S.QUEUED: frozenset({S.DISPATCHED, S.SUCCEEDED, S.FAILED, S.CANCELLED, S.EXPIRED}),
-    # started; ended before anybody heard that it started; given back or lost
+    # started; finished before its start was reported; returned or lost
     S.DISPATCHED: frozenset({S.RUNNING, S.QUEUED, S.SUCCEEDED, S.FAILED, S.CANCELLED, S.EXPIRED}),
-    # ended; interrupted and to be run again
+    # finished; interrupted and queued again
     S.RUNNING: frozenset({S.QUEUED, S.SUCCEEDED, S.FAILED, S.CANCELLED}),
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset(),

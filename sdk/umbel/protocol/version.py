@@ -4,6 +4,6 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-#: Version written into every envelope. A reader refuses a higher one with VERSION_MISMATCH;
-#: fields that a reader does not know are ignored, so additions do not raise it.
+#: Version in every envelope. A reader rejects any other version with VERSION_MISMATCH. Readers ignore unknown
+#: fields, so new fields do not need a new version.
 PROTOCOL_VERSION = 1

@@ -1,6 +1,6 @@
-"""Python objects to bytes and back. ``umbel.serialize`` has the public names.
+"""Serialization of Python objects. ``umbel.serialize`` has the public names.
 
-In: functions, arguments, results, exceptions. Out: bytes whose first characters name their codec (``codec``),
-compressed where that pays (``compression``); code by value (``by_value``) or by its source text (``source``);
-exceptions as data (``exceptions``).
+In: functions, arguments, results, exceptions. Out: bytes that begin with the name of their codec (``codec``),
+compressed if they shrink enough (``compression``); code by value (``by_value``) or as source text
+(``source``); exceptions as data (``exceptions``).
 """

@@ -1,7 +1,7 @@
-"""cloudpickle, with modules that are not installed taken along by value.
+"""cloudpickle, with modules that are not installed serialized by value.
 
-A user's helper modules beside her script exist on her machine only, so functions and classes in them
-travel as code, as those of ``__main__`` do.
+Helper modules next to a user's script exist on that machine only, so functions and classes in them are
+serialized as code, like those of ``__main__``.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from typing import Any
 
 import cloudpickle
 
-#: Importable wherever bytes of ours are read.
-_OURS = frozenset({"umbel", "endpoint_worker"})
+#: Packages of Umbel: importable wherever serialized values are loaded.
+_UMBEL_PACKAGES = frozenset({"umbel", "endpoint_worker"})
 _INSTALLED = tuple(
     str(Path(path).resolve()) + "/"
     for key in ("stdlib", "platstdlib", "purelib", "platlib")
     if (path := sysconfig.get_paths().get(key))
 )
 
-#: Where the constructor of code takes the name of the file.
+#: Position of the file name among the arguments of the constructor of code.
 _FILE_NAME = 10
 
 _lock = threading.Lock()
+#: Module name -> whether the module is local.
 _local: dict[str, bool] = {}
-_counted = 0
+#: Number of modules in ``sys.modules`` when ``_local`` was last updated.
+_module_count = 0
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle anything with cloudpickle, protocol 5; local modules by value where that is possible.
+    """Pickle any object with cloudpickle, protocol 5; local modules by value where that is possible.
 
-    Raises whatever pickling raises.
+    Raises any exception of pickling.
     """
     with _lock:
         local = _local_modules()
@@ -53,17 +55,17 @@ def dumps(value: Any) -> bytes:
         finally:
             for module in registered:
                 cloudpickle.unregister_pickle_by_value(module)
-        # A module that holds, say, a lock cannot travel; the endpoint may have it installed.
+        # A module that contains, say, a lock cannot be pickled; it may be installed at the endpoint.
         try:
             return _dumps(value)
-        except Exception:  # as above; the first error says more
+        except Exception:  # as above; the first error is the more useful one
             raise by_value_error from None
 
 
 def _reduce_code(code: CodeType) -> Any:
-    """As cloudpickle, which since 3.1.3 leaves the name of the file out: tracebacks tell it."""
+    """Reduce code like cloudpickle, but keep the file name, which cloudpickle omits since 3.1.3."""
     make, values, *more = cloudpickle.Pickler.dispatch_table[CodeType](code)
-    # a string of its own, so that equal code gives equal bytes whatever else shares the name
+    # a new string, so that equal code gives equal bytes even if other objects share the name
     values = (*values[:_FILE_NAME], "".join(code.co_filename), *values[_FILE_NAME + 1 :])
     return (make, values, *more)
 
@@ -79,10 +81,10 @@ def _dumps(value: Any) -> bytes:
 
 
 def is_local(module: ModuleType) -> bool:
-    """Tell whether a module is a file of the user's own, not installed and not part of Python."""
+    """Tell whether a module is a user's file, neither installed nor part of Python."""
     name = getattr(module, "__name__", "")
     file = getattr(module, "__file__", None)
-    if not file or name == "__main__" or name.partition(".")[0] in _OURS:
+    if not file or name == "__main__" or name.partition(".")[0] in _UMBEL_PACKAGES:
         return False
     if file.endswith(tuple(EXTENSION_SUFFIXES)) or "site-packages" in file or "dist-packages" in file:
         return False
@@ -90,12 +92,12 @@ def is_local(module: ModuleType) -> bool:
 
 
 def _local_modules() -> list[ModuleType]:
-    """Return the local modules among those imported by now; each module is looked at once."""
-    global _counted
-    if len(sys.modules) != _counted:
-        _counted = len(sys.modules)
+    """Return the local modules among those imported so far. Each module is checked once."""
+    global _module_count
+    if len(sys.modules) != _module_count:
+        _module_count = len(sys.modules)
         for name, module in list(sys.modules.items()):
-            # a module may sit in sys.modules under a name that it does not bear: cloudpickle wants its own
+            # sys.modules may list a module under another name; cloudpickle needs the module's own
             if name not in _local:
                 _local[name] = getattr(module, "__name__", None) == name and is_local(module)
     return [sys.modules[name] for name, local in _local.items() if local and name in sys.modules]

@@ -1,21 +1,23 @@
-"""Python objects to bytes and back: functions, calls, results, exceptions.
+"""Serialization of functions, calls, results and exceptions.
 
-Only the SDK and the endpoint's runner processes import this; the service moves the bytes unread.
-The first bytes name the codec, so that more can be added:
+Only the SDK and the endpoint's runner processes import this; the service stores the bytes unread. The first
+bytes name the codec, so that codecs can be added:
 
 ========== ==============================================================================
 ``P``      arguments or a result of builtin types only: a plain pickle, protocol 5
 ``C``      anything else: two bytes with the writer's Python version, then a cloudpickle
-``Z``      either of these, compressed because it was large and that paid, see ``compression``
+``Z``      one of these, compressed; see ``compression``
 ``UMBF``   a function: length (4 bytes, big endian) of a JSON header, header, cloudpickle
 ``{``      an exception: JSON, see ``exceptions``
 ========== ==============================================================================
 
-Whatever is defined in ``__main__``, a notebook or a module that is not installed travels by value, so
-an endpoint needs only installed packages. Code by value does not survive a change of Python's minor
-version: functions then fall back on their source text, and where that is impossible ``VersionMismatch``
+Objects defined in ``__main__``, a notebook or a module that is not installed are serialized by value, so an
+endpoint needs only installed packages. Code by value works only in the same minor version of Python: in
+another version functions are rebuilt from their source text, and if that is impossible, ``VersionMismatch``
 names both versions.
 """
+
+# One concept: the codecs of all serialized values, which must be read and changed together.
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ from ..environment import environment_of, limits_of
 from ..exceptions import DeserializeError, SerializeError, VersionMismatch
 from ..protocol.environment import FUNCTION_MAGIC
 from . import by_value
-from .compression import SQUEEZED, squeeze, unsqueeze
+from .compression import COMPRESSED, compress, decompress
 from .exceptions import dump_exception, load_exception
 from .source import Fallback, find_source, rebuild
 
@@ -50,14 +52,14 @@ __all__ = [
 
 PLAIN = b"P"
 CLOUD = b"C"
-_P, _C, _Z = PLAIN[0], CLOUD[0], SQUEEZED[0]
+_P, _C, _Z = PLAIN[0], CLOUD[0], COMPRESSED[0]
 
-#: This Python's version as it is written into bytes.
+#: This Python's version, as written into serialized values.
 PYTHON: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
 
-#: Exact types whose plain pickle needs no second look.
+#: Exact types whose plain pickle needs no check.
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None), complex})
-#: cloudpickle's constructor of functions by value: bytes without it hold no code.
+#: cloudpickle's constructor of functions by value: a pickle without it contains no code.
 _CODE_MARK = b"_make_function"
 
 _pickle = functools.partial(pickle.dumps, protocol=5)
@@ -68,8 +70,11 @@ _unpickle = pickle.loads
 class FunctionBody:
     """A serialized function.
 
-    ``data``: its bytes; ``name``: what people know it by; ``source``: its text if there is one;
-    ``description``: first line of its docstring.
+    Attributes:
+        data (bytes): The serialized function.
+        name (str): Its name, for people.
+        source (str | None): Its source text, for people; None if it is not known.
+        description (str): First line of its docstring.
     """
 
     data: bytes
@@ -79,59 +84,101 @@ class FunctionBody:
 
 
 class _NotPlain(Exception):
-    """An object is not made of builtin types alone."""
+    """An object does not consist of builtin types only."""
 
 
 class _PlainPickler(pickle.Pickler):
-    """Pickles builtin types in C and stops at everything else."""
+    """Pickles builtin types in C and raises at every other type."""
 
     def reducer_override(self, obj: Any) -> Any:
         raise _NotPlain
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Turn the arguments of a call into bytes. Raises SerializeError."""
+    """Serialize the arguments of a call.
+
+    Args:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Returns:
+        The payload of the call, for ``Client.submit``.
+
+    Raises:
+        SerializeError: An argument cannot be pickled.
+    """
     for value in args:
         if type(value) not in _SCALARS:
             return _dump((args, kwargs))
     for value in kwargs.values():
         if type(value) not in _SCALARS:
             return _dump((args, kwargs))
-    return squeeze(PLAIN + _pickle((args, kwargs)))
+    return compress(PLAIN + _pickle((args, kwargs)))
 
 
 def load_call(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turn bytes of ``dump_call`` into (args, kwargs). Raises DeserializeError, VersionMismatch."""
+    """Load the arguments of a call.
+
+    Args:
+        data: Result of ``dump_call``.
+
+    Returns:
+        Positional and keyword arguments: ``(args, kwargs)``.
+
+    Raises:
+        DeserializeError: The arguments cannot be loaded here.
+        VersionMismatch: They contain code of another Python version.
+    """
     call = _load(data)
     if type(call) is not tuple or len(call) != 2:
-        raise DeserializeError("the bytes hold an object, but not the arguments of a call")
+        raise DeserializeError("the data contains an object that is not the arguments of a call")
     return call
 
 
 def dump_result(value: Any) -> bytes:
-    """Turn what a function returned into bytes. Raises SerializeError."""
+    """Serialize the result of a call.
+
+    Args:
+        value: The result.
+
+    Raises:
+        SerializeError: It cannot be pickled.
+    """
     if type(value) in _SCALARS:
-        return squeeze(PLAIN + _pickle(value))
+        return compress(PLAIN + _pickle(value))
     return _dump(value)
 
 
 def load_result(data: bytes) -> Any:
-    """Turn bytes of ``dump_result`` into the value. Raises DeserializeError, VersionMismatch."""
+    """Load the result of a call.
+
+    Args:
+        data: Result of ``dump_result``, such as the decoded ``result`` of ``Client.get_task_result``.
+
+    Raises:
+        DeserializeError: The result cannot be loaded here.
+        VersionMismatch: It contains code of another Python version.
+    """
     return _load(data)
 
 
 def dump_function(fn: Callable[..., Any]) -> FunctionBody:
-    """Turn a function, or any callable, into bytes.
+    """Serialize a function or any other callable.
 
-    Raises SerializeError when something that it needs cannot be pickled, TypeError when it is not callable.
+    Args:
+        fn: The function, with its environment and limits (``umbel.function``).
+
+    Raises:
+        SerializeError: The function or something that it refers to cannot be pickled.
+        TypeError: ``fn`` is not callable.
     """
     if not callable(fn):
-        raise TypeError(f"{fn!r} is not callable: give a function")
+        raise TypeError(f"{fn!r} is not callable: pass a function")
     name = function_name(fn)
     try:
         body = by_value.dumps(fn)
     except Exception as error:  # pickling runs code of any library, which may raise anything
-        raise SerializeError(f"function {name!r} cannot be serialized: {_why(error)}") from error
+        raise SerializeError(f"function {name!r} cannot be serialized: {_reason(error)}") from error
     source, fallback = find_source(fn)
     header: dict[str, Any] = {"codec": "cloudpickle", "python": version_text(PYTHON), "name": name}
     environment = environment_of(fn)
@@ -149,7 +196,15 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
 
 
 def load_function(data: bytes) -> Callable[..., Any]:
-    """Turn bytes of ``dump_function`` into a callable. Raises DeserializeError, VersionMismatch."""
+    """Load a function.
+
+    Args:
+        data: ``data`` of the result of ``dump_function``.
+
+    Raises:
+        DeserializeError: The function cannot be loaded here; usually a package is not installed.
+        VersionMismatch: It comes from another Python version and cannot be rebuilt from source.
+    """
     header, body = _split_function(data)
     name = header.get("name", "?")
     written_by = str(header.get("python"))
@@ -157,22 +212,22 @@ def load_function(data: bytes) -> Callable[..., Any]:
         fallback = header.get("fallback")
         if fallback is None:
             raise VersionMismatch(
-                f"function {name!r} was made by Python {written_by} and cannot be read by Python "
-                f"{version_text(PYTHON)}, having no source to fall back on: use one version on both sides",
+                f"function {name!r} was serialized by Python {written_by} and cannot be loaded by Python "
+                f"{version_text(PYTHON)} or rebuilt from source: use the same version on both sides",
                 details={"client": written_by, "worker": version_text(PYTHON)},
             )
         return rebuild(Fallback.from_json(fallback))
     try:
         fn = _unpickle(body)
     except Exception as error:  # unpickling imports and runs code of any library
-        raise DeserializeError(f"function {name!r} cannot be loaded here: {_why(error)}") from error
+        raise DeserializeError(f"function {name!r} cannot be loaded here: {_reason(error)}") from error
     if not callable(fn):
-        raise DeserializeError(f"the bytes of {name!r} hold a {type(fn).__name__}, which is not callable")
+        raise DeserializeError(f"the data of {name!r} contains a {type(fn).__name__}, which is not callable")
     return fn  # type: ignore[no-any-return]
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """Return the name that people know a callable by: that of its innermost function."""
+    """Return the name of a callable: that of its innermost function."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or type(fn).__qualname__
@@ -186,70 +241,74 @@ def _description(fn: Callable[..., Any]) -> str:
 
 
 def version_text(version: tuple[int, int]) -> str:
-    """Return a version as people write it, such as ``3.11``."""
+    """Return a version as a string, such as ``3.11``."""
     return f"{version[0]}.{version[1]}"
 
 
 def _dump(value: Any) -> bytes:
-    """Serialize anything: plainly if it is made of builtin types alone, else with cloudpickle."""
+    """Serialize any object: with pickle if it consists of builtin types only, else with cloudpickle."""
     buffer = io.BytesIO()
     buffer.write(PLAIN)
     try:
         _PlainPickler(buffer, 5).dump(value)
-        return squeeze(buffer.getvalue())
+        return compress(buffer.getvalue())
     except _NotPlain:
         pass
     except RecursionError as error:
-        raise SerializeError(f"{_short(value)} cannot be serialized: it is nested too deeply") from error
+        raise SerializeError(f"{_type_of(value)} cannot be serialized: it is nested too deeply") from error
     try:
-        return squeeze(CLOUD + bytes(PYTHON) + by_value.dumps(value))
+        return compress(CLOUD + bytes(PYTHON) + by_value.dumps(value))
     except Exception as error:  # pickling runs code of any library, which may raise anything
-        raise SerializeError(f"{_short(value)} cannot be serialized: {_why(error)}") from error
+        raise SerializeError(f"{_type_of(value)} cannot be serialized: {_reason(error)}") from error
 
 
 def _load(data: bytes) -> Any:
-    """Read bytes of ``_dump``."""
+    """Load the result of ``_dump``."""
     if not data:
-        raise DeserializeError("there are no bytes to read")
+        raise DeserializeError("the data is empty")
     codec = data[0]
     if codec == _Z:
-        data = unsqueeze(data)
+        data = decompress(data)
         codec = data[0] if data else 0
     try:
         if codec == _P:
             return _unpickle(memoryview(data)[1:])
         if codec != _C:
-            raise DeserializeError(f"unknown codec {data[:1]!r}: its writer runs a newer Umbel")
+            raise DeserializeError(
+                f"unknown codec {data[:1]!r}: it may come from a newer Umbel; upgrade this one"
+            )
         if (data[1], data[2]) != PYTHON and _CODE_MARK in data:
-            made_by = version_text((data[1], data[2]))
+            writer = version_text((data[1], data[2]))
             raise VersionMismatch(
-                f"a value made by Python {made_by} holds code, which Python {version_text(PYTHON)} "
-                "cannot read: use the same version on both sides",
-                details={"writer": made_by, "reader": version_text(PYTHON)},
+                f"a value of Python {writer} contains code, which Python {version_text(PYTHON)} cannot load: "
+                "use the same version on both sides",
+                details={"writer": writer, "reader": version_text(PYTHON)},
             )
         return _unpickle(memoryview(data)[3:])
     except DeserializeError:
         raise
     except Exception as error:  # unpickling imports and runs code of any library
-        raise DeserializeError(f"a value cannot be loaded here: {_why(error)}") from error
+        raise DeserializeError(f"a value cannot be loaded here: {_reason(error)}") from error
 
 
 def _split_function(data: bytes) -> tuple[dict[str, Any], memoryview | bytes]:
     if data[:4] != FUNCTION_MAGIC:
-        raise DeserializeError("these bytes are no serialized function")
+        raise DeserializeError("the data is not a serialized function")
     end = 8 + int.from_bytes(data[4:8], "big")
     try:
         header = json.loads(data[8:end])
     except (ValueError, RecursionError) as error:
         raise DeserializeError("a serialized function has a damaged header") from error
     if not isinstance(header, dict) or header.get("codec") != "cloudpickle":
-        raise DeserializeError("a function uses an unknown codec: its writer runs a newer Umbel")
+        raise DeserializeError(
+            "a function has an unknown codec: it may come from a newer Umbel; upgrade this one"
+        )
     return header, data[end:]
 
 
-def _why(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _short(value: Any) -> str:
+def _type_of(value: Any) -> str:
     return f"a value of type {type(value).__qualname__}"

@@ -1,7 +1,7 @@
-"""Compression of large payloads, where it pays.
+"""Compression of large payloads that shrink enough.
 
-Who makes a payload squeezes it and who reads it unsqueezes it: in between it travels and is stored as it is,
-through however many hands.
+The process that makes a payload compresses it and the process that reads it decompresses it. In between it is
+sent and stored compressed.
 """
 
 from __future__ import annotations
@@ -10,49 +10,53 @@ import zlib
 
 from ..exceptions import DeserializeError
 
-#: First byte of squeezed bytes.
-SQUEEZED = b"Z"
-#: Smaller payloads (bytes) are left alone: they travel inside their message, and time matters more.
-SQUEEZE_FROM = 64 * 1024
-#: So many pieces of so many bytes, spread over the payload, are tried first; the share that must be saved.
-PIECES, PIECE, PAYS = 4, 1024, 0.2
-#: zlib's window and memory for the sample (the former's size is 2 to its power): the usual ones cost more to
-#: set up than the sample takes.
-WINDOW, MEMORY = 12, 5
+#: First byte of compressed data.
+COMPRESSED = b"Z"
+#: Smaller payloads (bytes) are not compressed: they travel inside their message, and time matters more.
+MIN_SIZE = 64 * 1024
+#: The sample that is compressed first: number of pieces, spread over the payload, and their size (bytes).
+SAMPLE_PIECES, SAMPLE_PIECE_SIZE = 4, 1024
+#: Share of the size that compression must save.
+MIN_SAVING = 0.2
+#: zlib's window (a power of 2) and memory for the sample: setting up the defaults takes longer than
+#: compressing the sample.
+SAMPLE_WINDOW, SAMPLE_MEMORY = 12, 5
 #: zlib's fastest level: a third of the time of its default for a tenth more bytes.
 LEVEL = 1
-#: Most bytes that may come out: squeezed bytes of a stranger must not fill the memory.
-MOST = 1024**3
+#: Largest decompressed size (bytes): data from an untrusted endpoint must not exhaust the memory.
+MAX_DECOMPRESSED = 1024**3
 
 
-def squeeze(data: bytes) -> bytes:
-    """Return ``data``, squeezed if it is large and a sample of it promises to pay."""
-    if len(data) < SQUEEZE_FROM:
+def compress(data: bytes) -> bytes:
+    """Return ``data``, compressed if it is large and a sample of it shrinks enough."""
+    if len(data) < MIN_SIZE:
         return data
-    if not _promises(data):
+    if not _is_compressible(data):
         return data
-    squeezed = SQUEEZED + zlib.compress(data, LEVEL)
-    return squeezed if len(squeezed) < len(data) * (1 - PAYS) else data
+    compressed = COMPRESSED + zlib.compress(data, LEVEL)
+    return compressed if len(compressed) < len(data) * (1 - MIN_SAVING) else data
 
 
-def _promises(data: bytes) -> bool:
+def _is_compressible(data: bytes) -> bool:
     """Tell whether a sample of ``data`` shrinks enough."""
-    step = len(data) // PIECES
-    starts = range((step - PIECE) // 2, len(data), step)
-    sample = b"".join([data[start : start + PIECE] for start in starts])
-    writer = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW, MEMORY)
-    return len(writer.compress(sample) + writer.flush()) <= len(sample) * (1 - PAYS)
+    step = len(data) // SAMPLE_PIECES
+    starts = range((step - SAMPLE_PIECE_SIZE) // 2, len(data), step)
+    sample = b"".join([data[start : start + SAMPLE_PIECE_SIZE] for start in starts])
+    writer = zlib.compressobj(LEVEL, zlib.DEFLATED, -SAMPLE_WINDOW, SAMPLE_MEMORY)
+    return len(writer.compress(sample) + writer.flush()) <= len(sample) * (1 - MIN_SAVING)
 
 
-def unsqueeze(data: bytes) -> bytes:
-    """Return what ``squeeze`` was given. Raises DeserializeError."""
-    if data[:1] != SQUEEZED:
+def decompress(data: bytes) -> bytes:
+    """Return the argument of ``compress`` from its result. Raises DeserializeError."""
+    if data[:1] != COMPRESSED:
         return data
     reader = zlib.decompressobj()
     try:
-        plain = reader.decompress(memoryview(data)[1:], MOST)
+        plain = reader.decompress(memoryview(data)[1:], MAX_DECOMPRESSED)
     except zlib.error as error:
-        raise DeserializeError(f"squeezed bytes are damaged: {error}") from error
+        raise DeserializeError(f"compressed data is damaged: {error}") from error
     if not reader.eof:
-        raise DeserializeError(f"squeezed bytes end too early, or hold more than {MOST:,} bytes")
+        raise DeserializeError(
+            f"compressed data is truncated, or contains more than {MAX_DECOMPRESSED:,} bytes"
+        )
     return plain

@@ -1,9 +1,9 @@
-"""Exceptions as data: how an error of a user's function comes back without unpickling.
+"""Exceptions of users' functions as data, so that they are not unpickled.
 
-The JSON holds module, qualname, message, args and state (both only if they are plain), the traceback as
-text and the cause. The original class is rebuilt only if it is an ``Exception`` that this process has
-imported already; everything else, or whatever does not come back with the same message, is a
-``TaskError``, which has the remote traceback either way.
+The JSON has module, qualname, message, args and state (both only if they are plain), the traceback as text
+and the cause. An exception is rebuilt only if its class is an ``Exception`` that this process has imported
+already, and if the rebuilt exception has the same message. Otherwise it becomes a ``TaskError``. The
+``TaskError`` has the remote traceback in both cases.
 """
 
 from __future__ import annotations
@@ -15,21 +15,28 @@ from typing import Any
 
 from ..protocol.errors import TaskError
 
-#: Longest text of a traceback (characters); of a longer one the beginning and the end are kept.
+#: Longest traceback (characters); the middle of a longer one is removed.
 MAX_TRACEBACK = 64 * 1024
 MAX_MESSAGE = 16 * 1024
 MAX_CAUSES = 8
-#: Largest args or state (characters of JSON) that travel.
+#: Largest args or state (characters of JSON) that are sent.
 MAX_PLAIN = 256 * 1024
 _TUPLE = "__tuple__"
 
 
 class _NotPlain(Exception):
-    """A value is not made of JSON types and tuples alone."""
+    """A value does not consist of JSON types and tuples only."""
 
 
 def dump_exception(exc: BaseException) -> bytes:
-    """Describe an exception as JSON bytes. Never raises for what the exception holds."""
+    """Describe an exception as JSON. Never fails because of the content of the exception.
+
+    Args:
+        exc: The exception, with its traceback and causes.
+
+    Returns:
+        A JSON object, encoded.
+    """
     data = _describe(exc, MAX_CAUSES)
     try:
         text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
@@ -40,16 +47,23 @@ def dump_exception(exc: BaseException) -> bytes:
 
 
 def load_exception(data: bytes, task_id: str | None = None, code: str = "TASK_ERROR") -> BaseException:
-    """Rebuild an exception of ``dump_exception``; its cause is a TaskError with the remote traceback.
+    """Rebuild an exception.
 
-    Returns the TaskError itself when the original class is unknown here or does not come back the same.
+    Args:
+        data: Result of ``dump_exception``.
+        task_id: Id of the task, for the TaskError.
+        code: Code of the task, for the TaskError.
+
+    Returns:
+        The exception, with a TaskError that has the remote traceback as its cause; or that TaskError, if the
+        class has not been imported here or the exception cannot be rebuilt with the same message.
     """
     try:
         record = json.loads(data)
         name = f"{record['module']}.{record['qualname']}".removeprefix("builtins.")
         message, text = str(record["message"]), record.get("traceback")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return TaskError("the description of the task's error is damaged", code=code, task_id=task_id)
+        return TaskError("the description of the task's exception is damaged", code=code, task_id=task_id)
     described = f"{name}: {message}" if message else name
     error = TaskError(described, code=code, task_id=task_id, traceback=str(text) if text else None)
     original = _rebuild(record)
@@ -60,7 +74,7 @@ def load_exception(data: bytes, task_id: str | None = None, code: str = "TASK_ER
 
 
 def shorten(text: str, limit: int) -> str:
-    """Cut the middle out of a text of more than ``limit`` characters."""
+    """Remove the middle of a text of more than ``limit`` characters."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -85,7 +99,7 @@ def _describe(exc: BaseException, causes: int) -> dict[str, Any]:
 
 
 def _arguments(exc: BaseException) -> tuple[Any, ...]:
-    """Return what makes the exception again: pickle's opinion, so that OSError keeps its file."""
+    """Return the constructor arguments, as pickle determines them, so that OSError keeps its file."""
     try:
         reduced = exc.__reduce__()
         if isinstance(reduced, tuple) and reduced[0] is type(exc) and isinstance(reduced[1], tuple):
@@ -96,7 +110,7 @@ def _arguments(exc: BaseException) -> tuple[Any, ...]:
 
 
 def _plain_state(exc: BaseException) -> dict[str, Any]:
-    """Return those attributes that are plain."""
+    """Return the attributes that are plain."""
     state = {}
     for name, value in getattr(exc, "__dict__", {}).items():
         plain = _plain_or_none(value)
@@ -137,7 +151,7 @@ def _decode(value: Any) -> Any:
 
 
 def _rebuild(record: dict[str, Any]) -> BaseException | None:
-    """Make the exception again, or return None."""
+    """Rebuild the exception, or return None."""
     cls = _find_class(str(record["module"]), str(record["qualname"]))
     if cls is None or record.get("args") is None:
         return None
@@ -150,10 +164,10 @@ def _rebuild(record: dict[str, Any]) -> BaseException | None:
         try:
             exc = make(cls, args)
             exc.__dict__.update(state)
-            # a class that reads its arguments otherwise than it stores them must not come back wrong
+            # a class may store other arguments than it takes: check that the message is the same
             if shorten(str(exc), MAX_MESSAGE) == record["message"]:
                 return exc
-        except Exception:  # the class may be anybody's and raise anything
+        except Exception:  # a class of any library may raise anything
             continue
     return None
 
@@ -163,14 +177,14 @@ def _call_class(cls: type[Exception], args: list[Any]) -> Exception:
 
 
 def _without_init(cls: type[Exception], args: list[Any]) -> Exception:
-    """For classes whose ``__init__`` wants something else than what it leaves in ``args``."""
+    """For classes whose ``__init__`` takes other arguments than it stores in ``args``."""
     exc = cls.__new__(cls, *args)
     exc.args = tuple(args)
     return exc
 
 
 def _find_class(module: str, qualname: str) -> type[Exception] | None:
-    """Find an exception class in a module that is imported already; nothing is imported for it."""
+    """Return an exception class of a module that is imported already, or None. Imports nothing."""
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
         if found is None or part.startswith("__"):

@@ -1,8 +1,8 @@
-"""Functions by their source text: the way from one Python version to another.
+"""Functions as source text, for endpoints with another Python version.
 
-A function is rebuilt from source only if everything that the text refers to can be had again: modules
-by import, objects of installed modules by import, plain constants by value, and other functions of the
-same kind by their own source. Closures have no such text.
+A function is rebuilt from source only if everything that the text refers to can be restored: modules and
+objects of installed modules by import, plain constants by value, and other such functions by their own
+source. Closures cannot be rebuilt.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _BUILTINS = frozenset(dir(builtins))
 
 @dataclass
 class Fallback:
-    """What it takes to make a function again from text.
+    """Everything needed to rebuild a function from source text.
 
-    ``sources``: texts, in the order in which they are run; ``imports``: name → [module, attribute or None];
-    ``values``: name → JSON value; ``name``: the function among the results.
+    ``sources``: source texts in the order of execution; ``imports``: name → [module, attribute or None];
+    ``values``: name → JSON value; ``name``: the name of the function.
     """
 
     name: str
@@ -38,24 +38,24 @@ class Fallback:
     values: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the fallback as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Fallback:
-        """Read ``to_json``'s object. Raises DeserializeError."""
+        """Return the fallback of an object of ``to_json``. Raises DeserializeError."""
         try:
             return cls(**data)
         except TypeError as error:
-            raise DeserializeError(f"a function's source fallback is damaged: {error}") from None
+            raise DeserializeError(f"the source fallback of a function is damaged: {error}") from None
 
 
 class _NoFallback(Exception):
-    """The function cannot be made again from text."""
+    """The function cannot be rebuilt from source."""
 
 
 def find_source(fn: Callable[..., Any]) -> tuple[str | None, Fallback | None]:
-    """Return the source of ``fn`` for people to read and what rebuilds it, each None if there is none."""
+    """Return the source of ``fn``, for people, and the fallback to rebuild it; each may be None."""
     try:
         text = textwrap.dedent(inspect.getsource(fn))
     except (OSError, TypeError, SyntaxError, IndentationError):
@@ -72,7 +72,7 @@ def find_source(fn: Callable[..., Any]) -> tuple[str | None, Fallback | None]:
 
 
 def rebuild(fallback: Fallback) -> Callable[..., Any]:
-    """Make the function. Raises DeserializeError when an import or the text itself fails here."""
+    """Rebuild the function. Raises DeserializeError if an import or the source itself fails here."""
     namespace: dict[str, Any] = {"__name__": "umbel_source", **fallback.values}
     try:
         for alias, (module, attribute) in fallback.imports.items():
@@ -80,19 +80,19 @@ def rebuild(fallback: Fallback) -> Callable[..., Any]:
             found = __import__(str(module), fromlist=["_"])
             namespace[alias] = getattr(found, attribute) if attribute else found
         for text in fallback.sources:
-            # annotations are left unread: they may name what exists on the other side only
+            # annotations are not evaluated: they may name objects that exist on the other side only
             flags = __future__.annotations.compiler_flag
             exec(compile(text, f"<source of {fallback.name}>", "exec", flags, dont_inherit=True), namespace)
         function: Callable[..., Any] = namespace[fallback.name]
         return function
-    except Exception as error:  # the text is the user's and may raise anything
+    except Exception as error:  # the source is the user's and may raise anything
         raise DeserializeError(
-            f"function {fallback.name!r} cannot be made from its source here: {type(error).__name__}: {error}"
+            f"function {fallback.name!r} cannot be rebuilt from source here: {type(error).__name__}: {error}"
         ) from error
 
 
 def _collect(fn: FunctionType, fallback: Fallback, seen: set[str]) -> None:
-    """Add ``fn`` and what it refers to, before it those that its decorators and defaults may call."""
+    """Add ``fn`` and everything that it refers to, objects that decorators and defaults may call first."""
     if fn.__code__.co_freevars or fn.__name__ == "<lambda>":
         raise _NoFallback
     seen.add(fn.__name__)
@@ -126,7 +126,7 @@ def _add(name: str, value: Any, fallback: Fallback, seen: set[str]) -> None:
 
 
 def _importable(value: Any) -> list[str | None] | None:
-    """Return where an object of an installed module can be imported from."""
+    """Return module and attribute of an object of an installed module, or None."""
     module = inspect.getmodule(value)
     name = getattr(value, "__name__", None)
     if module is None or not isinstance(name, str):
@@ -137,7 +137,7 @@ def _importable(value: Any) -> list[str | None] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether JSON brings a value back exactly."""
+    """Tell whether JSON preserves a value exactly."""
     if type(value) not in (int, float, str, bool, list, dict, type(None)):
         return False
     try:
@@ -147,7 +147,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _global_names(text: str) -> set[str]:
-    """Return the global names that a text reads, annotations left out."""
+    """Return the global names that a source text reads, except those in annotations."""
     names: set[str] = set()
     waiting = [symtable.symtable("from __future__ import annotations\n" + text, "<source>", "exec")]
     while waiting:

@@ -1,4 +1,4 @@
-"""The receiving thread: long polls of one group, from results to futures."""
+"""The receiving thread: long polls of one group, whose results resolve futures."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .pending import Pending
 
 logger = logging.getLogger(__name__)
 
-#: How long one poll may wait for news (seconds).
+#: How long one poll may wait for a result (seconds).
 WAIT = 20.0
 
 
 class Follower:
-    """Follows one group from a thread of its own for as long as somebody waits for an accepted task.
+    """Polls one group from its own thread while futures wait for accepted tasks.
 
-    It reads from its cursor, so a lost connection loses nothing, and it never asks at intervals: each poll is
-    answered when there is news. Between the calls of a sequence there is no poll: it would meet the next
-    call's submission at the service and delay it, and comes early enough while the call runs.
+    It reads from a cursor, so a lost connection loses no result, and it does not poll at intervals: the
+    service answers each poll when there is a result. Between the calls of a sequence there is no poll: it
+    would delay the submission of the next call, and starts early enough while that call runs.
     """
 
     def __init__(self, client: Client, pending: Pending, group_id: str):
@@ -34,28 +34,28 @@ class Follower:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start following, once."""
+        """Start the thread, unless it was started before."""
         with self._pending.changed:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="umbel-follow", daemon=True)
                 self._thread.start()
 
     def close(self, timeout: float = 10.0) -> None:
-        """End at once, also in the middle of a poll; called from a callback, it does not wait for itself."""
+        """Stop at once, also during a poll, and wait for the thread unless this is a callback in it."""
         with self._pending.changed:
             self._closed = True
             self._pending.changed.notify_all()
         self._transport.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and not self.is_current_thread:
             self._thread.join(timeout)
 
     @property
-    def here(self) -> bool:
-        """True in the following thread itself, where callbacks run."""
+    def is_current_thread(self) -> bool:
+        """True in the receiving thread itself, where callbacks run."""
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
-        while self._wait_for_interest():
+        while self._wait_for_tasks():
             try:
                 answer = self._client.group_results(self._group_id, self._cursor, WAIT)
                 self._pending.deliver(answer["results"])
@@ -64,24 +64,24 @@ class Follower:
                 return
             except UmbelError as error:
                 self._give_up(error)
-            except BaseException as error:  # a defect here must not leave futures hanging
-                logger.exception("following group %s failed", self._group_id)
+            except BaseException as error:  # a defect here must not leave futures unresolved
+                logger.exception("unexpected error while results of group %s were received", self._group_id)
                 self._give_up(error)
         self._transport.close()
 
-    def _wait_for_interest(self) -> bool:
-        """Wait until a task is accepted whose result somebody waits for; False when it is time to end."""
+    def _wait_for_tasks(self) -> bool:
+        """Wait until a future waits for an accepted task; False when the thread must stop."""
         pending = self._pending
         with pending.changed:
             pending.changed.wait_for(lambda: self._closed or pending.done or pending.accepted)
             return not self._closed and not pending.done
 
     def _give_up(self, error: BaseException) -> None:
-        """Nothing more will be heard: end what waits, so that it does not wait for ever."""
+        """Fail all waiting futures: no more results will arrive."""
         if isinstance(error, ServiceUnavailable):
-            error.message += f"; group {self._group_id} can be taken up again with Executor.reload"
+            error.message += f"; Executor.reload('{self._group_id}') waits for the results again"
         elif isinstance(error, NotFound):
-            error.message += f": the service does not know group {self._group_id} any more"
+            error.message += f": the service no longer has group {self._group_id}"
             self._cursor = 0
-        logger.warning("giving up group %s: %s", self._group_id, error)
+        logger.warning("group %s: waiting futures fail: %s", self._group_id, error)
         self._pending.fail_all(error)

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 
 from ..serialization.codec import FunctionBody, dump_function
 
-#: How many functions one executor remembers.
-REMEMBERED = 256
+#: Largest number of functions that one executor caches.
+CACHE_SIZE = 256
 _MISSING = object()
 
 
 class _Entry(NamedTuple):
-    function: Callable[..., Any]  # kept, so that no other object takes its id
+    function: Callable[..., Any]  # referenced, so that no other object gets its id
     globals: list[tuple[dict[str, Any], str, Any]]
     cells: list[tuple[Any, Any]]
     body: FunctionBody
 
-    def fresh(self) -> bool:
-        """Tell whether every variable that the function refers to still has the value that was serialized."""
+    def is_valid(self) -> bool:
+        """Tell whether every variable that the function refers to still has the serialized value."""
         for namespace, name, value in self.globals:
             if namespace.get(name, _MISSING) is not value:
                 return False
@@ -35,11 +35,11 @@ class _Entry(NamedTuple):
 
 
 class FunctionCache:
-    """Serialized functions by identity; one whose variables were given other values is serialized anew.
+    """Serialized functions by identity. A function whose variables were reassigned is serialized again.
 
-    A change *inside* a variable's value (an item of a global list) is not seen: pass what changes as an
-    argument. Methods, partials and other callables hold objects of their own, so they are serialized each
-    time. Equal code has one ``FunctionBody``. Thread-safe.
+    A change *inside* a variable's value (an item of a global list) is not detected: pass such values as
+    arguments. Methods, partials and other callables contain objects, so they are serialized each time. Equal
+    code has one ``FunctionBody``. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -48,16 +48,16 @@ class FunctionCache:
         self._bodies: OrderedDict[bytes, FunctionBody] = OrderedDict()
 
     def get(self, fn: Callable[..., Any]) -> FunctionBody:
-        """Return the bytes of a function. Raises SerializeError, TypeError."""
+        """Return a serialized function. Raises SerializeError, TypeError."""
         entry = self._entries.get(id(fn))
-        if entry is not None and entry.fresh():
+        if entry is not None and entry.is_valid():
             return entry.body
         captured = _captured(fn) if isinstance(fn, FunctionType) else ([], [])
         body = self._shared(dump_function(fn))
         if isinstance(fn, (FunctionType, BuiltinFunctionType)):
             with self._lock:
                 self._entries[id(fn)] = _Entry(fn, *captured, body)
-                if len(self._entries) > REMEMBERED:
+                if len(self._entries) > CACHE_SIZE:
                     self._entries.popitem(last=False)
         return body
 
@@ -65,13 +65,13 @@ class FunctionCache:
         digest = hashlib.sha256(body.data).digest()
         with self._lock:
             body = self._bodies.setdefault(digest, body)
-            if len(self._bodies) > REMEMBERED:
+            if len(self._bodies) > CACHE_SIZE:
                 self._bodies.popitem(last=False)
         return body
 
 
 def _captured(fn: FunctionType) -> tuple[list[tuple[dict[str, Any], str, Any]], list[tuple[Any, Any]]]:
-    """Return the variables, with their values, that ``fn`` and the functions that it calls refer to."""
+    """Return the variables, with their values, that ``fn`` and the functions in them refer to."""
     found_globals: list[tuple[dict[str, Any], str, Any]] = []
     found_cells: list[tuple[Any, Any]] = []
     waiting: list[FunctionType] = [fn]

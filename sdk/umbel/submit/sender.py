@@ -1,9 +1,8 @@
-"""The sending thread: single calls in, few large submissions out.
+"""The sending thread: single calls in, a few large submissions out.
 
-A lone call is sent at once. Calls that arrive while a submission is on its way go together in the next
-one, so their number per request adapts to the speed of the service by itself. The first submissions of a
-burst are kept small, so that the endpoint has work while the large ones are written down (as TCP's slow
-start: RFC 5681).
+A lone call is sent at once. Calls that arrive while a submission is in progress go together in the next one,
+so the number of calls per request adapts to the speed of the service. The first submissions of a burst are
+small, so that the endpoint has work while the service stores the large ones (as TCP's slow start, RFC 5681).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 #: A submission is filled up to this many bytes (one larger call still makes one of its own).
 SUBMISSION_BYTES = 8 * 1024 * 1024
-#: submit() waits while more than this is unsent (calls; bytes of arguments).
+#: ``submit`` blocks while more than this is unsent (calls; bytes of arguments).
 MAX_UNSENT_CALLS = 20_000
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 #: Most calls of the first submission of a burst, and how much larger each of the next may be.
@@ -43,12 +42,12 @@ STEP_ASIDE, GLIMPSE, GLIMPSE_EVERY = 0.0005, 0.00005, 64
 #: Where many calls are known to come, the first submission waits at most so long (seconds) to be full: one
 #: call alone would keep one slot busy, and the others idle until the second submission is written down.
 GATHER = 0.002
-#: Bytes that a call costs beside its arguments.
+#: Bytes of a call in addition to its arguments.
 CALL_OVERHEAD = 8
 
 
 class Call(NamedTuple):
-    """One call on its way to the service."""
+    """One call that is not submitted yet."""
 
     payload: bytes
     future: UmbelFuture
@@ -56,7 +55,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Route:
-    """Where submissions go and how large they may be; see ``Executor``."""
+    """Endpoint, group and options of submissions, and how large they may be; see ``Executor``."""
 
     endpoint: str
     group_id: str
@@ -67,10 +66,10 @@ class Route:
 
 
 class Sender:
-    """Collects calls and sends them from a thread of its own."""
+    """Collects calls and submits them from its own thread."""
 
     def __init__(self, client: Client, pending: Pending, route: Route, ended: Callable[[], None]):
-        """``ended`` is called when everything was sent and nothing more will be."""
+        """``ended`` is called when everything is sent and no more calls can come."""
         self._client = client
         self._ended = ended
         self._pending = pending
@@ -83,7 +82,7 @@ class Sender:
         self._most = FIRST_CALLS
         self._idle = False
         self._busy = False
-        #: threads that are within ``gathering``
+        #: number of threads inside ``gathering``
         self._gathering = 0
         self._closed = False
         self._given_up = threading.Event()
@@ -114,7 +113,7 @@ class Sender:
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Within it one call follows the other: the first ones go together."""
+        """Context in which calls follow each other quickly, so that the first ones are submitted together."""
         with self._changed:
             self._gathering += 1
         try:
@@ -124,29 +123,29 @@ class Sender:
                 self._gathering -= 1
                 self._changed.notify_all()
 
-    def later(self, job: Callable[[], object]) -> None:
-        """Have a request made in the sending thread when no calls wait; its failure is only logged."""
+    def enqueue_job(self, job: Callable[[], object]) -> None:
+        """Run a request in the sending thread when no calls are waiting. Its failure is only logged."""
         with self._changed:
             self._jobs.append(job)
             self._wake()
 
     def start(self) -> None:
-        """Start the thread, once."""
+        """Start the thread, unless it was started before."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="umbel-send", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """Take no more calls; what is queued is still sent."""
+        """Accept no more calls. Queued calls are still sent."""
         with self._changed:
             self._closed = True
             self._wake()
             if self._thread is None:
                 self._ended()
 
-    def withdraw(self) -> list[UmbelFuture]:
-        """Take back everything unsent and try no submission again; return the futures of the former."""
+    def discard_unsent(self) -> list[UmbelFuture]:
+        """Discard unsent calls and return their futures; a submission that failed is not repeated."""
         with self._changed:
             futures = [call.future for calls in self._unsent.values() for call in calls]
             self._unsent.clear()
@@ -172,8 +171,8 @@ class Sender:
 
         if not self._changed.wait_for(room, self._route.submit_timeout):
             raise TooMany(
-                f"{self._calls} calls wait to be sent, and the service took none of them for "
-                f"{self._route.submit_timeout} s: it may be out of reach, or its queue is full"
+                f"{self._calls} calls are waiting to be submitted, and the service accepted none of them for "
+                f"{self._route.submit_timeout} s: it is unreachable or its queue is full"
             )
 
     def _run(self) -> None:
@@ -185,7 +184,7 @@ class Sender:
         self._ended()
 
     def _do_work(self) -> None:
-        # in a frame of its own, so that an idle thread keeps no future and its result alive
+        # a separate frame, so that an idle thread does not keep a future and its result alive
         taken = self._take()
         if taken is not None:
             self._send(*taken)
@@ -193,7 +192,7 @@ class Sender:
             self._do_job()
 
     def _wait_for_work(self) -> bool:
-        """Wait until there is something to do; False when all is done and nothing more will come."""
+        """Wait for calls or jobs; False when all are done and no more can come."""
         with self._changed:
             while not self._calls and not self._jobs:
                 if self._closed:
@@ -249,17 +248,17 @@ class Sender:
         self._pending.begin(futures)
         try:
             task_ids = self._submit(function, [call.payload for call in calls])
-        # Whatever went wrong, the futures of these calls must hear of it, and the next calls be sent.
+        # Whatever failed, the futures of these calls must fail, and the next calls must be sent.
         except BaseException as error:
             if not isinstance(error, UmbelError):
-                logger.exception("a submission failed for a reason that is not the service's")
-            self._pending.refuse(error)
+                logger.exception("unexpected error in a submission of group %s", self._route.group_id)
+            self._pending.reject(error)
             return
         for task_id in self._pending.accept(task_ids, futures):
-            self.later(lambda task_id=task_id: self._client.cancel_task(task_id))  # type: ignore[misc]
+            self.enqueue_job(lambda task_id=task_id: self._client.cancel_task(task_id))  # type: ignore[misc]
 
     def _submit(self, function: FunctionBody, payloads: list[bytes]) -> list[str]:
-        """Send one submission; waits for as long as the service says that it has no room."""
+        """Send one submission; repeat it while the service's queue is full."""
         route = self._route
         deadline = None if route.submit_timeout is None else time.monotonic() + route.submit_timeout
         registered_again = False
@@ -292,4 +291,6 @@ class Sender:
             if job is not None:
                 job()
         except UmbelError as error:
-            logger.warning("a cancellation did not reach the service: %s", error)
+            logger.warning(
+                "group %s: a cancellation did not reach the service: %s", self._route.group_id, error
+            )

@@ -1,4 +1,4 @@
-"""What every part of Umbel does on its own machine, written once.
+"""Helpers for files, processes and connections that all parts of Umbel use.
 
 In: paths, process ids, plain values. Out: the home directory and private files (``files``), processes that
 end with their parent (``processes``), the options of Redis connections (``redis``), checked settings

@@ -13,7 +13,7 @@ def home_directory(home: str | os.PathLike[str] | None = None) -> Path:
     """Return Umbel's home directory.
 
     Args:
-        home: The directory, if one was given; else ``$UMBEL_HOME``, else ``~/.umbel``.
+        home: The directory. Default: ``$UMBEL_HOME``, else ``~/.umbel``.
 
     Returns:
         An absolute path. The directory need not exist.
@@ -24,14 +24,14 @@ def home_directory(home: str | os.PathLike[str] | None = None) -> Path:
 def write_private(file: Path, data: bytes | str) -> None:
     """Replace the content of ``file`` in one step, with mode 0600.
 
-    Readers see the old content or the new, never a part. The content is on disk when this returns.
+    Readers see the old or the new content, never a part of it. The content is on disk when this returns.
 
     Args:
         file: The file; its directory must exist.
-        data: The content. Text is written as UTF-8.
+        data: The content. A string is written as UTF-8.
 
     Raises:
-        OSError: It cannot be written; the old content is still there.
+        OSError: It cannot be written; the old content is unchanged.
     """
     with _draft(file, data) as draft:
         os.replace(draft, file)
@@ -40,7 +40,7 @@ def write_private(file: Path, data: bytes | str) -> None:
 def create_private(file: Path, make: Callable[[], bytes]) -> bytes:
     """Return the content of ``file``; create it with mode 0600 if it does not exist.
 
-    Processes that create it at the same time agree on one content.
+    Processes that create it at the same time get the same content.
 
     Args:
         file: The file. A missing parent directory is created with mode 0700.
@@ -53,7 +53,7 @@ def create_private(file: Path, make: Callable[[], bytes]) -> bytes:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _draft(file, make()) as draft:
             try:
-                # unlike a rename, a link does not replace what another process has created meanwhile
+                # unlike a rename, a link does not replace a file that another process has just created
                 os.link(draft, file)
             except FileExistsError:
                 pass
@@ -67,7 +67,7 @@ def append_private(file: Path) -> int:
 
 @contextmanager
 def _draft(file: Path, data: bytes | str) -> Iterator[str]:
-    """Yield the path of a new file beside ``file`` with the content; deletes it unless it was renamed."""
+    """Yield the path of a new file with the content, next to ``file``; delete it unless it was renamed."""
     descriptor, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mkstemp: mode 0600
     try:
         with os.fdopen(descriptor, "wb") as out:

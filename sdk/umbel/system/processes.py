@@ -1,4 +1,4 @@
-"""Calls of the Linux kernel about a process and its parent; elsewhere they have no effect."""
+"""Linux system calls about a process and its parent. They have no effect on other systems."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import signal
 import sys
 
 _SET_PARENT_DEATH_SIGNAL = 1
-#: Loaded here, not at the first call: that may happen between fork and exec.
+#: Loaded at import, because the first call may happen between fork and exec.
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def prctl(option: int, value: int) -> bool:
-    """Call ``prctl(2)``; return whether the kernel accepted it. False where there is no such call."""
+    """Call ``prctl(2)``; return whether the kernel accepted it. False on systems without it."""
     return _libc is not None and _libc.prctl(option, value, 0, 0, 0) == 0
 
 
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when its parent ends. Safe between fork and exec.
+    """Make the kernel send this process a signal when its parent exits. Safe between fork and exec.
 
     Args:
-        parent: The parent's process id. If it has ended already, this process exits with status 1.
+        parent: The parent's process id. If it has exited already, this process exits with status 1.
         number: The signal.
     """
     prctl(_SET_PARENT_DEATH_SIGNAL, int(number))
     if os.getppid() != parent:
-        # it ended before the kernel was asked
+        # it exited before the call of prctl
         os._exit(1)

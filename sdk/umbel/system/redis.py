@@ -1,4 +1,4 @@
-"""Options of Redis connections, so that no part of Umbel waits for ever for a broker that is gone."""
+"""Options of Redis connections, so that no part of Umbel waits indefinitely for an unreachable broker."""
 
 from __future__ import annotations
 

@@ -1,13 +1,4 @@
-"""Test programs that use Umbel without a service.
-
->>> from umbel import testing
->>> with testing.LocalService() as service, service.executor() as executor:
-...     executor.submit(pow, 2, 10).result(timeout=10)
-1024
-
-Everything above the network is what a real service is used with: the same Executor, threads,
-serialization and errors. Only the calls run in threads of this process: what they print is not kept.
-"""
+"""``LocalService``, and the transport that carries a client's requests to it."""
 
 from __future__ import annotations
 
@@ -31,10 +22,20 @@ Handler = Callable[..., Any]
 
 
 class LocalService:
-    """A service in this process; use it in a ``with`` block.
+    """A service in this process, for tests of programs that use Umbel. Use it in a ``with`` block.
 
-    ``workers``: calls run at once; 0 behaves as an endpoint that is offline. ``endpoints``: names that exist,
-    None for any.
+    >>> from umbel import testing
+    >>> with testing.LocalService() as service, service.executor() as executor:
+    ...     executor.submit(pow, 2, 10).result(timeout=10)
+    1024
+
+    Executor, client, serialization and errors are those of a real service; only the network, the ledger and
+    the endpoint are replaced. Calls run in threads of this process, so ``UmbelFuture.log`` returns an empty
+    string, a cancelled call continues although its task is cancelled, and no limit but ``timeout`` applies.
+
+    Args:
+        workers: Number of calls that run at once. 0 simulates an endpoint that is offline.
+        endpoints: Names of the endpoints that exist. Default: every name.
     """
 
     def __init__(self, workers: int = 4, endpoints: tuple[str, ...] | None = None):
@@ -47,20 +48,25 @@ class LocalService:
         self.close()
 
     def close(self) -> None:
-        """Start no more calls."""
+        """Stop the service: no more calls start."""
         self.memory.close()
 
     def client(self) -> Client:
-        """Return a new client of this service."""
+        """Return a new ``Client`` of this service."""
         return Client(transport=MemoryTransport(self.memory))
 
     def executor(self, endpoint: str = "local", **options: Any) -> Executor:
-        """Return a new executor at this service; ``options`` as for ``umbel.Executor``."""
+        """Return a new ``Executor`` of this service.
+
+        Args:
+            endpoint: Name of the endpoint.
+            **options: Other arguments of ``Executor``, except ``client``.
+        """
         return Executor(endpoint, client=self.client(), **options)
 
 
 class MemoryTransport:
-    """Carries requests to a ``MemoryService`` instead of over HTTP."""
+    """A transport that sends requests to a ``MemoryService`` instead of over HTTP."""
 
     def __init__(self, service: MemoryService):
         self._service = service
@@ -71,33 +77,33 @@ class MemoryTransport:
         ]
 
     def send(self, request: Request) -> Any:
-        """Carry out a request. Raises ServiceError."""
+        """Process a request. Raises ServiceError."""
         if self._closed.is_set() or (request.given_up is not None and request.given_up.is_set()):
             raise TransportClosed()
         for method, pattern, handler in self._routes:
             match = pattern.fullmatch(request.path)
             if method == request.method and match:
-                # by way of text, as over HTTP: what JSON cannot carry must fail here too
+                # encoded and decoded, as over HTTP: values that JSON does not support must fail here, too
                 sent = Request(**{**vars(request), "body": json.loads(json.dumps(request.body))})
                 answer = handler(sent, *match.groups())
                 if self._closed.is_set():
                     raise TransportClosed()
                 return json.loads(json.dumps(answer))
-        raise NotFound(f"the service in memory has no {request.method} {request.path}")
+        raise NotFound(f"umbel.testing does not support {request.method} {request.path}")
 
     def clone(self) -> MemoryTransport:
         """Return a transport that is closed independently."""
         return MemoryTransport(self._service)
 
     def close(self) -> None:
-        """End: requests on their way raise TransportClosed."""
+        """Close the transport. Requests in progress raise TransportClosed."""
         self._closed.set()
         with self._service.changed:
             self._service.changed.notify_all()
 
 
 class _GroupRoutes:
-    """The API's routes of groups."""
+    """The API's routes for groups."""
 
     def __init__(self, service: MemoryService, closed: Callable[[], bool]):
         self.service = service
@@ -193,7 +199,7 @@ class _Routes(_GroupRoutes):
         return self.service.result(self.service.task(task_id))
 
     def log(self, request: Request, task_id: str) -> Record:
-        # calls run in threads of this process, whose standard output is everybody's
+        # calls run in threads of this process, which share its standard output
         task, wait = self.service.task(task_id), float((request.query or {}).get("wait", 0))
         with self.service.changed:
             self.service.changed.wait_for(lambda: task.state.final or self.closed(), wait)
@@ -210,7 +216,9 @@ class _Routes(_GroupRoutes):
         )
         task, changed = self.service.task(task_id), self.service.changed
         with changed:
-            changed.wait_for(lambda: task.state.final or self.closed() or task.stream.news(after, run), wait)
+            changed.wait_for(
+                lambda: task.state.final or self.closed() or task.stream.has_new(after, run), wait
+            )
             page = task.stream.page(after, run, limit, ended=task.state.final)
             return {"task_id": task_id, "state": task.record["state"], **page}
 

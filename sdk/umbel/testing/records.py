@@ -1,4 +1,4 @@
-"""What the service in memory keeps: tasks, what they yield, and groups."""
+"""Records of the service in memory: tasks, their items, and groups."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Record = dict[str, Any]
 
 @dataclass
 class Stream:
-    """Items of a task's last start that yielded; ``run`` counts those starts."""
+    """Items of the last start of a task that yielded; ``run`` counts such starts."""
 
     run: int = 0
     items: list[bytes] = field(default_factory=list)
 
     def add(self, item: bytes | None) -> None:
-        """Take the next item; None: another start begins to yield."""
+        """Add the next item. None: another start begins to yield."""
         if item is None:
             self.run += 1
             self.items = []
         else:
             self.items.append(item)
 
-    def news(self, after: int, run: int | None) -> bool:
-        """Tell whether there is anything beyond the first ``after`` items of ``run``."""
+    def has_new(self, after: int, run: int | None) -> bool:
+        """Tell whether there are items after the first ``after`` of ``run``."""
         return len(self.items) > after or (run is not None and run != self.run)
 
     def page(self, after: int, run: int | None, limit: int, *, ended: bool) -> dict[str, Any]:
-        """Some items as the API shows them."""
+        """Return items as an answer of the API."""
         start = after if run is None or run == self.run else 0
         found = self.items[start : start + limit]
         cursor = start + len(found)
@@ -46,7 +46,7 @@ class Stream:
 
 @dataclass
 class Task:
-    """A task; ``record`` is what the API shows, the rest what it takes to run it."""
+    """A task. ``record`` is the API's record of it; the rest is needed to run it."""
 
     record: Record
     payload: bytes
@@ -58,13 +58,13 @@ class Task:
 
     @property
     def state(self) -> TaskState:
-        """Where the task is."""
+        """State of the task."""
         return TaskState(self.record["state"])
 
 
 @dataclass
 class Group:
-    """A group: its tasks, and those that have ended in the order in which they did."""
+    """A group: its tasks, and its finished tasks in the order of completion."""
 
     id: str
     created: float

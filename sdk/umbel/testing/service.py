@@ -1,7 +1,8 @@
-"""A service in memory: what the API promises, without a server, a ledger or an endpoint.
+"""A service in memory: the behaviour of the API without a server, a ledger or an endpoint.
 
-Calls run in threads of this process, so a running call that is cancelled or too slow is not ended: its
-task is, and what it returns is dropped. Everything else, serialization included, is as with a real service.
+Calls run in threads of this process, so a running call that is cancelled or exceeds its timeout is not
+stopped: its task finishes, and its result is discarded. Everything else, including serialization, is as
+with a real service.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from ..protocol.errors import BadRequest, Conflict, NotFound, TooLarge
 from ..protocol.run_options import RunOptions, limits_of_function
 from ..protocol.states import TaskState
 from .records import Group, Record, Task
-from .workers import Crew
+from .workers import Workers
 
 S = TaskState
 
 
 class MemoryService:
-    """Functions, tasks and groups in memory, and threads that run the calls.
+    """Functions, tasks and groups in memory, and threads that run the calls. Thread-safe.
 
-    ``workers``: number of calls run at once; 0 runs nothing, as an offline endpoint. ``endpoints``: the names
-    that may be used, None for any. Thread-safe.
+    ``workers``: number of calls that run at once; 0 simulates an offline endpoint. ``endpoints``: names of
+    the endpoints that exist, None for every name.
     """
 
     def __init__(self, workers: int = 4, endpoints: tuple[str, ...] | None = None):
@@ -46,12 +47,12 @@ class MemoryService:
         self._queue: list[tuple[int, int, Task]] = []
         self._order = itertools.count()
         self._closed = False
-        self._crew = Crew(self)
+        self._threads = Workers(self)
         for _ in range(workers):
-            self._crew.hire()
+            self._threads.start_thread()
 
     def close(self) -> None:
-        """Start no more calls."""
+        """Stop the workers: no more calls start."""
         with self.changed:
             self._closed = True
             self.changed.notify_all()
@@ -70,7 +71,7 @@ class MemoryService:
                 "description": body.get("description", ""),
                 "source": body.get("source"),
                 "sha256": digest,
-                **_said_of(data),
+                **_header_fields(data),
                 "size": len(data),
                 "created": time.time(),
                 "data": data,
@@ -116,24 +117,24 @@ class MemoryService:
         return group
 
     def cancel(self, task: Task) -> bool:
-        """End a task unless it has ended; return whether this did it."""
+        """Cancel a task; return False if it has already finished."""
         with self.changed:
-            runs = task.state is S.RUNNING
-            ended = self._finish(task, task.attempt, S.CANCELLED, {"code": None, "message": None})
-        if ended and runs:
-            self._crew.hire()
-        return ended
+            was_running = task.state is S.RUNNING
+            cancelled = self._finish(task, task.attempt, S.CANCELLED, {"code": None, "message": None})
+        if cancelled and was_running:
+            self._threads.start_thread()
+        return cancelled
 
     def result(self, task: Task) -> Record:
-        """Return how a task ended. Raises Conflict."""
+        """Return the outcome of a task. Raises Conflict."""
         if not task.state.final:
-            raise Conflict(f"task {task.record['id']} has not ended yet", code="RESULT_NOT_READY")
+            raise Conflict(f"task {task.record['id']} has not finished yet", code="RESULT_NOT_READY")
         return task.outcome
 
     def results(
         self, group: Group, after: int, wait: float, limit: int, given_up: Callable[[], bool]
     ) -> Record:
-        """Return what ended in a group after a completion number, waiting up to ``wait`` seconds for it."""
+        """Return results of a group after a completion number; wait up to ``wait`` seconds for one."""
         with self.changed:
             self.changed.wait_for(lambda: len(group.finished) > after or given_up(), wait)
             found = group.finished[after : after + limit]
@@ -145,7 +146,7 @@ class MemoryService:
             }
 
     def add_item(self, task: Task, attempt: int, item: bytes | None) -> None:
-        """Take an item that a call yields; None: it begins to."""
+        """Add an item that a call yields. None: it begins to yield."""
         with self.changed:
             if attempt == task.attempt and not task.state.final:
                 task.stream.add(item)
@@ -176,10 +177,15 @@ class MemoryService:
         if body["function_id"] not in self.functions:
             raise NotFound(f"there is no function {body['function_id']}", code="FUNCTION_NOT_FOUND")
         if not 1 <= len(payloads) <= limits.MAX_CALLS_PER_SUBMISSION:
-            raise BadRequest(f"{len(payloads)} calls are too few or too many", code="VALIDATION_ERROR")
+            raise BadRequest(
+                f"a submission must have 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, got {len(payloads)}",
+                code="VALIDATION_ERROR",
+            )
         largest = max(map(len, payloads))
         if largest > limits.MAX_PAYLOAD_BYTES:
-            raise TooLarge(f"a call has {largest} bytes of arguments, {limits.MAX_PAYLOAD_BYTES} are allowed")
+            raise TooLarge(
+                f"a call has {largest} bytes of arguments, the limit is {limits.MAX_PAYLOAD_BYTES}"
+            )
 
     def _add(self, task_id: str, payload: bytes, body: Record, group: Group, now: float) -> None:
         options = body.get("options", {})
@@ -214,7 +220,7 @@ class MemoryService:
                 self._finish(task, task.attempt, S.EXPIRED, outcome)
 
     def take(self) -> tuple[Task, int] | None:
-        """Wait for a call to run; return it and its attempt, or None when the service is closed."""
+        """Wait for a queued call; return it and its attempt, or None when the service is closed."""
         with self.changed:
             while True:
                 self.changed.wait_for(lambda: self._closed or self._queue)
@@ -232,7 +238,7 @@ class MemoryService:
                     return task, task.attempt
 
     def end(self, task: Task, attempt: int, state: TaskState, outcome: Record) -> bool:
-        """Take the end of a call; return False when the task had been ended otherwise."""
+        """Record the outcome of a call; return False if the task had already finished."""
         with self.changed:
             name = outcome.pop("name", None)
             return self._retry(task, attempt, name) or self._finish(task, attempt, state, outcome)
@@ -277,8 +283,8 @@ class MemoryService:
         return True
 
 
-def _said_of(body: bytes) -> Record:
-    """What a function's bytes say of it, as the API shows it."""
+def _header_fields(body: bytes) -> Record:
+    """Environment and limits in a serialized function, as the API returns them."""
     environment, limits = of_function(body), limits_of_function(body)
     return {
         "environment": (

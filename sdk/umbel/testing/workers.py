@@ -1,4 +1,4 @@
-"""Threads that run calls from bytes, for the service in memory."""
+"""Threads that run serialized calls for the service in memory."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ class Call(Protocol):
     options: dict[str, Any]
 
 
-class Source(Protocol):
-    """Where calls come from, and where their ends go to."""
+class CallSource(Protocol):
+    """The source of calls and the receiver of their outcomes."""
 
     def take(self) -> tuple[Any, int] | None:
-        """Wait for a call; return it and its attempt, or None when there will be no more."""
+        """Wait for a call; return it and its attempt, or None when there are no more."""
 
     def end(self, task: Any, attempt: int, state: TaskState, outcome: Outcome) -> bool:
-        """Take the end of a call; return False when the task had been ended otherwise."""
+        """Record the outcome of a call; return False if the task had already finished."""
 
     def add_item(self, task: Any, attempt: int, item: bytes | None) -> None:
-        """Take an item that a call yields, serialized; None: it begins to."""
+        """Add a serialized item that a call yields. None: it begins to yield."""
 
     def function(self, task: Any) -> bytes:
         """Return the serialized function of a call."""
 
 
-class Crew:
-    """Threads that run calls. One whose call was ended before it returned goes, as a killed runner would."""
+class Workers:
+    """Threads that run calls. A thread exits if its task was finished before the call returned."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: CallSource):
         self._source = source
         self._loaded: dict[bytes, Callable[..., Any]] = {}
         self._numbers = itertools.count()
 
-    def hire(self) -> None:
-        """Start a thread: at first, and in the place of one whose call was cancelled or timed out."""
+    def start_thread(self) -> None:
+        """Start a thread: initially, and to replace one whose call was cancelled or timed out."""
         name = f"umbel-memory-{next(self._numbers)}"
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
@@ -77,16 +77,15 @@ class Crew:
 
     def _time_out(self, task: Call, attempt: int, seconds: float) -> None:
         if self._source.end(task, attempt, *_failed("TIMEOUT", f"the call ran longer than {seconds} s")):
-            self.hire()
+            self.start_thread()
 
     def run(
         self, function: bytes, payload: bytes, put: Callable[[bytes | None], None]
     ) -> tuple[TaskState, Outcome]:
-        """Run a call; return its end and what belongs to it: code, message, and ``result`` or ``exception``.
+        """Run a call; return its state and its outcome: code, message, and ``result`` or ``exception``.
 
-        ``put`` takes what it yields.
-
-        A function that raised has its class in ``name`` too (``module.Class``).
+        ``put`` receives the items that it yields. If the function raised, the outcome has the class of the
+        exception in ``name`` (``module.Class``).
         """
         try:
             fn = self._loaded.get(function)
@@ -99,9 +98,9 @@ class Crew:
             value = fn(*args, **kwargs)
             if type(value) is GeneratorType:
                 value = _drain(value, put)
-        except _NotCarried as error:
+        except _InvalidItem as error:
             return _failed(error.code, error.message)
-        except BaseException as error:  # whatever the function raises is its task's outcome
+        except BaseException as error:  # whatever the function raises is the outcome of its task
             state, outcome = _failed("TASK_ERROR", f"{type(error).__name__}: {error}")
             name = f"{type(error).__module__}.{type(error).__qualname__}"
             return state, {**outcome, "name": name, "exception": dump_exception(error)}
@@ -110,17 +109,17 @@ class Crew:
         except UmbelError as error:
             return _failed("RESULT_NOT_SERIALIZABLE", error.message)
         if len(data) > MAX_PAYLOAD_BYTES:
-            message = f"the result has {len(data)} bytes, {MAX_PAYLOAD_BYTES} are allowed"
+            message = f"the result has {len(data)} bytes, the limit is {MAX_PAYLOAD_BYTES}"
             return _failed("RESULT_TOO_LARGE", message)
         return TaskState.SUCCEEDED, {"code": None, "message": None, "result": data}
 
 
-class _NotCarried(UmbelError):
-    """A call has yielded what does not travel."""
+class _InvalidItem(UmbelError):
+    """A call has yielded an item that cannot be serialized or is too large."""
 
 
 def _drain(generator: Any, put: Callable[[bytes | None], None]) -> Any:
-    """Hand what a generator yields to ``put``; return what it returns."""
+    """Pass the items of a generator to ``put``; return the result of the generator."""
     put(None)
     while True:
         try:
@@ -130,10 +129,10 @@ def _drain(generator: Any, put: Callable[[bytes | None], None]) -> Any:
         try:
             data = dump_result(item)
         except UmbelError as error:
-            raise _NotCarried(error.message, code="RESULT_NOT_SERIALIZABLE") from error
+            raise _InvalidItem(error.message, code="RESULT_NOT_SERIALIZABLE") from error
         if len(data) > MAX_PAYLOAD_BYTES:
-            message = f"an item has {len(data)} bytes, {MAX_PAYLOAD_BYTES} are allowed"
-            raise _NotCarried(message, code="RESULT_TOO_LARGE")
+            message = f"an item has {len(data)} bytes, the limit is {MAX_PAYLOAD_BYTES}"
+            raise _InvalidItem(message, code="RESULT_TOO_LARGE")
         put(data)
 
 

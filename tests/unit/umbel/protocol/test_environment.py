@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_requirements_that_pip_reads(good: str) -> None:
     ],
 )
 def test_what_is_no_requirement(bad: Any) -> None:
-    with pytest.raises(ValueError, match="is no requirement"):
+    with pytest.raises(ValueError, match="^" + re.escape(repr(bad)) + " "):
         Environment([bad])
 
 
@@ -99,9 +100,9 @@ def test_bytes_that_lie_are_refused() -> None:
 
 
 def test_what_cannot_carry_an_environment_says_so() -> None:
-    with pytest.raises(TypeError, match="function of yours"):
+    with pytest.raises(TypeError, match="built-in function pow"):
         umbel.function(requirements=["numpy"])(pow)
     with pytest.raises(ValueError, match="not both"):
         umbel.function(requirements=["numpy"], environment="ready")
-    with pytest.raises(ValueError, match="list of texts"):
+    with pytest.raises(ValueError, match="^requirements .*'numpy'"):
         umbel.function(requirements="numpy")

@@ -13,7 +13,7 @@ from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import BUNDLE_LIFETIME
 from umbel.protocol.messages import Bundle, Call, FunctionRef, Heartbeat, Outcome, Report, RunOptions, Status
-from umbel.protocol.records import Items, Log, read_streamed
+from umbel.protocol.records import Items, Log, read_items
 
 SIGNER = Signer(bytes(range(32)))
 VERIFIER = Verifier(SIGNER.public_key)
@@ -119,8 +119,8 @@ def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
         assert row[1:9] == outcome[:8]
         assert report.body[row.offset : row.offset + row.size] == outcome.payload
     every = [outcome for _, outcome in expected]
-    assert [said.log for said in report.said] == [o.log for o in every if o.log is not None]
-    streamed = [(told.bundle_id, told.task_id, told.items) for told in report.streamed]
+    assert [said.log for said in report.logs] == [o.log for o in every if o.log is not None]
+    streamed = [(told.bundle_id, told.task_id, told.items) for told in report.items]
     assert streamed == [(b, o.task_id, o.items) for b, o in expected if o.items is not None]
 
 
@@ -137,7 +137,7 @@ def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
 )
 def test_items_that_a_report_does_not_hold(row: list[object]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        list(read_streamed([row], b"", 0))
+        list(read_items([row], b"", 0))
 
 
 def test_heartbeats_and_goodbyes() -> None:

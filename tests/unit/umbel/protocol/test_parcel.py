@@ -52,7 +52,7 @@ def test_results_keep_their_bytes_and_their_kind():
     ],
 )
 def test_pages_that_are_none_are_refused(record, blobs):
-    with pytest.raises(ProtocolError, match="no page of results"):
+    with pytest.raises(ProtocolError, match="page of results"):
         parcel.unpack_results(parcel.pack(record, blobs))
 
 

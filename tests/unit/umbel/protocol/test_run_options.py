@@ -74,11 +74,11 @@ def test_what_cannot_be_a_limit(bad: Any) -> None:
 
 
 def test_the_decorator_refuses_at_once() -> None:
-    with pytest.raises(ValueError, match="timeout is 0"):
+    with pytest.raises(ValueError, match="^timeout .* 0$"):
         umbel.function(timeout=0)
-    with pytest.raises(ValueError, match="needs requirements"):
+    with pytest.raises(ValueError, match="requirements"):
         umbel.function()
-    with pytest.raises(TypeError, match="function of yours"):
+    with pytest.raises(TypeError, match="built-in function pow"):
         umbel.function(timeout=3)(pow)
 
 

@@ -1,4 +1,4 @@
-"""Large payloads are squeezed where it pays, once, and come out as they were."""
+"""Large payloads are compressed once, if they shrink enough, and are restored exactly."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TEXT = ("the quick brown fox %d\n" * 20_000) % tuple(range(20_000))
 NOISE = random.Random(1).randbytes(300_000)
 
 
-def test_text_travels_squeezed():
+def test_text_travels_compressed():
     data = dump_result(TEXT)
     assert len(data) < len(TEXT) / 2
     assert load_result(data) == TEXT
 
 
-def test_arguments_travel_squeezed():
+def test_arguments_travel_compressed():
     class Own:
         text = TEXT
 
@@ -40,22 +40,22 @@ def test_noise_and_small_things_are_left_alone():
 
 
 def test_sample_that_misleads_is_noticed(monkeypatch):
-    monkeypatch.setattr(compression, "PIECES", 1)
-    data = NOISE[:200_000] + b"a" * 2 * compression.PIECE + NOISE[-200_000:]
-    assert compression._promises(data)
-    assert compression.squeeze(data) == data
+    monkeypatch.setattr(compression, "SAMPLE_PIECES", 1)
+    data = NOISE[:200_000] + b"a" * 2 * compression.SAMPLE_PIECE_SIZE + NOISE[-200_000:]
+    assert compression._is_compressible(data)
+    assert compression.compress(data) == data
 
 
 def test_the_sample_is_of_all_the_payload():
     half = NOISE[:150_000] + b"a" * 150_000
-    assert len(compression.squeeze(half)) < len(half) * 0.6
-    assert len(compression.squeeze(half[::-1])) < len(half) * 0.6
+    assert len(compression.compress(half)) < len(half) * 0.6
+    assert len(compression.compress(half[::-1])) < len(half) * 0.6
 
 
 @pytest.mark.parametrize("extra", range(9))
 def test_any_length(extra):
-    data = b"a" * (compression.SQUEEZE_FROM + extra)
-    assert compression.unsqueeze(compression.squeeze(data)) == data
+    data = b"a" * (compression.MIN_SIZE + extra)
+    assert compression.decompress(compression.compress(data)) == data
 
 
 @pytest.mark.parametrize("cut", [1, 2, 50, -1])
@@ -66,6 +66,6 @@ def test_damaged_bytes_are_refused(cut):
 
 
 def test_too_much_is_refused(monkeypatch):
-    monkeypatch.setattr(compression, "MOST", 1000)
-    with pytest.raises(DeserializeError, match="more than 1,000"):
-        compression.unsqueeze(b"Z" + zlib.compress(bytes(100_000)))
+    monkeypatch.setattr(compression, "MAX_DECOMPRESSED", 1000)
+    with pytest.raises(DeserializeError, match="1,000"):
+        compression.decompress(b"Z" + zlib.compress(bytes(100_000)))

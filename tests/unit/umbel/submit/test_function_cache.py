@@ -90,7 +90,7 @@ def test_equal_code_is_one_body() -> None:
 
 def test_memory_is_bounded() -> None:
     cache = FunctionCache()
-    for number in range(function_cache.REMEMBERED + 50):
+    for number in range(function_cache.CACHE_SIZE + 50):
         cache.get(lambda number=number: number)  # type: ignore[misc]
-    assert len(cache._entries) <= function_cache.REMEMBERED
-    assert len(cache._bodies) <= function_cache.REMEMBERED
+    assert len(cache._entries) <= function_cache.CACHE_SIZE
+    assert len(cache._bodies) <= function_cache.CACHE_SIZE
