@@ -28,7 +28,7 @@ from ..ledger.requeue import put_back, put_back_lost
 from ..ledger.retention import forget_answers, retain
 from ..ledger.task_rows import Task, in_bundles
 from ..process import Stop, run_process
-from ..provision.cleanup import forget_blocks
+from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
 from . import collector
 
@@ -259,7 +259,7 @@ class Sweeper:
         """Finished tasks older than the retention time go, a few batches in each sweep."""
         now = time.time()
         forget_answers(self.fed, now)
-        forget_blocks(self.fed, now)
+        delete_old_blocks(self.fed, now)
         for _ in range(RETAIN_BATCHES):
             if not retain(self.fed, now):
                 return

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from federation.provision.connection.shell import TIMEOUT, Done, Shell, Unreachable
+from federation.provision.connection.shell import TIMEOUT, CommandResult, Shell, Unreachable
 from federation.provision.planning.model import BlockState
 from federation.provision.records.sites import Site
 from federation.provision.schedulers.base import Job, JobSpec
-from federation.provision.site.network import Place
+from federation.provision.site.network import Installation
 
 
 class FakeShell:
@@ -21,11 +21,11 @@ class FakeShell:
         self.files: dict[str, bytes] = {}
         self.away = False
 
-    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> Done:
+    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> CommandResult:
         """Run a command to its end."""
         self._answer()
         self.ran.append(list(words))
-        return Done(0, "", "")
+        return CommandResult(0, "", "")
 
     def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Write a file."""
@@ -93,25 +93,25 @@ class FakeNetwork:
     def __init__(self) -> None:
         self.known = ["direct=", "relay=10.0.0.1:7001"]
         self.kept: list[str] = []
-        self.doubts = 0
+        self.invalidated = 0
 
-    def ways(self, place: Place, proved: str = "") -> list[str]:
-        """The ways, the proved one first."""
-        return sorted(self.known, key=lambda way: way != proved)
+    def routes(self, installation: Installation, confirmed: str = "") -> list[str]:
+        """The ways, the confirmed one first."""
+        return sorted(self.known, key=lambda route: route != confirmed)
 
-    def keep(self) -> None:
+    def ensure_tunnel(self) -> None:
         """Mend the tunnel."""
 
-    def keep_relay(self, proved: str) -> None:
+    def ensure_relay(self, confirmed: str) -> None:
         """Mend the relay."""
-        self.kept.append(proved)
+        self.kept.append(confirmed)
 
-    def rest(self) -> None:
+    def stop_relay(self) -> None:
         """End the relay."""
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Find the ways anew."""
-        self.doubts += 1
+        self.invalidated += 1
 
     def stop(self) -> None:
         """Forget them."""

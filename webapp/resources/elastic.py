@@ -40,7 +40,7 @@ def list_sites() -> dict[str, Any]:
 @blp.response(200, Elastic)
 def show_blocks(endpoint: str) -> dict[str, Any]:
     """Show an elastic endpoint's blocks, status, last decision and budget"""
-    return api.look(fed(), user(), endpoint)
+    return api.show(fed(), user(), endpoint)
 
 
 @blp.route("/endpoints/<endpoint>/pause", methods=["POST"])

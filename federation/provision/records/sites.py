@@ -18,7 +18,7 @@ from ...db.tables import blocks, endpoints, sites
 from ...registry import endpoints as registry
 from ...registry.users import User
 from ..planning import failures
-from ..planning.model import Memory
+from ..planning.model import PlannerState
 from ..planning.policy import Policy
 
 _PATH = re.compile(r"[A-Za-z0-9_.~/+-]{1,200}\Z")
@@ -125,7 +125,7 @@ class Site:
     endpoint_name: str
     settings: SiteSettings
     policy: Policy
-    memory: Memory
+    planner_state: PlannerState
     status: str
     message: str
     decision: str
@@ -138,12 +138,12 @@ class Site:
     deleted: float | None = None
 
     @property
-    def leaving(self) -> bool:
+    def removing(self) -> bool:
         """Whether everything on the site shall go: its endpoint is deleted."""
         return self.deleted is not None
 
     @property
-    def way(self) -> str:
+    def route(self) -> str:
         """The way that workers have last come by, as ``name=host:port``; "" while that is not known."""
         return f"{self.network['way']}={self.network['address']}" if self.network else ""
 
@@ -203,27 +203,29 @@ def find(fed: Federation, endpoint_no: int) -> Site:
         return _site(_row(connection, endpoint_no))
 
 
-def note(fed: Federation, endpoint_no: int, **values: Any) -> None:
+def set_columns(fed: Federation, endpoint_no: int, **values: Any) -> None:
     """Change columns of a site: ``memory``, ``status``, ``message``, ``decision``, ``looked``, ``took``."""
-    if isinstance(values.get("memory"), Memory):
+    if isinstance(values.get("memory"), PlannerState):
         values["memory"] = json.dumps(values["memory"].to_dict())
     with fed.database.write() as connection:
         connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
 
 
-def decided(fed: Federation, site: Site, sentence: str, now: float) -> None:
+def record_decision(fed: Federation, site: Site, sentence: str, now: float) -> None:
     """Keep a decision, unless it only says the last one again; the oldest of ``HISTORY`` goes."""
     if sentence == site.decision:
         return
     history = [*site.history, (now, sentence)][-HISTORY:]
-    note(fed, site.endpoint_no, decision=sentence, history=json.dumps(history))
+    set_columns(fed, site.endpoint_no, decision=sentence, history=json.dumps(history))
 
 
-def came_by(fed: Federation, site: Site, way: str, now: float) -> None:
+def record_route(fed: Federation, site: Site, way: str, now: float) -> None:
     """Note by which way (``name=host:port``) a worker has come."""
     name, _, address = way.partition("=")
-    if way and way != site.way:
-        note(fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now}))
+    if way and way != site.route:
+        set_columns(
+            fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now})
+        )
 
 
 def remove(fed: Federation, endpoint_no: int) -> None:
@@ -236,12 +238,14 @@ def remove(fed: Federation, endpoint_no: int) -> None:
 def pause(fed: Federation, user: User, name_or_id: str, reason: str) -> dict[str, Any]:
     """Submit nothing for an endpoint until it is resumed. Raises NotFound."""
     no = registry.find(fed, user, name_or_id).no
-    return remember(fed, no, lambda memory: replace(memory, paused=reason.strip()[:300] or "by its owner"))
+    return update_planner_state(
+        fed, no, lambda memory: replace(memory, paused=reason.strip()[:300] or "by its owner")
+    )
 
 
 def resume(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
     """Submit again, whatever has failed before. Raises NotFound."""
-    return remember(fed, registry.find(fed, user, name_or_id).no, failures.resumed)
+    return update_planner_state(fed, registry.find(fed, user, name_or_id).no, failures.resumed)
 
 
 def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,10 +259,12 @@ def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[st
     return policy.to_dict()
 
 
-def remember(fed: Federation, endpoint_no: int, change: Callable[[Memory], Memory]) -> dict[str, Any]:
+def update_planner_state(
+    fed: Federation, endpoint_no: int, change: Callable[[PlannerState], PlannerState]
+) -> dict[str, Any]:
     """Change an endpoint's memory by a function of it, in one transaction. Raises NotFound."""
     with fed.database.write() as connection:
-        memory = change(Memory.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
+        memory = change(PlannerState.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
         values = {"memory": json.dumps(memory.to_dict())}
         connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
     return {"paused": memory.paused}
@@ -283,7 +289,7 @@ def _site(row: Row) -> Site:
         row.endpoint_name,
         SiteSettings.from_dict(json.loads(row.settings)),
         Policy.from_dict(json.loads(row.policy)),
-        Memory.from_dict(json.loads(row.memory)),
+        PlannerState.from_dict(json.loads(row.memory)),
         row.status,
         row.message,
         row.decision,
