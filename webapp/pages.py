@@ -1,4 +1,4 @@
-"""The OpenAPI document and a page that shows it, rendered here: a browser needs nothing from elsewhere."""
+"""The OpenAPI document and an HTML page of it, which loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any
 from flask import Flask, Response, redirect, render_template
 from werkzeug.wrappers import Response as BaseResponse
 
-from .auth import open_to_all
+from .auth import public
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
 def install(app: Flask, document: dict[str, Any]) -> None:
-    """Serve ``document`` at /openapi.json and shown for people at /docs."""
+    """Serve ``document`` at /openapi.json and as HTML at /docs."""
     text = json.dumps(document, indent=1)
     shown = {"document": document, "sections": _sections(document)}
 
     @app.get("/openapi.json")
-    @open_to_all
+    @public
     def openapi() -> Response:
         return Response(text, mimetype="application/json")
 
     @app.get("/docs")
-    @open_to_all
+    @public
     def docs() -> str:
         return render_template("docs.html", **shown)
 
     @app.get("/")
-    @open_to_all
+    @public
     def root() -> BaseResponse:
         return redirect("/docs")
 
 
 def _sections(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The operations by tag, each with what the template shows of it."""
+    """Return the operations by tag, with the values for the template."""
     sections = [{**tag, "operations": []} for tag in document["tags"]]
     by_name = {section["name"]: section for section in sections}
     for path, item in document["paths"].items():
@@ -87,14 +87,14 @@ def _resolved(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]
 
 
 def _shapes(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The shape of an object and of those that its fields hold."""
+    """Return the description of a schema and of the schemas of its fields."""
     fields = _resolved(document, schema).get("properties", {}).values()
     inner = [part for field in fields for part in (field, field.get("items", {})) if "$ref" in part]
     return [_shape(document, part) for part in (schema, *inner)]
 
 
 def _shape(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Name and fields of an object's schema."""
+    """Return the name and the fields of an object schema."""
     name = schema.get("$ref", "").rpartition("/")[2]
     full = _resolved(document, schema)
     required = full.get("required", [])

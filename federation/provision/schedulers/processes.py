@@ -34,7 +34,7 @@ echo "started $!"
 #: must contain the block's name; it is empty during exec and for a zombie. The exit code is read last,
 #: because a block may end during the check.
 _LIST = """\
-lives() {
+is_alive() {
   words="$(tr '\\0' ' ' 2>/dev/null < "/proc/$1/cmdline")" || return 1
   case "$words" in
     *"$2"*) return 0 ;;
@@ -46,7 +46,7 @@ cd -- "$1" 2>/dev/null || exit 0
 for file in umbel-*.pid; do
   [ -f "$file" ] || continue
   name="${file%.pid}"; pid="$(cat -- "$file")"
-  if [ ! -f "$name.code" ] && lives "$pid" "$name"; then echo "$name $pid running 0"
+  if [ ! -f "$name.code" ] && is_alive "$pid" "$name"; then echo "$name $pid running 0"
   elif [ -f "$name.code" ]; then echo "$name $pid ended $(cat -- "$name.code")"
   else echo "$name $pid ended 137"
   fi
