@@ -35,7 +35,7 @@ def install(app: Flask, document: dict[str, Any]) -> None:
 
 
 def _sections(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the operations by tag, with the values for the template."""
+    """The operations by tag, each with what the template shows of it."""
     sections = [{**tag, "operations": []} for tag in document["tags"]]
     by_name = {section["name"]: section for section in sections}
     for path, item in document["paths"].items():
@@ -94,7 +94,7 @@ def _shapes(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, 
 
 
 def _shape(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the name and the fields of an object schema."""
+    """Name and fields of an object's schema."""
     name = schema.get("$ref", "").rpartition("/")[2]
     full = _resolved(document, schema)
     required = full.get("required", [])
