@@ -22,9 +22,9 @@ View = TypeVar("View", bound=Callable[..., Any])
 _MAX_HEADER = 256
 
 
-def public(view: View) -> View:
+def open_to_all(view: View) -> View:
     """Declare that a view needs no token."""
-    view._public = True  # type: ignore[attr-defined]
+    view._open_to_all = True  # type: ignore[attr-defined]
     return view
 
 
@@ -45,7 +45,7 @@ def _authenticate() -> None:
     view = current_app.view_functions[request.endpoint]
     if getattr(view, "_with_one_time_code", False):
         g.user = codes.maker(fed(), token())
-    elif not getattr(view, "_public", False):
+    elif not getattr(view, "_open_to_all", False):
         g.user = users.authenticate(fed(), token())
 
 

@@ -29,8 +29,10 @@ from .schemas.common import Error
 #: Descriptions of the variables in paths.
 PATH_PARAMETERS = {
     "endpoint": "Id or name of the endpoint.",
+    "file": "File name of the wheel.",
     "function_id": "Id of the function.",
     "group_id": "Id of the group.",
+    "project": "Normalized name of the package.",
     "task_id": "Id of the task.",
 }
 #: Content-Type of a parcel, and the function that encodes a view's value as one.

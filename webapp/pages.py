@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Response, redirect, render_template
 from werkzeug.wrappers import Response as BaseResponse
 
-from .auth import public
+from .auth import open_to_all
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -19,17 +19,17 @@ def install(app: Flask, document: dict[str, Any]) -> None:
     shown = {"document": document, "sections": _sections(document)}
 
     @app.get("/openapi.json")
-    @public
+    @open_to_all
     def openapi() -> Response:
         return Response(text, mimetype="application/json")
 
     @app.get("/docs")
-    @public
+    @open_to_all
     def docs() -> str:
         return render_template("docs.html", **shown)
 
     @app.get("/")
-    @public
+    @open_to_all
     def root() -> BaseResponse:
         return redirect("/docs")
 

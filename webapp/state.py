@@ -15,7 +15,7 @@ _KEY = "umbel"
 
 @dataclass(frozen=True)
 class State:
-    """The federation that an application serves, and its long polls."""
+    """The federation that an application serves, and its waiting polls."""
 
     fed: Federation
     polls: LongPolls

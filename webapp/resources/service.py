@@ -7,7 +7,7 @@ from typing import Any
 from federation.services import health
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
-from ..auth import public, user
+from ..auth import open_to_all, user
 from ..blueprint import Blueprint
 from ..schemas.service import Health, Version, Whoami
 from ..state import fed
@@ -24,7 +24,7 @@ def get_user() -> dict[str, Any]:
 
 @blp.route("/health", methods=["GET"])
 @blp.doc(security=[])
-@public
+@open_to_all
 @blp.alt_response(503, schema=Health, description="The database is unreachable.")
 @blp.response(200, Health)
 def get_health() -> tuple[dict[str, Any], int]:
@@ -39,7 +39,7 @@ def get_health() -> tuple[dict[str, Any], int]:
 
 @blp.route("/version", methods=["GET"])
 @blp.doc(security=[])
-@public
+@open_to_all
 @blp.response(200, Version)
 def get_version() -> dict[str, Any]:
     """Show the versions of the service and of its protocol"""
