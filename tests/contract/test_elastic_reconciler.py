@@ -65,7 +65,7 @@ class Loop:
     def worker(
         self, block: str, *, host: str = "cn1", seen: float = 0.0, live: int = 1, **facts: Any
     ) -> None:
-        """A worker of a block has spoken ``seen`` seconds ago."""
+        """A worker of a block sent a heartbeat ``seen`` seconds ago."""
         now = time.time() - seen
         with self.api.fed.database.write() as connection:
             connection.execute(
@@ -98,7 +98,7 @@ def loop(api: Api) -> Loop:
 def test_a_block_is_submitted_with_the_ways_to_the_broker_and_they_are_learned(loop: Loop) -> None:
     loop.turn()
     (spec,) = loop.batch.specs
-    ways = [spec.words[i + 1] for i, word in enumerate(spec.words) if word == "--way"]
+    ways = [spec.command[i + 1] for i, word in enumerate(spec.command) if word == "--way"]
     assert ways == ["direct=", "relay=10.0.0.1:7001"]
     assert loop.look()["network"]["way"] == ""
     loop.worker(spec.name, way="relay=10.0.0.1:7001")
@@ -107,7 +107,9 @@ def test_a_block_is_submitted_with_the_ways_to_the_broker_and_they_are_learned(l
     assert (network["wanted"], network["way"], network["address"]) == ("auto", "relay", "10.0.0.1:7001")
     sites.set_policy(loop.api.fed, loop.api.user, "hpc", {"min_blocks": 2})
     loop.turn()
-    ways = [loop.batch.specs[1].words[i + 1] for i, w in enumerate(loop.batch.specs[1].words) if w == "--way"]
+    ways = [
+        loop.batch.specs[1].command[i + 1] for i, w in enumerate(loop.batch.specs[1].command) if w == "--way"
+    ]
     assert ways == ["relay=10.0.0.1:7001", "direct="], "what has worked is tried first"
     loop.turn(after=40)
     assert loop.machine.network.kept[-1] == "relay=10.0.0.1:7001", "it is kept alive while there are blocks"

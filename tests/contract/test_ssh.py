@@ -308,7 +308,7 @@ def test_ways_when_the_login_node_reaches_the_broker(
         assert network.routes(place, confirmed=relay)[0] == relay
         assert _ask(int(relay.rpartition(":")[2])).startswith(b"-NOAUTH")
         assert _network(shell, broker, broker, network="direct").routes(place) == []
-        # nobody needs a relay any more
+        # no relay is needed any more
         assert _network(shell, broker, broker).routes(place, confirmed="direct=") == ["direct="]
     finally:
         _stop_relay(shell, place)

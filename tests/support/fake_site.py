@@ -14,7 +14,7 @@ from federation.provision.site.network import Installation
 
 
 class FakeShell:
-    """Notes what is run; every command succeeds. ``away``: nothing is answered."""
+    """Records the commands; every command succeeds. ``away``: it is unreachable."""
 
     def __init__(self) -> None:
         self.ran: list[list[str]] = []
@@ -58,7 +58,7 @@ class FakeScheduler:
 
     def script(self, spec: JobSpec) -> str:
         """The job's script."""
-        return " ".join(spec.words)
+        return " ".join(spec.command)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
         """Take a job."""
@@ -88,7 +88,7 @@ class FakeScheduler:
 
 
 class FakeNetwork:
-    """Ways to the broker: ``known``, and what is asked to be kept."""
+    """Routes to the broker: ``known``, and the relays that must run."""
 
     def __init__(self) -> None:
         self.known = ["direct=", "relay=10.0.0.1:7001"]
@@ -96,21 +96,21 @@ class FakeNetwork:
         self.invalidated = 0
 
     def routes(self, installation: Installation, confirmed: str = "") -> list[str]:
-        """The ways, the confirmed one first."""
+        """Return the routes, the confirmed one first."""
         return sorted(self.known, key=lambda route: route != confirmed)
 
     def ensure_tunnel(self) -> None:
-        """Mend the tunnel."""
+        """Open the tunnel."""
 
     def ensure_relay(self, confirmed: str) -> None:
-        """Mend the relay."""
+        """Start the relay."""
         self.kept.append(confirmed)
 
     def stop_relay(self) -> None:
         """End the relay."""
 
     def invalidate(self) -> None:
-        """Find the ways anew."""
+        """Determine the routes again."""
         self.invalidated += 1
 
     def stop(self) -> None:
@@ -118,7 +118,7 @@ class FakeNetwork:
 
 
 class FakeMachine:
-    """What ``federation.provision.site.machine.Machine`` is to the keeper."""
+    """What ``federation.provision.site.machine.Machine`` is to the reconciler."""
 
     folder = "/home/me/.umbel"
 

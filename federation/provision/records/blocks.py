@@ -181,9 +181,9 @@ def route_of(connection: Connection, endpoint_no: int, name: str) -> str:
     """Return the route to the broker that a worker of the block reported (``name=host:port``), or ""."""
     query = select(nodes.c.facts).where(nodes.c.endpoint_no == endpoint_no, nodes.c.name.like(f"{name}.%"))
     for facts in connection.execute(query.limit(100)).scalars():
-        way = json.loads(facts).get("way")
-        if isinstance(way, str) and "=" in way:
-            return way[:200]
+        route = json.loads(facts).get("way")
+        if isinstance(route, str) and "=" in route:
+            return route[:200]
     return ""
 
 

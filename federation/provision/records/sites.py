@@ -139,12 +139,12 @@ class Site:
 
     @property
     def removing(self) -> bool:
-        """Whether everything on the site shall go: its endpoint is deleted."""
+        """Whether the site must be cleaned up, because its endpoint is deleted."""
         return self.deleted is not None
 
     @property
     def route(self) -> str:
-        """The way that workers have last come by, as ``name=host:port``; "" while that is not known."""
+        """The route that workers last used, as ``name=host:port``; "" if unknown."""
         return f"{self.network['way']}={self.network['address']}" if self.network else ""
 
 
@@ -212,17 +212,17 @@ def set_columns(fed: Federation, endpoint_no: int, **values: Any) -> None:
 
 
 def record_decision(fed: Federation, site: Site, sentence: str, now: float) -> None:
-    """Keep a decision, unless it only says the last one again; the oldest of ``HISTORY`` goes."""
+    """Store a decision unless it repeats the last one; keep the last ``HISTORY`` decisions."""
     if sentence == site.decision:
         return
     history = [*site.history, (now, sentence)][-HISTORY:]
     set_columns(fed, site.endpoint_no, decision=sentence, history=json.dumps(history))
 
 
-def record_route(fed: Federation, site: Site, way: str, now: float) -> None:
-    """Note by which way (``name=host:port``) a worker has come."""
-    name, _, address = way.partition("=")
-    if way and way != site.route:
+def record_route(fed: Federation, site: Site, route: str, now: float) -> None:
+    """Store the route (``name=host:port``) that a worker used."""
+    name, _, address = route.partition("=")
+    if route and route != site.route:
         set_columns(
             fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now})
         )
@@ -262,7 +262,7 @@ def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[st
 def update_planner_state(
     fed: Federation, endpoint_no: int, change: Callable[[PlannerState], PlannerState]
 ) -> dict[str, Any]:
-    """Change an endpoint's memory by a function of it, in one transaction. Raises NotFound."""
+    """Apply a function to an endpoint's planner state, in one transaction. Raises NotFound."""
     with fed.database.write() as connection:
         memory = change(PlannerState.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
         values = {"memory": json.dumps(memory.to_dict())}

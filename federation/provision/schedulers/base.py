@@ -53,7 +53,7 @@ class NoAnswer(SiteError):
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job to submit. ``words``: the worker's command with its arguments; ``walltime``: seconds.
+    """A job to submit. ``command``: the worker's command line; ``walltime``: seconds.
 
     ``folder``: directory of scripts and output on the site; ``setup``: commands to run before the worker (no
     shell syntax: words are quoted); ``directives``: lines for the batch system; ``launcher``: command that
@@ -61,7 +61,7 @@ class JobSpec:
     """
 
     name: str
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     folder: str
     nodes: int = 1
     slots_per_node: int = 1

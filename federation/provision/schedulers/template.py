@@ -22,7 +22,7 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}\Z")
 def body(spec: JobSpec) -> str:
     """Return the lines that run the worker. Raises BadRequest."""
     launcher = [word.replace("{nodes}", str(spec.nodes)) for word in spec.launcher]
-    command = " ".join(quoted(word) for word in [*launcher, *spec.words])
+    command = " ".join(quoted(word) for word in [*launcher, *spec.command])
     lines = [
         "umask 077",
         # from the start of the job, not from its submission: it may have been pending for days

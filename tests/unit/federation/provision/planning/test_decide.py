@@ -146,7 +146,7 @@ def test_what_does_not_end_is_cancelled(stuck: Block) -> None:
 
 
 def _end(planner_state: PlannerState, state: BlockState, block_name: str = "b", **more: Any) -> PlannerState:
-    """What the end of a block teaches; a worker of it has spoken unless said otherwise."""
+    """State after the end of a block; by default one of its workers has sent a heartbeat."""
     return failures.ended(planner_state, POLICY, NOW, state, **{"block": block_name, "joined": True, **more})
 
 
@@ -189,13 +189,13 @@ def test_a_node_where_blocks_fail_is_avoided() -> None:
         # machines that know their domain, and a scheduler that leaves it away; or the other way round
         (["cn1", "cn2"], {"CN1.cluster.example": 9.0}, False, ["cn2"]),
         (["cn1.cluster.example", "cn2.cluster.example"], {"cn2": 9.0}, False, ["cn1.cluster.example"]),
-        # all have spoken: only where a node was lost one of them is at fault, the one that was silent first
+        # all sent heartbeats: if a node was lost, it is the one whose heartbeats stopped first
         (["cn1", "cn2"], {"cn1": 100.0, "cn2": 40.0}, False, []),
         (["cn1", "cn2"], {"cn1": 100.0, "cn2": 40.0}, True, ["cn2"]),
         (["cn1", "cn2"], {"cn1": 100.0, "cn2": 97.0}, True, []),
-        # nobody has: all or any may be at fault
+        # none did: all or any may be at fault
         (["cn1", "cn2"], {}, True, []),
-        # the machines call themselves something else: nothing can be told
+        # the machines have other names for themselves: unknown
         (["node1", "node2"], {"x81a": 9.0}, False, []),
         (["a.north", "a.south"], {"a": 9.0}, False, []),
         (["cn1"], {}, False, []),
@@ -217,7 +217,7 @@ def test_one_bad_node_among_several_is_found_whatever_its_company() -> None:
             planner_state, BlockState.FAILED, block_name, hosts=hosts, last_seen={company: NOW}
         )
     assert dict(planner_state.strikes) == {"cn2": 2} and set(planner_state.bad_nodes) == {"cn2"}
-    # without a word from any of them nobody is blamed
+    # without a heartbeat from any of them no failure is counted
     assert _end(BEGUN, BlockState.FAILED, joined=False, hosts=["cn1", "cn2"]).strikes == {}
     # nor is a node whose block was ended before it could speak
     ended = _end(BEGUN, BlockState.CANCELLED, hosts=["cn1", "cn2"], last_seen={"cn1": NOW})
