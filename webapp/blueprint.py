@@ -1,8 +1,8 @@
-"""Declaration, parsing and documentation of routes, based on flask-smorest.
+"""How routes are declared, read and documented: flask-smorest with the conventions of this API.
 
-- Bodies are strict JSON with the right Content-Type; unknown fields are rejected in bodies and queries. - The
-return value of a view is serialized as it is. The schema of ``@blp.response`` only documents it, and tests
-  verify that both agree: serializing thousands of results field by field would cost more than finding them.
+- Bodies are strict JSON with the right Content-Type. Unknown fields of bodies and queries are rejected.
+- The value that a view returns is written unchanged. The schema of ``@blp.response`` documents it, and tests
+  compare the two: dumping thousands of results field by field would cost more than finding them.
 - ``@blp.fails`` documents the error codes of a route.
 """
 
@@ -40,12 +40,12 @@ Parcel = tuple[str, Callable[[Any], bytes]]
 
 
 class Parser(FlaskParser):
-    """Parses the arguments of requests for the schemas of routes."""
+    """Reads the arguments of requests with the schemas of routes."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "json": RAISE, "query": RAISE}
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        """Parse the body. Raises UnsupportedMediaType, BadRequest."""
+        """Return the body. Raises UnsupportedMediaType, BadRequest."""
         if req.mimetype == parcels.SUBMISSION_TYPE and "payloads" in schema.fields:
             return _read_parcel(req.get_data(cache=False))
         if req.mimetype != "application/json":
@@ -63,15 +63,15 @@ class Parser(FlaskParser):
         error_status_code: int | None,
         error_headers: Mapping[str, str] | None,
     ) -> NoReturn:
-        """Raise UnprocessableEntity with the messages for each field."""
+        """Raise UnprocessableEntity with a message for each invalid field."""
         messages = error.normalized_messages()
-        refused = UnprocessableEntity(_first_message(messages))
+        refused = UnprocessableEntity(_sentence(messages))
         refused.details = messages  # type: ignore[attr-defined]
         raise refused
 
 
 def _read_parcel(data: bytes) -> Any:
-    """Parse a body with binary payloads after the JSON. Raises BadRequest."""
+    """Read a body with payloads as bytes next to the JSON. Raises BadRequest."""
     try:
         head, joined = parcels.split(data)
         record = strict_json.loads(head)
@@ -83,8 +83,8 @@ def _read_parcel(data: bytes) -> Any:
         raise BadRequest(error.message) from None
 
 
-def _first_message(messages: Mapping[str, Any]) -> str:
-    """Format the first message: ``json.payloads: must have 1 to 10000 items``."""
+def _sentence(messages: Mapping[str, Any]) -> str:
+    """The first problem in words: ``json.payloads: must have 1 to 10000 items``."""
     path: list[str] = []
     value: Any = messages
     while isinstance(value, Mapping) and value:
@@ -96,12 +96,12 @@ def _first_message(messages: Mapping[str, Any]) -> str:
 
 
 class Blueprint(flask_smorest.Blueprint):
-    """A blueprint whose views return plain values."""
+    """A blueprint with views that return plain values."""
 
     ARGUMENTS_PARSER = Parser()
 
     def route(self, rule: str, *, methods: list[str], **options: Any) -> Callable[..., Any]:
-        """Register a route; the name of the view becomes the operationId."""
+        """Route requests to a view; its name is the operation id in the OpenAPI document."""
         named = re.findall(r"<(\w+)>", rule)
         parameters = [{"in": "path", "name": name, "description": PATH_PARAMETERS[name]} for name in named]
         register = super().route(rule, methods=methods, parameters=parameters, **options)
@@ -112,16 +112,16 @@ class Blueprint(flask_smorest.Blueprint):
         return decorator
 
     def arguments(self, schema: type[Schema], **options: Any) -> Callable[..., Any]:
-        """Parse the arguments of a view. All requests share one schema object, which is slow to create."""
+        """Read the arguments of a view with one schema object for all requests: creating it is costly."""
         decorator: Callable[..., Any] = super().arguments(schema(), **options)
         return decorator
 
     def response(
         self, status_code: int, schema: Any = None, *, parcel: Parcel | None = None, **options: Any
     ) -> Callable[..., Any]:
-        """Document a view's response and serialize what the view returns: a value, or a value and a status.
+        """Document a view's response, and write what the view returns: a value, or a value and a status.
 
-        ``parcel``: alternative binary form for clients that accept it.
+        ``parcel``: an alternative format, for clients that accept it.
         """
         document = super().response(status_code, schema, **options)
 

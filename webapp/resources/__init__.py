@@ -2,5 +2,5 @@
 
 from . import codes, elastic, endpoints, functions, groups, service, tasks
 
-#: All blueprints of the API, in the order of the documentation.
+#: Every blueprint of the API, in the order of its documentation.
 BLUEPRINTS = (functions.blp, endpoints.blp, codes.blp, elastic.blp, tasks.blp, groups.blp, service.blp)

@@ -15,15 +15,13 @@ from .policy import DESCRIPTIONS
 #: One optional number per rule; ``provision.planning.policy`` defines and checks them.
 Policy = Schema.from_dict(
     {
-        rule.name: (
-            fields.Integer(strict=True, metadata=about(DESCRIPTIONS[rule.name]))
-            if rule.type == "int"
-            else fields.Float(metadata=about(DESCRIPTIONS[rule.name]))
-        )
+        rule.name: fields.Integer(strict=True) if rule.type == "int" else fields.Float()
         for rule in dataclasses.fields(Rules)
     },
     name="Policy",
 )
+for _name, _field in Policy._declared_fields.items():
+    _field.metadata = about(DESCRIPTIONS[_name])
 
 
 class SiteIn(Schema):

@@ -52,7 +52,7 @@ class StrictInteger(fields.Integer):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class StrictNumber(fields.Float):
+class Number(fields.Float):
     """A JSON number; unlike marshmallow's Float, it rejects strings."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:

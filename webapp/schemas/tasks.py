@@ -19,7 +19,7 @@ from umbel.protocol.run_options import BOUNDS
 from umbel.protocol.states import TaskState
 
 from .common import PageQuery, about, page_of, time_field
-from .fields import Id, Payloads, StrictInteger, StrictNumber, Text
+from .fields import Id, Number, Payloads, StrictInteger, Text
 
 _STATES = [state.value for state in TaskState]
 _DAY = 86400.0
@@ -30,7 +30,7 @@ _ABOVE_0 = {"exclusiveMinimum": 0}
 class OptionsIn(Schema):
     """Options of a submission; they apply to each of its tasks. Times in seconds, sizes in bytes."""
 
-    timeout = StrictNumber(
+    timeout = Number(
         allow_none=True,
         validate=validate.Range(*BOUNDS["timeout"], min_inclusive=False),
         metadata=about("Run time in seconds after which a task fails with TIMEOUT.", **_ABOVE_0),
@@ -40,7 +40,7 @@ class OptionsIn(Schema):
         validate=validate.Range(*BOUNDS["memory"]),
         metadata=about("Memory in bytes above which a task fails with MEMORY_LIMIT; at least 1 MiB."),
     )
-    cpu = StrictNumber(
+    cpu = Number(
         allow_none=True,
         validate=validate.Range(*BOUNDS["cpu"], min_inclusive=False),
         metadata=about("Processor time in seconds after which a task fails with TIMEOUT.", **_ABOVE_0),
@@ -58,7 +58,7 @@ class OptionsIn(Schema):
         validate=validate.Range(*BOUNDS["open_files"]),
         metadata=about("Files and sockets that a task may have open at the same time."),
     )
-    expires = StrictNumber(
+    expires = Number(
         allow_none=True,
         validate=validate.Range(**_POSITIVE, max=366 * _DAY),
         metadata=about(

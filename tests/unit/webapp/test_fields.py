@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marshmallow import Schema, ValidationError
 
-from webapp.schemas.fields import Base64, Id, Object, Payloads, StrictNumber, Text, decode_all
+from webapp.schemas.fields import Base64, Id, Number, Object, Payloads, Text, decode_all
 
 
 class Everything(Schema):
     text = Text(min_length=1, max_length=3)
     id = Id()
-    number = StrictNumber()
+    number = Number()
     object = Object(max_bytes=100, max_depth=3)
     data = Base64(min_bytes=1)
     key = Base64(exactly=2)
