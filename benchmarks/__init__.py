@@ -1,4 +1,4 @@
-"""The same work on Umbel and on other task systems, side by side: ``make bench``.
+"""Benchmarks of Umbel and other task systems on the same works: ``make bench``.
 
 ``python -m benchmarks`` makes a virtual environment for each peer, then runs rounds; in each round every
 system gets a session of its own (``benchmarks.session``, started with the interpreter of its environment),

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run the rounds, print the tables, keep the records, draw the picture."""
+"""``python -m benchmarks``: run the rounds, print the tables, write the records and the plot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .works import WORKS
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; ends the program when a name is unknown."""
+    """Parse the command line; exits if a name is unknown."""
     parser = _parser()
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     known = {*WORKS, *PEERS}
     for name in [*options.only, *options.names]:
         if name not in known:
-            parser.error(f"unknown name {name}; known are {', '.join(sorted(known))}")
+            parser.error(f"unknown name '{name}': use {', '.join(sorted(known))}")
     if options.publish:
         options.output, options.plot = REFERENCE, PICTURE
     if "W7" in options.only:
@@ -45,40 +45,49 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure Umbel and its peers side by side."
+        prog="python -m benchmarks", description="Benchmark Umbel and its peers."
     )
     parser.add_argument(
-        "--only", default="W1,W2,W3,W4,W5,W6,W7,W8,W9,W10", help="works (default: %(default)s)"
+        "--only", default="W1,W2,W3,W4,W5,W6,W7,W8,W9,W10", help="works to run (default: %(default)s)"
     )
     parser.add_argument(
-        "--peers", default="celery,parsl,dask,dramatiq", help="beside Umbel (default: %(default)s)"
+        "--peers", default="celery,parsl,dask,dramatiq", help="systems to compare with (default: %(default)s)"
     )
     parser.add_argument("--without-umbel", action="store_true", help="measure the peers only")
-    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the calls: a look, not a measurement"
+        "--quick", action="store_true", help="a tenth of the calls: a smoke test, not a measurement"
     )
-    parser.add_argument("--limit", type=int, default=300, help="seconds that one run may take (default: 300)")
+    parser.add_argument(
+        "--limit", type=int, default=300, help="time limit of one run in seconds (default: 300)"
+    )
     parser.add_argument(
         "--settle",
         type=float,
         default=60.0,
-        help="seconds a session may wait for a quiet machine (default: 60)",
+        help="longest wait of a session for an idle machine in seconds (default: 60)",
     )
-    parser.add_argument("--keep", action="store_true", help="keep the sessions' folders in .bench/runs")
     parser.add_argument(
-        "--output", type=Path, default=CACHE / "results.json", help="default: .bench/results.json"
+        "--keep", action="store_true", help="keep the directories of the sessions in .bench/runs"
     )
-    parser.add_argument("--plot", type=Path, help="default: beside the output, as .svg")
-    parser.add_argument("--add", action="store_true", help="add these rounds to the records that are there")
     parser.add_argument(
-        "--publish", action="store_true", help="make this the reference that the manual shows"
+        "--output",
+        type=Path,
+        default=CACHE / "results.json",
+        help="file for the records (default: .bench/results.json)",
+    )
+    parser.add_argument(
+        "--plot", type=Path, help="file for the plot (default: the output file with the extension .svg)"
+    )
+    parser.add_argument("--add", action="store_true", help="add the rounds to the existing records")
+    parser.add_argument(
+        "--publish", action="store_true", help="make these the reference records of the manual"
     )
     return parser
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, beside the versions in the records."""
+    """Return the properties of the machine that affect the figures."""
     return {
         "processors": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
@@ -90,11 +99,11 @@ def machine() -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run all sessions; the records so far are on disk after each."""
+    """Run all sessions; write the records to disk after each."""
     records, before = _earlier(options)
     pythons: dict[str, str] = {}
     sessions = plan(options.only, options.names, options.rounds)
-    # W8 and W9 have their own
+    # W8 and W9 have no sessions
     for name in sorted({name for _, name, _ in sessions}, key=options.names.index):
         try:
             pythons[name] = python_of(name)
@@ -122,7 +131,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _earlier(options: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
-    """Records that new ones are added to, and how many rounds they are of."""
+    """Return the records to add to, and their number of rounds."""
     if not options.add:
         return [], 0
     data = read_records(options.output)
@@ -139,8 +148,8 @@ def _measure_starts(options: argparse.Namespace, records: list[dict[str, Any]], 
 
 
 def _measure_elastic(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
-    """Add the records of W9, which has systems of its own, on a Slurm that is made for it."""
-    # only here: it imports the end-to-end tests' cluster, which other machines have no use for
+    """Add the records of W9, which has its own systems and creates a Slurm cluster."""
+    # imported here because it needs the cluster of the end-to-end tests
     from .elastic.systems import PEERS as SYSTEMS
     from .elastic.systems import measure as measure_elastic
     from .elastic.systems import missing
@@ -158,7 +167,7 @@ def _measure_elastic(options: argparse.Namespace, records: list[dict[str, Any]])
 
 
 def summary(record: dict[str, Any]) -> str:
-    """A record in one line, for who waits."""
+    """Return a record as one line of progress."""
     if "error" in record:
         return f"{record['peer']}: {record['error']}"
     if record["work"] == "start":
@@ -172,10 +181,10 @@ def summary(record: dict[str, Any]) -> str:
 def main() -> int:
     """Run the benchmark; return 1 if something could not be measured."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, stop)
     options = parse()
     records = measure(options)
     print(render(records, as_text))
@@ -185,9 +194,9 @@ def main() -> int:
     picture = options.plot or options.output.with_suffix(".svg")
     try:
         draw(records, picture)
-        print(f"Picture: {picture}")
+        print(f"Plot: {picture}")
     except ImportError:
-        print("No picture: matplotlib is not installed")
+        print("No plot: matplotlib is not installed")
     return int(any("error" in record for record in records))
 
 

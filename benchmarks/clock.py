@@ -1,4 +1,4 @@
-"""Wall time and processor time of one run, and how much the machine was disturbed meanwhile."""
+"""Wall time and processor time of one run, and the load of other processes during it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import processes
 class Clock:
     """Measures the ``with`` block: ``seconds``, and ``cpu`` (role of a process -> seconds of processor time).
 
-    A process that begins and ends inside the block is counted with the parent that awaited it.
+    A process that starts and ends inside the block is counted for the parent that waited for it.
     """
 
     def __init__(self, mark: str, roles: tuple[tuple[str, str], ...]):
@@ -45,10 +45,10 @@ class Clock:
         self.cpu = {name: seconds for name, seconds in used.items() if seconds}
 
     def record(self, n: int) -> dict[str, Any]:
-        """Fields that every record has: ``n`` calls took this long and this much processor time.
+        """Return the fields of every record: wall time and processor time of ``n`` calls.
 
-        ``others``: share of the machine that foreign processes used meanwhile; it has a grain of 10 ms.
-        ``spin_ms``: see ``spin``, which a slow host shows in, as it does in nothing else.
+        ``others``: share of the machine used by other processes, with a resolution of 10 ms of processor
+        time. ``spin_ms``: see ``spin``; it reveals a slow host, which no other field does.
         """
         total = sum(self.cpu.values())
         others = max(0.0, self._machine - total) / self.seconds / (os.cpu_count() or 1)
@@ -66,7 +66,7 @@ class Clock:
 
 
 def spin() -> float:
-    """Milliseconds that a fixed piece of Python takes here and now."""
+    """Return the milliseconds that a fixed piece of Python code takes now."""
     began, total = time.perf_counter(), 0
     for number in range(400_000):
         total += number * number & 255
@@ -74,9 +74,9 @@ def spin() -> float:
 
 
 def settle(mark: str, allowance: float) -> float:
-    """Wait until foreign processes use less than a tenth of a core, for ``allowance`` seconds at most.
+    """Wait until other processes use less than a tenth of a core, at most ``allowance`` seconds.
 
-    Returns how many of these are left.
+    Returns the remaining seconds of the allowance.
     """
     while allowance > 0:
         began = time.monotonic()

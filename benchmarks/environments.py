@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once and kept in ``.bench/environments``."""
+"""A virtual environment for each peer, created once in ``.bench/environments``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sys
 from .peers import PEERS
 from .peers.base import ROOT
 
-#: Everything that benchmarks keep between runs; git ignores it.
+#: Directory for everything that is kept between runs; ignored by git.
 CACHE = ROOT / ".bench"
 
 
 def python_of(peer: str) -> str:
-    """The interpreter that runs the peer's sessions; its environment is made if there is none yet.
+    """Return the interpreter for the peer's sessions; create its environment if necessary.
 
-    Raises RuntimeError with the end of pip's output when something cannot be installed.
+    Raises RuntimeError with the end of pip's output if the installation fails.
     """
     requirements = PEERS[peer].requirements
     if not requirements:

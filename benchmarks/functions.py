@@ -1,4 +1,4 @@
-"""The functions that every system calls, importable in clients and in workers alike."""
+"""The functions that every system calls, importable in clients and workers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def same(value: Any) -> Any:
-    """Do nothing: hand the argument back, so that every result can be checked."""
+    """Return the argument, so that every result can be checked."""
     return value
 
 
 def nap(item: Any) -> Any:
-    """Sleep for ``item[1]`` seconds and return ``item[0]``; 0 does not sleep at all."""
+    """Sleep for ``item[1]`` seconds, unless it is 0, and return ``item[0]``."""
     if item[1]:
         time.sleep(item[1])
     return item[0]

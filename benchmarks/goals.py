@@ -1,4 +1,4 @@
-"""What Umbel is to reach, as ratios within one run, and whether it does."""
+"""Performance goals of Umbel, as ratios within one run, and whether they are met."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import dataclass
 
 from .tables import Record, Table, by_round, ratios, short
 
-#: No process of the service may take more memory than this, in MiB.
-MOST_MEMORY = 400
-#: Nor the client of a million calls, of which it has 10,000 at hand.
-CLIENT_MEMORY = 100
-#: What runs on the service's side.
+#: Most memory of a process of the service, MiB.
+MAX_SERVICE_MEMORY = 400
+#: Most memory of the client of W10, MiB.
+MAX_CLIENT_MEMORY = 100
+#: Roles of the processes of the service.
 SERVICE = {"web", "collect", "sweep", "up", "redis"}
 
 
 @dataclass(frozen=True)
 class Goal:
-    """``value``: what was reached in each round; its median must be >= ``least``, or <= ``most``."""
+    """``value``: the result of each round; its median must be >= ``minimum``, or <= ``maximum``."""
 
     name: str
     value: Callable[[Sequence[Record]], list[float]]
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     def line(self, records: Sequence[Record]) -> list[str] | None:
-        """Name, goal, what was reached, verdict; None if it was not measured."""
+        """Return name, goal, median and verdict; None if it was not measured."""
         values = self.value(records)
         if not values:
             return None
         middle = statistics.median(values)
-        met = middle >= self.least if self.least is not None else middle <= (self.most or 0.0)
-        goal = f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
+        met = middle >= self.minimum if self.minimum is not None else middle <= (self.maximum or 0.0)
+        goal = f"≥ {self.minimum:g}" if self.minimum is not None else f"≤ {self.maximum:g}"
         return [self.name, goal, short(middle), "met" if met else "MISSED"]
 
 
@@ -53,7 +53,7 @@ def _growth(key: str, work: str, n: int, base: str, base_n: int) -> Callable[[Se
 
 
 def _after_fastest(records: Sequence[Record]) -> list[float]:
-    """W9: by how much Umbel's median first result comes after the faster peer's, seconds."""
+    """W9: delay of Umbel's median first result after that of the fastest peer, seconds."""
     medians = {
         peer: statistics.median(found.values())
         for peer in dict.fromkeys(record["peer"] for record in records if record["work"] == "W9")
@@ -64,7 +64,7 @@ def _after_fastest(records: Sequence[Record]) -> list[float]:
 
 
 def _largest(work: str, roles: Collection[str]) -> Callable[[Sequence[Record]], list[float]]:
-    """The largest memory of a process of these roles in each round, MiB."""
+    """The largest memory of a process with one of these roles in each round, MiB."""
     return lambda records: [
         max([peak for name, peak in record["peak_mb"] if name in roles], default=0.0)
         for record in records
@@ -73,31 +73,33 @@ def _largest(work: str, roles: Collection[str]) -> Callable[[Sequence[Record]], 
 
 
 GOALS = (
-    Goal("W1: 10,000 no-ops, × Parsl", _against("parsl", "W1", 10_000, "tasks_per_s"), least=4),
-    Goal("W1: 10,000 no-ops, × Celery", _against("celery", "W1", 10_000, "tasks_per_s"), least=10),
-    Goal("W2: round trip p50, × Celery's", _against("celery", "W2", 300, "p50_ms"), most=5),
-    Goal("W2: round trip p95, × Celery's", _against("celery", "W2", 300, "p95_ms"), most=5),
-    Goal("W3: 100 kB echo, × Celery", _against("celery", "W3", 500, "tasks_per_s"), least=1.5),
-    Goal("W4: 1 ms calls, efficiency", _own("W4", "efficiency"), least=0.85),
-    Goal("W5: 100,000 no-ops, × W1's rate", _growth("tasks_per_s", "W5", 100_000, "W1", 10_000), least=0.8),
-    Goal("W5: largest process of the service, MiB", _largest("W5", SERVICE), most=MOST_MEMORY),
-    Goal("W6: mixed bag, makespan / ideal", _own("W6", "stretch"), most=1.15),
+    Goal("W1: 10,000 no-ops, × Parsl", _against("parsl", "W1", 10_000, "tasks_per_s"), minimum=4),
+    Goal("W1: 10,000 no-ops, × Celery", _against("celery", "W1", 10_000, "tasks_per_s"), minimum=10),
+    Goal("W2: round trip p50, × Celery's", _against("celery", "W2", 300, "p50_ms"), maximum=5),
+    Goal("W2: round trip p95, × Celery's", _against("celery", "W2", 300, "p95_ms"), maximum=5),
+    Goal("W3: 100 kB echo, × Celery", _against("celery", "W3", 500, "tasks_per_s"), minimum=1.5),
+    Goal("W4: 1 ms calls, efficiency", _own("W4", "efficiency"), minimum=0.85),
+    Goal("W5: 100,000 no-ops, × W1's rate", _growth("tasks_per_s", "W5", 100_000, "W1", 10_000), minimum=0.8),
+    Goal("W5: largest process of the service, MiB", _largest("W5", SERVICE), maximum=MAX_SERVICE_MEMORY),
+    Goal("W6: mixed calls, makespan / ideal", _own("W6", "stretch"), maximum=1.15),
     Goal(
-        "W7: time per task, 100,000 / 10,000", _growth("us_per_task", "W7", 100_000, "W7", 10_000), most=1.25
+        "W7: time per task, 100,000 / 10,000",
+        _growth("us_per_task", "W7", 100_000, "W7", 10_000),
+        maximum=1.25,
     ),
-    Goal("W10: a million calls, client, MiB", _largest("W10", {"client"}), most=CLIENT_MEMORY),
-    Goal("W10: largest process of the service, MiB", _largest("W10", SERVICE), most=MOST_MEMORY),
-    Goal("W9: first result, seconds after the faster peer's", _after_fastest, most=1),
-    Goal("W9: scheduler commands/min, × Parsl", _against("parsl", "W9", 1, "per_minute"), most=0.99),
+    Goal("W10: a million calls, client, MiB", _largest("W10", {"client"}), maximum=MAX_CLIENT_MEMORY),
+    Goal("W10: largest process of the service, MiB", _largest("W10", SERVICE), maximum=MAX_SERVICE_MEMORY),
+    Goal("W9: first result, seconds after the faster peer's", _after_fastest, maximum=1),
+    Goal("W9: scheduler commands/min, × Parsl", _against("parsl", "W9", 1, "per_minute"), maximum=0.99),
     Goal(
         "W7: time per task, old tasks / none",
         _growth("us_per_task", "W7old", 10_000, "W7", 10_000),
-        most=1.25,
+        maximum=1.25,
     ),
 )
 
 
 def goal_tables(records: Sequence[Record]) -> list[Table]:
-    """The table of all goals that the records can answer, if there are any."""
+    """Return the table of all goals that were measured, if there are any."""
     lines = [line for goal in GOALS if (line := goal.line(records)) is not None]
-    return [Table("What Umbel is to reach", ("what", "goal", "median", "verdict"), lines)] if lines else []
+    return [Table("Goals of Umbel", ("measurement", "goal", "median", "verdict"), lines)] if lines else []

@@ -1,4 +1,4 @@
-"""A ledger with a past: many finished tasks, written straight into the SQLite file of a stopped service."""
+"""Add many finished tasks to the ledger of a stopped service, directly in its SQLite file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
-#: Tasks of one group, and of one blob of arguments and of results.
+#: Tasks per group, per blob of arguments and per blob of results.
 PER_GROUP = 10_000
 #: Seconds between the ends of two old tasks.
 SPACING = 0.5
 
-#: What differs between the copies of a task; all other columns are copied as they are. Its place among the
-#: copies of its group is ``k.k``, counted from 0.
+#: Columns that differ between the copies of a task; all others are copied. ``k.k`` is the index of a copy in
+#: its group, from 0.
 _OWN = {
     "id": "printf('%s%012x', :prefix, k.k)",
     "group_no": ":group_no",
@@ -29,9 +29,10 @@ _OWN = {
 
 
 def add(ledger: Path, count: int) -> None:
-    """Copy a succeeded task of the ledger ``count`` times, with groups, submissions and blobs of their own.
+    """Copy a succeeded task of the ledger ``count`` times, with new groups, submissions and blobs.
 
-    The copies end before all others, half a second apart. Raises RuntimeError if there is none to copy.
+    The copies finished before all existing tasks, half a second apart. Raises RuntimeError if there is no
+    task to copy.
     """
     with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous=OFF")
@@ -41,7 +42,7 @@ def add(ledger: Path, count: int) -> None:
             "ORDER BY no DESC LIMIT 1"
         ).fetchone()
         if row is None:
-            raise RuntimeError(f"{ledger} holds no succeeded task with a result to copy")
+            raise RuntimeError(f"{ledger} contains no succeeded task with a result to copy")
         connection.execute("BEGIN IMMEDIATE")
         for begin in range(0, count, PER_GROUP):
             _add_group(connection, row[0], begin, min(PER_GROUP, count - begin))
@@ -77,7 +78,7 @@ def _add_group(connection: sqlite3.Connection, task_no: int, begin: int, size: i
 
 
 def _copy(connection: sqlite3.Connection, table: str, no: int, **changes: object) -> int:
-    """Copy the row ``no`` of a table with some columns changed; return the number of the copy."""
+    """Copy row ``no`` of a table and change some columns; return the number of the copy."""
     names = [name for name in _columns(connection, table) if name != "no"]
     taken = [f":{name}" if name in changes else name for name in names]
     cursor = connection.execute(

@@ -1,4 +1,4 @@
-"""A picture of a benchmark for the manual: ``python -m benchmarks.plot FILE PICTURE`` (needs matplotlib)."""
+"""Plot the records of a benchmark: ``python -m benchmarks.plot FILE PLOT`` (needs matplotlib)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from .tables import COLUMNS, Record, by_round
 from .works import WORKS
 
-#: Umbel's colour, and that of all others.
+#: Colour of Umbel, and of all other systems.
 _OURS, _OTHERS = "#2e7d32", "#9e9e9e"
 _LESS = {"p50_ms", "stretch"}
 _PANELS = ("W1", "W2", "W3", "W4", "W5", "W6")
 
 
 def draw(records: Sequence[Record], file: Path) -> None:
-    """Draw medians with their extremes, one panel a work; the format follows the file's name.
+    """Plot medians with their extremes, one panel per work; the file name extension selects the format.
 
     Raises ImportError without matplotlib.
     """
     import matplotlib
 
     matplotlib.use("Agg")
-    # texts stay texts, and the same records give the same file
+    # keep text as text, and make the output reproducible
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "umbel"})
     from matplotlib import pyplot
 

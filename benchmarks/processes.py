@@ -1,7 +1,7 @@
-"""What the processes of one session use, read from /proc, and how they are ended.
+"""Resource usage of the processes of one session, from /proc, and their termination.
 
-A session and all that it starts carry a mark in their environment; children that were given another
-environment are found through their parents. Linux only.
+A session and its processes have a mark in their environment; children with a different environment are found
+through their parents. Linux only.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Environment variable that holds the session's mark.
+#: Environment variable with the session's mark.
 MARK = "UMBEL_BENCH_SESSION"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that was alive when looked at; ``start`` (ticks since boot) tells it from a later one.
+    """A live process; ``start`` (ticks since boot) distinguishes it from later ones with the same pid.
 
-    ``cpu``: seconds of processor time, with those of its ended and awaited children.
+    ``cpu``: seconds of processor time, including those of children that have ended and were waited for.
     """
 
     pid: int
@@ -34,12 +34,12 @@ class Process:
 def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError:  # it has ended, or is not ours
+    except OSError:  # it has ended, or belongs to another user
         return b""
 
 
-def look(pid: int) -> Process | None:
-    """The process ``pid``, or None when it has ended."""
+def read_process(pid: int) -> Process | None:
+    """Return the process ``pid``, or None if it has ended."""
     text = _read(f"/proc/{pid}/stat").decode("ascii", "replace")
     fields = text[text.rfind(")") + 2 :].split()
     if not fields or fields[0] == "Z":
@@ -48,25 +48,25 @@ def look(pid: int) -> Process | None:
 
 
 def of_session(mark: str) -> dict[int, Process]:
-    """All live processes of a session by pid: those with its mark, and their descendants."""
+    """Return all live processes of a session by pid: those with its mark, and their descendants."""
     wanted = f"{MARK}={mark}".encode()
-    everybody = {}
+    everything = {}
     for name in os.listdir("/proc"):
-        process = look(int(name)) if name.isdigit() else None
+        process = read_process(int(name)) if name.isdigit() else None
         if process is not None:
-            everybody[process.pid] = process
-    mine = {pid for pid in everybody if wanted in _read(f"/proc/{pid}/environ").split(b"\0")}
+            everything[process.pid] = process
+    mine = {pid for pid in everything if wanted in _read(f"/proc/{pid}/environ").split(b"\0")}
     if os.environ.get(MARK) == mark:
         mine.add(os.getpid())
     while True:
-        children = {pid for pid, process in everybody.items() if process.parent in mine} - mine
+        children = {pid for pid, process in everything.items() if process.parent in mine} - mine
         if not children:
-            return {pid: everybody[pid] for pid in sorted(mine)}
+            return {pid: everything[pid] for pid in sorted(mine)}
         mine |= children
 
 
 def role(pid: int, roles: Iterable[tuple[str, str]]) -> str:
-    """What a process is: "client" for this one, else by the first (part of its command, role) that fits."""
+    """Return the role of a process: "client" for this one, else the first match of its command line."""
     if pid == os.getpid():
         return "client"
     line = _read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode("utf-8", "replace").strip()
@@ -78,7 +78,7 @@ def role(pid: int, roles: Iterable[tuple[str, str]]) -> str:
 
 
 def machine_cpu() -> float:
-    """Seconds of processor time that the whole machine has been busy since it started."""
+    """Return the seconds of processor time that the machine has used since boot."""
     user, nice, system, _idle, _wait, irq, softirq = map(
         int, _read("/proc/stat").split(b"\n")[0].split()[1:8]
     )
@@ -86,16 +86,16 @@ def machine_cpu() -> float:
 
 
 def reset_peaks(pids: Iterable[int]) -> None:
-    """Let the peak memory of these processes begin at what they use now."""
+    """Reset the peak memory of these processes to their current memory."""
     for pid in pids:
         try:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
-        except OSError:  # ended, or a kernel without it: then the peak is of its whole life
+        except OSError:  # ended, or not supported by the kernel: then the peak covers the whole run time
             continue
 
 
 def peak_megabytes(pid: int) -> float:
-    """Largest resident memory of a process since its peak was reset, in MiB; 0 when it has ended."""
+    """Return the peak resident memory of a process since the last reset, in MiB; 0 if it has ended."""
     for line in _read(f"/proc/{pid}/status").splitlines():
         if line.startswith(b"VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -103,13 +103,13 @@ def peak_megabytes(pid: int) -> float:
 
 
 def alive(started: Mapping[int, int]) -> list[int]:
-    """Which of these processes (pid -> start) still live."""
-    found = {pid: look(pid) for pid in started}
+    """Return which of these processes (pid -> start) are alive."""
+    found = {pid: read_process(pid) for pid in started}
     return [pid for pid, process in found.items() if process is not None and process.start == started[pid]]
 
 
 def end(started: Mapping[int, int], grace: float = 5.0) -> list[int]:
-    """End these processes (pid -> start), first kindly; return the pids of those that still live."""
+    """End these processes (pid -> start) with SIGTERM, then SIGKILL; return the pids still alive."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in alive(started):
             try:

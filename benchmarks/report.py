@@ -1,4 +1,4 @@
-"""Shows the records of a benchmark: ``python -m benchmarks.report FILE [--rst]``."""
+"""Print the records of a benchmark as tables: ``python -m benchmarks.report FILE [--rst]``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tables import Record, Table, faults, process_tables, work_tables
 
 
 def as_text(table: Table) -> str:
-    """The table for a terminal."""
+    """Format a table for a terminal."""
     rows = [table.heads, *table.lines]
     widths = [max(len(row[place]) for row in rows) for place in range(len(table.heads))]
     body = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
@@ -20,7 +20,7 @@ def as_text(table: Table) -> str:
 
 
 def as_rst(table: Table) -> str:
-    """The table for the manual."""
+    """Format a table for the manual."""
     rows = "\n".join(
         "\n".join(("   * - " if not place else "     - ") + text for place, text in enumerate(row))
         for row in (table.heads, *table.lines)
@@ -29,7 +29,7 @@ def as_rst(table: Table) -> str:
 
 
 def render(records: Sequence[Record], style: Callable[[Table], str]) -> str:
-    """All tables, the goals and the faults last."""
+    """Return all tables, then the goals and the errors."""
     tables = (*work_tables(records), *process_tables(records), *goal_tables(records))
     parts = [style(table) for table in tables]
     missing = faults(records)
@@ -41,8 +41,8 @@ def render(records: Sequence[Record], style: Callable[[Table], str]) -> str:
 def main() -> None:
     """Print the tables of a file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--rst", action="store_true", help="as reST, for the manual")
+    parser.add_argument("file", type=Path, help="file with the records")
+    parser.add_argument("--rst", action="store_true", help="print reStructuredText")
     options = parser.parse_args()
     records = json.loads(options.file.read_text(encoding="utf-8"))["records"]
     print(render(records, as_rst if options.rst else as_text), end="")

@@ -1,4 +1,4 @@
-"""The rounds: session after session, A B C A B C, each in a folder of its own and ended whatever happens."""
+"""The rounds: sessions in the order A B C A B C, each in its own directory and always ended."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .peers.base import ROOT
 from .redis_server import BINARY, find_binary
 from .works import PASSES, WORKS
 
-#: Finished tasks that the ledger holds in W7old.
+#: Finished tasks in the ledger in W7old.
 OLD_TASKS = 1_000_000
-#: A session that does not end by itself is ended after this many seconds for each run it was asked for.
+#: Seconds that a session may take in addition to the limits of its runs.
 SLACK = 300
 
 
 def plan(only: list[str], names: list[str], rounds: int) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield (round, system, works of one session) in the order in which they are run."""
+    """Yield (round, system, works) of each session, in order."""
     for number in range(1, rounds + 1):
         for together in PASSES:
             for name in names:
@@ -64,7 +64,7 @@ def run_session(
             runs_asked = sum(len(WORKS[work].sizes) for work in works)
             well = process.wait(SLACK + runs_asked * options.limit) == 0
         except subprocess.TimeoutExpired:
-            print(f"{name}: the session did not end by itself", file=sys.stderr)
+            print(f"{name}: the session exceeded its time limit", file=sys.stderr)
         finally:
             _end(process, folder, mark)
         records.seek(0)
@@ -75,7 +75,7 @@ def run_session(
             "peer": name,
             "work": "error",
             "round": number,
-            "error": f"the session died, see {folder.name}",
+            "error": f"the session ended unexpectedly, see {folder.name}",
         }
     if well and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,7 +87,7 @@ def _environment(python: str, mark: str) -> Mapping[str, str]:
     return {
         **environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        # helpers of a peer, such as Parsl's, are found beside its interpreter
+        # helper programs of a peer (Parsl) are in the directory of its interpreter
         "PATH": os.path.dirname(python) + os.pathsep + environ.get("PATH", ""),
         processes.MARK: mark,
         BINARY: find_binary(),
@@ -95,7 +95,7 @@ def _environment(python: str, mark: str) -> Mapping[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path, mark: str) -> None:
-    """End a session and all that it has started and noted, or that carries its mark."""
+    """End a session, the processes in its list, and those with its mark."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -1,7 +1,7 @@
 """One session of one system: start it, warm it up, run works, check all results, stop it.
 
-Run with the interpreter of the system's own environment: ``python -m benchmarks.session --peer celery ...``.
-Prints one JSON record per run; whatever the system prints goes to standard error.
+Runs with the interpreter of the system's environment: ``python -m benchmarks.session --peer celery ...``.
+Prints one JSON record per run; output of the system goes to standard error.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from .peers.base import Peer
 from .redis_server import RedisServer
 from .works import AHEAD, SHORT_NAP, SLOTS, WORKS, arguments, expected, ideal_seconds, sizes
 
-#: No-ops run before anything is measured; and seconds for the start with them, and for the end.
+#: No-ops before the first measurement; time limits of the start (with the no-ops) and the stop, seconds.
 WARM_UP = 200
-#: Naps by which it is found out how long one takes here.
+#: Sleeps to measure the real duration of one.
 NAPS = 300
 START_LIMIT, STOP_LIMIT = 120, 40
-#: W7: a size is run so often that about this many calls come together, but not more often than this.
+#: W7: each size is repeated until about this many calls were run, but at most this often.
 GROWTH_CALLS, GROWTH_RUNS = 10_000, 10
 
 
-class TooLong(BaseException):
-    """A run has reached its limit. Not an Exception, so that no system's own handler swallows it."""
+class RunTimeout(BaseException):
+    """A run has reached its time limit. Not an Exception, so that no system catches it."""
 
 
 @contextmanager
 def limit(seconds: int) -> Iterator[None]:
-    """Raise TooLong in the block after so many seconds."""
+    """Raise RunTimeout in the block after ``seconds``."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TooLong(f"not done within {seconds} s")
+        raise RunTimeout(f"not finished within {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -57,13 +57,13 @@ def limit(seconds: int) -> Iterator[None]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` (0..1) of all values do not exceed."""
+    """Return the smallest value that is >= a ``share`` (0..1) of all values."""
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, max(0, -int(-share * len(ranked) // 1) - 1))]
 
 
 class Session:
-    """``output`` takes the records; ``folder`` is the working directory of all that is started."""
+    """``output``: stream for the records; ``folder``: working directory of all processes."""
 
     def __init__(self, options: argparse.Namespace, output: TextIO):
         self.options, self.output = options, output
@@ -78,25 +78,26 @@ class Session:
         record = {"peer": self.options.peer, "work": work, "round": self.options.round, **fields}
         print(json.dumps(record), file=self.output, flush=True)
 
-    def remember(self) -> None:
-        """Note all processes of the session, in a file too, so that they can be ended whatever happens."""
+    def record_processes(self) -> None:
+        """List all processes of the session, also in a file, so that they can always be ended."""
         found = processes.of_session(self.mark)
         self.started.update({pid: process.start for pid, process in found.items() if pid != os.getpid()})
         lines = "".join(f"{pid} {start}\n" for pid, start in self.started.items())
         (self.folder / "pids").write_text(lines)
 
     def run(self) -> bool:
-        """Do everything; return whether all went well."""
+        """Run the session; return whether it succeeded."""
         try:
             self.peer = self._start()
             for work in self.options.works.split(","):
                 self._work(work)
             return True
-        except (Exception, TooLong) as error:  # whatever goes wrong in a peer is a finding, not our crash
+        # an error of a peer is a result, not a crash of the benchmark
+        except (Exception, RunTimeout) as error:
             self.emit("error", error=f"{type(error).__name__}: {error}"[:2000])
             return False
         finally:
-            self.remember()
+            self.record_processes()
             self._stop()
 
     def _start(self) -> Peer:
@@ -107,7 +108,7 @@ class Session:
         began = time.perf_counter()
         with limit(START_LIMIT):
             peer.start()
-            self.remember()
+            self.record_processes()
             first = peer.run("same", [0])
             seconds = time.perf_counter() - began
             if first != [0] or peer.run("same", list(range(WARM_UP))) != list(range(WARM_UP)):
@@ -117,7 +118,7 @@ class Session:
                 old_tasks.add(self.folder / "home" / "ledger.sqlite", self.options.old_tasks)
                 peer.start()
                 peer.run("same", list(range(WARM_UP)))
-        self.remember()
+        self.record_processes()
         self.emit("start", seconds=round(seconds, 3), versions=versions(cls.packages))
         return peer
 
@@ -126,7 +127,7 @@ class Session:
             with limit(STOP_LIMIT):
                 if hasattr(self, "peer"):
                     self.peer.stop()
-        except (Exception, TooLong) as error:  # what does not stop is ended below
+        except (Exception, RunTimeout) as error:  # its processes are ended below
             print(f"{self.options.peer} did not stop: {type(error).__name__}: {error}", file=sys.stderr)
         if self.redis is not None:
             self.redis.stop()
@@ -144,7 +145,7 @@ class Session:
                     self._generator(n)
                 else:
                     self._calls(name, n)
-            self.remember()
+            self.record_processes()
 
     def _round_trips(self, n: int) -> None:
         each = []
@@ -154,7 +155,7 @@ class Session:
                 result = self.peer.run("same", [number])
                 each.append((time.perf_counter() - began) * 1000)
                 if result != [number]:
-                    raise RuntimeError(f"round trip {number} brought {result!r}")
+                    raise RuntimeError(f"round trip {number} returned {result!r}")
         self.emit(
             "W2", p50_ms=round(statistics.median(each), 3), p95_ms=round(percentile(each, 0.95), 3),
             p99_ms=round(percentile(each, 0.99), 3), max_ms=round(max(each), 3), **clock.record(n),
@@ -167,7 +168,7 @@ class Session:
         with Clock(self.mark, self.peer.roles) as clock:
             for count, result in enumerate(self.peer.run_ahead("same", numbers, AHEAD), 1):
                 if result != count - 1:
-                    raise RuntimeError(f"call {count - 1} brought {result!r}")
+                    raise RuntimeError(f"call {count - 1} returned {result!r}")
         if count != n:
             raise RuntimeError(f"{count} results of {n} calls")
         self.emit("W10", **clock.record(n), peak_mb=self._peaks())
@@ -206,14 +207,14 @@ class Session:
         return {}
 
     def _peaks(self) -> list[list[Any]]:
-        """Role and largest memory (MiB) of each process since the last reset."""
+        """Return role and peak memory (MiB) of each process since the last reset."""
         found = processes.of_session(self.mark)
         peaks = [(processes.role(pid, self.peer.roles), processes.peak_megabytes(pid)) for pid in found]
         return [[what, round(peak, 1)] for what, peak in sorted(peaks) if peak]
 
 
 def bare_nap() -> float:
-    """Seconds that W4's nap really takes in a process that does nothing else: no system can be faster."""
+    """Return the real duration of W4's sleep in an idle process: a lower bound for every system."""
     began = time.perf_counter()
     for _ in range(NAPS):
         time.sleep(SHORT_NAP)
@@ -221,34 +222,34 @@ def bare_nap() -> float:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed versions of these distributions, and Python's."""
+    """Return the versions of Python and of these distributions."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
             continue
     return found
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.session", description=__doc__)
     parser.add_argument("--peer", required=True)
-    parser.add_argument("--works", required=True, help="names, with commas between them")
+    parser.add_argument("--works", required=True, help="names of works, separated by commas")
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--round", type=int, default=1)
-    parser.add_argument("--limit", type=int, default=300, help="seconds for one run")
+    parser.add_argument("--limit", type=int, default=300, help="time limit of one run in seconds")
     parser.add_argument(
-        "--settle", type=float, default=60, help="seconds to wait, in all, for a quiet machine"
+        "--settle", type=float, default=60, help="longest total wait for an idle machine in seconds"
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of the calls")
-    parser.add_argument("--old-tasks", type=int, default=0, help="finished tasks already in the ledger")
+    parser.add_argument("--old-tasks", type=int, default=0, help="finished tasks to add to the ledger first")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
-    """Run the session; end without the exit handlers of the system's threads, which may wait for ever."""
+    """Run the session; exit without the exit handlers of the system, which may block indefinitely."""
     options = parse()
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

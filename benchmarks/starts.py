@@ -1,10 +1,10 @@
-"""W8: how long a call waits for its runner, in every sandbox that is installed here and in an environment.
+"""W8: duration of the first call in a runner, in every installed sandbox and in an environment.
 
-*Cold* is what a user's first call sees: an environment is built, a runner started, the function loaded. A
-*start* is the same when the environment is there. *Warm* is a lone call in a runner that is there. No service
-takes part: a worker's own supervisor and its settings do.
+*Cold* is the first call of a user: an environment is built, a runner started, the function loaded. *Start* is
+the same with an existing environment. *Warm* is a single call in a running runner. No service takes part,
+only the supervisor of a worker.
 
-Run by itself: ``python -m benchmarks.starts``.
+To run it alone: ``python -m benchmarks.starts``.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from umbel.serialize import dump_call, dump_function
 
 from .functions import BY_NAME
 
-#: Starts, and warm calls, of which the medians are taken.
+#: Number of starts and of warm calls; their medians are reported.
 STARTS, CALLS = 5, 200
-#: Seconds that one call may take.
+#: Time limit of one call, seconds.
 LIMIT = 120.0
 
 Record = dict[str, Any]
@@ -73,7 +73,7 @@ class Worker:
         self._supervisor.start()
 
     def call(self) -> float:
-        """Make one call; return the seconds it took. Raises RuntimeError when it did not end well."""
+        """Make one call; return its duration in seconds. Raises RuntimeError if it failed."""
         data, payload = self._function.data, dump_call((7,), {})
         ref = FunctionRef(names.new_id(), self._function.name, hashlib.sha256(data).hexdigest(), len(data))
         (task,) = names.new_task_ids(1, time.time())
@@ -116,7 +116,7 @@ def _tell(callbacks: list[Callable[[], None]]) -> None:
 
 
 def kinds() -> list[str]:
-    """What can be measured here, by name."""
+    """Return the names of the measurements that are possible on this machine."""
     there = [kind for kind, program in sandboxes.PROGRAMS.items() if shutil.which(program)]
     return [
         "no sandbox",
@@ -169,7 +169,7 @@ def _measure(folder: Path, kind: str, image: Path, packages: Path, quick: bool) 
 
 @contextmanager
 def _others() -> Iterator[list[float]]:
-    """The share of the machine that other programs used in the block, as far as it can be told."""
+    """Measure the share of the machine that other programs use during the block."""
     found = [0.0]
     began, busy, own = time.monotonic(), _busy(), _own()
     yield found
@@ -188,7 +188,7 @@ def _own() -> float:
 
 
 def main() -> int:
-    """Measure once and print it."""
+    """Measure once and print the records."""
     failed = 0
     for record in measure(1):
         failed += "error" in record

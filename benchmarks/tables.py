@@ -1,7 +1,7 @@
-"""From the records of a benchmark to tables of medians and ratios.
+"""Tables of medians and ratios from the records of a benchmark.
 
-A cell is the median over the rounds, with the smallest and largest value in brackets. A ratio is taken in
-each round by itself, between sessions that ran soon after each other; then the ratios get their median.
+A cell is the median of the rounds, with the smallest and largest value in brackets. Ratios are computed per
+round, between sessions that ran shortly after each other; a cell shows their median.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from .works import WORKS
 
 Record = dict[str, Any]
-#: Ratios are to this system.
+#: System that ratios refer to.
 BASE = "celery"
-#: A run during which other programs used more than this share of the machine is marked with "~".
+#: A system is marked with "~" if other programs used more than this share of the machine during a run.
 NOISY = 0.15
 
 
 @dataclass(frozen=True)
 class Column:
-    """A measured value: its key in the records, the head of its column, whether ratios to BASE are shown."""
+    """A measured value: key in the records, column heading, whether ratios to BASE are shown."""
 
     key: str
     head: str
@@ -31,7 +31,7 @@ class Column:
 
 _RATE = Column("tasks_per_s", "tasks/s", True)
 _CPU = Column("cpu_ms_per_task", "CPU ms/task")
-#: Work -> the columns of its table; the first is the one that is plotted.
+#: Work -> columns of its table; the first is plotted.
 COLUMNS = {
     "W1": (_RATE, _CPU),
     "W2": (
@@ -49,11 +49,11 @@ COLUMNS = {
 COLUMNS["W8"] = (Column("cold_ms", "cold ms"), Column("start_ms", "start ms"), Column("warm_ms", "warm ms"))
 COLUMNS["W9"] = (
     Column("first_s", "first result s"),
-    Column("burst_s", "240 naps s"),
+    Column("burst_s", "240 calls s"),
     Column("extra_node_seconds", "extra node-seconds"),
-    Column("burst_commands", "their commands"),
+    Column("burst_commands", "commands for 240 calls"),
     Column("per_minute", "commands/min with 100 jobs"),
-    Column("commands", "commands in all"),
+    Column("commands", "commands in total"),
 )
 COLUMNS["W7old"] = COLUMNS["W7"]
 COLUMNS["W10"] = COLUMNS["W5"]
@@ -61,7 +61,7 @@ COLUMNS["W10"] = COLUMNS["W5"]
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the heads of the columns, and lines of cells."""
+    """Title, column headings, and rows of cells."""
 
     title: str
     heads: Sequence[str]
@@ -69,7 +69,7 @@ class Table:
 
 
 def by_round(records: Iterable[Record], peer: str, work: str, n: int | None, key: str) -> dict[int, float]:
-    """Round -> the value that the system had in it: the median if it ran several times."""
+    """Return the value of a system by round: the median if it ran several times."""
     found: dict[int, list[float]] = {}
     for record in records:
         if (
@@ -82,7 +82,7 @@ def by_round(records: Iterable[Record], peer: str, work: str, n: int | None, key
 
 
 def ratios(values: dict[int, float], base: dict[int, float]) -> list[float]:
-    """The ratio to ``base`` in each round that has both; a base measured once serves all rounds."""
+    """Return the ratio to ``base`` for each round with both values; a single base is used for all rounds."""
     if len(base) == 1:
         (lone,) = base.values()
         return [value / lone for value in values.values()]
@@ -90,12 +90,12 @@ def ratios(values: dict[int, float], base: dict[int, float]) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Format a number with three digits, or all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def cell(values: Sequence[float]) -> str:
-    """Median, and the extremes if there are several values."""
+    """Format the median, and the extremes if there are several values."""
     if not values:
         return ""
     middle = short(statistics.median(values))
@@ -103,7 +103,7 @@ def cell(values: Sequence[float]) -> str:
 
 
 def work_tables(records: Sequence[Record]) -> list[Table]:
-    """One table for each work and number of calls that was measured."""
+    """Return one table for each work and number of calls."""
     tables = []
     for work in WORKS.values():
         for n in sorted({record["n"] for record in records if record["work"] == work.name}):
@@ -132,7 +132,7 @@ def _work_table(records: Sequence[Record], work: str, n: int) -> Table:
 
 
 def process_tables(records: Sequence[Record]) -> list[Table]:
-    """Umbel's processor time per task and process, and every system's peak memory, work by work."""
+    """Return Umbel's processor time per task and process, and every system's peak memory, per work."""
     lines = []
     for work, n in dict.fromkeys((r["work"], r["n"]) for r in records if "cpu_ms_per_task_by_process" in r):
         mine = [r for r in records if (r["peer"], r["work"], r.get("n")) == ("umbel", work, n)]
@@ -154,5 +154,5 @@ def _memory_table(work: str, records: Sequence[Record]) -> Table:
 
 
 def faults(records: Sequence[Record]) -> list[str]:
-    """What could not be measured."""
+    """Return the errors, one line each."""
     return [f"{r['peer']}, round {r['round']}: {r['error']}" for r in records if "error" in r]

@@ -1,4 +1,4 @@
-"""The works: what is called, how often, and what must come back."""
+"""The works: functions, numbers of calls, arguments and expected results."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SLOTS = 2
 ECHO_BYTES = 100_000
 #: Seconds of one call of W4.
 SHORT_NAP = 0.001
-#: W10: calls under way whose results were not taken yet, at most.
+#: W10: most calls that are submitted ahead of the results that were read.
 AHEAD = 10_000
-#: W6: (calls, seconds of each) of one block; the blocks follow each other, each in an order of its own.
+#: W6: (calls, seconds of each) of one block; each block has a random order.
 MIXED_BLOCK = ((50, 0.0), (10, 0.05), (1, 2.0))
 MIXED_BLOCKS = 20
 
@@ -24,8 +24,8 @@ MIXED_BLOCKS = 20
 class Work:
     """One kind of work.
 
-    ``sizes``: numbers of calls, one run (W2: one series) each; ``peers``: whether the other systems take
-    part, and ``every_round``: in every round or, because it takes them minutes, in the first only.
+    ``sizes``: numbers of calls, one run (W2: one series) each; ``peers``: whether other systems run it, and
+    ``every_round``: in every round, or only in the first because it takes minutes.
     """
 
     name: str
@@ -44,26 +44,26 @@ WORKS = {
         Work("W3", "calls with 100 kB echoed", (500,)),
         Work("W4", "calls of 1 ms", (2_000,), "nap"),
         Work("W5", "no-ops, with the memory of each process", (100_000,), every_round=False),
-        Work("W6", "a mixed bag of calls of 0 ms, 50 ms and 2 s", (61 * MIXED_BLOCKS,), "nap"),
+        Work("W6", "mixed calls of 0 ms, 50 ms and 2 s", (61 * MIXED_BLOCKS,), "nap"),
         Work("W7", "growth of the cost per task", (100, 1_000, 10_000, 100_000), peers=False),
-        Work("W8", "first call of a runner: cold, at a start, warm", (1,)),
+        Work("W8", "first call in a runner: cold, start, warm", (1,)),
         Work("W9", "elastic endpoint on an empty Slurm cluster", (1,)),
         Work("W7old", "the same with old tasks in the ledger", (10_000,), peers=False),
-        Work("W10", "no-ops of a generator, 10,000 of them ahead", (1_000_000,), peers=False),
+        Work("W10", "no-ops from a generator, 10,000 ahead", (1_000_000,), peers=False),
     )
 }
 
-#: Works that share a session, in this order: one that measures memory or growth has a session of its own.
+#: Works that share a session, in order; works that measure memory or growth have their own.
 PASSES = (("W1", "W2", "W3", "W4"), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
 
 
 def sizes(work: Work, quick: bool) -> list[int]:
-    """The work's numbers of calls; a tenth of them for a quick look."""
+    """Return the work's numbers of calls; a tenth of them if ``quick``."""
     return [max(10, n // 10) for n in work.sizes] if quick else list(work.sizes)
 
 
 def arguments(work: str, n: int) -> list[Any]:
-    """The ``n`` arguments of a run, the same in every run; bytes, numbers and lists of numbers only."""
+    """Return the ``n`` arguments of a run, the same in every run: bytes, numbers or lists of numbers."""
     if work == "W3":
         tail = random.Random(3).randbytes(ECHO_BYTES - 8)
         return [number.to_bytes(8, "big") + tail for number in range(n)]
@@ -85,11 +85,11 @@ def _mixed(n: int) -> list[float]:
 
 
 def expected(work: str, items: Sequence[Any]) -> list[Any]:
-    """What the calls must return, in order."""
+    """Return the expected results, in order."""
     return [item[0] for item in items] if WORKS[work].function == "nap" else list(items)
 
 
 def ideal_seconds(items: Sequence[Any]) -> float:
-    """The least time in which ``SLOTS`` slots can sleep through these arguments of ``nap``."""
+    """Return the shortest possible makespan of these arguments of ``nap`` with ``SLOTS`` slots."""
     naps: list[float] = [item[1] for item in items]
     return max(sum(naps) / SLOTS, max(naps, default=0.0))

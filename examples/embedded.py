@@ -1,4 +1,4 @@
-"""A whole Umbel for as long as a ``with`` block lasts: in a temporary home, stopped and wiped afterwards."""
+"""Run a complete Umbel service during a ``with`` block, in a temporary home that is deleted afterwards."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from umbel import Client, UmbelError
 from umbel.api.account import find_account
 
 ROOT = Path(__file__).resolve().parents[1]
-START_DEADLINE = 60.0  # seconds until the endpoint must be online
-STOP_DEADLINE = 15.0  # seconds until every process must be gone
+START_DEADLINE = 60.0  # time limit for the endpoint to come online, seconds
+STOP_DEADLINE = 15.0  # time limit for all processes to end, seconds
 
 
 @contextmanager
 def embedded_federation(workers: int = 2) -> Iterator[str]:
-    """Run ``python -m federation up`` with ``workers`` slots and yield its URL; the SDK finds it by itself.
+    """Run ``python -m federation up`` with ``workers`` slots and yield its URL; the SDK uses this service.
 
-    Raises RuntimeError with the end of the service's log if it does not start, or not stop, in time.
+    Raises RuntimeError with the end of the service's log if it does not start or stop in time.
     """
     with tempfile.TemporaryDirectory(prefix="umbel-", ignore_cleanup_errors=True) as home:
         _forget_other_services(home)
         log = Path(home, "output.log")
         command = [sys.executable, "-m", "federation", "up", "--home", home, "--port", "0"]
         with log.open("wb") as output:
-            # A session of its own: Ctrl-C is for this program, which then stops the service in good order.
+            # In a new session, so that Ctrl-C reaches this program only, which then stops the service.
             process = subprocess.Popen(
                 [*command, "--workers", str(workers)],
                 cwd=ROOT,
@@ -47,7 +47,7 @@ def embedded_federation(workers: int = 2) -> Iterator[str]:
 
 
 def interrupt_on_signals() -> None:
-    """Make SIGTERM and SIGHUP interrupt the program as Ctrl-C does, so that ``with`` blocks clean up."""
+    """Make SIGTERM and SIGHUP interrupt the program like Ctrl-C, so that ``with`` blocks clean up."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -70,14 +70,14 @@ def _wait_until_online(process: subprocess.Popen[bytes], log: Path) -> str:
             with Client(patience=1.0) as client:
                 if client.get_endpoint("local")["state"] == "online":
                     return find_account().url
-        except UmbelError:  # not there yet: no token file, no web server or no endpoint
+        except UmbelError:  # not ready: no token file, no web server or no endpoint yet
             time.sleep(0.05)
     what = "ended" if process.poll() is not None else f"is not ready after {START_DEADLINE:g} s"
     raise RuntimeError(f"the service {what}:\n{_tail(log)}")
 
 
 def _stop(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Ask the service to stop and wait until it has; a second Ctrl-C must not cut this short."""
+    """Stop the service and wait until it has ended; a second Ctrl-C does not interrupt this."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.terminate()

@@ -1,8 +1,8 @@
-"""Bulk metadata extraction: look into every file of this Python's standard library, on an endpoint.
+"""Bulk metadata extraction: examine every file of this Python's standard library on an endpoint.
 
-``make demo`` runs this. It starts a whole Umbel of its own (see ``embedded.py``), sends one call per file to
-the endpoint, shows what was found, and checks its own answer. It exits 0 only if everything was true, and
-leaves no process and no file behind. With a service of yours, the lines around ``Executor`` are all you need.
+``make demo`` runs this. It starts a temporary Umbel service (see ``embedded.py``), submits one call per file
+to the endpoint, prints a summary and checks the results. The exit status is 0 only if all checks pass; no
+process and no file is left behind. With an existing service, you need only the lines around ``Executor``.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ SKIPPED = {
     "site-packages",
     "dist-packages",
     "__pycache__",
-}  # not the library, or not the same from run to run
-DEADLINE = 120.0  # seconds for all calls together: a demo must not hang
-SAMPLE = 50  # digests that are computed again
+}  # not part of the library, or different from run to run
+DEADLINE = 120.0  # time limit of all calls together, seconds
+SAMPLE = 50  # number of digests to verify
 
 
-# --- what runs on the endpoint: ordinary Python, nothing of Umbel in it -------------------------------------
+# --- runs on the endpoint: plain Python without Umbel
+# --------------------------------------------------------
 
 
 def list_files(folder: str) -> list[str]:
-    """Return the path of every file below ``folder``."""
+    """Return the paths of all files in ``folder`` and its subdirectories."""
     found = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in SKIPPED]
@@ -49,7 +50,7 @@ def list_files(folder: str) -> list[str]:
 
 
 def examine(path: str) -> dict[str, Any]:
-    """Return size (bytes), SHA-256, type and lines of a file; for Python also what it defines and imports."""
+    """Return size (bytes), SHA-256, type and lines; for Python files also definitions and imports."""
     data = Path(path).read_bytes()
     found = {
         "path": path,
@@ -63,12 +64,12 @@ def examine(path: str) -> dict[str, Any]:
 
 
 def examine_python(source: bytes) -> dict[str, Any]:
-    """Return the number of functions and classes of a module, and which modules it imports."""
+    """Return the number of functions and classes of a module, and the modules that it imports."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError as error:  # the library holds some on purpose, to test its own parser
+    except SyntaxError as error:  # the tests of the library contain invalid files on purpose
         return {"unparsable": error.msg}
     imports = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imports |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
@@ -79,15 +80,18 @@ def examine_python(source: bytes) -> dict[str, Any]:
     }
 
 
-# --- what runs here -----------------------------------------------------------------------------------------
+# --- runs in this process
+# ------------------------------------------------------------------------------------
 
 
 def main() -> int:
     """Run the demo; return the exit status."""
     interrupt_on_signals()
-    print("Starting Umbel in a temporary home: web API, ledger, broker, collector, sweeper, one endpoint ...")
+    print(
+        "Starting Umbel in a temporary directory: API, ledger, broker, collector, sweeper, one endpoint ..."
+    )
     with embedded_federation() as url:
-        print(f"Ready at {url} (the API is described at {url}/docs).\n", flush=True)
+        print(f"Ready at {url} (API documentation: {url}/docs).\n", flush=True)
         with Executor("local") as executor:
             try:
                 paths = executor.submit(list_files, STDLIB).result(timeout=60)
@@ -95,14 +99,14 @@ def main() -> int:
                 found = examine_all(executor, paths)
                 seconds = time.monotonic() - started
             except KeyboardInterrupt:
-                executor.shutdown(cancel_futures=True)  # else leaving the block waits for all calls
+                executor.shutdown(cancel_futures=True)  # otherwise the end of the block waits for all calls
                 raise
     report(found, seconds)
     return check(paths, found)
 
 
 def examine_all(executor: Executor, paths: list[str]) -> list[dict[str, Any]]:
-    """Have every file examined, one call each; show the progress; return the answers in order."""
+    """Examine every file with one call each; show the progress; return the results in order."""
     futures = [executor.submit(examine, path) for path in paths]
     with click.progressbar(length=len(paths), label=f"Examining {len(paths):,} files") as bar:
         for _ in as_completed(futures, timeout=DEADLINE):
@@ -111,7 +115,7 @@ def examine_all(executor: Executor, paths: list[str]) -> list[dict[str, Any]]:
 
 
 def report(found: list[dict[str, Any]], seconds: float) -> None:
-    """Print what was found, how fast, and where."""
+    """Print a summary of the results, the rate, and where the calls ran."""
     print(f"\n{'type':<10} {'files':>7} {'MB':>8} {'lines':>9} {'functions':>10} {'classes':>8}")
     kinds = [kind for kind, _ in Counter(file["type"] for file in found).most_common()]
     for kind in kinds[:7]:
@@ -125,7 +129,7 @@ def report(found: list[dict[str, Any]], seconds: float) -> None:
     print("\nMost imported  " + ", ".join(f"{name} ({count:,})" for name, count in imports.most_common(8)))
     print(f"Largest file   {os.path.relpath(largest['path'], STDLIB)} ({largest['size'] / 1e6:.1f} MB)")
     if broken:
-        print(f"Not parsable   {broken} Python files (bad syntax on purpose, in the library's own tests)")
+        print(f"Not parsable   {broken} Python files (invalid on purpose, for the tests of the library)")
 
     print(f"\n{len(found):,} tasks in {seconds:.1f} s, {len(found) / seconds:,.0f} tasks/s:")
     for place, count in sorted(Counter(file["ran_on"] for file in found).items()):
@@ -141,17 +145,17 @@ def print_row(kind: str, files: list[dict[str, Any]]) -> None:
 
 
 def check(paths: list[str], found: list[dict[str, Any]]) -> int:
-    """Compare the answers with what this process sees on the disk; return 0 if all is true, else 1."""
+    """Compare the results with the files on disk; return 0 if they agree, else 1."""
     here = sorted(list_files(STDLIB))
     if not here or here != sorted(paths) or here != sorted(file["path"] for file in found):
-        print(f"\nCHECK FAILED: {len(here)} files here, {len(paths)} listed and {len(found)} examined there")
+        print(f"\nCHECK FAILED: {len(here)} files on disk, {len(paths)} listed, {len(found)} examined")
         return 1
     sample = random.sample(found, min(SAMPLE, len(found)))
     wrong = [file["path"] for file in sample if file["sha256"] != examine(file["path"])["sha256"]]
     if wrong:
-        print(f"\nCHECK FAILED: the digests of {wrong} differ from those computed here")
+        print(f"\nCHECK FAILED: wrong digests: {wrong}")
         return 1
-    print(f"\nChecked: the same {len(here):,} files are on the disk; {len(sample)} digests agree with ours.")
+    print(f"\nChecked: all {len(here):,} files are on disk; {len(sample)} digests verified.")
     return 0
 
 
@@ -159,5 +163,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\nInterrupted. Everything is stopped and removed.")
+        print("\nInterrupted. The service is stopped and its files are deleted.")
         sys.exit(130)

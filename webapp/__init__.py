@@ -1,18 +1,18 @@
 """The REST API of a federation: schema in, one call into ``federation``, schema out.
 
-It keeps nothing itself, knows the endpoints only through ``federation``, and never looks into functions,
-arguments or results: to it they are base64.
+It has no state of its own, accesses endpoints through ``federation`` only, and never decodes functions,
+arguments or results: it handles them as base64.
 
 =========== ==================================================================
-app         ``create_app(fed)``: wires everything
+app         ``create_app(fed)``: the application factory
 serve       the embedded web server: ``python -m webapp.serve``
-blueprint   how routes are declared, read and documented
-auth        bearer tokens; who is asking
+blueprint   declaration, parsing and documentation of routes
+auth        bearer tokens and one-time codes
 errors      every error as ``{"code", "message", "details"}``
-jsons       strict JSON
-polls       long polls
-pages       ``/docs`` and its style
-schemas/    what goes in and out; the OpenAPI document is made from them
+strict_json strict JSON
+long_polls  requests that wait for news
+pages       ``/docs`` and ``/openapi.json``
+schemas/    request and response bodies; the OpenAPI document is generated from them
 resources/  the routes
 =========== ==================================================================
 """

@@ -15,21 +15,21 @@ from umbel.protocol import limits
 from umbel.protocol.version import __version__
 
 from . import auth, errors, pages
-from .polls import Polls
+from .long_polls import LongPolls
 from .resources import BLUEPRINTS
 from .schemas.common import Error
 from .state import State, attach
 
-#: Threads that waiting polls leave to all other requests.
+#: Threads that are never used by waiting polls, so that other requests are served.
 RESERVED_THREADS = 8
 
 DESCRIPTION = """\
-Run your Python functions on your machines: register a function, submit calls of it to an endpoint, follow
-their results. Every request but `/health` and `/version` needs the header `Authorization: Bearer <token>`;
-every error is `{"code", "message", "details"}`; times are seconds since 1970, UTC.
+Run Python functions on your own machines: register a function, submit calls of it to an endpoint, and read
+the results. Every request needs the header `Authorization: Bearer <token>`, except `/health` and `/version`.
+Every error has the form `{"code", "message", "details"}`. Times are seconds since 1970-01-01 UTC.
 """
 
-#: Nothing of ours is framed, guessed at, or made of anything from elsewhere.
+#: Pages load nothing from other origins and cannot be framed.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
@@ -43,7 +43,7 @@ SECURITY_HEADERS = {
 
 
 class Api(flask_smorest.Api):
-    """flask-smorest's API with our errors."""
+    """flask-smorest's API with the errors of this API."""
 
     ERROR_SCHEMA = Error
 
@@ -52,9 +52,9 @@ class Api(flask_smorest.Api):
 
 
 def create_app(fed: Federation, notifier: Notifier | None = None) -> Flask:
-    """Make the WSGI application that serves ``fed``.
+    """Create the WSGI application that serves ``fed``.
 
-    ``notifier`` tells waiting polls of news (default: a new one); the caller stops it at the end.
+    ``notifier`` wakes waiting polls (default: a new one); the caller must stop it.
     """
     app = Flask("webapp")
     app.config.update(
@@ -65,8 +65,8 @@ def create_app(fed: Federation, notifier: Notifier | None = None) -> Flask:
         OPENAPI_URL_PREFIX=None,  # pages.py serves the document
         API_SPEC_OPTIONS=_spec_options(),
     )
-    places = max(1, fed.settings.web_threads - RESERVED_THREADS)
-    polls = Polls(fed, notifier or Notifier(fed.broker), places)
+    slots = max(1, fed.settings.web_threads - RESERVED_THREADS)
+    polls = LongPolls(fed, notifier or Notifier(fed.broker), slots)
     attach(app, State(fed, polls, Packages(fed.settings.home / "packages")))
     app.before_request(_check_request)
     auth.install(app)
@@ -83,7 +83,7 @@ def _spec_options() -> dict[str, Any]:
         "info": {"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         "components": {
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "A token as `umb_…`."}
+                "token": {"type": "http", "scheme": "bearer", "description": "A token, `umb_…`."}
             }
         },
         "security": [{"token": []}],
@@ -91,10 +91,10 @@ def _spec_options() -> dict[str, Any]:
 
 
 def _check_request() -> None:
-    """Refuse what no route may see, whether or not it reads its body."""
+    """Reject requests that are invalid for every route, even if the route does not read the body."""
     if (request.content_length or 0) > limits.MAX_REQUEST_BYTES:
         raise RequestEntityTooLarge
-    # no name or id holds a NUL, and PostgreSQL takes none in a parameter
+    # no name or id contains NUL, and PostgreSQL rejects it in parameters
     if request.view_args and any("\0" in value for value in request.view_args.values()):
         raise NotFound
 

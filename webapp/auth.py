@@ -1,6 +1,6 @@
-"""Bearer tokens: every view needs one unless it is declared open.
+"""Bearer tokens: every view needs one unless it is declared public.
 
-Only the Authorization header counts, never a cookie, so that no foreign web page can act for a user.
+Only the Authorization header is read, never a cookie, so another web site cannot send requests as a user.
 """
 
 from __future__ import annotations
@@ -18,46 +18,48 @@ from .state import fed
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-#: Longer headers are no tokens of ours.
+#: Longest valid header, characters.
 _MAX_HEADER = 256
 
 
 def open_to_all(view: View) -> View:
-    """Declare that a view answers without a token."""
+    """Declare that a view needs no token."""
     view._open_to_all = True  # type: ignore[attr-defined]
     return view
 
 
-def by_code(view: View) -> View:
-    """Declare that a view is for bearers of one-time codes, not of tokens."""
-    view._by_code = True  # type: ignore[attr-defined]
+def with_one_time_code(view: View) -> View:
+    """Declare that a view needs a one-time code instead of a token."""
+    view._with_one_time_code = True  # type: ignore[attr-defined]
     return view
 
 
 def install(app: Flask) -> None:
-    """Guard every view of ``app``. A URL that does not exist is answered as such without a token."""
-    app.before_request(_guard)
+    """Authenticate every request of ``app``, except those for URLs that do not exist."""
+    app.before_request(_authenticate)
 
 
-def _guard() -> None:
+def _authenticate() -> None:
     if request.endpoint is None or request.endpoint == "static":
         return
     view = current_app.view_functions[request.endpoint]
-    if getattr(view, "_by_code", False):
+    if getattr(view, "_with_one_time_code", False):
         g.user = codes.owner(fed(), token())
     elif not getattr(view, "_open_to_all", False):
         g.user = users.authenticate(fed(), token())
 
 
 def token() -> str:
-    """What the present request bears. Raises Unauthorized."""
+    """Return the bearer token of the current request. Raises Unauthorized."""
     header = request.headers.get("Authorization", "")
-    scheme, _, borne = header.partition(" ")
+    scheme, _, value = header.partition(" ")
     if scheme.lower() != "bearer" or len(header) > _MAX_HEADER:
-        raise Unauthorized("send the header 'Authorization: Bearer <token>' with a token of this service")
-    return borne.strip()
+        raise Unauthorized(
+            "no valid token: send the header 'Authorization: Bearer <token>' with a token of this service"
+        )
+    return value.strip()
 
 
 def user() -> User:
-    """The user who makes the present request."""
+    """Return the user of the current request."""
     return cast(User, g.user)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -22,11 +23,20 @@ from werkzeug.exceptions import UnprocessableEntity, UnsupportedMediaType
 from umbel.protocol import parcel as parcels
 from umbel.protocol.errors import HTTP_STATUS, BadRequest, ProtocolError
 
-from . import jsons
+from . import strict_json
 from .schemas.common import Error
 from .schemas.fields import name_unknown
 
-#: Content-Type of a parcel, and what makes one of a view's value.
+#: Descriptions of the variables in paths.
+PATH_PARAMETERS = {
+    "endpoint": "Id or name of the endpoint.",
+    "file": "File name of the wheel.",
+    "function_id": "Id of the function.",
+    "group_id": "Id of the group.",
+    "project": "Normalized name of the package.",
+    "task_id": "Id of the task.",
+}
+#: Content-Type of a parcel, and the function that encodes a view's value as one.
 Parcel = tuple[str, Callable[[Any], bytes]]
 
 
@@ -41,9 +51,9 @@ class Parser(FlaskParser):
             return _read_parcel(req.get_data(cache=False))
         if req.mimetype != "application/json":
             raise UnsupportedMediaType(
-                "send the body as JSON, with the header 'Content-Type: application/json'"
+                "unsupported Content-Type: send JSON with the header 'Content-Type: application/json'"
             )
-        return jsons.loads(req.get_data(cache=False))
+        return strict_json.loads(req.get_data(cache=False))
 
     def handle_error(
         self,
@@ -67,9 +77,9 @@ def _read_parcel(data: bytes) -> Any:
     """Read a body with payloads as bytes next to the JSON. Raises BadRequest."""
     try:
         head, joined = parcels.split(data)
-        record = jsons.loads(head)
+        record = strict_json.loads(head)
         if not isinstance(record, dict) or "payloads" in record:
-            raise BadRequest("the parcel's record must be a JSON object without 'payloads'")
+            raise BadRequest("the JSON part of a parcel must be an object without the field 'payloads'")
         record["payloads"] = parcels.cut(record.pop("sizes", None), joined)
         return record
     except ProtocolError as error:
@@ -85,7 +95,7 @@ def _sentence(messages: Mapping[str, Any]) -> str:
         path.append(str(key)[:80])
         value = value[key]
     text = value[0] if isinstance(value, list) and value else value
-    return f"the request is not valid: {'.'.join(path)}: {text}"
+    return f"invalid request: {'.'.join(path)}: {text}"
 
 
 class Blueprint(flask_smorest.Blueprint):
@@ -95,7 +105,9 @@ class Blueprint(flask_smorest.Blueprint):
 
     def route(self, rule: str, *, methods: list[str], **options: Any) -> Callable[..., Any]:
         """Route requests to a view; its name is the operation id in the OpenAPI document."""
-        register = super().route(rule, methods=methods, **options)
+        named = re.findall(r"<(\w+)>", rule)
+        parameters = [{"in": "path", "name": name, "description": PATH_PARAMETERS[name]} for name in named]
+        register = super().route(rule, methods=methods, parameters=parameters, **options)
 
         def decorator(view: Callable[..., Any]) -> Any:
             return register(self.doc(operationId=view.__name__)(view))
@@ -128,7 +140,7 @@ class Blueprint(flask_smorest.Blueprint):
                     value, status = value
                 if parcel is not None and parcel[0] in request.headers.get("Accept", ""):
                     return Response(parcel[1](value), status, mimetype=parcel[0])
-                text = b"" if status == 204 else jsons.dumps(value)
+                text = b"" if status == 204 else strict_json.dumps(value)
                 return Response(text, status, mimetype="application/json")
 
             if parcel is not None:

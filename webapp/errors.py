@@ -1,4 +1,4 @@
-"""Every error of the API as ``{"code", "message", "details"}`` with the status that belongs to the code."""
+"""Every error of the API as ``{"code", "message", "details"}`` with the HTTP status of its code."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from federation.broker.client import BrokerError
 from umbel.protocol import limits
 from umbel.protocol.errors import HTTP_STATUS, ServiceError, ServiceUnavailable, TooMany
 
-from . import jsons
+from . import strict_json
 
 log = logging.getLogger(__name__)
 
-#: Codes of errors that Flask and werkzeug raise by status.
+#: Codes for errors of Flask and werkzeug, by status.
 CODES = {
     400: "BAD_REQUEST",
     401: "UNAUTHORIZED",
@@ -33,12 +33,12 @@ CODES = {
     429: "TOO_MANY_REQUESTS",
     503: "UNAVAILABLE",
 }
-#: Seconds after which a client may ask again when the error does not say.
+#: Default of the header Retry-After, seconds.
 RETRY_AFTER = 1
 
 
 def install(app: Flask) -> None:
-    """Answer every error that leaves a view of ``app``."""
+    """Register the error handlers of ``app``."""
     app.register_error_handler(ServiceError, _service_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(DBAPIError, _database_error)
@@ -48,11 +48,11 @@ def install(app: Flask) -> None:
 
 
 def body(code: str, message: str, details: dict[str, Any] | None = None) -> str:
-    """The JSON of an error."""
-    return jsons.dumps({"code": code, "message": message, "details": details or {}})
+    """Return the JSON of an error."""
+    return strict_json.dumps({"code": code, "message": message, "details": details or {}})
 
 
-def _answer(
+def _response(
     code: str, message: str, details: dict[str, Any] | None = None, status: int | None = None
 ) -> Response:
     status = status or HTTP_STATUS.get(code, 500)
@@ -67,7 +67,7 @@ def _answer(
 def _service_error(error: ServiceError) -> Response:
     if isinstance(error, ServiceUnavailable):
         log.warning("%s %s: %s", request.method, request.path, error)
-    response = _answer(error.code, error.message, error.details)
+    response = _response(error.code, error.message, error.details)
     if isinstance(error, TooMany) and "retry_after" in error.details:
         response.headers["Retry-After"] = str(max(1, round(error.details["retry_after"])))
     return response
@@ -75,10 +75,10 @@ def _service_error(error: ServiceError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    if status < 400:  # a redirect, which werkzeug too raises as an error
+    if status < 400:  # a redirect, which werkzeug also raises as an exception
         return Response(response=b"", status=status, headers=dict(error.get_headers()))
     code = CODES.get(status, "INTERNAL_ERROR" if status >= 500 else "BAD_REQUEST")
-    response = _answer(code, _message(status, error), getattr(error, "details", None), status)
+    response = _response(code, _message(status, error), getattr(error, "details", None), status)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value
@@ -87,32 +87,34 @@ def _http_error(error: HTTPException) -> Response:
 
 def _message(status: int, error: HTTPException) -> str:
     if status == 404:
-        return f"there is nothing at {request.path[:200]}: /docs lists what there is"
+        return f"no such path: {request.path[:200]}: see /docs for all paths"
     if status == 405:
-        return f"{request.path[:200]} does not take {request.method[:20]}: /docs lists what it takes"
+        return f"method {request.method[:20]} is not allowed for {request.path[:200]}: see /docs"
     if status == 413:
-        return f"the body is larger than {limits.MAX_REQUEST_BYTES} bytes: send less at once"
+        return f"the request body exceeds {limits.MAX_REQUEST_BYTES} bytes: split it into smaller requests"
     return error.description or error.name
 
 
 def _database_error(error: DBAPIError) -> Response:
-    log.exception("%s %s: the database failed", request.method, request.path)
+    log.exception("%s %s: database error", request.method, request.path)
     if "full" in str(error.orig) or "No space left" in str(error.orig):
-        return _answer("STORAGE_FULL", "the service's disk is full: nothing was stored; tell its owner")
-    return _answer("UNAVAILABLE", "the service's database does not answer just now: try again")
+        return _response(
+            "STORAGE_FULL", "the disk of the service is full, nothing was stored: contact its administrator"
+        )
+    return _response("UNAVAILABLE", "the database of the service is unavailable: try again")
 
 
 def _broker_error(error: Exception) -> Response:
-    log.exception("%s %s: the broker failed", request.method, request.path)
-    return _answer("UNAVAILABLE", "the service's broker does not answer just now: try again")
+    log.exception("%s %s: broker error", request.method, request.path)
+    return _response("UNAVAILABLE", "the broker of the service is unavailable: try again")
 
 
 def _unexpected(error: Exception) -> Response:
-    """A fault of ours: the log has it all, the client a number to quote, and no internals."""
+    """Log an unexpected error; the response has only an incident id, no internal details."""
     incident = uuid.uuid4().hex[:12]
     log.exception("incident %s: %s %s", incident, request.method, request.path)
-    return _answer(
+    return _response(
         "INTERNAL_ERROR",
-        f"the service failed and has logged it as incident {incident}: tell its owner",
+        f"internal error, logged as incident {incident}: contact the administrator of the service",
         {"incident": incident},
     )

@@ -1,4 +1,4 @@
-"""The OpenAPI document and a page that shows it, rendered here: a browser needs nothing from elsewhere."""
+"""The OpenAPI document and an HTML page of it, which loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 
 
 def install(app: Flask, document: dict[str, Any]) -> None:
-    """Serve ``document`` at /openapi.json and shown for people at /docs."""
+    """Serve ``document`` at /openapi.json and as HTML at /docs."""
     text = json.dumps(document, indent=1)
     shown = {"document": document, "sections": sections(document)}
 
@@ -95,7 +95,7 @@ def _resolved(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]
 
 
 def _shapes(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The shape of an object and of those that its fields hold."""
+    """Return the description of a schema and of the schemas of its fields."""
     fields = _resolved(document, schema).get("properties", {}).values()
     inner = [part for field in fields for part in (field, field.get("items", {})) if "$ref" in part]
     return [shape(document, part) for part in (schema, *inner)]

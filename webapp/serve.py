@@ -1,6 +1,6 @@
 """The embedded web server: ``python -m webapp.serve --home DIR``.
 
-waitress: threads for the requests, one loop for the connections, so that slow or idle clients hold no thread.
+Uses waitress: threads for requests and one loop for connections, so slow or idle clients occupy no thread.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from .app import SECURITY_HEADERS, create_app
 log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-#: Connections at once; more wait to be accepted.
+#: Most open connections; further ones wait to be accepted.
 CONNECTIONS = 500
 #: Seconds after which an idle connection is closed.
 IDLE_TIMEOUT = 60
-#: A body only somewhat too large is read to its end, so that its sender gets our 413 and is not cut off.
+#: A body up to this size is read to its end, so that its sender receives status 413 and no broken connection.
 MAX_BODY = 2 * limits.MAX_REQUEST_BYTES
-#: Seconds that requests have to finish once the server is told to stop.
+#: Seconds for requests to finish after a stop signal.
 GRACE = 1.0
 
 
 class _ErrorTask(ErrorTask):
-    """waitress's own refusals (broken HTTP, endless headers, huge bodies) in the API's error shape."""
+    """Formats waitress's own errors (invalid HTTP, oversized headers or bodies) like errors of the API."""
 
     def execute(self) -> None:
         error = self.request.error
-        # 501 is its answer to a Transfer-Encoding that it does not know
+        # waitress answers 501 to an unknown Transfer-Encoding
         code = "INTERNAL_ERROR" if error.code == 500 else errors.CODES.get(error.code, "BAD_REQUEST")
         content = errors.body(code, f"{error.reason}: {error.body}").encode()
         status = HTTPStatus(HTTP_STATUS[code])
@@ -65,7 +65,7 @@ class _Channel(HTTPChannel):
     error_task_class = _ErrorTask
 
     def send_continue(self) -> None:
-        # waitress would ask even those for their body whose headers it has refused
+        # waitress would request the body even if it has rejected the headers
         if self.request.error is None:
             super().send_continue()
         else:
@@ -73,11 +73,11 @@ class _Channel(HTTPChannel):
 
 
 class _Stop(SystemExit):
-    """Leaves waitress's loop."""
+    """Ends waitress's loop."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code (2: it cannot be started as asked)."""
+    """Serve until SIGTERM or SIGINT; return the exit code (2: invalid settings or address)."""
     flags = _parser().parse_args(argv)
     try:
         keep_memory()
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
         fed = open_federation(settings)
     except UmbelError as error:
-        return _refuse(error.message)
+        return _fail(error.message)
     try:
         return _serve(fed, settings)
     finally:
@@ -94,15 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m webapp.serve", description="Serve the API of a federation."
+        prog="python -m webapp.serve", description="Serve the REST API of a federation."
     )
-    parser.add_argument("--home", type=Path, help="folder of the service (default: $UMBEL_HOME or ~/.umbel)")
+    parser.add_argument(
+        "--home", type=Path, help="directory of the service (default: $UMBEL_HOME or ~/.umbel)"
+    )
     parser.add_argument("--host", help="address to listen on (default: the setting 'host')")
     parser.add_argument("--port", type=int, help="port to listen on (default: the setting 'port')")
     return parser
 
 
-def _refuse(sentence: str) -> int:
+def _fail(sentence: str) -> int:
     print(f"umbel: {sentence}", file=sys.stderr)
     return 2
 
@@ -115,8 +117,8 @@ def _serve(fed: Federation, settings: Settings) -> int:
     except (OSError, ValueError) as error:
         notifier.stop()
         why = getattr(error, "strerror", None) or error
-        return _refuse(
-            f"cannot listen on {settings.host}:{settings.port} ({why}): choose others with --host and --port"
+        return _fail(
+            f"cannot listen on {settings.host}:{settings.port} ({why}): choose another with --host and --port"
         )
     with _stop_signals():
         for item in listeners(sockets):
@@ -125,7 +127,7 @@ def _serve(fed: Federation, settings: Settings) -> int:
             server.asyncore.loop(timeout=60, map=sockets, use_poll=True)
         except _Stop:
             log.info("stopping")
-        # the polls answer with what they have; whoever is cut off all the same asks again elsewhere
+        # waiting polls are answered with what they have; clients that are cut off repeat the request
         notifier.stop()
         server.task_dispatcher.shutdown(timeout=GRACE)
         for item in list(sockets.values()):
@@ -143,11 +145,11 @@ def listen(app: Flask, settings: Settings, sockets: dict[int, Any]) -> BaseWSGIS
         threads=settings.web_threads,
         connection_limit=CONNECTIONS,
         channel_timeout=IDLE_TIMEOUT,
-        # notice during a long poll that its client is gone
+        # detect during a long poll that its client has disconnected
         channel_request_lookahead=1,
         max_request_body_size=MAX_BODY,
         max_request_header_size=32 * 1024,
-        # keep usual requests in memory
+        # keep requests and responses of usual size in memory
         inbuf_overflow=limits.MAX_REQUEST_BYTES,
         outbuf_overflow=limits.MAX_REQUEST_BYTES,
         asyncore_use_poll=True,
@@ -159,13 +161,13 @@ def listen(app: Flask, settings: Settings, sockets: dict[int, Any]) -> BaseWSGIS
 
 
 def listeners(sockets: dict[int, Any]) -> list[BaseWSGIServer]:
-    """The listening ones among ``sockets``: a host name may stand for several addresses."""
+    """Return the listening sockets: a host name may resolve to several addresses."""
     return [item for item in sockets.values() if isinstance(item, BaseWSGIServer)]
 
 
 @contextmanager
 def _stop_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT leave the loop, once; outside the main thread signals are somebody else's."""
+    """End the loop at the first SIGTERM or SIGINT; outside the main thread, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What the handlers of one application share."""
+"""State that is shared by the views of one application."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flask import Flask, current_app
 from federation.context import Federation
 from federation.packages.publish import Packages
 
-from .polls import Polls
+from .long_polls import LongPolls
 
 _KEY = "umbel"
 
@@ -19,21 +19,21 @@ class State:
     """The federation that an application serves, its waiting polls, and the packages it offers."""
 
     fed: Federation
-    polls: Polls
+    polls: LongPolls
     packages: Packages
 
 
 def attach(app: Flask, state: State) -> None:
-    """Give an application its state."""
+    """Store the state in an application."""
     app.extensions[_KEY] = state
 
 
 def state() -> State:
-    """The state of the application that handles the present request."""
+    """Return the state of the current application."""
     found: State = current_app.extensions[_KEY]
     return found
 
 
 def fed() -> Federation:
-    """The federation that the present request is about."""
+    """Return the federation of the current application."""
     return state().fed

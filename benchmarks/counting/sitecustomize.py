@@ -1,7 +1,7 @@
-"""Counts the SQL statements of a server process; loaded by Python when this folder is on its path.
+"""Count the SQL statements of a server process; loaded by Python if this directory is on its path.
 
-Writes ``<pid>.json`` (statement -> [how often, with how many rows of parameters]) into the folder that
-UMBEL_BENCH_COUNTS names, whenever it has changed. ``benchmarks.profile`` alone uses it.
+Writes ``<pid>.json`` (statement -> [executions, rows of parameters]) to the directory in UMBEL_BENCH_COUNTS
+whenever it has changed. Used by ``benchmarks.profile`` only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-#: Seconds between two looks.
+#: Seconds between two updates.
 INTERVAL = 0.1
 
 
@@ -22,7 +22,7 @@ def _follow(folder: Path) -> None:
         if "federation.services.sweeper" in sys.modules or not threading.main_thread().is_alive():
             break
         time.sleep(INTERVAL)
-    time.sleep(1)  # its own imports are done by then
+    time.sleep(1)  # the imports of the process have finished by then
     from sqlalchemy import Engine, event
 
     from federation.db.statements import observed

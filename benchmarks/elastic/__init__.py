@@ -1,5 +1,5 @@
-"""Elastic endpoints beside Parsl's SlurmProvider and dask-jobqueue, on one real Slurm.
+"""Elastic endpoints compared with Parsl's SlurmProvider and dask-jobqueue, on a real Slurm.
 
-``python -m benchmarks.elastic``, as root where Slurm and sshd are installed: it builds the cluster of network
-namespaces that the end-to-end tests use.
+``python -m benchmarks.elastic`` needs root, Slurm and sshd. It builds the cluster of network namespaces of
+the end-to-end tests.
 """

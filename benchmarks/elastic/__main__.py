@@ -1,4 +1,4 @@
-"""Measure W9 alone, print it and keep the records."""
+"""Run W9 alone, print the tables and write the records."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from .systems import PEERS, measure, missing
 
 
 def main() -> int:
-    """Run it; return 1 if something could not be measured."""
+    """Run W9; return 1 if something could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.elastic")
-    parser.add_argument("--rounds", type=int, default=3, help="first results of each system (default: 3)")
-    parser.add_argument("--systems", default=",".join(["umbel", *PEERS]), help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=CACHE / "elastic.json", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="first results per system (default: 3)")
+    parser.add_argument(
+        "--systems", default=",".join(["umbel", *PEERS]), help="systems to measure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=CACHE / "elastic.json",
+        help="file for the records (default: %(default)s)",
+    )
     options = parser.parse_args()
     reason = missing()
     if reason:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_jobqueue import SLURMCluster
 from distributed import Client
-from work import BLOCKS, MANY, SLOTS, listen, measure, nap, say, wait_jobs
+from work import BLOCKS, MANY, SLOTS, measure, nap, report, wait_for_line, wait_jobs
 
 address, rounds, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
@@ -35,15 +35,15 @@ def main() -> None:
     def submit(seconds: float) -> Any:
         return client.submit(nap, seconds, pure=False)
 
-    measure(submit, rounds, say)
+    measure(submit, rounds, report)
     cluster.adapt(minimum_jobs=MANY, maximum_jobs=MANY)
     wait_jobs(lambda count: count == MANY)
-    say(work="many")
-    listen()
+    report(work="many")
+    wait_for_line()
     client.close()
     cluster.close()
     wait_jobs(lambda count: count == 0)
-    say(work="end")
+    report(work="end")
 
 
 if __name__ == "__main__":

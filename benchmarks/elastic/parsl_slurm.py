@@ -10,7 +10,7 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.launchers import SimpleLauncher
 from parsl.providers import SlurmProvider
-from work import BLOCKS, IDLE, MANY, SLOTS, listen, measure, nap, say, wait_jobs
+from work import BLOCKS, IDLE, MANY, SLOTS, measure, nap, report, wait_for_line, wait_jobs
 
 address, rounds, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
@@ -43,13 +43,13 @@ def load(low: int, high: int) -> None:
 
 
 load(0, BLOCKS)
-measure(parsl.python_app(nap), rounds, say)
+measure(parsl.python_app(nap), rounds, report)
 parsl.dfk().cleanup()
 parsl.clear()
 load(MANY, MANY)
 wait_jobs(lambda count: count == MANY)
-say(work="many")
-listen()
+report(work="many")
+wait_for_line()
 parsl.dfk().cleanup()
 wait_jobs(lambda count: count == 0)
-say(work="end")
+report(work="end")

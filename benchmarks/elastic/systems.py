@@ -1,4 +1,4 @@
-"""W9: the systems on a real Slurm, one after another, each on a cluster of its own."""
+"""W9: the systems on a real Slurm, one after another, each on a new cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.wait import wait_until
 from .work import BLOCKS, CALLS, IDLE, MANY, SECONDS, SLOTS, WATCHED, nap
 
 HERE = Path(__file__).parent
-#: What a machine must have for it.
+#: Programs that must be installed.
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sshd", "ip")
 COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 PEERS = {
@@ -38,7 +38,7 @@ PEERS = {
 
 
 class Site:
-    """The cluster with a note of every scheduler command that the site's account gives."""
+    """The cluster, with a log of all scheduler commands of the site's account."""
 
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
@@ -49,11 +49,11 @@ class Site:
             file.chmod(0o755)
 
     def commands(self) -> list[str]:
-        """Names of all commands so far."""
+        """Return the names of all commands so far."""
         return self._log.read_text().split() if self._log.exists() else []
 
     def node_seconds(self, before: set[str]) -> float:
-        """How long all jobs but those of ``before`` have run."""
+        """Return the total run time of all jobs except those in ``before``, seconds."""
         total = 0.0
         for line in self.jobs():
             id, ran = line.split("|")
@@ -65,16 +65,16 @@ class Site:
         return total
 
     def jobs(self) -> list[str]:
-        """All jobs that Slurm still tells of: number and run time."""
+        """Return id and run time of all jobs that Slurm lists."""
         return self.cluster.slurm.call("squeue", "-h", "-t", "all", "-o", "%i|%M").split()
 
     def ids(self) -> set[str]:
-        """Numbers of those jobs."""
+        """Return the ids of these jobs."""
         return {line.split("|")[0] for line in self.jobs()}
 
 
-class Watch:
-    """Takes what a system says, in the order of the works, and adds what the site shows."""
+class Recorder:
+    """Records the events of a system, in the order of the works, with measurements of the site."""
 
     def __init__(self, site: Site, name: str):
         self.site, self.name = site, name
@@ -82,8 +82,8 @@ class Watch:
         self._before: set[str] = set()
         self._counted = 0
 
-    def hear(self, work: str, seconds: float = 0.0) -> None:
-        """One thing that was said."""
+    def record_event(self, work: str, seconds: float = 0.0) -> None:
+        """Record one event."""
         print(f"{time.strftime('%H:%M:%S')} {self.name}: {work} {seconds:.2f}", file=sys.stderr, flush=True)
         if work == "first":
             self.record["first"].append(round(seconds, 2))
@@ -103,8 +103,8 @@ class Watch:
             self.record["commands"] = len(self.site.commands())
 
 
-def umbel(site: Site, watch: Watch, folder: Path, rounds: int) -> None:
-    """Measure Umbel: rules as for the peers, all else as it comes (a status command every 30 s at most)."""
+def umbel(site: Site, recorder: Recorder, folder: Path, rounds: int) -> None:
+    """Measure Umbel: the peers' limits, otherwise defaults (at most one status command per 30 s)."""
     redis, environ = broker(folder / "broker", BROKER, free_port())
     try:
         with elastic(folder, **environ) as service:
@@ -120,15 +120,15 @@ def umbel(site: Site, watch: Watch, folder: Path, rounds: int) -> None:
                 for _ in range(rounds):
                     began = time.monotonic()
                     assert once(0.0).result(timeout=200) == 0.0
-                    watch.hear("first", time.monotonic() - began)
+                    recorder.record_event("first", time.monotonic() - began)
                     hpc.wait_gone(300.0)
-                watch.hear("mark")
+                recorder.record_event("mark")
                 began = time.monotonic()
                 done = [future.result(timeout=400) for future in [once(SECONDS) for _ in range(CALLS)]]
                 assert done == [SECONDS] * CALLS
-                watch.hear("burst", time.monotonic() - began)
+                recorder.record_event("burst", time.monotonic() - began)
                 wait_until(lambda: not site.cluster.slurm.jobs(), 300.0, what="an empty queue", interval=0.5)
-                watch.hear("gone")
+                recorder.record_event("gone")
             hpc.remove()
             many = Endpoint(service, site.cluster, "many")
             limits = {"max_blocks": MANY, "min_blocks": MANY, "max_pending": MANY, "submit_burst": MANY}
@@ -136,16 +136,16 @@ def umbel(site: Site, watch: Watch, folder: Path, rounds: int) -> None:
             wait_until(
                 lambda: len(site.cluster.slurm.jobs()) == MANY, 300.0, what=f"{MANY} jobs", interval=0.5
             )
-            watch.hear("many")
+            recorder.record_event("many")
             many.remove()
-            watch.hear("end")
+            recorder.record_event("end")
     finally:
         redis.process.terminate()
         redis.wait()
 
 
-def peer(site: Site, watch: Watch, script: str, requirement: str, rounds: int) -> None:
-    """Measure a peer: its script runs as the site's account on the login node."""
+def peer(site: Site, recorder: Recorder, script: str, requirement: str, rounds: int) -> None:
+    """Measure a peer: run its script as the site's account on the login node."""
     python = _environment(requirement)
     account, network = site.cluster.account, site.cluster.network
     home = account.home / Path(script).stem
@@ -177,17 +177,17 @@ def peer(site: Site, watch: Watch, script: str, requirement: str, rounds: int) -
         assert process.stdin is not None and process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):
-                said = json.loads(line)
-                watch.hear(**said)
-                if said["work"] == "many":
+                event = json.loads(line)
+                recorder.record_event(**event)
+                if event["work"] == "many":
                     process.stdin.write("on\n")
                     process.stdin.flush()
-    if "commands" not in watch.record:
-        raise RuntimeError(f"{script} ended early:\n{(home / 'output').read_text()[-3000:]}")
+    if "commands" not in recorder.record:
+        raise RuntimeError(f"{script} ended before the last event:\n{(home / 'output').read_text()[-3000:]}")
 
 
 def _environment(requirement: str) -> str:
-    """A Python with this, made once by the system's Python where every account can read it."""
+    """Return a Python with this requirement, in an environment that every account can read."""
     key = hashlib.sha256(requirement.encode()).hexdigest()[:10]
     folder = Path("/var/tmp") / f"umbel-bench-{key}"
     python = folder / "bin/python"
@@ -213,34 +213,34 @@ def _site() -> Iterator[Site]:
 
 
 def missing() -> str:
-    """Why this cannot be measured here, or ""."""
+    """Return why W9 cannot be measured on this machine, or ""."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     absent = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     if os.geteuid() != 0:
-        return "it wants root: it makes an account and network namespaces"
+        return "needs root, to create an account and network namespaces"
     return f"not installed: {', '.join(absent)}" if absent else ""
 
 
 def measure(names: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
-    """Yield the records of each system: one for each first result, the first of them with all else."""
+    """Yield the records of each system: one per first result; the first has all other values."""
     for name in names:
         try:
             yield from _measure(name, rounds)
         except (RuntimeError, OSError, AssertionError, TimeoutError, subprocess.SubprocessError) as error:
-            said = f"{type(error).__name__}: {error}"
-            yield {"peer": name, "work": "error", "round": 1, "error": f"W9: {said[:500]}"}
+            reason = f"{type(error).__name__}: {error}"
+            yield {"peer": name, "work": "error", "round": 1, "error": f"W9: {reason[:500]}"}
 
 
 def _measure(name: str, rounds: int) -> Iterator[dict[str, Any]]:
-    # what else runs is looked at before: the cluster's daemons are nobody's children
+    # measured before, because the daemons of the cluster are not children of this process
     others = round(psutil.cpu_percent(3.0) / 100.0, 3)
     with _site() as site:
-        watch = Watch(site, name)
+        recorder = Recorder(site, name)
         if name == "umbel":
             with tempfile.TemporaryDirectory(prefix="umbel-bench-") as folder:
-                umbel(site, watch, Path(folder), rounds)
+                umbel(site, recorder, Path(folder), rounds)
         else:
-            peer(site, watch, *PEERS[name], rounds)
-    for number, seconds in enumerate(watch.record.pop("first"), 1):
+            peer(site, recorder, *PEERS[name], rounds)
+    for number, seconds in enumerate(recorder.record.pop("first"), 1):
         record = {"peer": name, "work": "W9", "round": number, "n": 1, "others": others, "first_s": seconds}
-        yield {**record, **(watch.record if number == 1 else {})}
+        yield {**record, **(recorder.record if number == 1 else {})}

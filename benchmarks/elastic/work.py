@@ -1,4 +1,4 @@
-"""What is measured, and how a peer's script is spoken with."""
+"""The works of W9, and the communication with a peer's script."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-#: The burst: so many calls of so many seconds, on at most BLOCKS jobs of SLOTS slots.
+#: The burst: CALLS calls of SECONDS seconds, on at most BLOCKS jobs of SLOTS slots.
 CALLS, SECONDS, BLOCKS, SLOTS = 240, 0.5, 2, 2
-#: Seconds without work after which Umbel and Parsl let a block go.
+#: Seconds without work after which Umbel and Parsl end a block.
 IDLE = 10
-#: Blocks of the third work, and seconds for which they are watched.
+#: Blocks of the third work, and seconds for which commands are counted.
 MANY, WATCHED = 100, 120
 
 
 def nap(seconds: float) -> float:
-    """A call: sleep, and hand the time back."""
+    """Sleep, and return the time."""
     import time
 
     time.sleep(seconds)
@@ -26,41 +26,44 @@ def nap(seconds: float) -> float:
 
 
 def wait_empty(timeout: float = 300.0) -> None:
-    """Wait until this account has no job. The path is whole, so that it is not counted."""
+    """Wait until this account has no jobs."""
     wait_jobs(lambda count: count == 0, timeout)
 
 
 def wait_jobs(wanted: Callable[[int], bool], timeout: float = 300.0) -> None:
-    """Wait until the number of this account's jobs is as wanted. Raises TimeoutError."""
+    """Wait until the number of this account's jobs is ``wanted``. Raises TimeoutError.
+
+    The absolute path of squeue bypasses the wrapper that counts commands.
+    """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         done = subprocess.run(["/usr/bin/squeue", "-h", "--me", "-o", "%i"], capture_output=True, text=True)
         if done.returncode == 0 and wanted(len(done.stdout.split())):
             return
         time.sleep(0.5)
-    raise TimeoutError("the jobs are not as they should be")
+    raise TimeoutError("the number of jobs is not as expected")
 
 
-def measure(submit: Callable[[float], Any], rounds: int, say: Callable[..., None]) -> None:
-    """The first two works through a function that submits a nap and returns a future."""
+def measure(submit: Callable[[float], Any], rounds: int, report: Callable[..., None]) -> None:
+    """Run the first two works. ``submit``: submits a call of ``nap`` and returns a future."""
     for _ in range(rounds):
         began = time.monotonic()
         assert submit(0.0).result() == 0.0
-        say(work="first", seconds=time.monotonic() - began)
+        report(work="first", seconds=time.monotonic() - began)
         wait_empty()
-    say(work="mark")
+    report(work="mark")
     began = time.monotonic()
     assert [future.result() for future in [submit(SECONDS) for _ in range(CALLS)]] == [SECONDS] * CALLS
-    say(work="burst", seconds=time.monotonic() - began)
+    report(work="burst", seconds=time.monotonic() - began)
     wait_empty()
-    say(work="gone")
+    report(work="gone")
 
 
-def say(**record: Any) -> None:
-    """Tell the benchmark something, as a line of JSON."""
+def report(**record: Any) -> None:
+    """Send an event to the benchmark, as a line of JSON."""
     print(json.dumps(record), flush=True)
 
 
-def listen() -> None:
-    """Wait until the benchmark says that it goes on."""
+def wait_for_line() -> None:
+    """Wait for a line from the benchmark, which allows the script to continue."""
     sys.stdin.readline()

@@ -10,9 +10,9 @@ from .base import Peer
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a system's adapter lives ("module:Class" in this package) and what its environment needs.
+    """The adapter of a system ("module:Class" in this package) and the requirements of its environment.
 
-    Without ``requirements`` it runs in the project's own environment.
+    Without ``requirements`` it runs in the environment of the project.
     """
 
     adapter: str
@@ -31,7 +31,7 @@ PEERS = {
 
 
 def adapter(name: str) -> type[Peer]:
-    """Load the adapter of a system. Raises ImportError when its environment lacks the system."""
+    """Load the adapter of a system. Raises ImportError if the system is not installed."""
     module, _, cls = PEERS[name].adapter.partition(":")
     found: type[Peer] = getattr(importlib.import_module(f"{__name__}.{module}"), cls)
     return found

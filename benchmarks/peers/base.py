@@ -1,4 +1,4 @@
-"""What an adapter does: start a system with two worker slots, run calls on it, stop it."""
+"""Base of the adapters: start a system with two worker slots, run calls on it, stop it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: Folder that holds the package ``benchmarks``.
+#: Directory that contains the package ``benchmarks``.
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Peer:
-    """Base of all adapters. ``folder``: for its files; ``redis_port``: of its Redis, if it asked for one."""
+    """Base of all adapters. ``folder``: for its files; ``redis_port``: port of its Redis if needed."""
 
     #: Whether a session starts a Redis first.
     needs_redis = False
-    #: Distributions whose versions are written into the records.
+    #: Distributions whose versions are recorded.
     packages: tuple[str, ...] = ()
     #: (part of a command line, role) of its processes, tried in order.
     roles: tuple[tuple[str, str], ...] = ()
@@ -28,7 +28,7 @@ class Peer:
         self._children: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Start the system; it may still be on its way up afterwards, as long as ``run`` waits for it."""
+        """Start the system; it may return before the system is ready, if ``run`` waits for it."""
         raise NotImplementedError
 
     def run(self, function: str, items: Sequence[Any]) -> list[Any]:
@@ -36,7 +36,7 @@ class Peer:
         raise NotImplementedError
 
     def run_ahead(self, function: str, items: Iterable[Any], ahead: int) -> Iterator[Any]:
-        """Yield the results in order, with at most ``ahead`` calls under way whose results were not taken."""
+        """Yield the results in order; submit at most ``ahead`` calls ahead of the results read."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -46,7 +46,7 @@ class Peer:
     def spawn(
         self, command: Sequence[str], environ: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a child process whose output goes to ``output.log`` in the session's folder."""
+        """Start a child process; its output goes to ``output.log`` in the session's directory."""
         with (self.folder / "output.log").open("ab") as output:
             child = subprocess.Popen(
                 list(command), cwd=self.folder, env={**os.environ, **(environ or {})},
@@ -56,7 +56,7 @@ class Peer:
         return child
 
     def end_children(self, grace: float = 15.0) -> None:
-        """Ask the children that ``spawn`` started to end; after ``grace`` seconds make them."""
+        """End the children of ``spawn`` with SIGTERM, and after ``grace`` seconds with SIGKILL."""
         for child in self._children:
             if child.poll() is None:
                 child.terminate()
@@ -70,6 +70,6 @@ class Peer:
         self._children = []
 
     def log_end(self) -> str:
-        """The last lines of what the children printed."""
+        """Return the last lines of the children's output."""
         log = self.folder / "output.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""

@@ -1,4 +1,4 @@
-"""The Celery application that client and workers of the plain Celery peer load."""
+"""The Celery application of the plain Celery peer, for client and workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain Celery over Redis: one message a call, prefork with two processes, JSON, results in Redis."""
+"""Plain Celery over Redis: one message per call, prefork with two processes, JSON, results in Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .base import Peer
 
 
 class CeleryRedis(Peer):
-    """The client sends calls one by one and gathers with ``ResultSet.join``, the faster of its ways."""
+    """The client sends single calls and gathers with ``ResultSet.join``, its fastest method."""
 
     needs_redis = True
     packages = ("celery", "kombu", "redis", "hiredis")
@@ -21,7 +21,7 @@ class CeleryRedis(Peer):
     def start(self) -> None:
         """Start one worker."""
         os.environ["UMBEL_BENCH_REDIS_PORT"] = str(self.redis_port)
-        # its application reads the port when it is imported
+        # the application reads the port at import
         self._tasks = importlib.import_module("benchmarks.peers.celery_app").tasks
         self._results = importlib.import_module("celery.result").ResultSet
         options = ["--pool", "prefork", "--without-gossip", "--without-mingle", "--without-heartbeat"]

@@ -1,4 +1,4 @@
-"""Dask's LocalCluster: a scheduler in the client's process, two worker processes of one thread."""
+"""Dask's LocalCluster: scheduler in the client's process, two worker processes with one thread each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import Peer
 
 
 class DaskCluster(Peer):
-    """The client uses ``Client.map``; ``pure=False``, so that no call is answered from memory."""
+    """The client uses ``Client.map`` with ``pure=False``, so that no result is cached."""
 
     packages = ("distributed", "dask")
     roles = (("spawn_main", "worker"), ("resource_tracker", "helper"))

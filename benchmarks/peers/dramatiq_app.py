@@ -1,4 +1,4 @@
-"""The dramatiq broker and actors that client and workers of the dramatiq peer load."""
+"""The dramatiq broker and actors of the dramatiq peer, for client and workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dramatiq over Redis with its results backend: two processes of one thread."""
+"""dramatiq over Redis with its results backend: two processes with one thread each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from .base import ROOT, Peer
 
-#: Milliseconds to wait for results; the session's own limit is shorter.
+#: Milliseconds to wait for results; longer than the limit of the session.
 _PATIENCE = 600_000
 
 
 class DramatiqRedis(Peer):
-    """Its messages are JSON: bytes travel as base64, made and read inside the measured time."""
+    """Messages are JSON, so bytes are sent as base64; the conversion is part of the measured time."""
 
     needs_redis = True
     packages = ("dramatiq", "redis", "hiredis")

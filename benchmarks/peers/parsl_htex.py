@@ -17,7 +17,7 @@ from .base import Peer
 
 
 class ParslHtex(Peer):
-    """Encrypted as by default, with a prefetch of 64, which makes it faster."""
+    """Encrypted (the default), with a prefetch of 64, which is faster."""
 
     packages = ("parsl", "pyzmq")
     roles = (("process_worker_pool", "workers"), ("interchange", "interchange"), ("parsl", "helper"))

@@ -1,4 +1,4 @@
-"""Umbel as anybody starts it: ``python -m federation up`` with two slots, and a ``umbel.Executor``."""
+"""Umbel in its default setup: ``python -m federation up`` with two slots, and an ``umbel.Executor``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from umbel import Client, Executor, UmbelError
 
 from .base import ROOT, Peer
 
-#: Seconds until the endpoint must be online.
+#: Time limit for the endpoint to come online, seconds.
 START_LIMIT = 60.0
 ENDPOINT = "local"
 
 
 class UmbelService(Peer):
-    """REST, the durable ledger (SQLite, synchronous=FULL), the embedded Redis: the default settings."""
+    """Default settings: REST, durable ledger (SQLite, synchronous=FULL), embedded Redis."""
 
     packages = ("umbel", "celery", "redis", "SQLAlchemy")
     roles = (
@@ -32,7 +32,7 @@ class UmbelService(Peer):
     _executor: Executor | None = None
 
     def start(self) -> None:
-        """Start a service on a free port with a new home and wait until its endpoint is online."""
+        """Start a service on a free port with a new home directory; wait until its endpoint is online."""
         for name in [name for name in os.environ if name.startswith("UMBEL_") and "BENCH" not in name]:
             del os.environ[name]
         home = self.folder / "home"
@@ -56,14 +56,14 @@ class UmbelService(Peer):
             return False
 
     def run(self, function: str, items: Sequence[Any]) -> list[Any]:
-        """Map, or submit a lone call."""
+        """Map, or submit a single call."""
         assert self._executor is not None, "start it first"
         if len(items) == 1:
             return [self._executor.submit(BY_NAME[function], items[0]).result()]
         return list(self._executor.map(BY_NAME[function], items))
 
     def run_ahead(self, function: str, items: Iterable[Any], ahead: int) -> Iterator[Any]:
-        """Map, as far ahead."""
+        """Map with a buffer of ``ahead`` calls."""
         assert self._executor is not None, "start it first"
         return self._executor.map(BY_NAME[function], items, buffersize=ahead)
 

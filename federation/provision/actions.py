@@ -1,4 +1,4 @@
-"""Doing what was decided: submit in two phases, drain through the broker, cancel through the scheduler."""
+"""Carry out decisions: submit in two phases, drain through the broker, cancel through the scheduler."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from ..db.tables import nodes
 from .planning import failures
 from .planning.model import Action, BlockState, Decision, Verb, View
 from .records import blocks, sites
-from .schedulers.base import InDoubt, JobSpec, LimitReached, Refused
+from .schedulers.base import JobSpec, LimitReached, OutcomeUnknown, Refused
 from .site.machine import Machine
-from .site.network import Place, way_words
+from .site.network import Installation, route_options
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a job whose submission got no answer is looked for.
-LOOK_FOR_LOST = 31.0
+#: Seconds after which the scheduler is asked for a job whose submission got no answer.
+RESOLVE_SUBMISSION_AFTER = 31.0
 
 
-class Hands:
-    """Acts on sites. ``clock``: seconds since 1970."""
+class Actions:
+    """Carries out actions on sites. ``clock`` returns seconds since 1970."""
 
     def __init__(self, fed: Federation, clock: Callable[[], float]):
         self._fed = fed
         self._clock = clock
 
-    def act(self, machine: Machine, env: str, view: View, decision: Decision) -> float | None:
-        """Do it all; return when the scheduler should be looked at, None: as usual. Raises SiteError."""
+    def perform(self, machine: Machine, env: str, view: View, decision: Decision) -> float | None:
+        """Carry out a decision; return when to poll the scheduler next (None: at the usual time).
+
+        Raises SiteError.
+        """
         cancels = [action for action in decision.actions if action.verb is Verb.CANCEL]
         if cancels:
             self._cancel(machine, cancels)
@@ -44,11 +47,11 @@ class Hands:
         new = [action for action in decision.actions if action.verb is Verb.SUBMIT]
         for _ in new:
             if not self._submit(machine, env, view):
-                return self._clock() + LOOK_FOR_LOST
+                return self._clock() + RESOLVE_SUBMISSION_AFTER
         return self._clock() + machine.site.settings.interval if new else None
 
     def _submit(self, machine: Machine, env: str, view: View) -> bool:
-        """One block; False: submit no more now. Raises SiteError."""
+        """Submit one block; False if no further block may be submitted now. Raises SiteError."""
         site, now = machine.site, self._clock()
         name = blocks.new_name(site.endpoint_id)
         try:
@@ -57,38 +60,42 @@ class Hands:
             scheduler.script(spec)
         except BadRequest as error:
             message = error.message
-            sites.remember(self._fed, site.endpoint_no, lambda m: failures.broken(m, message))
+            sites.update_planner_state(
+                self._fed, site.endpoint_no, lambda m: failures.invalid_settings(m, message)
+            )
             return False
         blocks.add(self._fed, site.endpoint_no, name, site.policy, now)
         try:
             id = scheduler.submit(machine.shell, spec)
-        except InDoubt as error:
-            log.warning("%s: %s: whether %s exists is not known", site.endpoint_name, error.message, name)
+        except OutcomeUnknown as error:
+            log.warning(
+                "%s: it is unknown whether job %s exists: %s", site.endpoint_name, name, error.message
+            )
             blocks.change(self._fed, name, reason=error.message[:500])
             return False
         except Refused as error:
             self._refused(site, name, error)
             return False
         blocks.change(self._fed, name, state=BlockState.PENDING, job_id=id)
-        if site.memory.failed_submits:
-            sites.remember(self._fed, site.endpoint_no, failures.accepted)
+        if site.planner_state.failed_submits:
+            sites.update_planner_state(self._fed, site.endpoint_no, failures.accepted)
         return True
 
     def _refused(self, site: sites.Site, name: str, error: Refused) -> None:
         now, message = self._clock(), error.message
-        log.warning("%s: %s", site.endpoint_name, message)
+        log.warning("%s: block %s was not submitted: %s", site.endpoint_name, name, message)
         blocks.change(
             self._fed, name, state=BlockState.FAILED, ended=now, reason=f"not submitted: {message}"[:500]
         )
         if isinstance(error, LimitReached):
-            sites.remember(self._fed, site.endpoint_no, lambda m: failures.limited(m, now))
+            sites.update_planner_state(self._fed, site.endpoint_no, lambda m: failures.limit_reached(m, now))
         else:
-            sites.remember(
+            sites.update_planner_state(
                 self._fed, site.endpoint_no, lambda m: failures.refused(m, site.policy, now, message)
             )
 
     def _drain(self, site: sites.Site, name: str) -> None:
-        """Ask the block's workers to leave; those that do not hear are cancelled after the grace."""
+        """Ask the block's workers to shut down; after ``grace`` seconds it is cancelled."""
         now = self._clock()
         blocks.change(self._fed, name, state=BlockState.DRAINING, drained=now)
         query = select(nodes.c.name).where(
@@ -99,38 +106,46 @@ class Hands:
         try:
             self._fed.broker.control(site.endpoint_id, names.LEAVE_COMMAND, {"reason": "drained"}, workers)
         except BrokerError as error:
-            log.warning("%s: %s was not told to leave: %s", site.endpoint_name, name, error)
+            log.warning(
+                "%s: block %s: the request to drain could not be sent: %s", site.endpoint_name, name, error
+            )
 
     def _cancel(self, machine: Machine, actions: list[Action]) -> None:
         now = self._clock()
         with self._fed.database.read() as connection:
             ids = {row.name: row.job_id for row in blocks.active(connection, machine.site.endpoint_no)}
-        wanted = [action.block for action in actions if ids.get(action.block)]
-        for name in wanted:
+        names_to_cancel = [action.block for action in actions if ids.get(action.block)]
+        for name in names_to_cancel:
             blocks.change(self._fed, name, cancelled=now)
-        machine.scheduler().cancel(machine.shell, [ids[name] for name in wanted])
+        machine.scheduler().cancel(machine.shell, [ids[name] for name in names_to_cancel])
 
 
 def job_spec(machine: Machine, env: str, name: str, view: View) -> JobSpec:
-    """The job of a new block. Raises SiteError when its workers could not reach the broker."""
+    """Describe the job of a new block. Raises SiteError if no route leads from its workers to the broker."""
     site = machine.site
     policy, settings = site.policy, site.settings
-    words = ["env", f"UMBEL_HOME={machine.folder}", f"{env}/bin/umbel-endpoint", "start", site.endpoint_name]
-    words += ["--slots", str(policy.slots_per_node)]
-    # besides, a worker takes no call of which it is told that it will probably outlive its job
-    words += [
+    command = [
+        "env",
+        f"UMBEL_HOME={machine.folder}",
+        f"{env}/bin/umbel-endpoint",
+        "start",
+        site.endpoint_name,
+    ]
+    command += ["--slots", str(policy.slots_per_node)]
+    # a worker also takes no call that is expected to run past the end of its job
+    command += [
         "--drain-margin",
         str(int(policy.drain_margin)),
         "--exit-when-broker-gone",
         str(int(settings.broker_gone)),
     ]
-    # the provisioner drains idle blocks; this is for the case that there is none any more
-    words += ["--exit-when-idle", str(int(10 * policy.idle_time + 600))]
-    ways = machine.network.ways(Place(machine.folder, env, site.endpoint_name), site.way)
-    words += way_words(ways)
+    # the provisioner drains idle blocks; this option ends them if the provisioner no longer runs
+    command += ["--exit-when-idle", str(int(10 * policy.idle_time + 600))]
+    routes = machine.network.routes(Installation(machine.folder, env, site.endpoint_name), site.route)
+    command += route_options(routes)
     return JobSpec(
         name,
-        tuple(words),
+        tuple(command),
         machine.blocks,
         nodes=policy.nodes_per_block,
         slots_per_node=policy.slots_per_node,
@@ -138,5 +153,5 @@ def job_spec(machine: Machine, env: str, name: str, view: View) -> JobSpec:
         directives=settings.directives,
         setup=settings.setup,
         launcher=settings.launcher,
-        exclude=tuple(view.memory.bad_nodes),
+        exclude=tuple(view.planner_state.bad_nodes),
     )

@@ -1,4 +1,4 @@
-"""From a scheduler's answer to the rows of blocks: adopt, end, or wait and see."""
+"""Apply a scheduler's answer to the rows of blocks: adopt jobs, end blocks, or wait for more answers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from .planning.model import BlockState
 from .records import blocks, sites
 from .schedulers.base import Job
 
-#: A submission whose answer was lost is given up when the scheduler does not know the name after so long.
+#: Seconds after which a submission whose answer was lost has failed if the scheduler does not list its name.
 RESOLVE_AFTER = 30.0
-#: A job that the scheduler does not tell of any more counts as gone after so long (accounts come late).
+#: Seconds after which a job that the scheduler no longer lists has ended (accounting data arrives late).
 GONE_AFTER = 40.0
 
 
 def apply_jobs(
     fed: Federation, site: sites.Site, active: Sequence[Any], jobs: Sequence[Job], asked: float
 ) -> tuple[list[tuple[Any, BlockState]], dict[str, str]]:
-    """Bring an answer that was asked for at a time (``asked``) into the rows.
+    """Apply the answer to a query sent at time ``asked`` to the rows.
 
-    Returns the blocks that have ended and how, and the endpoint's jobs that no block owns (id → name).
+    Returns the blocks that have ended with their final states, and the endpoint's jobs without a block (id →
+    name).
     """
     by_name = {job.name: job for job in jobs}
     ended = []
     for row in active:
         job = by_name.get(row.name)
-        state = _follow(fed, row, job, asked) if job else _miss(fed, site, row, asked)
+        state = _update_known(fed, row, job, asked) if job else _update_missing(fed, site, row, asked)
         if state is not None and not state.active:
             ended.append((row, state))
     with fed.database.read() as connection:
@@ -42,13 +43,13 @@ def apply_jobs(
     return ended, orphans
 
 
-def _follow(fed: Federation, row: Any, job: Job, now: float) -> BlockState | None:
-    """The scheduler knows the job."""
+def _update_known(fed: Federation, row: Any, job: Job, now: float) -> BlockState | None:
+    """Update the row of a job that the scheduler lists."""
     if job.state is BlockState.UNKNOWN:
         return None
     values: dict[str, Any] = {"missing_since": None, "reason": job.reason[:500]}
     if row.job_id != job.id:
-        values["job_id"] = job.id  # its answer had been lost: adopted by its name
+        values["job_id"] = job.id  # the answer to the submission was lost: adopt the job by its name
     if job.hosts:
         values["hosts"] = job.hosts
     if row.started is None and job.state is BlockState.RUNNING:
@@ -62,32 +63,34 @@ def _follow(fed: Federation, row: Any, job: Job, now: float) -> BlockState | Non
     elif row.drained is not None:
         state = BlockState.DRAINING
     elif state.waiting and row.joined is not None and state is BlockState.PENDING:
-        state = BlockState.RUNNING  # the worker's word is newer
+        state = BlockState.RUNNING  # the worker's heartbeat is newer
     if any(getattr(row, name) != value for name, value in {**values, "state": state.value}.items()):
         blocks.change(fed, row.name, state=state, **values)
     return state
 
 
-def _miss(fed: Federation, site: sites.Site, row: Any, asked: float) -> BlockState | None:
-    """The scheduler does not know the job (any more)."""
+def _update_missing(fed: Federation, site: sites.Site, row: Any, asked: float) -> BlockState | None:
+    """Update the row of a job that the scheduler does not list."""
     if asked <= row.submitted:
-        return None  # it was asked before
+        return None  # the query was sent before the submission
     if row.state == BlockState.SUBMITTING.value:
         if asked - row.submitted < RESOLVE_AFTER:
             return None
-        message = "the scheduler never got it"
+        message = "the scheduler never received the job"
         blocks.change(fed, row.name, state=BlockState.LOST, ended=asked, reason=message)
-        sites.remember(fed, site.endpoint_no, lambda m: failures.refused(m, site.policy, asked, message))
-        return None  # not a failure of the block
+        sites.update_planner_state(
+            fed, site.endpoint_no, lambda m: failures.refused(m, site.policy, asked, message)
+        )
+        return None  # a failed submission, not a failed block
     if row.missing_since is None:
         blocks.change(fed, row.name, missing_since=asked)
-    told = row.drained is not None or row.cancelled is not None
+    stopped = row.drained is not None or row.cancelled is not None
     since = asked if row.missing_since is None else row.missing_since
-    if not told and asked - since < GONE_AFTER:
+    if not stopped and asked - since < GONE_AFTER:
         return None
-    state = BlockState.COMPLETED if told or row.joined is not None else BlockState.LOST
+    state = BlockState.COMPLETED if stopped or row.joined is not None else BlockState.LOST
     if row.cancelled is not None:
         state = BlockState.CANCELLED
-    # when it went is not known better than this
+    # the exact end time is not known
     blocks.change(fed, row.name, state=state, ended=since, busy=0, workers=0, idle_since=None)
     return state

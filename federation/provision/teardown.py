@@ -1,4 +1,4 @@
-"""What is left of an elastic endpoint on its site when it goes: jobs are cancelled, files are deleted."""
+"""Clean up the site of an elastic endpoint that is removed: cancel its jobs, delete its files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .site.machine import Machine
 
 log = logging.getLogger(__name__)
 
-#: Seconds until it is looked again whether cancelled jobs have ended: the first times, and from then on.
+#: Seconds between two checks whether cancelled jobs have ended: the first pauses, then the usual one.
 PAUSES, PAUSE = (1.0, 2.0), 5.0
-#: A site that never let us in has nothing of ours; so long after its endpoint's end it is given up, seconds.
-GIVE_UP = 3600.0
+#: Seconds after the endpoint's deletion at which a site that never accepted a login is given up.
+GIVE_UP_AFTER = 3600.0
 
 
-def leave(fed: Federation, machine: Machine) -> list[str]:
-    """One step: cancel the endpoint's jobs, or, when there are none, delete what was put there and the rows.
+def run_step(fed: Federation, machine: Machine) -> list[str]:
+    """Cancel the endpoint's jobs, or, if none is left, delete its files on the site and its rows.
 
-    Returns the ids of jobs that are still there; [] when everything is done. May be called again after any
-    failure. Raises SiteError.
+    Returns the ids of the jobs that have not ended; [] when the cleanup is complete. May be repeated after
+    any failure. Raises SiteError.
     """
     site, scheduler = machine.site, machine.scheduler()
     mine = f"umbel-{site.endpoint_id[:8]}-"
@@ -35,18 +35,18 @@ def leave(fed: Federation, machine: Machine) -> list[str]:
         scheduler.cancel(machine.shell, left)
         return left
     bootstrap.remove(machine)
-    finish(fed, site)
+    delete_records(fed, site)
     return []
 
 
-def hopeless(site: sites.Site, now: float) -> bool:
-    """Whether the site never answered and its endpoint is gone for long."""
-    return site.looked is None and site.deleted is not None and now - site.deleted > GIVE_UP
+def is_abandoned(site: sites.Site, now: float) -> bool:
+    """Whether the site never answered, ``GIVE_UP_AFTER`` seconds after its endpoint was deleted."""
+    return site.looked is None and site.deleted is not None and now - site.deleted > GIVE_UP_AFTER
 
 
-def finish(fed: Federation, site: sites.Site) -> None:
-    """Forget the site, its blocks, and the key that let us in."""
-    blocks.forget_nodes(fed, site.endpoint_no, time.time() + blocks.KEEP_NODES)
+def delete_records(fed: Federation, site: sites.Site) -> None:
+    """Delete the rows of the site and its blocks, and the private key for the site."""
+    blocks.delete_old_nodes(fed, site.endpoint_no, time.time() + blocks.KEEP_NODES)
     sites.remove(fed, site.endpoint_no)
     keys.key_file(fed.settings.home, site.endpoint_id).unlink(missing_ok=True)
-    log.info("%s: everything is removed from %s", site.endpoint_name, site.settings.address)
+    log.info("%s: removed site %s", site.endpoint_name, site.settings.address)

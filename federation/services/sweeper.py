@@ -28,7 +28,7 @@ from ..ledger.requeue import requeue, requeue_lost
 from ..ledger.retention import delete_old_tasks, expire_idempotency_keys
 from ..ledger.task_rows import Task, tasks_in_bundles
 from ..process import Stop, run_process
-from ..provision.cleanup import forget_blocks
+from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
 from . import collector
 
@@ -269,7 +269,7 @@ class Sweeper:
         """Delete finished tasks older than the retention time, a few batches per sweep."""
         now = time.time()
         expire_idempotency_keys(self.fed, now)
-        forget_blocks(self.fed, now)
+        delete_old_blocks(self.fed, now)
         for _ in range(DELETE_BATCHES):
             if not delete_old_tasks(self.fed, now):
                 return

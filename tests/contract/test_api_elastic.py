@@ -42,9 +42,9 @@ def test_pause_resume_and_policy(api: Api) -> None:
         "paused": "maintenance"
     }
     assert api.ada("GET", "/v1/endpoints/hpc/blocks").json["status"] == "paused"
-    sites.remember(api.fed, no, lambda memory: failures.limited(memory, time.time()))
+    sites.update_planner_state(api.fed, no, lambda memory: failures.limit_reached(memory, time.time()))
     assert api.ada("POST", "/v1/endpoints/hpc/resume", {}).json == {"paused": ""}
-    assert sites.find(api.fed, no).memory.retry_at == 0.0
+    assert sites.find(api.fed, no).planner_state.retry_at == 0.0
     changed = api.ada("PATCH", "/v1/endpoints/hpc/policy", {"max_blocks": 5}).json
     assert changed and changed["max_blocks"] == 5 and changed["budget_total"] == 10.0
     assert api.ada("PATCH", "/v1/endpoints/hpc/policy", {"min_blocks": 9}).status_code == 422

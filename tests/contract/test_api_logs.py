@@ -62,7 +62,7 @@ def test_a_log_is_followed(api: Api) -> None:
     _again(lab, taken, Status.RUNNING, Log(b"one\ntwo\n", b"", 8))
     wait_until(lambda: len(answers) == 1, what="the second line to be heard")
     assert answers[0]["text"] == "two\n"
-    # an end without a word is heard, too
+    # the end is reported without output, too
     _again(lab, taken, Status.SUCCEEDED, Log(b"one\ntwo\n", b"", 8))
     wait_until(lambda: len(answers) == 2, what="the end to be heard")
     assert answers[1]["text"] == "" and answers[1]["ended"] and answers[1]["state"] == "succeeded"

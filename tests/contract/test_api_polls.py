@@ -17,10 +17,10 @@ from tests.support.api import Api
 from tests.support.wait import wait_until
 from umbel.protocol.errors import TooMany
 from webapp.app import RESERVED_THREADS
-from webapp.polls import Polls
+from webapp.long_polls import LongPolls
 
 
-def started(api: Api, polls: Polls, group: str, **more: Any) -> Future[Any]:
+def started(api: Api, polls: LongPolls, group: str, **more: Any) -> Future[Any]:
     """A poll in a thread of its own that has looked into the ledger and waits."""
     future: Future[Any] = Future()
 
@@ -112,7 +112,7 @@ def test_stopping_answers_all_polls(api: Api, group: str) -> None:
 def test_a_poll_whose_client_is_gone_gives_up_its_place(
     api: Api, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webapp.polls.LOOK_UP", 0.05)
+    monkeypatch.setattr("webapp.long_polls.CLIENT_CHECK_INTERVAL", 0.05)
     gone = threading.Event()
     waiting = started(api, polls_of(api), group, gone=gone.is_set)
     gone.set()
@@ -120,7 +120,7 @@ def test_a_poll_whose_client_is_gone_gives_up_its_place(
 
 
 def test_polls_leave_threads_to_others(api: Api, group: str) -> None:
-    polls = Polls(api.fed, api.notifier, places=1)
+    polls = LongPolls(api.fed, api.notifier, slots=1)
     waiting = started(api, polls, group)
     with pytest.raises(TooMany) as caught:
         polls.results(api.user, group, after=0, wait=30, limit=10)
@@ -134,12 +134,12 @@ def test_polls_leave_threads_to_others(api: Api, group: str) -> None:
 
 
 def test_the_server_reserves_threads(api: Api) -> None:
-    assert polls_of(api).places == api.fed.settings.web_threads - RESERVED_THREADS
+    assert polls_of(api).slots == api.fed.settings.web_threads - RESERVED_THREADS
 
 
 def test_a_hundred_polls_hear_of_their_own_results(api: Api) -> None:
     api.endpoint("lab").beat()
-    polls = Polls(api.fed, api.notifier, places=100)
+    polls = LongPolls(api.fed, api.notifier, slots=100)
     groups = [api.submit("lab", b"%d" % number)["group_id"] for number in range(25)]
     with ThreadPoolExecutor(100) as pool:
         waiting = [pool.submit(poll(polls, api.user, group)) for group in groups for _ in range(4)]
@@ -150,12 +150,12 @@ def test_a_hundred_polls_hear_of_their_own_results(api: Api) -> None:
     assert [len(answer["results"]) for answer in answers] == [1] * 100
 
 
-def poll(polls: Polls, user: User, group: str) -> Callable[[], Any]:
+def poll(polls: LongPolls, user: User, group: str) -> Callable[[], Any]:
     return lambda: polls.results(user, group, after=0, wait=30, limit=10)
 
 
-def polls_of(api: Api) -> Polls:
-    found: Polls = api.app.extensions["umbel"].polls
+def polls_of(api: Api) -> LongPolls:
+    found: LongPolls = api.app.extensions["umbel"].polls
     return found
 
 

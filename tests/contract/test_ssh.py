@@ -22,7 +22,7 @@ from federation.provision.connection.shell import SiteError, Unreachable
 from federation.provision.connection.ssh import SSHShell, host_key
 from federation.provision.connection.tunnel import Tunnel
 from federation.provision.records.sites import SiteSettings
-from federation.provision.site.network import Network, Place
+from federation.provision.site.network import Installation, Network
 from tests.support.sshd import PROGRAM, Sshd
 from tests.support.wait import wait_until
 
@@ -170,7 +170,7 @@ def test_host_keys_are_pinned(start: Start, key: paramiko.PKey) -> None:
     sshd, other = start(), start()
     assert host_key(sshd.address) == sshd.hop.host_key
     shell = SSHShell([replace(sshd.hop, host_key=other.hop.host_key)], [key])
-    with pytest.raises(Unreachable, match="another host key"):
+    with pytest.raises(Unreachable, match="host key of"):
         shell.run(["true"])
     assert "Accepted" not in sshd.log
 
@@ -196,7 +196,7 @@ def test_through_jump_hosts(start: Start, key: paramiko.PKey) -> None:
     assert shell.run(["echo", "again"]).out.strip() == "again", "the whole way is healed"
     shell.close()
     wrong = replace(first.hop, host_key=last.hop.host_key)
-    with pytest.raises(Unreachable, match="another host key"):
+    with pytest.raises(Unreachable, match="host key of"):
         SSHShell([wrong, second.hop, last.hop], [key]).run(["true"])
 
 
@@ -225,7 +225,7 @@ def test_a_tunnel_carries_and_is_mended(start: Start, key: paramiko.PKey, broker
     sshd = start(tunnel=True)
     shell = SSHShell([sshd.hop], [key])
     tunnel = Tunnel(shell, "127.0.0.1", 0, ("127.0.0.1", broker))
-    tunnel.keep()
+    tunnel.ensure_open()
     port = tunnel.port
     assert _ask(port).startswith(b"-NOAUTH")
     sshd.cut()
@@ -236,7 +236,7 @@ def test_a_tunnel_carries_and_is_mended(start: Start, key: paramiko.PKey, broker
 
 def _mended(tunnel: Tunnel) -> bool:
     try:
-        tunnel.keep()
+        tunnel.ensure_open()
         return _ask(tunnel.port).startswith(b"-NOAUTH")
     except (SiteError, OSError):
         return False
@@ -248,31 +248,31 @@ def test_an_sshd_that_keeps_tunnels_to_itself_is_found_out(
     """It says yes and listens on loopback: 127.0.0.2 stands for the address that nodes see."""
     shell = SSHShell([start("GatewayPorts no", tunnel=True).hop], [key])
     with pytest.raises(SiteError, match="GatewayPorts clientspecified"):
-        Tunnel(shell, "127.0.0.2", 0, ("127.0.0.1", broker)).keep()
+        Tunnel(shell, "127.0.0.2", 0, ("127.0.0.1", broker)).ensure_open()
     shell.close()
     shell = SSHShell([start("GatewayPorts clientspecified", tunnel=True).hop], [key])
     tunnel = Tunnel(shell, "127.0.0.2", 0, ("127.0.0.1", broker))
-    tunnel.keep()
+    tunnel.ensure_open()
     assert tunnel.host == "127.0.0.2"
     shell.close()
 
 
 def test_a_key_without_the_right_to_forward_says_so(start: Start, key: paramiko.PKey, broker: int) -> None:
     shell = SSHShell([start().hop], [key])
-    with pytest.raises(SiteError, match="no reverse tunnel"):
-        Tunnel(shell, "127.0.0.1", 0, ("127.0.0.1", broker)).keep()
+    with pytest.raises(SiteError, match="reverse tunnel"):
+        Tunnel(shell, "127.0.0.1", 0, ("127.0.0.1", broker)).ensure_open()
     shell.close()
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> Installation:
     """Where ``umbel-endpoint`` of these sources is found."""
     (tmp_path / "env/bin").mkdir(parents=True)
     program = shutil.which("umbel-endpoint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
         pytest.skip("not installed: umbel-endpoint")
     (tmp_path / "env/bin/umbel-endpoint").symlink_to(program)
-    return Place(str(tmp_path / "umbel"), str(tmp_path / "env"), "hpc")
+    return Installation(str(tmp_path / "umbel"), str(tmp_path / "env"), "hpc")
 
 
 def _network(shell: SSHShell, here: int, public: int, **settings: object) -> Network:
@@ -282,46 +282,46 @@ def _network(shell: SSHShell, here: int, public: int, **settings: object) -> Net
     return Network(shell, chosen, ID, ("127.0.0.1", here), ("127.0.0.1", public))
 
 
-def _stop_relay(shell: SSHShell, place: Place) -> None:
+def _stop_relay(shell: SSHShell, place: Installation) -> None:
     words = ["env", f"UMBEL_HOME={place.folder}", f"{place.env}/bin/umbel-endpoint", "relay", "hpc", "--stop"]
     assert shell.run(words).code == 0
 
 
 def test_ways_when_the_login_node_reaches_the_broker(
-    start: Start, key: paramiko.PKey, broker: int, place: Place
+    start: Start, key: paramiko.PKey, broker: int, place: Installation
 ) -> None:
     shell = SSHShell([start().hop], [key])
     try:
         network = _network(shell, broker, broker)
-        direct, relay = network.ways(place)
+        direct, relay = network.routes(place)
         assert direct == "direct=" and relay.startswith("relay=127.0.0.1:")
         assert _ask(int(relay.rpartition(":")[2])).startswith(b"-NOAUTH")
-        assert network.ways(place, proved=relay) == [relay, direct]
+        assert network.routes(place, confirmed=relay) == [relay, direct]
         # a relay that died is started again, where it was
         _stop_relay(shell, place)
-        network.keep_relay(relay)
+        network.ensure_relay(relay)
         assert _ask(int(relay.rpartition(":")[2])).startswith(b"-NOAUTH")
         # without blocks nothing of ours runs there, and it comes back with the first one
-        network.rest()
+        network.stop_relay()
         with pytest.raises(OSError):
             _ask(int(relay.rpartition(":")[2]))
-        assert network.ways(place, proved=relay)[0] == relay
+        assert network.routes(place, confirmed=relay)[0] == relay
         assert _ask(int(relay.rpartition(":")[2])).startswith(b"-NOAUTH")
-        assert _network(shell, broker, broker, network="direct").ways(place) == []
-        # nobody needs a relay any more
-        assert _network(shell, broker, broker).ways(place, proved="direct=") == ["direct="]
+        assert _network(shell, broker, broker, network="direct").routes(place) == []
+        # no relay is needed any more
+        assert _network(shell, broker, broker).routes(place, confirmed="direct=") == ["direct="]
     finally:
         _stop_relay(shell, place)
         shell.close()
 
 
 def test_a_relay_before_a_tunnel_where_the_login_node_has_no_way_out(
-    start: Start, key: paramiko.PKey, broker: int, place: Place
+    start: Start, key: paramiko.PKey, broker: int, place: Installation
 ) -> None:
     """And its sshd listens on loopback alone, as most do."""
     shell = SSHShell([start("GatewayPorts no", tunnel=True).hop], [key])
     try:
-        (way,) = _network(shell, broker, 1, tunnel_bind="127.0.0.2").ways(place)
+        (way,) = _network(shell, broker, 1, tunnel_bind="127.0.0.2").routes(place)
         assert way.startswith("relay=127.0.0.1:")
         assert _ask(int(way.rpartition(":")[2])).startswith(b"-NOAUTH")
     finally:

@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from federation.provision.connection.shell import TIMEOUT, Done, Shell, Unreachable
+from federation.provision.connection.shell import TIMEOUT, CommandResult, Shell, Unreachable
 from federation.provision.planning.model import BlockState
 from federation.provision.records.sites import Site
 from federation.provision.schedulers.base import Job, JobSpec
-from federation.provision.site.network import Place
+from federation.provision.site.network import Installation
 
 
 class FakeShell:
-    """Notes what is run; every command succeeds. ``away``: nothing is answered."""
+    """Records the commands; every command succeeds. ``away``: it is unreachable."""
 
     def __init__(self) -> None:
         self.ran: list[list[str]] = []
         self.files: dict[str, bytes] = {}
         self.away = False
 
-    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> Done:
+    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> CommandResult:
         """Run a command to its end."""
         self._answer()
         self.ran.append(list(words))
-        return Done(0, "", "")
+        return CommandResult(0, "", "")
 
     def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Write a file."""
@@ -58,7 +58,7 @@ class FakeScheduler:
 
     def script(self, spec: JobSpec) -> str:
         """The job's script."""
-        return " ".join(spec.words)
+        return " ".join(spec.command)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
         """Take a job."""
@@ -88,37 +88,37 @@ class FakeScheduler:
 
 
 class FakeNetwork:
-    """Ways to the broker: ``known``, and what is asked to be kept."""
+    """Routes to the broker: ``known``, and the relays that must run."""
 
     def __init__(self) -> None:
         self.known = ["direct=", "relay=10.0.0.1:7001"]
         self.kept: list[str] = []
-        self.doubts = 0
+        self.invalidated = 0
 
-    def ways(self, place: Place, proved: str = "") -> list[str]:
-        """The ways, the proved one first."""
-        return sorted(self.known, key=lambda way: way != proved)
+    def routes(self, installation: Installation, confirmed: str = "") -> list[str]:
+        """Return the routes, the confirmed one first."""
+        return sorted(self.known, key=lambda route: route != confirmed)
 
-    def keep(self) -> None:
-        """Mend the tunnel."""
+    def ensure_tunnel(self) -> None:
+        """Open the tunnel."""
 
-    def keep_relay(self, proved: str) -> None:
-        """Mend the relay."""
-        self.kept.append(proved)
+    def ensure_relay(self, confirmed: str) -> None:
+        """Start the relay."""
+        self.kept.append(confirmed)
 
-    def rest(self) -> None:
+    def stop_relay(self) -> None:
         """End the relay."""
 
-    def doubt(self) -> None:
-        """Find the ways anew."""
-        self.doubts += 1
+    def invalidate(self) -> None:
+        """Determine the routes again."""
+        self.invalidated += 1
 
     def stop(self) -> None:
         """Forget them."""
 
 
 class FakeMachine:
-    """What ``federation.provision.site.machine.Machine`` is to the keeper."""
+    """What ``federation.provision.site.machine.Machine`` is to the reconciler."""
 
     folder = "/home/me/.umbel"
 

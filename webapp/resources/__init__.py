@@ -1,4 +1,4 @@
-"""The routes: each is a schema in, one call into ``federation``, a schema out."""
+"""The routes: schema in, one call into ``federation``, schema out."""
 
 from . import codes, elastic, endpoints, functions, groups, packages, service, tasks
 

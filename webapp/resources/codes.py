@@ -1,4 +1,4 @@
-"""One-time codes, with which machines register endpoints without anybody's token."""
+"""One-time codes: register an endpoint on a machine that does not have your token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from federation.registry import codes
 
-from ..auth import by_code, token, user
+from ..auth import token, user, with_one_time_code
 from ..blueprint import Blueprint
 from ..schemas.endpoints import Code, CodeIn, EndpointIn, NewEndpoint
 from ..state import fed
@@ -18,21 +18,22 @@ blp = Blueprint("codes", __name__, url_prefix="/v1", description=__doc__)
 @blp.arguments(CodeIn)
 @blp.response(201, Code)
 def make_code(values: dict[str, Any]) -> dict[str, Any]:
-    """Make a one-time code with which a machine registers an endpoint for you
+    """Create a one-time code to register an endpoint
 
-    It is good for that name, once, until it expires, and for nothing else.
+    The code registers one endpoint of the given name, once, before it expires. It grants no other access.
     """
     return codes.create(fed(), user(), **values)
 
 
 @blp.route("/registrations", methods=["POST"])
-@by_code
+@with_one_time_code
 @blp.arguments(EndpointIn)
 @blp.fails("NAME_TAKEN")
 @blp.response(201, NewEndpoint)
 def register_with_code(values: dict[str, Any]) -> dict[str, Any]:
-    """Register an endpoint, bearing a one-time code instead of a token
+    """Register an endpoint with a one-time code
 
-    The endpoint belongs to the code's maker. The answer holds its credentials, which cannot be read again.
+    Send the code as the bearer token. The endpoint belongs to the user who created the code. The response
+    contains the endpoint's credentials, which are shown only once.
     """
     return codes.redeem(fed(), user(), token(), **values)

@@ -1,4 +1,4 @@
-"""Endpoints: places that run calls. Each is found by its id or by its name among yours."""
+"""Endpoints: machines or clusters that run tasks. Identify an endpoint by its id or its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ blp = Blueprint("endpoints", __name__, url_prefix="/v1/endpoints", description=_
 def register_endpoint(values: dict[str, Any]) -> dict[str, Any]:
     """Register an endpoint
 
-    The answer holds its credentials, which cannot be read again.
+    The response contains the endpoint's credentials, which are shown only once.
     """
     return endpoints.register(fed(), user(), **values)
 
@@ -48,7 +48,10 @@ def get_endpoint(endpoint: str) -> dict[str, Any]:
 @blp.fails("ENDPOINT_NOT_FOUND")
 @blp.response(200, Endpoint)
 def change_endpoint(values: dict[str, Any], endpoint: str) -> dict[str, Any]:
-    """Change an endpoint's description or metadata"""
+    """Change the description or the metadata of an endpoint
+
+    Fields that are not in the request stay unchanged.
+    """
     return endpoints.update(fed(), user(), endpoint, **values)
 
 
@@ -56,8 +59,8 @@ def change_endpoint(values: dict[str, Any], endpoint: str) -> dict[str, Any]:
 @blp.fails("ENDPOINT_NOT_FOUND", "IN_USE")
 @blp.response(204)
 def delete_endpoint(endpoint: str) -> None:
-    """Take an endpoint out of use
+    """Delete an endpoint
 
-    Refused while tasks wait or run there.
+    Fails with IN_USE while the endpoint has unfinished tasks.
     """
     endpoints.delete(fed(), user(), endpoint)

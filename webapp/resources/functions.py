@@ -1,4 +1,4 @@
-"""Functions: serialized bodies to be run on endpoints."""
+"""Functions: serialized Python functions that endpoints run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ blp = Blueprint("functions", __name__, url_prefix="/v1/functions", description=_
 @blp.route("", methods=["POST"])
 @blp.arguments(FunctionIn)
 @blp.fails("PAYLOAD_TOO_LARGE")
-@blp.alt_response(200, schema=Function, description="It was there already, and stays as it is.", success=True)
+@blp.alt_response(
+    200, schema=Function, description="The function was registered before; it is unchanged.", success=True
+)
 @blp.response(201, Function)
 def register_function(values: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Keep a function
+    """Register a function
 
-    The same body of the same owner is the same function and keeps its id.
+    Registering the same body again returns the existing function with its id; the other fields are ignored.
     """
     function, made = functions.ensure(fed(), user(), **values)
     return function, 201 if made else 200
@@ -34,7 +36,7 @@ def register_function(values: dict[str, Any]) -> tuple[dict[str, Any], int]:
 @blp.arguments(PageQuery, location="query")
 @blp.response(200, FunctionPage)
 def list_functions(query: dict[str, Any]) -> dict[str, Any]:
-    """List your functions, newest first, without their sources"""
+    """List your functions, newest first, without their source code"""
     return page(functions.page(fed(), user(), **query))
 
 
@@ -50,7 +52,10 @@ def get_function(function_id: str) -> dict[str, Any]:
 @blp.fails("FUNCTION_NOT_FOUND")
 @blp.response(200, Summary)
 def get_summary(function_id: str) -> dict[str, Any]:
-    """Show what calls of a function used, for choosing limits"""
+    """Show the resource usage of a function's calls
+
+    Use it to choose limits. It is computed from a sample of at most 1,000 recent calls.
+    """
     return samples.summary(fed(), user(), function_id)
 
 
@@ -58,8 +63,8 @@ def get_summary(function_id: str) -> dict[str, Any]:
 @blp.fails("FUNCTION_NOT_FOUND")
 @blp.response(204)
 def delete_function(function_id: str) -> None:
-    """Take a function out of use
+    """Delete a function
 
-    Tasks that were submitted before still run.
+    Tasks that were submitted before are still run.
     """
     functions.delete(fed(), user(), function_id)

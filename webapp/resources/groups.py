@@ -1,4 +1,4 @@
-"""Groups: tasks whose results are followed together."""
+"""Groups: sets of tasks whose results are read together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ blp = Blueprint("groups", __name__, url_prefix="/v1/groups", description=__doc__
 @blp.fails("GROUP_NOT_FOUND")
 @blp.response(200, Group)
 def get_group(group_id: str) -> dict[str, Any]:
-    """Show a group with its tasks counted by state"""
+    """Show a group with the number of its tasks by state"""
     return query.group(fed(), user(), group_id)
 
 
@@ -30,10 +30,11 @@ def get_group(group_id: str) -> dict[str, Any]:
 @blp.fails("GROUP_NOT_FOUND", "TOO_MANY_REQUESTS")
 @blp.response(200, Results, parcel=(RESULTS_TYPE, pack_results))
 def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
-    """Follow the results of a group
+    """Read the results of a group
 
-    Answers at once when there are results after `after`; else waits for the first, up to `wait` seconds.
-    Asking again with the `cursor` of the answer never misses one.
+    Returns the results after cursor `after`, in the order in which the tasks finished. If there are none yet,
+    waits up to `wait` seconds for the first. Pass the returned `cursor` as `after` of the next request to
+    read every result exactly once.
     """
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
     return state().polls.results(user(), group_id, **place, gone=gone)
@@ -43,5 +44,5 @@ def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
 @blp.fails("GROUP_NOT_FOUND")
 @blp.response(200, Cancelled)
 def cancel_group(group_id: str) -> dict[str, Any]:
-    """Cancel all tasks of a group that have not ended"""
+    """Cancel all unfinished tasks of a group"""
     return cancel.cancel_group(fed(), user(), group_id)

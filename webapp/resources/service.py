@@ -1,4 +1,4 @@
-"""The service itself: who is asking, is it well, which version is it."""
+"""The service: the current user, its health and its version."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ blp = Blueprint("service", __name__, description=__doc__)
 @blp.route("/v1/whoami", methods=["GET"])
 @blp.response(200, Whoami)
 def get_user() -> dict[str, Any]:
-    """Tell whose token this is"""
+    """Show the user of the token"""
     return {"id": user().id, "name": user().name}
 
 
 @blp.route("/health", methods=["GET"])
 @blp.doc(security=[])
 @open_to_all
-@blp.alt_response(503, schema=Health, description="The database does not answer.")
+@blp.alt_response(503, schema=Health, description="The database is unreachable.")
 @blp.response(200, Health)
 def get_health() -> tuple[dict[str, Any], int]:
-    """Tell whether database, broker and collector are well
+    """Check the health of database, broker and collector
 
-    `degraded` with status 200: work is accepted and kept, but may have to wait.
+    `degraded` with status 200 means that tasks are accepted and stored, but may be delayed. Status 503 means
+    that the database is unreachable.
     """
     found = health.health(fed())
     return found, 200 if found["database"] == "ok" else 503
@@ -41,5 +42,5 @@ def get_health() -> tuple[dict[str, Any], int]:
 @open_to_all
 @blp.response(200, Version)
 def get_version() -> dict[str, Any]:
-    """Tell the versions of the product and of its protocol"""
+    """Show the versions of the service and of its protocol"""
     return {"version": __version__, "protocol": PROTOCOL_VERSION}

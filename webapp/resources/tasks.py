@@ -1,4 +1,4 @@
-"""Tasks: calls of a function on an endpoint."""
+"""Tasks: calls of functions on endpoints."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from federation.ledger.submit import Submission, submit
 from ..auth import user
 from ..blueprint import Blueprint
 from ..schemas.common import page
+from ..schemas.logs import Log, LogQuery
 from ..schemas.streams import Items, ItemsQuery
 from ..schemas.tasks import (
     Accepted,
-    Log,
-    LogQuery,
     Result,
     SubmissionHeaders,
     SubmissionIn,
@@ -36,9 +35,10 @@ blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
 @blp.fails("PAYLOAD_TOO_LARGE", "QUEUE_FULL")
 @blp.response(202, Accepted)
 def submit_tasks(headers: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
-    """Submit calls
+    """Submit tasks
 
-    When this is answered with 202 the tasks are on disk and will be run.
+    Submits one task per payload, all for the same function and endpoint. Status 202 means that the tasks are
+    stored on disk and will be run.
     """
     return submit(fed(), user(), Submission(**values), headers.get("key"))
 
@@ -63,9 +63,9 @@ def get_task(task_id: str) -> dict[str, Any]:
 @blp.fails("TASK_NOT_FOUND")
 @blp.response(200, Task)
 def cancel_task(task_id: str) -> dict[str, Any]:
-    """Cancel a task, waiting or running
+    """Cancel a task
 
-    A task that has ended stays as it is.
+    Cancels a waiting or running task. Has no effect on a task that has finished.
     """
     return cancel.cancel_task(fed(), user(), task_id)
 
@@ -75,11 +75,11 @@ def cancel_task(task_id: str) -> dict[str, Any]:
 @blp.fails("TASK_NOT_FOUND", "TOO_MANY_REQUESTS")
 @blp.response(200, Log)
 def get_log(place: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """Read what a task wrote to standard output and error, also while it runs
+    """Read the output of a task
 
-    Answers at once when there is anything after `offset`, or the task has ended; else waits up to `wait`
-    seconds. Of a long call news come about every second, of one that writes much or runs for hours more
-    seldom.
+    Returns what the task wrote to standard output and standard error, also while it runs. If there is nothing
+    after `offset` and the task has not finished, waits up to `wait` seconds. The output of a running task is
+    updated about every second, less often for tasks that write a lot or run for hours.
     """
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
     return state().polls.log(user(), task_id, **place, gone=gone)
@@ -90,11 +90,11 @@ def get_log(place: dict[str, Any], task_id: str) -> dict[str, Any]:
 @blp.fails("TASK_NOT_FOUND", "TOO_MANY_REQUESTS")
 @blp.response(200, Items)
 def get_items(place: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """Read what a task yields, also while it runs
+    """Read the items that a task yields
 
-    Answers at once when there is anything after the first `after` items, or the task has ended; else waits
-    up to `wait` seconds. If another start of the task has taken over from `run`, all of its items are
-    answered.
+    Returns the items after the first `after` ones, also while the task runs. If there are none and the task
+    has not finished, waits up to `wait` seconds. If the task was started again since `run`, returns the items
+    of the new run from the first one.
     """
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
     return state().polls.items(user(), task_id, **place, gone=gone)
@@ -104,5 +104,8 @@ def get_items(place: dict[str, Any], task_id: str) -> dict[str, Any]:
 @blp.fails("TASK_NOT_FOUND", "RESULT_NOT_READY")
 @blp.response(200, Result)
 def get_result(task_id: str) -> dict[str, Any]:
-    """Show how a task ended and what it returned or raised"""
+    """Show the result of a finished task
+
+    Contains the final state and the returned value or the raised exception.
+    """
     return results.result(fed(), user(), task_id)

@@ -1,1 +1,1 @@
-"""What goes into the API and what comes out; the OpenAPI document is made from these."""
+"""Request and response bodies of the API; the OpenAPI document is generated from them."""

@@ -1,4 +1,4 @@
-"""What several resources share: errors, pages."""
+"""Schemas and helpers that several resources share: errors, pages, descriptions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ from marshmallow import Schema, fields, validate
 
 from federation.registry.pagination import DEFAULT_LIMIT, MAX_LIMIT
 
-#: Ids, hashes and free objects as answers show them.
-TIME = "Seconds since 1970, UTC."
+
+def about(description: str, **more: Any) -> dict[str, Any]:
+    """Return the metadata of a field: its description, and ``more`` keywords of its JSON schema."""
+    return {"description": description, **more}
+
+
+def time_field(what: str, *, null: str = "") -> fields.Float:
+    """Return a field of a response for a point in time. ``null``: what null means; "": it is never null."""
+    text = f"{what}, in seconds since 1970-01-01 UTC{f'; null: {null}' if null else ''}."
+    return fields.Float(required=True, allow_none=bool(null), metadata=about(text))
 
 
 class Error(Schema):
-    """An error: ``code`` is for programs, ``message`` for people, ``details`` holds the values behind it."""
+    """An error: ``code`` is for programs, ``message`` for people."""
 
-    code = fields.String(required=True, metadata={"example": "FUNCTION_NOT_FOUND"})
-    message = fields.String(required=True)
-    details = fields.Dict(required=True)
+    code = fields.String(
+        required=True, metadata=about("Error code for programs; never changes.", example="FUNCTION_NOT_FOUND")
+    )
+    message = fields.String(
+        required=True, metadata=about("What happened and what to do next, in English; may change.")
+    )
+    details = fields.Dict(
+        required=True, metadata=about("Values related to the error, by name; may be empty.")
+    )
 
 
 class PageQuery(Schema):
@@ -26,28 +40,30 @@ class PageQuery(Schema):
     limit = fields.Integer(
         load_default=DEFAULT_LIMIT,
         validate=validate.Range(1, MAX_LIMIT),
-        metadata={"description": "Most items of the page."},
+        metadata=about(f"Most items of the page, 1 to {MAX_LIMIT}."),
     )
     cursor = fields.String(
         validate=validate.Regexp(r"[0-9a-f]{1,16}\Z"),
-        metadata={"description": "The `next` of the page before.", "pattern": "^[0-9a-f]{1,16}$"},
+        metadata=about("Value of `next` in the previous page.", pattern="^[0-9a-f]{1,16}$"),
     )
 
 
 def page_of(item: type[Schema]) -> type[Schema]:
-    """The schema of one page of a list of ``item``."""
+    """Return the schema of one page of a list of ``item``."""
     attributes: dict[str, Any] = {
-        "items": fields.List(fields.Nested(item), required=True),
+        "items": fields.List(
+            fields.Nested(item), required=True, metadata=about("Items of the page, newest first.")
+        ),
         "next": fields.String(
             required=True,
             allow_none=True,
-            metadata={"description": "`cursor` of the next page; null: this is the last."},
+            metadata=about("`cursor` of the next page; null: this is the last page."),
         ),
     }
     return type(f"{item.__name__}Page", (Schema,), attributes)
 
 
 def page(found: tuple[list[dict[str, Any]], str | None]) -> dict[str, Any]:
-    """A page as the API shows it."""
+    """Return a page as the API shows it."""
     items, following = found
     return {"items": items, "next": following}

@@ -8,8 +8,11 @@ from federation.registry.codes import DEFAULT_LIFETIME, MAX_LIFETIME
 from federation.registry.endpoints import PUBLIC_KEY_BYTES
 from umbel.protocol.states import EndpointState
 
-from .common import TIME, page_of
+from .common import about, page_of, time_field
 from .fields import Base64, Object, Text
+
+_NAME = "1 to 63 letters, digits and `_.-`; starts with a letter or digit."
+_NAME_PATTERN = {"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "example": "lab"}
 
 
 class EndpointIn(Schema):
@@ -18,102 +21,117 @@ class EndpointIn(Schema):
     name = fields.String(
         required=True,
         validate=validate.Regexp(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"),
-        metadata={"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "example": "lab"},
+        metadata=about(f"Name of the endpoint, unique among yours: {_NAME}", **_NAME_PATTERN),
     )
     public_key = Base64(
         required=True,
         exactly=PUBLIC_KEY_BYTES,
-        metadata={
-            "description": "Raw Ed25519 key (32 bytes) that the endpoint signs its reports with.",
-            "pattern": "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
-        },
+        metadata=about(
+            "Public key for the endpoint's reports: raw Ed25519 key of 32 bytes, base64.",
+            pattern="^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
+        ),
     )
-    description = Text(most=4096)
-    metadata = Object(metadata={"description": "Whatever helps people; at most 16 KiB."})
+    description = Text(max_length=4096, metadata=about("Description for people; at most 4096 characters."))
+    metadata = Object(metadata=about("Any JSON object; at most 16 KiB."))
 
 
 class CodeIn(Schema):
-    """What a code is for."""
+    """A one-time code to create."""
 
     name = fields.String(
         required=True,
         validate=validate.Regexp(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"),
-        metadata={"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "example": "lab"},
+        metadata=about(f"Name of the endpoint that the code may register: {_NAME}", **_NAME_PATTERN),
     )
     lifetime = fields.Float(
         validate=validate.Range(min=1, max=MAX_LIFETIME),
-        metadata={"description": f"Seconds; default {DEFAULT_LIFETIME:.0f}."},
+        metadata=about(
+            f"Seconds until the code expires, 1 to {MAX_LIFETIME:.0f} (30 days). "
+            f"Default: {DEFAULT_LIFETIME:.0f}."
+        ),
     )
 
 
 class Code(Schema):
-    """A one-time code, shown once."""
+    """A one-time code."""
 
-    code = fields.String(required=True)
-    name = fields.String(required=True)
-    expires = fields.Float(required=True, metadata={"description": TIME})
+    code = fields.String(required=True, metadata=about("The code, `umc_…`; shown only once."))
+    name = fields.String(required=True, metadata=about("Name of the endpoint that it may register."))
+    expires = time_field("When it expires")
 
 
 class EndpointChange(Schema):
-    """What may be changed of an endpoint; what is not given stays."""
+    """Fields of an endpoint to change; omitted fields stay unchanged."""
 
-    description = Text(most=4096)
-    metadata = Object(metadata={"description": "Replaces the present metadata; at most 16 KiB."})
+    description = Text(
+        max_length=4096, metadata=about("New description for people; at most 4096 characters.")
+    )
+    metadata = Object(metadata=about("JSON object that replaces the metadata; at most 16 KiB."))
 
 
 class Endpoint(Schema):
-    """An endpoint as it is just now."""
+    """Current state of an endpoint."""
 
-    id = fields.String(required=True)
-    name = fields.String(required=True)
-    description = fields.String(required=True)
-    metadata = fields.Dict(required=True)
-    created = fields.Float(required=True, metadata={"description": TIME})
-    state = fields.String(required=True, validate=validate.OneOf([s.value for s in EndpointState]))
-    last_heartbeat = fields.Float(required=True, allow_none=True, metadata={"description": TIME})
-    slots_total = fields.Integer(
-        required=True, metadata={"description": "Calls that its live nodes run at once."}
+    id = fields.String(required=True, metadata=about("Id of the endpoint, a UUID."))
+    name = fields.String(required=True, metadata=about("Name of the endpoint."))
+    description = fields.String(required=True, metadata=about("Description for people."))
+    metadata = fields.Dict(required=True, metadata=about("Metadata set by its owner."))
+    created = time_field("When it was registered")
+    state = fields.String(
+        required=True,
+        validate=validate.OneOf([s.value for s in EndpointState]),
+        metadata=about("`online` if at least one worker node is live."),
     )
-    slots_free = fields.Integer(required=True)
+    last_heartbeat = time_field("When a worker node last sent a heartbeat", null="never")
+    slots_total = fields.Integer(
+        required=True, metadata=about("Calls that its live nodes can run concurrently.")
+    )
+    slots_free = fields.Integer(required=True, metadata=about("Slots that run no call now."))
     queue = fields.Dict(
         keys=fields.String(),
         values=fields.Integer(),
         required=True,
-        metadata={"description": "Unfinished tasks by state."},
+        metadata=about("Number of unfinished tasks by state."),
     )
     nodes = fields.List(
         fields.Dict(),
         required=True,
-        metadata={
-            "description": "Worker nodes, live ones first: `name`, `slots`, `busy`, `since`, `seen`, `live`, "
-            "and what the node says of itself: `hostname`, `cpu` (model), `cpus`, `memory` (bytes), `gpus`, "
-            "`python`, `load` and more. Lists show 20 of each endpoint."
-        },
+        metadata=about(
+            "Worker nodes, live ones first: `name`, `slots`, `busy`, `since`, `seen`, `live`, and values "
+            "reported by the node: `hostname`, `cpu` (model), `cpus`, `memory` (bytes), `gpus`, `python`, "
+            "`load` and others. In lists of endpoints, at most 20 nodes of each."
+        ),
     )
-    python = fields.String(required=True, allow_none=True)
-    platform = fields.String(required=True, allow_none=True)
+    python = fields.String(
+        required=True, allow_none=True, metadata=about("Python version of its first node; null: unknown.")
+    )
+    platform = fields.String(
+        required=True, allow_none=True, metadata=about("Platform of its first node; null: unknown.")
+    )
     packages = fields.Dict(
         keys=fields.String(),
         values=fields.String(),
         required=True,
-        metadata={"description": "Versions by name of what is installed on its first node, if it said so."},
+        metadata=about("Versions of the packages on its first node, by name; empty: unknown."),
     )
 
 
 class Credentials(Schema):
-    """What an endpoint needs to take part; shown once."""
+    """Credentials of an endpoint; shown only once."""
 
-    endpoint_id = fields.String(required=True)
-    broker_url = fields.String(required=True)
+    endpoint_id = fields.String(required=True, metadata=about("Id of the endpoint."))
+    broker_url = fields.String(required=True, metadata=about("URL of the broker with user and password."))
     service_key = fields.String(
-        required=True, metadata={"description": "The service's raw Ed25519 public key, base64."}
+        required=True, metadata=about("Public key of the service: raw Ed25519 key, base64.")
     )
 
 
 class NewEndpoint(Endpoint):
     """A registered endpoint with its credentials."""
 
-    credentials = fields.Nested(Credentials, required=True)
+    credentials = fields.Nested(
+        Credentials, required=True, metadata=about("Credentials of the endpoint; shown only once.")
+    )
 
 
 EndpointPage = page_of(Endpoint)

@@ -20,21 +20,21 @@ _SUGGESTIONS = 8
 
 
 class Text(fields.String):
-    """Text of ``least`` to ``most`` characters that every database can hold: NUL is refused."""
+    """A string of ``min_length`` to ``max_length`` characters without NUL, which PostgreSQL cannot store."""
 
-    def __init__(self, *, most: int, least: int = 0, **options: Any):
+    def __init__(self, *, max_length: int, min_length: int = 0, **options: Any):
         described = {"pattern": r"^[^\u0000]*$", **options.pop("metadata", {})}
-        super().__init__(validate=validate.Length(least, most), metadata=described, **options)
+        super().__init__(validate=validate.Length(min_length, max_length), metadata=described, **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text: str = super()._deserialize(value, attr, data, **kwargs)
         if "\0" in text:
-            raise ValidationError("must not contain the character NUL")
+            raise ValidationError("must not contain NUL characters")
         return text
 
 
 class Id(fields.String):
-    """An id as the service writes them: a lower-case UUID."""
+    """An id: a UUID in lower case."""
 
     def __init__(self, **options: Any):
         described = {"format": "uuid", "pattern": _ID, **options.pop("metadata", {})}
@@ -58,13 +58,13 @@ def name_unknown(messages: Any, schema: Schema) -> None:
 
 
 def _check_id(value: str) -> None:
-    # fullmatch, because '$' also matches before a line feed
+    # fullmatch, because '$' also matches before a trailing line feed
     if not re.fullmatch(_ID[1:-1], value):
-        raise ValidationError("must be an id: a UUID in lower case, as the service gives them out")
+        raise ValidationError("must be a UUID in lower case")
 
 
-class Whole(fields.Integer):
-    """A whole JSON number, written as 3 or as 3.0; unlike marshmallow's Integer not the text of one."""
+class StrictInteger(fields.Integer):
+    """A JSON integer, 3 or 3.0; unlike marshmallow's Integer, it rejects strings."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, str) or (isinstance(value, float) and not value.is_integer()):
@@ -73,7 +73,7 @@ class Whole(fields.Integer):
 
 
 class Number(fields.Float):
-    """A JSON number; unlike marshmallow's Float not the text of one."""
+    """A JSON number; unlike marshmallow's Float, it rejects strings."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, str):
@@ -82,56 +82,56 @@ class Number(fields.Float):
 
 
 class Object(fields.Dict):
-    """A JSON object of the caller's own making: at most ``most`` bytes as JSON and ``deep`` levels."""
+    """Any JSON object of at most ``max_bytes`` bytes as JSON and ``max_depth`` levels."""
 
-    def __init__(self, *, most: int = 16 * 1024, deep: int = 16, **options: Any):
+    def __init__(self, *, max_bytes: int = 16 * 1024, max_depth: int = 16, **options: Any):
         super().__init__(**options)
-        self.most = most
-        self.deep = deep
+        self.max_bytes = max_bytes
+        self.max_depth = max_depth
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValidationError("must be an object")
-        if _size(value, self.deep) > self.most:
-            raise ValidationError(f"must be smaller than {self.most} bytes")
+        if _size(value, self.max_depth) > self.max_bytes:
+            raise ValidationError(f"must be smaller than {self.max_bytes} bytes")
         return value
 
 
-def _size(value: Any, deep: int) -> int:
-    """Rough size of a JSON value in bytes. Raises ValidationError when it is nested too deeply."""
-    if deep < 0:
+def _size(value: Any, depth: int) -> int:
+    """Estimate the size of a JSON value in bytes. Raises ValidationError if it is nested too deeply."""
+    if depth < 0:
         raise ValidationError("is nested too deeply")
     if isinstance(value, str):
         return len(value.encode()) + 3
     if isinstance(value, Mapping):
-        return 2 + sum(_size(key, deep) + _size(item, deep - 1) for key, item in value.items())
+        return 2 + sum(_size(key, depth) + _size(item, depth - 1) for key, item in value.items())
     if isinstance(value, list):
-        return 2 + sum(_size(item, deep - 1) for item in value)
+        return 2 + sum(_size(item, depth - 1) for item in value)
     return 8
 
 
 class Base64(fields.String):
-    """Bytes as base64 text: at least ``least`` of them, or ``exactly`` so many."""
+    """Bytes as base64: at least ``min_bytes``, or ``exactly`` that many."""
 
-    def __init__(self, *, least: int = 0, exactly: int | None = None, **options: Any):
-        described = {"format": "byte", "pattern": _BASE64, "minLength": -(-least // 3) * 4}
+    def __init__(self, *, min_bytes: int = 0, exactly: int | None = None, **options: Any):
+        described = {"format": "byte", "pattern": _BASE64, "minLength": -(-min_bytes // 3) * 4}
         super().__init__(metadata={**described, **options.pop("metadata", {})}, **options)
-        self.least = least
+        self.min_bytes = min_bytes
         self.exactly = exactly
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         (decoded,) = decode_all([value])
-        if len(decoded) < self.least:
-            raise ValidationError(f"must hold at least {self.least} bytes")
+        if len(decoded) < self.min_bytes:
+            raise ValidationError(f"must have at least {self.min_bytes} bytes")
         if self.exactly is not None and len(decoded) != self.exactly:
-            raise ValidationError(f"must hold {self.exactly} bytes, not {len(decoded)}")
+            raise ValidationError(f"must have {self.exactly} bytes, not {len(decoded)}")
         return decoded
 
 
 class Payloads(fields.List):
-    """The calls of a submission: a list of base64 texts, decoded together.
+    """The payloads of a submission: a list of base64 strings, decoded together.
 
-    marshmallow's List would spend ten times longer on each of ten thousand small items than decoding takes.
+    marshmallow's List would take ten times as long as the decoding itself for ten thousand small items.
     """
 
     def __init__(self, **options: Any):
@@ -141,27 +141,27 @@ class Payloads(fields.List):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, list):
             raise ValidationError("must be a list")
-        if len(value) > MAX_CALLS_PER_SUBMISSION:  # do not decode what will be refused
+        if len(value) > MAX_CALLS_PER_SUBMISSION:  # do not decode a list that will be rejected
             raise ValidationError(f"must have 1 to {MAX_CALLS_PER_SUBMISSION} items")
         if value and isinstance(value[0], bytes):
-            return value  # they came as bytes, in a parcel
+            return value  # already bytes, from a parcel
         return decode_all(value)
 
 
 def decode_all(texts: list[Any]) -> list[bytes]:
-    """Decode base64 texts strictly. Raises ValidationError, naming the first that is none."""
+    """Decode base64 strings strictly. Raises ValidationError for the first invalid one."""
     a2b = binascii.a2b_base64
     try:
         decoded = [a2b(text) for text in texts]
-        # the decoder skips what is not of its alphabet; then less comes out than the length promises
-        promised = [len(text) // 4 * 3 - text.endswith("=") - text.endswith("==") for text in texts]
-        if promised == list(map(len, decoded)) and not any(len(text) & 3 for text in texts):
+        # the decoder skips invalid characters, and then returns fewer bytes than the length implies
+        implied = [len(text) // 4 * 3 - text.endswith("=") - text.endswith("==") for text in texts]
+        if implied == list(map(len, decoded)) and not any(len(text) & 3 for text in texts):
             return decoded
     except (ValueError, TypeError, AttributeError):
         pass
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not re.fullmatch(_BASE64[1:-1], text):
             raise ValidationError(
-                {number: ["must be base64 text with padding"]} if len(texts) > 1 else "must be base64"
+                {number: ["must be base64 with padding"]} if len(texts) > 1 else "must be base64"
             )
     raise ValidationError("must be base64")

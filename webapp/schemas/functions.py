@@ -4,88 +4,109 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields
 
-from .common import TIME, page_of
+from umbel.protocol.limits import MAX_FUNCTION_BYTES
+
+from .common import about, page_of, time_field
 from .fields import Base64, Text
 
 
 class FunctionIn(Schema):
-    """A function to keep. It never changes afterwards."""
+    """A function to register. It cannot be changed afterwards."""
 
-    name = Text(least=1, most=256, required=True)
-    body = Base64(
-        least=1,
+    name = Text(
+        min_length=1,
+        max_length=256,
         required=True,
-        metadata={"description": "The serialized function; the service never opens it."},
+        metadata=about("Name of the function for people, 1 to 256 characters; need not be unique."),
+    )
+    body = Base64(
+        min_bytes=1,
+        required=True,
+        metadata=about(
+            f"The serialized function, base64, at most {MAX_FUNCTION_BYTES // 1024**2} MiB; never decoded by "
+            "the service."
+        ),
     )
     source = Text(
-        most=256 * 1024, allow_none=True, metadata={"description": "Source text, to be shown to people."}
+        max_length=256 * 1024,
+        allow_none=True,
+        metadata=about("Source code to show to people; at most 262,144 characters."),
     )
-    description = Text(most=4096)
+    description = Text(max_length=4096, metadata=about("Description for people; at most 4096 characters."))
 
 
 class Environment(Schema):
-    """What a function needs, as its body says: packages and a Python, or an environment of a site by name."""
+    """Environment that a function needs: packages and a Python version, or a named environment of a site."""
 
-    digest = fields.String(required=True, metadata={"description": "SHA-256 of its canonical form."})
-    requirements = fields.List(fields.String())
-    python = fields.String()
-    name = fields.String()
+    digest = fields.String(required=True, metadata=about("SHA-256 of the canonical form, hexadecimal."))
+    requirements = fields.List(fields.String(), metadata=about("Packages to install, as for pip."))
+    python = fields.String(metadata=about("Python version."))
+    name = fields.String(metadata=about("Name of an environment that the endpoint defines."))
 
 
 class Limits(Schema):
-    """What each call of a function may take at most, whatever its submission says."""
+    """Limits of each call of a function. If a task has its own limits, the lower ones apply."""
 
-    timeout = fields.Float(metadata={"description": "Seconds of run time."})
-    memory = fields.Integer(metadata={"description": "Bytes."})
-    cpu = fields.Float(metadata={"description": "Seconds of processor time."})
-    output = fields.Integer(metadata={"description": "Bytes kept of what a call writes."})
-    open_files = fields.Integer(metadata={"description": "Files and sockets open at once."})
+    timeout = fields.Float(metadata=about("Run time in seconds."))
+    memory = fields.Integer(metadata=about("Memory in bytes."))
+    cpu = fields.Float(metadata=about("Processor time in seconds."))
+    output = fields.Integer(metadata=about("Bytes of output to keep."))
+    open_files = fields.Integer(metadata=about("Files and sockets that are open at the same time."))
 
 
 class FunctionItem(Schema):
     """A function in a list."""
 
-    id = fields.String(required=True)
-    name = fields.String(required=True)
-    description = fields.String(required=True)
-    sha256 = fields.String(required=True, metadata={"description": "SHA-256 of the body, hexadecimal."})
-    size = fields.Integer(required=True, metadata={"description": "Bytes of the body."})
-    created = fields.Float(required=True, metadata={"description": TIME})
-    environment = fields.Nested(Environment, required=True, allow_none=True)
-    limits = fields.Nested(Limits, required=True, allow_none=True)
+    id = fields.String(required=True, metadata=about("Id of the function, a UUID."))
+    name = fields.String(required=True, metadata=about("Name of the function."))
+    description = fields.String(required=True, metadata=about("Description for people."))
+    sha256 = fields.String(required=True, metadata=about("SHA-256 of the body, hexadecimal."))
+    size = fields.Integer(required=True, metadata=about("Size of the body in bytes."))
+    created = time_field("When it was registered")
+    environment = fields.Nested(
+        Environment,
+        required=True,
+        allow_none=True,
+        metadata=about("Environment that the function needs; null: that of the endpoint."),
+    )
+    limits = fields.Nested(
+        Limits, required=True, allow_none=True, metadata=about("Limits of each call; null: none.")
+    )
 
 
 class Function(FunctionItem):
     """A function."""
 
-    source = fields.String(required=True, allow_none=True)
+    source = fields.String(
+        required=True, allow_none=True, metadata=about("Source code; null: not registered with the function.")
+    )
 
 
-class Figures(Schema):
-    """Figures of one quantity: seconds or bytes."""
+class Statistics(Schema):
+    """Statistics of one quantity, in seconds or bytes."""
 
-    calls = fields.Integer(required=True, metadata={"description": "Calls of the sample that have it."})
-    p50 = fields.Float(required=True, metadata={"description": "Half of them need no more."})
-    p95 = fields.Float(required=True, metadata={"description": "95 % of them need no more."})
-    max = fields.Float(required=True)
+    calls = fields.Integer(required=True, metadata=about("Calls of the sample with a value."))
+    p50 = fields.Float(required=True, metadata=about("Median: half of the calls have at most this value."))
+    p95 = fields.Float(
+        required=True, metadata=about("95th percentile: 95 % of the calls have at most this value.")
+    )
+    max = fields.Float(required=True, metadata=about("Largest value."))
 
 
 class Summary(Schema):
-    """What calls of a function used, by a sample of at most 1,000 of the newest."""
+    """Resource usage of a function's calls, from a sample of at most 1,000 recent ones."""
 
-    function_id = fields.String(required=True)
-    calls = fields.Integer(required=True, metadata={"description": "Calls in the sample."})
-    since = fields.Float(
-        required=True, allow_none=True, metadata={"description": f"When the oldest of them ended. {TIME}"}
-    )
+    function_id = fields.String(required=True, metadata=about("Id of the function."))
+    calls = fields.Integer(required=True, metadata=about("Calls in the sample."))
+    since = time_field("When the oldest call of the sample finished", null="the sample is empty")
     quantities = fields.Dict(
         keys=fields.String(),
-        values=fields.Nested(Figures, allow_none=True),
+        values=fields.Nested(Statistics, allow_none=True),
         required=True,
-        metadata={
-            "description": "`queued`, `wall`, `cpu`, `user`, `system` (seconds), `max_rss`, `read`, "
-            "`written`, `output` (bytes); null where no call of the sample has it."
-        },
+        metadata=about(
+            "Statistics by quantity: `queued`, `wall`, `cpu`, `user`, `system` (seconds), `max_rss`, `read`, "
+            "`written`, `output` (bytes); null: no call of the sample has a value."
+        ),
     )
 
 

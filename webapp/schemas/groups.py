@@ -7,51 +7,56 @@ from marshmallow import Schema, fields, validate
 from federation.registry.pagination import MAX_LIMIT
 from umbel.protocol.limits import MAX_WAIT
 
-from .common import TIME
+from .common import about, time_field
 from .tasks import Result
 
 
 class Group(Schema):
-    """A group with its tasks counted by state."""
+    """A group with the number of its tasks by state."""
 
-    id = fields.String(required=True)
-    created = fields.Float(required=True, metadata={"description": TIME})
-    total = fields.Integer(required=True)
-    states = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
-    finished = fields.Boolean(required=True, metadata={"description": "No task is left to wait for."})
+    id = fields.String(required=True, metadata=about("Id of the group, a UUID."))
+    created = time_field("When it was created")
+    total = fields.Integer(required=True, metadata=about("Number of its tasks."))
+    states = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata=about("Number of tasks by state; states without tasks are omitted."),
+    )
+    finished = fields.Boolean(required=True, metadata=about("True if all its tasks have finished."))
 
 
 class Cancelled(Schema):
-    """How many tasks were cancelled."""
+    """Result of a cancellation."""
 
-    cancelled = fields.Integer(required=True)
+    cancelled = fields.Integer(required=True, metadata=about("Number of tasks that were cancelled."))
 
 
 class ResultsQuery(Schema):
-    """Which results, and how long to wait for the first."""
+    """Which results to return, and how long to wait for the first."""
 
     after = fields.Integer(
         load_default=0,
         validate=validate.Range(0, 2**62),
-        metadata={"description": "The `cursor` of the answer before; 0: from the first."},
+        metadata=about("Value of `cursor` in the previous response; 0: start with the first result."),
     )
     wait = fields.Float(
         load_default=0.0,
         validate=validate.Range(0, MAX_WAIT),
-        metadata={"description": "Seconds to wait when there is nothing yet."},
+        metadata=about(f"Seconds to wait for the first result, 0 to {MAX_WAIT:g}."),
     )
     limit = fields.Integer(
         load_default=MAX_LIMIT,
         validate=validate.Range(1, MAX_LIMIT),
-        metadata={"description": "Most results of one answer; it also ends at about 8 MiB."},
+        metadata=about(f"Most results of the response, 1 to {MAX_LIMIT}; it also ends at about 8 MiB."),
     )
 
 
 class Results(Schema):
-    """Results in the order in which the tasks ended."""
+    """Results in the order in which the tasks finished."""
 
-    results = fields.List(fields.Nested(Result), required=True)
-    cursor = fields.Integer(required=True, metadata={"description": "`after` of the next request."})
-    live = fields.Integer(
-        required=True, metadata={"description": "0 when the group has no task left to wait for."}
+    results = fields.List(
+        fields.Nested(Result), required=True, metadata=about("Results; empty: none within `wait` seconds.")
     )
+    cursor = fields.Integer(required=True, metadata=about("Value of `after` for the next request."))
+    live = fields.Integer(required=True, metadata=about("Number of unfinished tasks of the group."))

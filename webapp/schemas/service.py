@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
+from .common import about
+
 
 class Health(Schema):
-    """Whether the service is well."""
+    """Health of the service and its parts."""
 
-    status = fields.String(required=True, validate=validate.OneOf(["ok", "degraded"]))
-    database = fields.String(required=True)
-    broker = fields.String(required=True)
+    status = fields.String(
+        required=True,
+        validate=validate.OneOf(["ok", "degraded"]),
+        metadata=about("`ok` if all parts work."),
+    )
+    database = fields.String(required=True, metadata=about("`ok` or `unreachable`."))
+    broker = fields.String(required=True, metadata=about("`ok` or `unreachable`."))
     collector_lag = fields.Float(
-        required=True, allow_none=True, metadata={"description": "Seconds since a collector showed itself."}
+        required=True,
+        allow_none=True,
+        metadata=about("Seconds since the last heartbeat of a collector; null: none is known."),
     )
     reports_waiting = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "Reports that nobody has taken yet."}
+        required=True,
+        allow_none=True,
+        metadata=about("Reports that no collector has processed yet; null: the broker is unreachable."),
     )
-    version = fields.String(required=True)
-    protocol = fields.Integer(required=True)
+    version = fields.String(required=True, metadata=about("Version of the service."))
+    protocol = fields.Integer(required=True, metadata=about("Version of the protocol."))
 
 
 class Version(Schema):
-    """Versions of the product and of its protocol."""
+    """Versions of the service and of its protocol."""
 
-    version = fields.String(required=True)
-    protocol = fields.Integer(required=True)
+    version = fields.String(required=True, metadata=about("Version of the service."))
+    protocol = fields.Integer(required=True, metadata=about("Version of the protocol."))
 
 
 class Whoami(Schema):
-    """The user whom the token belongs to."""
+    """The user of a token."""
 
-    id = fields.String(required=True)
-    name = fields.String(required=True)
+    id = fields.String(required=True, metadata=about("Id of the user, a UUID."))
+    name = fields.String(required=True, metadata=about("Name of the user."))

@@ -1,4 +1,4 @@
-"""Tasks: submissions, their options, and what became of them."""
+"""Tasks: submissions, their options, states and results."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from typing import Any
 from marshmallow import Schema, fields, post_load, validate
 
 from federation.db.options import Options
-from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS, MAX_CALLS_PER_SUBMISSION, MAX_CORES, MAX_WAIT
+from umbel.protocol.limits import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_OUTPUT_BYTES,
+    MAX_CALLS_PER_SUBMISSION,
+    MAX_CORES,
+    MAX_OUTPUT_BYTES,
+    MAX_PAYLOAD_BYTES,
+)
 from umbel.protocol.run_options import BOUNDS
 from umbel.protocol.states import TaskState
 
-from .common import TIME, PageQuery, page_of
-from .fields import Id, Number, Payloads, Text, Whole
+from .common import PageQuery, about, page_of, time_field
+from .fields import Id, Number, Payloads, StrictInteger, Text
 
 _STATES = [state.value for state in TaskState]
 _DAY = 86400.0
@@ -21,67 +28,74 @@ _ABOVE_0 = {"exclusiveMinimum": 0}
 
 
 class OptionsIn(Schema):
-    """Options of a submission; they hold for each of its calls. Times in seconds, sizes in bytes."""
+    """Options of a submission; they apply to each of its tasks. Times in seconds, sizes in bytes."""
 
     timeout = Number(
         allow_none=True,
         validate=validate.Range(*BOUNDS["timeout"], min_inclusive=False),
-        metadata={"description": "Run time after which a call ends with TIMEOUT.", **_ABOVE_0},
+        metadata=about("Run time in seconds after which a task fails with TIMEOUT.", **_ABOVE_0),
     )
-    memory = Whole(
+    memory = StrictInteger(
         allow_none=True,
         validate=validate.Range(*BOUNDS["memory"]),
-        metadata={"description": "Memory above which a call ends with MEMORY_LIMIT."},
+        metadata=about("Memory in bytes above which a task fails with MEMORY_LIMIT; at least 1 MiB."),
     )
     cpu = Number(
         allow_none=True,
         validate=validate.Range(*BOUNDS["cpu"], min_inclusive=False),
-        metadata={"description": "Processor time after which a call ends with TIMEOUT.", **_ABOVE_0},
+        metadata=about("Processor time in seconds after which a task fails with TIMEOUT.", **_ABOVE_0),
     )
-    output = Whole(
+    output = StrictInteger(
         allow_none=True,
         validate=validate.Range(*BOUNDS["output"]),
-        metadata={"description": "Bytes kept of what a call writes to standard output and error."},
+        metadata=about(
+            "Bytes of standard output and standard error to keep, "
+            f"at most {MAX_OUTPUT_BYTES:,}. Default: {DEFAULT_OUTPUT_BYTES:,}."
+        ),
     )
-    open_files = Whole(
+    open_files = StrictInteger(
         allow_none=True,
         validate=validate.Range(*BOUNDS["open_files"]),
-        metadata={"description": "Files and sockets that a call may have open."},
+        metadata=about("Files and sockets that a task may have open at the same time."),
     )
     expires = Number(
         allow_none=True,
         validate=validate.Range(**_POSITIVE, max=366 * _DAY),
-        metadata={
-            "description": "Time in the queue after which a call that has not started expires.",
-            **_ABOVE_0,
-        },
+        metadata=about(
+            "Seconds after which a task that has not started expires; at most 366 days.", **_ABOVE_0
+        ),
     )
-    retries = Whole(
+    retries = StrictInteger(
         validate=validate.Range(0, 100),
-        metadata={"description": "How often a call that raised is run again.", "default": 0},
+        metadata=about("How often a task that raised an exception is run again, 0 to 100.", default=0),
     )
     retry_on = fields.List(
-        Text(least=1, most=256),
+        Text(min_length=1, max_length=256),
         validate=validate.Length(max=32),
-        metadata={
-            "description": "Only for these exceptions (`ValueError`, `package.Error`); empty: for all."
-        },
+        metadata=about(
+            "Names of the exceptions to retry on (`ValueError`, `package.Error`), at most 32; empty: all."
+        ),
     )
-    priority = Whole(
+    priority = StrictInteger(
         validate=validate.Range(-100, 100),
-        metadata={"description": "Higher goes first among the user's own calls.", "default": 0},
+        metadata=about(
+            "Priority among your own tasks, -100 to 100; tasks with higher priority run first.", default=0
+        ),
     )
-    max_attempts = Whole(
+    max_attempts = StrictInteger(
         validate=validate.Range(1, 100),
-        metadata={
-            "description": "How often a call is started at most when workers die under it.",
-            "default": DEFAULT_MAX_ATTEMPTS,
-        },
+        metadata=about(
+            "Most starts of a task whose workers are lost, 1 to 100.", default=DEFAULT_MAX_ATTEMPTS
+        ),
     )
-    tags = fields.List(Text(least=1, most=64), validate=validate.Length(max=32))
-    cores = Whole(
+    tags = fields.List(
+        Text(min_length=1, max_length=64),
+        validate=validate.Length(max=32),
+        metadata=about("Labels, at most 32 of at most 64 characters each."),
+    )
+    cores = StrictInteger(
         validate=validate.Range(1, MAX_CORES),
-        metadata={"description": "Slots of one node that each call occupies while it runs.", "default": 1},
+        metadata=about(f"Slots of one node that each task occupies, 1 to {MAX_CORES}.", default=1),
     )
 
     @post_load
@@ -95,176 +109,154 @@ class OptionsIn(Schema):
 class SubmissionIn(Schema):
     """Calls of one function on one endpoint."""
 
-    function_id = Id(required=True)
+    function_id = Id(required=True, metadata=about("Id of the function."))
     endpoint_id = fields.String(
         required=True,
         validate=validate.Regexp(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"),
-        metadata={
-            "description": "Id or name of the endpoint.",
-            "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
-            "example": "local",
-        },
+        metadata=about(
+            "Id or name of the endpoint.", pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", example="local"
+        ),
     )
     group_id = Id(
         allow_none=True,
-        metadata={
-            "description": "Group that the tasks join; one that does not exist is made with this id. "
-            "Without it a new one is made."
-        },
+        metadata=about(
+            "Id of the group to add the tasks to; created if it does not exist. Default: a new group."
+        ),
     )
     payloads = Payloads(
         required=True,
-        metadata={
-            "description": f"Serialized arguments, an item per call, 1 to {MAX_CALLS_PER_SUBMISSION} of them."
-        },
+        metadata=about(
+            f"Serialized arguments, base64, one item per task: 1 to {MAX_CALLS_PER_SUBMISSION} items of at "
+            f"most {MAX_PAYLOAD_BYTES // 1024**2} MiB each."
+        ),
     )
-    options = fields.Nested(OptionsIn)
+    options = fields.Nested(OptionsIn, metadata=about("Options; omitted ones have defaults."))
 
 
 class SubmissionHeaders(Schema):
-    """How a repeated submission is recognised."""
+    """Headers of a submission."""
 
     key = Text(
         data_key="Idempotency-Key",
-        least=1,
-        most=128,
-        metadata={
-            "description": "A repeated request with the same key and body gets the first one's answer "
-            "and submits nothing."
-        },
+        min_length=1,
+        max_length=128,
+        metadata=about(
+            "Key of the request, at most 128 characters. A repeated request with the same key and body "
+            "returns the first response and submits nothing."
+        ),
     )
 
 
 class Accepted(Schema):
-    """Tasks that were accepted, in the order of the payloads. They will be run."""
+    """Tasks that were accepted."""
 
-    group_id = fields.String(required=True)
-    task_ids = fields.List(fields.String(), required=True)
+    group_id = fields.String(required=True, metadata=about("Id of the group of the tasks."))
+    task_ids = fields.List(
+        fields.String(), required=True, metadata=about("Ids of the tasks, in the order of the payloads.")
+    )
 
 
 class TaskQuery(PageQuery):
-    """Which tasks."""
+    """Which tasks to list."""
 
-    state = fields.String(validate=validate.OneOf(_STATES))
-    function_id = Id()
+    state = fields.String(validate=validate.OneOf(_STATES), metadata=about("Only tasks in this state."))
+    function_id = Id(metadata=about("Only tasks of this function."))
     endpoint_id = fields.String(
         validate=validate.Regexp(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"),
-        metadata={"description": "Id or name.", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"},
+        metadata=about(
+            "Only tasks of this endpoint (id or name).", pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+        ),
     )
-    group_id = Id()
+    group_id = Id(metadata=about("Only tasks of this group."))
     since = fields.Float(
-        validate=validate.Range(0, 1e11), metadata={"description": f"Submitted then or later. {TIME}"}
+        validate=validate.Range(0, 1e11),
+        metadata=about("Only tasks submitted at this time or later, in seconds since 1970-01-01 UTC."),
     )
     until = fields.Float(
-        validate=validate.Range(0, 1e11), metadata={"description": f"Submitted before. {TIME}"}
+        validate=validate.Range(0, 1e11),
+        metadata=about("Only tasks submitted before this time, in seconds since 1970-01-01 UTC."),
     )
 
 
-def _time() -> fields.Float:
-    return fields.Float(required=True, allow_none=True, metadata={"description": TIME})
+class Outcome(Schema):
+    """State of a task, and how it finished."""
 
-
-class Ending(Schema):
-    """How a task ended."""
-
-    state = fields.String(required=True, validate=validate.OneOf(_STATES))
+    state = fields.String(
+        required=True, validate=validate.OneOf(_STATES), metadata=about("State of the task.")
+    )
     code = fields.String(
-        required=True, allow_none=True, metadata={"description": "Why it failed: a code for programs."}
+        required=True,
+        allow_none=True,
+        metadata=about("Error code of a failed task, for programs; null: it has not failed."),
     )
-    message = fields.String(required=True, allow_none=True, metadata={"description": "The same for people."})
+    message = fields.String(
+        required=True, allow_none=True, metadata=about("Error message for people; null: there is none.")
+    )
     completion = fields.Integer(
         required=True,
         allow_none=True,
-        metadata={"description": "Its number among the finished tasks of its group."},
+        metadata=about("Number of the task among the finished tasks of its group; null: not finished."),
     )
-    node = fields.String(required=True, allow_none=True, metadata={"description": "Worker node that ran it."})
+    node = fields.String(
+        required=True, allow_none=True, metadata=about("Worker node that ran the task; null: none has.")
+    )
     queued = fields.Float(
         required=True,
         allow_none=True,
-        metadata={"description": "Seconds from its submission to its start, by two clocks."},
+        metadata=about(
+            "Seconds from submission to start, measured with the clocks of two machines; null: not started."
+        ),
     )
-    started = _time()
-    finished = _time()
-    wall = fields.Float(required=True, allow_none=True, metadata={"description": "Seconds that it ran."})
+    started = time_field("When it started", null="not started")
+    finished = time_field("When it finished", null="not finished")
+    wall = fields.Float(
+        required=True, allow_none=True, metadata=about("Run time in seconds; null: not known.")
+    )
     usage = fields.Dict(
         required=True,
         allow_none=True,
-        metadata={
-            "description": "Where it ran: `host`, `pid`, `slot`. And unless it was very short, what it used: "
+        metadata=about(
+            "Where the task ran: `host`, `pid`, `slot`. Unless it was very short, also its resource usage: "
             "`cpu`, `user`, `system` (seconds), `max_rss`, `read`, `written` (bytes)."
-        },
+        ),
     )
 
 
-class Task(Ending):
-    """A task as it is just now."""
+class Task(Outcome):
+    """Current state of a task."""
 
-    id = fields.String(required=True)
-    group_id = fields.String(required=True)
-    function_id = fields.String(required=True)
-    function_name = fields.String(required=True)
-    endpoint_id = fields.String(required=True)
-    attempt = fields.Integer(required=True, metadata={"description": "How often it was sent to be run."})
+    id = fields.String(required=True, metadata=about("Id of the task, a UUID."))
+    group_id = fields.String(required=True, metadata=about("Id of its group."))
+    function_id = fields.String(required=True, metadata=about("Id of its function."))
+    function_name = fields.String(required=True, metadata=about("Name of its function."))
+    endpoint_id = fields.String(required=True, metadata=about("Id of its endpoint."))
+    attempt = fields.Integer(required=True, metadata=about("How often it was sent to a worker."))
     retried = fields.Integer(
-        required=True, metadata={"description": "How often it raised and was run again."}
+        required=True, metadata=about("How often it was run again after it raised an exception.")
     )
-    priority = fields.Integer(required=True)
-    created = fields.Float(required=True, metadata={"description": TIME})
-    expires = _time()
-    dispatched = _time()
-    options = fields.Dict(required=True, metadata={"description": "Options that differ from the defaults."})
-    tags = fields.List(fields.String(), required=True)
+    priority = fields.Integer(required=True, metadata=about("Priority, -100 to 100."))
+    created = time_field("When it was submitted")
+    expires = time_field("When it expires if it has not started", null="never")
+    dispatched = time_field("When it was last sent to the endpoint's queue", null="not sent")
+    options = fields.Dict(required=True, metadata=about("Options that differ from the defaults."))
+    tags = fields.List(fields.String(), required=True, metadata=about("Labels of the submission."))
     result_size = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "Bytes of the serialized result."}
+        required=True, allow_none=True, metadata=about("Size of the serialized result in bytes; null: none.")
     )
 
 
-class Result(Ending):
-    """How a task ended and what it returned or raised."""
+class Result(Outcome):
+    """Result of a finished task."""
 
-    task_id = fields.String(required=True)
+    task_id = fields.String(required=True, metadata=about("Id of the task."))
     result = fields.String(
-        required=True, allow_none=True, metadata={"description": "Serialized result, base64."}
+        required=True, allow_none=True, metadata=about("Serialized return value, base64; null: none.")
     )
     exception = fields.String(
         required=True,
         allow_none=True,
-        metadata={"description": "Description of the exception (JSON), base64."},
+        metadata=about("Description of the exception (JSON), base64; null: none."),
     )
 
 
 TaskPage = page_of(Task)
-
-
-class LogQuery(Schema):
-    """From where on, and how long to wait for more."""
-
-    offset = fields.Integer(
-        load_default=0,
-        validate=validate.Range(0, 2**62),
-        metadata={"description": "The `offset` of the answer before; 0: from the beginning."},
-    )
-    attempt = fields.Integer(
-        load_default=None,
-        validate=validate.Range(0, 2**15),
-        metadata={"description": "The `attempt` that the offset is of; of another one all is answered."},
-    )
-    wait = fields.Float(
-        load_default=0.0,
-        validate=validate.Range(0, MAX_WAIT),
-        metadata={"description": "Seconds to wait when there is nothing new yet."},
-    )
-
-
-class Log(Schema):
-    """What a task wrote to standard output and error, in the order in which it did."""
-
-    task_id = fields.String(required=True)
-    state = fields.String(required=True, validate=validate.OneOf(_STATES))
-    attempt = fields.Integer(required=True, metadata={"description": "The try that wrote it."})
-    text = fields.String(
-        required=True, metadata={"description": "From `offset` on; a line marks omitted bytes."}
-    )
-    offset = fields.Integer(required=True, metadata={"description": "`offset` of the next request."})
-    size = fields.Integer(required=True, metadata={"description": "Bytes that it wrote so far."})
-    ended = fields.Boolean(required=True, metadata={"description": "Nothing will follow."})

@@ -15,7 +15,7 @@ sites = Table(
     # JSON of federation.provision.records.sites.SiteSettings and of Policy
     Column("settings", Text, nullable=False),
     Column("policy", Text, nullable=False),
-    # JSON of federation.provision.planning.model.Memory
+    # JSON of federation.provision.planning.model.PlannerState
     Column("memory", Text, nullable=False, server_default="{}"),
     # new | ok | unreachable | paused | removing, and a message about it
     Column("status", String(16), nullable=False),

@@ -1,5 +1,5 @@
 """``python -m federation provision``.
 
-In: the words of a command line. Out: the reconciler's process (``main``), or one change to an elastic
-endpoint (``manage``).
+In: command-line arguments. Out: the provisioner's process (``main``), or one change to an elastic endpoint
+(``manage``).
 """

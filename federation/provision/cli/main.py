@@ -1,4 +1,4 @@
-"""``python -m federation provision``: keep the blocks of all elastic endpoints, or try a policy out."""
+"""``python -m federation provision``: run the provisioner, or simulate a policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...context import Federation
 from ...packages import build
 from ...process import Stop, run_process
 from ..planning import demand
-from ..reconciler import TICK, Keeper
+from ..reconciler import RECONCILE_INTERVAL, Reconciler
 from ..records import sites
 from ..simulation import simulate
 from ..site.machine import open_machine
@@ -27,14 +27,14 @@ from . import manage
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for endpoints that have come or gone.
-LOOK = 3.0
-#: Seconds between two looks for work at endpoints without blocks: one small question for all of them.
-GLANCE = 0.2
+#: Seconds between two checks for new and removed endpoints.
+SITES_POLL_INTERVAL = 3.0
+#: Seconds between two checks for work at endpoints without blocks: one small query for all of them.
+WORK_POLL_INTERVAL = 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command, or serve until SIGTERM; return the exit code."""
+    """Run a command, or the provisioner until SIGTERM; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "simulate": simulate.main,
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(fed: Federation, stop: Stop) -> None:
-    """Keep all elastic endpoints until ``stop``; one process of a home does it at a time."""
+    """Reconcile all elastic endpoints until ``stop``; only one process per home directory is active."""
     logging.getLogger("paramiko").setLevel(logging.WARNING)
     lock = os.open(fed.settings.home / "provision.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -56,43 +56,45 @@ def serve(fed: Federation, stop: Stop) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                log.info("another provisioner runs; this one takes over when it ends")
-                if stop.wait(LOOK):
+                log.info("another provisioner is running; waiting for it to end")
+                if stop.wait(SITES_POLL_INTERVAL):
                     return
-        _keep_all(fed, stop)
+        _reconcile_all(fed, stop)
     finally:
         os.close(lock)
 
 
-def _keep_all(fed: Federation, stop: Stop) -> None:
-    keepers: dict[int, _Loop] = {}
+def _reconcile_all(fed: Federation, stop: Stop) -> None:
+    threads: dict[int, _ReconcilerThread] = {}
     working: set[int] = set()
     while not stop.is_set():
         found = sites.all_sites(fed)
         for site in found:
-            keeper = keepers.get(site.endpoint_no)
-            if keeper is None or not keeper.is_alive():
-                keeper = keepers[site.endpoint_no] = _Loop(fed, site, stop)
-                keeper.start()
-        working = glance(
-            fed, stop, {site.endpoint_no: keepers[site.endpoint_no].wake for site in found}, working
+            reconciler = threads.get(site.endpoint_no)
+            if reconciler is None or not reconciler.is_alive():
+                reconciler = threads[site.endpoint_no] = _ReconcilerThread(fed, site, stop)
+                reconciler.start()
+        working = poll_for_work(
+            fed, stop, {site.endpoint_no: threads[site.endpoint_no].wake for site in found}, working
         )
-    for keeper in keepers.values():
-        keeper.wake.set()
-    for keeper in keepers.values():
-        keeper.join(10.0)
+    for reconciler in threads.values():
+        reconciler.wake.set()
+    for reconciler in threads.values():
+        reconciler.join(10.0)
 
 
-def glance(fed: Federation, stop: Stop, wakes: Mapping[int, threading.Event], working: set[int]) -> set[int]:
-    """Look for ``LOOK`` seconds for endpoints to which work comes without a block there; wake their keepers.
+def poll_for_work(
+    fed: Federation, stop: Stop, wakes: Mapping[int, threading.Event], working: set[int]
+) -> set[int]:
+    """Watch for new work at endpoints without blocks for ``SITES_POLL_INTERVAL`` seconds; wake their threads.
 
-    ``working``: endpoints where it was seen before; those where it is now are returned. Users wait for these
-    first blocks; where there are blocks, the next turn is time enough.
+    ``working``: endpoints that had work and no block before; the current ones are returned. Only the first
+    block is urgent, because users wait for it; endpoints with blocks are handled in the next round.
     """
-    until = time.monotonic() + LOOK
-    while not stop.wait(GLANCE if wakes else LOOK) and time.monotonic() < until:
+    until = time.monotonic() + SITES_POLL_INTERVAL
+    while not stop.wait(WORK_POLL_INTERVAL if wakes else SITES_POLL_INTERVAL) and time.monotonic() < until:
         with fed.database.read() as connection:
-            now = demand.without_blocks(connection)
+            now = demand.endpoints_without_blocks(connection)
         for no in now - working:
             if no in wakes:
                 wakes[no].set()
@@ -100,33 +102,33 @@ def glance(fed: Federation, stop: Stop, wakes: Mapping[int, threading.Event], wo
     return working
 
 
-class _Loop(threading.Thread):
-    """One endpoint's keeper, in a thread of its own: a slow site keeps no other waiting.
+class _ReconcilerThread(threading.Thread):
+    """Runs the reconciler of one endpoint, so that a slow site does not delay the others.
 
-    ``wake``: set when there is work that should not wait for the next turn.
+    ``wake``: set it to start the next round at once.
     """
 
     def __init__(self, fed: Federation, site: sites.Site, stop: Stop):
-        super().__init__(name=f"keeper-{site.endpoint_name}", daemon=True)
+        super().__init__(name=f"reconciler-{site.endpoint_name}", daemon=True)
         self._fed, self._site, self._stop_all = fed, site, stop
         self.wake = threading.Event()
 
     def run(self) -> None:
-        """Take turns until all stop or the site is removed."""
+        """Run rounds until the process stops or the site is removed."""
         machine = None
         try:
             machine = open_machine(self._fed, self._site)
-            keeper = Keeper(self._fed, machine, self._fed.settings.home / "wheelhouse")
+            reconciler = Reconciler(self._fed, machine, self._fed.settings.home / "wheelhouse")
             while not self._stop_all.is_set():
                 self.wake.clear()
                 try:
-                    keeper.turn()
+                    reconciler.run_once()
                 except NotFound:
                     return
-                self.wake.wait(TICK)
+                self.wake.wait(RECONCILE_INTERVAL)
         except Exception:
-            # a fault with one endpoint must not end the others; the main loop starts this one again
-            log.exception("endpoint %s: the provisioner stumbled and begins anew", self._site.endpoint_name)
+            # an error of one endpoint must not stop the others; the main loop restarts this thread
+            log.exception("%s: unexpected error in the provisioner; restarting", self._site.endpoint_name)
             self._stop_all.wait(30.0)
         finally:
             if machine is not None:
@@ -134,11 +136,11 @@ class _Loop(threading.Thread):
 
 
 def wheelhouse(argv: Sequence[str]) -> int:
-    """``provision wheelhouse FOLDER``: fetch and build every wheel that a site needs."""
+    """Download and build all wheels that a site needs."""
     parser = argparse.ArgumentParser(
         prog="python -m federation provision wheelhouse", description=wheelhouse.__doc__
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="directory to write the wheels to")
     folder = parser.parse_args(argv).folder
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(folder)]
     try:
@@ -146,5 +148,5 @@ def wheelhouse(argv: Sequence[str]) -> int:
     except build.BuildError as error:
         print(f"umbel: {error.message}", file=sys.stderr)
         return 1
-    # the last ones are wanted by older Pythons than this one, which a site may have
+    # the last two are needed by older Python versions, which a site may have
     return subprocess.run([*pip, f"{own.resolve()}[endpoint]", "pip", "async-timeout", "tomli"]).returncode

@@ -1,4 +1,4 @@
 """A connection to a site: a shell over SSH or on this machine.
 
-In: an address, keys, host keys. Out: commands run as lists of words, files copied, tunnels to the broker.
+In: an address, keys, host keys. Out: commands that are run, files that are copied, tunnels to the broker.
 """

@@ -1,4 +1,4 @@
-"""The key pair that the service makes for a site, and the line that lets it in."""
+"""The SSH key pair that the service generates for a site, and its ``authorized_keys`` line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .shell import SiteError
 
 
 def key_file(home: Path, endpoint_id: str) -> Path:
-    """File of the private key that belongs to an endpoint's site."""
+    """Return the path of the private key for an endpoint's site."""
     assert is_id(endpoint_id), endpoint_id
     return home / "keys" / "sites" / endpoint_id
 
 
 def site_key(home: Path, endpoint_id: str) -> paramiko.PKey:
-    """The site's private key, made at first use (Ed25519, mode 0600). Raises SiteError."""
+    """Return the site's private key, generated at first use (Ed25519, mode 0600). Raises SiteError."""
     file = key_file(home, endpoint_id)
     create_private(file, _new)
     return load_key(file)
@@ -36,11 +36,11 @@ def load_key(file: Path) -> paramiko.PKey:
     try:
         return paramiko.PKey.from_path(file)
     except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
-        raise SiteError(f"key file {file} cannot be used: {error}") from None
+        raise SiteError(f"cannot load key file {file}: {error}") from None
 
 
 def authenticate(transport: paramiko.Transport, user: str, keys: Sequence[paramiko.PKey]) -> None:
-    """Log in with one of the keys; none: with one that the agent of this process's account has.
+    """Log in with one of ``keys``; if it is empty, with a key of this account's SSH agent.
 
     Raises SSHException.
     """
@@ -58,14 +58,14 @@ def authenticate(transport: paramiko.Transport, user: str, keys: Sequence[parami
         if agent is not None:
             agent.close()
     raise paramiko.SSHException(
-        f"none of {len(tried)} keys is accepted for {user}: is the line in its authorized_keys?"
+        f"none of {len(tried)} keys is accepted for {user}: add the endpoint's line to its authorized_keys"
     )
 
 
 def authorized_line(key: paramiko.PKey, comment: str, *, tunnel: bool = False) -> str:
-    """The line for the account's ``authorized_keys``: commands and files, nothing else.
+    """Return the line for the account's ``authorized_keys``, restricted to commands and files.
 
-    ``tunnel``: the service may also listen on the site (for a reverse tunnel), but not connect from it.
+    ``tunnel``: also allow listening on the site (for a reverse tunnel), but no connections from it.
     """
     allowed = 'restrict,port-forwarding,permitopen="localhost:1"' if tunnel else "restrict"
     safe = "".join(letter if letter.isalnum() or letter in "._:-" else "-" for letter in comment)[:64]
@@ -73,7 +73,7 @@ def authorized_line(key: paramiko.PKey, comment: str, *, tunnel: bool = False) -
 
 
 def fingerprint(host_key: str) -> str:
-    """What ``ssh-keygen -l`` shows of a key: to be compared with what the site publishes."""
+    """Return the fingerprint of a host key as ``ssh-keygen -l`` prints it."""
     kind, _, data = host_key.partition(" ")
     digest = hashlib.sha256(base64.b64decode(data)).digest()
     return f"{kind} SHA256:{base64.b64encode(digest).decode().rstrip('=')}"

@@ -1,4 +1,4 @@
-"""The output of a command on a site, to its very end."""
+"""Read the complete output of a command on a site."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import time
 
 import paramiko
 
-#: Seconds that output is waited for after a command has ended: something that it left may hold its end back.
+#: Seconds to wait for the end of the output after a command has exited: a background process may keep it
+#: open.
 LINGER = 3.0
-#: Most bytes of output that are kept of a command.
-MOST_OUTPUT = 16 * 1024 * 1024
+#: Most bytes of a command's output that are kept.
+MAX_OUTPUT = 16 * 1024 * 1024
 
 
-def gather(channel: paramiko.Channel, deadline: float) -> tuple[str, str]:
-    """All output of a command. Raises TimeoutError at the deadline."""
+def read_all(channel: paramiko.Channel, deadline: float) -> tuple[str, str]:
+    """Return the standard output and error of a command. Raises TimeoutError at the deadline."""
     parts: tuple[list[bytes], list[bytes]] = ([], [])
     size, pause, exited = 0, 0.002, 0.0
     while True:
-        # the exit status may overtake the last of the output, after which comes the end of file
+        # the exit status may arrive before the last output; end of file arrives after it
         if channel.exit_status_ready() and not exited:
             exited = time.monotonic()
         late = exited and time.monotonic() - exited > LINGER
@@ -30,12 +31,12 @@ def gather(channel: paramiko.Channel, deadline: float) -> tuple[str, str]:
             while ready():
                 got = receive(65536)
                 size += len(got)
-                if size <= MOST_OUTPUT:
+                if size <= MAX_OUTPUT:
                     into.append(got)
         if ended and not got:
             return b"".join(parts[0]).decode(errors="replace"), b"".join(parts[1]).decode(errors="replace")
         if time.monotonic() > deadline:
-            raise TimeoutError("it took too long")
+            raise TimeoutError("timed out")
         if not got:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)

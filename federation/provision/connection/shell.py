@@ -1,4 +1,4 @@
-"""Commands on a site: always a list of words, never free text for a shell to interpret."""
+"""Commands on a site: always a list of words, never a string that a shell interprets."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import Protocol
 
 from umbel.protocol.errors import ServiceUnavailable
 
-#: Seconds that a command may take unless its caller says otherwise.
+#: Default time limit of a command, seconds.
 TIMEOUT = 60.0
 
 
 class SiteError(ServiceUnavailable):
-    """Something on a site did not work."""
+    """An operation on a site failed."""
 
 
 class Unreachable(SiteError):
-    """The site cannot be reached, or has not answered in time; whether a command ran there is not known."""
+    """The site cannot be reached or did not answer in time; it is unknown whether the command ran."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a command came to."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
     @property
-    def said(self) -> str:
-        """Its complaint, shortened."""
+    def message(self) -> str:
+        """Its error output, else its output, else its exit code; at most 500 characters."""
         return (self.err.strip() or self.out.strip() or f"exit code {self.code}")[-500:]
 
 
@@ -44,28 +44,28 @@ class Shell(Protocol):
     Every method raises Unreachable when the machine does not answer in time.
     """
 
-    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> Done:
-        """Run a command to its end."""
+    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> CommandResult:
+        """Run a command and wait until it ends. ``timeout``: seconds."""
         ...
 
     def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        """Write a file, whole or not at all, with its folder. Raises SiteError."""
+        """Write a file atomically; create its directory. Raises SiteError."""
         ...
 
     def read(self, path: str, tail: int = 65536) -> bytes:
-        """The last ``tail`` bytes of a file; b"" when there is none."""
+        """Return the last ``tail`` bytes of a file; b"" if it does not exist."""
         ...
 
 
 class LocalShell:
-    """This account on this machine. ``home``: where relative paths begin; ``environ``: added variables."""
+    """This account on this machine. ``home``: base of relative paths; ``environ``: additional variables."""
 
     def __init__(self, home: Path | None = None, environ: Mapping[str, str] | None = None):
         self._home = home or Path.home()
         self._environ = dict(environ or {})
 
-    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> Done:
-        """Run a command to its end."""
+    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> CommandResult:
+        """Run a command and wait until it ends. Raises Unreachable."""
         try:
             done = subprocess.run(
                 list(words),
@@ -76,15 +76,17 @@ class LocalShell:
                 env={**os.environ, **self._environ},
             )
         except subprocess.TimeoutExpired:
-            raise Unreachable(f"'{shlex.join(words)[:80]}' has not ended within {timeout:g} s") from None
+            raise Unreachable(
+                f"command '{shlex.join(words)[:80]}' did not end within {timeout:g} s"
+            ) from None
         except OSError as error:
-            return Done(127, "", f"{words[0]}: {error.strerror}")
-        return Done(
+            return CommandResult(127, "", f"{words[0]}: {error.strerror}")
+        return CommandResult(
             done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
 
     def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        """Write a file, whole or not at all, with its folder. Raises SiteError."""
+        """Write a file atomically; create its directory. Raises SiteError."""
         file = self._home / path
         draft = file.with_name(f".{file.name}.{os.getpid()}")
         try:
@@ -95,10 +97,10 @@ class LocalShell:
             os.replace(draft, file)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise SiteError(f"{file} cannot be written: {error.strerror}") from None
+            raise SiteError(f"cannot write {file}: {error.strerror}") from None
 
     def read(self, path: str, tail: int = 65536) -> bytes:
-        """The last ``tail`` bytes of a file; b"" when there is none."""
+        """Return the last ``tail`` bytes of a file; b"" if it does not exist."""
         try:
             with (self._home / path).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)

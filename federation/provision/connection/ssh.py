@@ -1,7 +1,7 @@
-"""One SSH connection to a site: pinned host key, commands, files; healed when it breaks.
+"""One SSH connection to a site with a pinned host key, for commands and files; reopened when it breaks.
 
-Commands are sent as the input of ``/bin/sh`` between two markers. So the account's login shell does not
-matter, banners of its start-up files are cut off, and every word is quoted once, here.
+Commands are sent to the standard input of ``/bin/sh`` between two markers. This works with any login shell,
+removes the output of start-up files, and needs one level of quoting only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import paramiko
 from umbel.protocol.errors import BadRequest
 
 from .keys import authenticate
-from .output import gather
-from .shell import TIMEOUT, Done, SiteError, Unreachable
+from .output import read_all
+from .shell import TIMEOUT, CommandResult, SiteError, Unreachable
 
-#: Seconds to connect and to authenticate, and between two signs of life on an idle connection.
+#: Seconds to connect and to authenticate; seconds between keep-alive messages.
 CONNECT_TIMEOUT, KEEPALIVE = 15.0, 20
-#: Commands that run at once on one connection: sshd allows 10 sessions (MaxSessions), one is for files.
+#: Most concurrent commands on one connection: sshd allows 10 sessions (MaxSessions), one is used for files.
 SESSIONS = 4
-#: What else may go wrong within paramiko.
+#: Errors that paramiko may raise.
 _ERRORS = (paramiko.SSHException, OSError, EOFError)
 _ADDRESS = re.compile(
     r"(?:ssh://)?(?P<user>[A-Za-z_][A-Za-z0-9_.-]{0,63})@"
@@ -46,10 +46,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address. Raises BadRequest."""
+        """Parse an address. Raises BadRequest."""
         found = _ADDRESS.match(text)
         if not found or int(found["port"] or 22) not in range(1, 65536):
-            raise BadRequest(f"'{text[:80]}' is no address of a site: write ssh://user@host:port")
+            raise BadRequest(f"site: invalid address '{text[:80]}': use ssh://user@host:port")
         return cls(found["user"], found["host"].strip("[]"), int(found["port"] or 22))
 
     def __str__(self) -> str:
@@ -58,14 +58,14 @@ class Address:
 
 @dataclass(frozen=True)
 class Hop:
-    """A machine on the way, or its end. ``host_key``: type and base64, as in known_hosts."""
+    """A jump host, or the site itself. ``host_key``: type and base64, as in known_hosts."""
 
     address: Address
     host_key: str
 
 
 def host_key(address: Address, timeout: float = CONNECT_TIMEOUT) -> str:
-    """The key that a host shows, to be confirmed by a person once. Raises Unreachable."""
+    """Return the key that a host presents, for a user to confirm. Raises Unreachable."""
     try:
         transport = paramiko.Transport(socket.create_connection((address.host, address.port), timeout))
         try:
@@ -75,13 +75,13 @@ def host_key(address: Address, timeout: float = CONNECT_TIMEOUT) -> str:
         finally:
             transport.close()
     except _ERRORS as error:
-        raise Unreachable(f"{address} does not answer: {error}") from None
+        raise Unreachable(f"cannot connect to {address}: {error}") from None
 
 
 class SSHShell:
     """One account on one machine over one shared connection. ``hops``: jump hosts, then the machine itself.
 
-    ``keys``: private keys to try; none: the ones that the agent of this process's account has.
+    ``keys``: private keys to try; if empty, those of this account's SSH agent.
     """
 
     def __init__(self, hops: Sequence[Hop], keys: Sequence[paramiko.PKey] = ()):
@@ -93,8 +93,8 @@ class SSHShell:
         self._transports: list[paramiko.Transport] = []
         self._sftp: paramiko.SFTPClient | None = None
 
-    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> Done:
-        """Run a command to its end. Raises Unreachable."""
+    def run(self, words: Sequence[str], *, input: str = "", timeout: float = TIMEOUT) -> CommandResult:
+        """Run a command and wait until it ends. Raises Unreachable."""
         deadline = time.monotonic() + timeout
         mark = secrets.token_hex(8)
         command = shlex.join(words)
@@ -104,19 +104,19 @@ class SSHShell:
             f"printf '\\n%s %d\\n' {mark}-end \"$code\"\nexit 0\n"
         )
         if not self._slots.acquire(timeout=timeout):
-            raise Unreachable(f"{self.address}: too many commands wait for an answer")
+            raise Unreachable(f"{self.address}: too many concurrent commands")
         try:
             out, err = self._execute(text.encode(), deadline)
         except _ERRORS as error:
             self.close()
-            raise Unreachable(f"{self.address}: '{command[:60]}' got no answer: {_said(error)}") from None
+            raise Unreachable(f"{self.address}: no answer to '{command[:60]}': {_describe(error)}") from None
         finally:
             self._slots.release()
         found = re.search(rf"{mark}-begin\n(.*)\n{mark}-end (\d+)\n", out, re.DOTALL)
         if not found:
             said = (err or out).strip()[-200:]
-            raise Unreachable(f"{self.address}: '{command[:60]}' was cut off: {said!r}")
-        return Done(int(found[2]), found[1], err)
+            raise Unreachable(f"{self.address}: incomplete output of '{command[:60]}': {said!r}")
+        return CommandResult(int(found[2]), found[1], err)
 
     def _execute(self, text: bytes, deadline: float) -> tuple[str, str]:
         channel = self._session()
@@ -125,12 +125,12 @@ class SSHShell:
             channel.exec_command("exec /bin/sh")
             channel.sendall(text)
             channel.shutdown_write()
-            return gather(channel, deadline)
+            return read_all(channel, deadline)
         finally:
             channel.close()
 
     def _session(self) -> paramiko.Channel:
-        """A new session; one that cannot be opened proves the connection dead, and is tried on a new one."""
+        """Open a session; if the existing connection fails, open it on a new connection."""
         with self._lock:
             fresh = not self._alive()
             transport = self._connect()
@@ -139,33 +139,33 @@ class SSHShell:
             except _ERRORS:
                 if fresh:
                     raise
-                self._shut()
+                self._close()
                 return self._connect().open_session(timeout=CONNECT_TIMEOUT)
 
     def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        """Write a file, whole or not at all, with its folder. Raises SiteError, Unreachable."""
+        """Write a file atomically; create its directory. Raises SiteError, Unreachable."""
         draft = f"{path}.{secrets.token_hex(4)}"
         folder = path.rpartition("/")[0]
         if folder:
             made = self.run(["mkdir", "-p", "-m", "700", "--", folder])
             if made.code != 0:
-                raise SiteError(f"{self.address}: {made.said}")
+                raise SiteError(f"{self.address}: {made.message}")
         with self._lock:
             sftp = self._files()
             try:
                 with sftp.open(draft, "w") as file:
-                    file.chmod(mode)  # before anything is in it
+                    file.chmod(mode)  # before it has any content
                     file.set_pipelined(True)
                     file.write(data)
                 sftp.posix_rename(draft, path)
             except OSError as error:
-                raise SiteError(f"{self.address}: {path} cannot be written: {_said(error)}") from None
+                raise SiteError(f"{self.address}: cannot write {path}: {_describe(error)}") from None
             except (paramiko.SSHException, EOFError) as error:
-                self._shut()
-                raise Unreachable(f"{self.address}: {path} was not written: {_said(error)}") from None
+                self._close()
+                raise Unreachable(f"{self.address}: cannot write {path}: {_describe(error)}") from None
 
     def read(self, path: str, tail: int = 65536) -> bytes:
-        """The last ``tail`` bytes of a file; b"" when there is none. Raises Unreachable."""
+        """Return the last ``tail`` bytes of a file; b"" if it does not exist. Raises Unreachable."""
         with self._lock:
             sftp = self._files()
             try:
@@ -176,25 +176,27 @@ class SSHShell:
             except OSError:
                 return b""
             except (paramiko.SSHException, EOFError) as error:
-                self._shut()
-                raise Unreachable(f"{self.address}: {path} was not read: {_said(error)}") from None
+                self._close()
+                raise Unreachable(f"{self.address}: cannot read {path}: {_describe(error)}") from None
 
     def forward(self, bind: str, port: int, handler: Any) -> tuple[paramiko.Transport, int]:
-        """Have the site listen on ``bind:port`` (0: any) and give connections to ``handler(channel, ...)``.
+        """Listen on ``bind:port`` of the site (0: any port); pass connections to ``handler(channel, ...)``.
 
-        Returns the connection that carries it, and the port. Raises Unreachable.
+        Returns the SSH connection in use and the port. Raises Unreachable.
         """
         with self._lock:
             try:
                 transport = self._connect()
                 return transport, transport.request_port_forward(bind, port, handler)
             except _ERRORS as error:
-                raise Unreachable(f"{self.address}: no reverse tunnel: {_said(error)}") from None
+                raise Unreachable(
+                    f"{self.address}: cannot open a reverse tunnel: {_describe(error)}"
+                ) from None
 
     def close(self) -> None:
         """Close the connection; the next use opens a new one."""
         with self._lock:
-            self._shut()
+            self._close()
 
     def _alive(self) -> bool:
         return bool(self._transports) and all(transport.is_active() for transport in self._transports)
@@ -202,36 +204,38 @@ class SSHShell:
     def _connect(self) -> paramiko.Transport:
         if self._alive():
             return self._transports[-1]
-        self._shut()
+        self._close()
         try:
             for hop in self._hops:
                 self._transports.append(self._open(hop))
         except BaseException:
-            self._shut()
+            self._close()
             raise
         return self._transports[-1]
 
     def _open(self, hop: Hop) -> paramiko.Transport:
-        place = (hop.address.host, hop.address.port)
+        target = (hop.address.host, hop.address.port)
         if self._transports:
             before = self._transports[-1]
-            way: Any = before.open_channel("direct-tcpip", place, ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT)
+            stream: Any = before.open_channel(
+                "direct-tcpip", target, ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT
+            )
         else:
-            way = socket.create_connection(place, CONNECT_TIMEOUT)
-        transport = paramiko.Transport(way)
+            stream = socket.create_connection(target, CONNECT_TIMEOUT)
+        transport = paramiko.Transport(stream)
         try:
             transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
             transport.set_keepalive(KEEPALIVE)
             kind, _, _ = hop.host_key.partition(" ")
-            # a server with several keys shall show the pinned one
+            # ask a server with several keys for the pinned one
             wanted = ["rsa-sha2-512", "rsa-sha2-256"] if kind == "ssh-rsa" else [kind]
             transport.get_security_options().key_types = wanted
             transport.start_client(timeout=CONNECT_TIMEOUT)
             shown = transport.get_remote_server_key()
             if f"{shown.get_name()} {shown.get_base64()}" != hop.host_key:
                 raise paramiko.SSHException(
-                    f"{hop.address.host} shows another host key than the pinned one: somebody is in between, "
-                    "or the host is new; check it with the site and confirm the new key"
+                    f"the host key of {hop.address.host} differs from the pinned one: the connection may be "
+                    "intercepted, or the host was reinstalled; verify the key with the site, then confirm it"
                 )
             authenticate(transport, hop.address.user, self._keys)
         except BaseException:
@@ -248,15 +252,15 @@ class SSHShell:
             self._sftp.get_channel().settimeout(TIMEOUT)
             return self._sftp
         except _ERRORS as error:
-            self._shut()
-            raise Unreachable(f"{self.address}: {_said(error)}") from None
+            self._close()
+            raise Unreachable(f"{self.address}: {_describe(error)}") from None
 
-    def _shut(self) -> None:
+    def _close(self) -> None:
         self._sftp = None
         for transport in reversed(self._transports):
             transport.close()
         self._transports.clear()
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return str(error) or type(error).__name__

@@ -1,7 +1,8 @@
-"""The decision: from what is seen to what is done. Pure: no clock, no input or output.
+"""Decide which blocks to submit, drain or cancel. Pure functions: no clock, no I/O.
 
-Growing is asked for at once and limited by pace, caps and budget. Shrinking waits: a block goes only after it
-had nothing to do for ``idle_time``, so that demand that comes and goes does not make blocks come and go.
+Scaling up is immediate, limited by burst size, caps and budget. Scaling down is delayed: a block is drained
+only after ``idle_time`` seconds without work, so fluctuating demand does not start and stop blocks
+repeatedly.
 """
 
 from __future__ import annotations
@@ -10,44 +11,44 @@ import math
 import time
 from dataclasses import replace
 
-from .model import Action, Block, BlockState, Decision, Demand, Memory, Verb, View
+from .model import Action, Block, BlockState, Decision, Demand, PlannerState, Verb, View
 from .policy import Policy
 
-#: No block lives so long, seconds: which failures of it were counted need not be known any more.
-LONG_AGO = 60 * 86400.0
+#: Seconds after which a counted failure is dropped; longer than any block runs.
+STRIKE_LIFETIME = 60 * 86400.0
 
 
 def decide(view: View, policy: Policy, now: float) -> Decision:
     """Return what to do now. ``now``: seconds since 1970, the service's clock."""
     if not view.observed:
-        return Decision((), view.memory, "the scheduler has not answered: everything stays as it is")
+        return Decision((), view.planner_state, "the scheduler has not answered: no change")
     active = [block for block in view.blocks if block.active]
-    ending = _end_stuck(active, policy, now)
+    ending = _cancel_stuck(active, policy, now)
     kept = [block for block in active if block.name not in {action.block for action in ending}]
     useful = [block for block in kept if _useful(block, policy, now)]
     slots = wanted_slots(view.demand, policy)
     needed = needed_blocks(slots, policy)
-    if not view.memory.begun:
+    if not view.planner_state.begun:
         needed = max(needed, policy.init_blocks)
     if len(useful) < needed:
-        memory = replace(view.memory, surplus_since=None)
+        planner_state = replace(view.planner_state, surplus_since=None)
         growth, waiting_for = _grow(view, policy, now, active, needed - len(useful))
         if len(active) + len(growth) >= policy.init_blocks:
-            memory = replace(memory, begun=True)
-        return Decision((*ending, *growth), memory, waiting_for)
-    memory = replace(view.memory, begun=True)
+            planner_state = replace(planner_state, begun=True)
+        return Decision((*ending, *growth), planner_state, waiting_for)
+    planner_state = replace(view.planner_state, begun=True)
     if len(useful) == needed:
-        return Decision((*ending,), replace(memory, surplus_since=None))
-    since = now if memory.surplus_since is None else memory.surplus_since
+        return Decision((*ending,), replace(planner_state, surplus_since=None))
+    since = now if planner_state.surplus_since is None else planner_state.surplus_since
     shrinkage = _shrink(useful, policy, now, len(useful) - needed, since)
-    return Decision((*ending, *shrinkage), replace(memory, surplus_since=since))
+    return Decision((*ending, *shrinkage), replace(planner_state, surplus_since=since))
 
 
 def wanted_slots(demand: Demand, policy: Policy) -> int:
-    """How many slots the unfinished calls are worth.
+    """Return how many slots the unfinished calls need.
 
-    A call as long as ``slot_work`` is worth one of its own; shorter ones share slots, ``slot_work`` in each.
-    Calls of which nothing is known yet are worth one block at most: its first minute teaches their length.
+    A call of at least ``slot_work`` seconds needs a slot of its own; shorter calls share slots, ``slot_work``
+    seconds of work per slot. Calls of unknown run time need at most one block, which measures their run time.
     """
     known = _slots([(w.calls, w.seconds) for w in demand.work if w.seconds is not None], policy)
     unknown = _slots([(w.calls, policy.unknown_call) for w in demand.work if w.seconds is None], policy)
@@ -61,30 +62,30 @@ def _slots(work: list[tuple[int, float]], policy: Policy) -> int:
 
 
 def needed_blocks(slots: int, policy: Policy) -> int:
-    """How many blocks the rules allow for so many slots; one at least where there is anything to do."""
+    """Return how many blocks the policy allows for ``slots`` slots; at least one if any slot is needed."""
     wanted = math.ceil(slots * policy.parallelism / policy.slots_per_block - 1e-9)
     if slots:
         wanted = max(wanted, 1)
     return min(max(wanted, policy.min_blocks), policy.max_blocks)
 
 
-def work_in_words(demand: Demand, policy: Policy) -> str:
-    """The demand in a few words."""
+def describe_demand(demand: Demand, policy: Policy) -> str:
+    """Describe the demand in a few words."""
     seconds = sum(w.calls * (policy.unknown_call if w.seconds is None else w.seconds) for w in demand.work)
     worth = f"{seconds / 3600:.1f} slot-hours" if seconds >= 360 else f"{seconds:.3g} slot-seconds"
-    unknown = "" if all(w.seconds is not None for w in demand.work) else " (partly guessed)"
+    unknown = "" if all(w.seconds is not None for w in demand.work) else " (partly estimated)"
     return f"{demand.calls} calls ≈ {worth}{unknown} waiting or running"
 
 
 def _useful(block: Block, policy: Policy, now: float) -> bool:
-    """Whether a block will go on taking calls."""
+    """Whether a block will take more calls."""
     if block.state is BlockState.DRAINING or block.drained is not None or block.cancelled is not None:
         return False
     return block.left(now) > policy.drain_margin
 
 
-def _end_stuck(active: list[Block], policy: Policy, now: float) -> list[Action]:
-    """Cancel what should have ended by itself, and what runs without a worker."""
+def _cancel_stuck(active: list[Block], policy: Policy, now: float) -> list[Action]:
+    """Cancel blocks that did not end after a drain or a cancellation, and blocks without workers."""
     actions = []
     for block in active:
         if block.state is BlockState.SUBMITTING:
@@ -92,38 +93,38 @@ def _end_stuck(active: list[Block], policy: Policy, now: float) -> list[Action]:
         reason = ""
         if block.cancelled is not None:
             if now - block.cancelled > policy.grace:
-                reason = f"{block.name}: cancelled {now - block.cancelled:.0f} s ago and still there"
+                reason = f"{block.name}: has not ended {now - block.cancelled:.0f} s after its cancellation"
         elif block.drained is not None:
             if now - block.drained > policy.grace:
-                reason = f"{block.name}: told to end {now - block.drained:.0f} s ago and still there"
+                reason = f"{block.name}: has not ended {now - block.drained:.0f} s after it was drained"
         elif block.state is BlockState.RUNNING and block.started is not None:
-            reason = _hollow(block, policy, now)
+            reason = _lacks_workers(block, policy, now)
         if reason:
             actions.append(Action(Verb.CANCEL, block.name, reason))
     return actions
 
 
-def _hollow(block: Block, policy: Policy, now: float) -> str:
+def _lacks_workers(block: Block, policy: Policy, now: float) -> str:
     assert block.started is not None
     if block.joined is None and now - block.started > policy.start_timeout:
-        return f"{block.name}: runs for {now - block.started:.0f} s and no worker of it has spoken"
+        return f"{block.name}: has run for {now - block.started:.0f} s without a heartbeat of a worker"
     if block.silent_since is not None and now - block.silent_since > policy.start_timeout:
-        return f"{block.name}: none of its workers has spoken for {now - block.silent_since:.0f} s"
+        return f"{block.name}: no heartbeat of its workers for {now - block.silent_since:.0f} s"
     return ""
 
 
 def _grow(
     view: View, policy: Policy, now: float, active: list[Block], missing: int
 ) -> tuple[list[Action], str]:
-    """New blocks, as many as limits, pace and budget allow; and what the rest waits for."""
-    memory = view.memory
-    if memory.paused:
-        return [], f"paused: {memory.paused}"
+    """Submit as many new blocks as limits and budget allow; also return what prevents further ones."""
+    planner_state = view.planner_state
+    if planner_state.paused:
+        return [], f"paused: {planner_state.paused}"
     if any(block.state in (BlockState.SUBMITTING, BlockState.UNKNOWN) for block in active):
-        return [], "it is not known yet whether the scheduler has the last job"
-    if now < memory.retry_at:
-        until = time.strftime("%H:%M:%S UTC", time.gmtime(memory.retry_at))
-        return [], f"after failures nothing is submitted until {until}"
+        return [], "it is not known yet whether the scheduler has received the last job"
+    if now < planner_state.retry_at:
+        until = time.strftime("%H:%M:%S UTC", time.gmtime(planner_state.retry_at))
+        return [], f"no submissions until {until} because of earlier failures"
     pending = sum(block.state.waiting for block in active)
     affordable = affordable_blocks(view, policy)
     caps = {
@@ -134,12 +135,12 @@ def _grow(
     }
     count = max(0, min(missing, *caps.values()))
     limit = next((name for name, cap in caps.items() if cap < missing and cap <= count), "")
-    why = f"{work_in_words(view.demand, policy)}, {pending} pending{_budget_in_words(view, policy)}"
+    why = f"{describe_demand(view.demand, policy)}, {pending} pending{_describe_budget(view, policy)}"
     return [Action(Verb.SUBMIT, "", f"+{count} block{'s' * (count > 1)}: {why}")] * count, limit
 
 
 def affordable_blocks(view: View, policy: Policy) -> int:
-    """How many more blocks the budgets allow, each counted with its whole walltime, running ones too."""
+    """Return how many more blocks the budgets allow; each active block reserves its full walltime."""
     reserved = reserved_hours(view)
     rooms = [
         (budget - used - reserved) / policy.block_hours
@@ -150,28 +151,28 @@ def affordable_blocks(view: View, policy: Policy) -> int:
 
 
 def reserved_hours(view: View) -> float:
-    """Node-hours that the active blocks may use at most."""
+    """Return the most node-hours that the active blocks may use."""
     return sum(block.nodes * block.walltime for block in view.blocks if block.active) / 3600.0
 
 
-def _budget_in_words(view: View, policy: Policy) -> str:
+def _describe_budget(view: View, policy: Policy) -> str:
     reserved = reserved_hours(view)
     words = ""
     if policy.budget_day:
         words += f", budget {view.used_day + reserved:.3g} of {policy.budget_day:.3g} node-hours today"
     if policy.budget_total:
-        words += f", {view.used_total + reserved:.3g} of {policy.budget_total:.3g} in all"
+        words += f", {view.used_total + reserved:.3g} of {policy.budget_total:.3g} in total"
     return words
 
 
 def _shrink(useful: list[Block], policy: Policy, now: float, surplus: int, since: float) -> list[Action]:
-    """Pending blocks go first, then the longest idle; each only after ``idle_time``."""
+    """Cancel pending blocks first, then drain the longest idle; each only after ``idle_time`` seconds."""
     actions: list[Action] = []
     if now - since >= policy.idle_time:
         pending = [b for b in useful if b.state in (BlockState.PENDING, BlockState.HELD)]
-        pending.sort(key=lambda block: -block.submitted)  # the one that would start last
+        pending.sort(key=lambda block: -block.submitted)  # the newest, which would start last
         for block in pending[:surplus]:
-            reason = f"{block.name}: pending, and not needed for {now - since:.0f} s"
+            reason = f"{block.name}: pending and not needed for {now - since:.0f} s"
             actions.append(Action(Verb.CANCEL, block.name, reason))
     idle = [
         (block.idle_since, block)
@@ -188,9 +189,9 @@ def _shrink(useful: list[Block], policy: Policy, now: float, surplus: int, since
     return actions
 
 
-def forget_old(memory: Memory, now: float) -> Memory:
-    """Memory without the bad nodes whose time is over, and without what ended blocks taught long ago."""
-    bad = {node: until for node, until in memory.bad_nodes.items() if until > now}
-    strikes = {n: c for n, c in memory.strikes.items() if n in bad or n not in memory.bad_nodes}
-    struck = {name: when for name, when in memory.struck.items() if when > now - LONG_AGO}
-    return replace(memory, bad_nodes=bad, strikes=strikes, struck=struck)
+def expire_old(planner_state: PlannerState, now: float) -> PlannerState:
+    """Drop nodes whose ban has expired and failures older than ``STRIKE_LIFETIME``."""
+    bad = {node: until for node, until in planner_state.bad_nodes.items() if until > now}
+    strikes = {n: c for n, c in planner_state.strikes.items() if n in bad or n not in planner_state.bad_nodes}
+    struck = {name: when for name, when in planner_state.struck.items() if when > now - STRIKE_LIFETIME}
+    return replace(planner_state, bad_nodes=bad, strikes=strikes, struck=struck)

@@ -1,4 +1,4 @@
-"""What an endpoint has to do, from the ledger: unfinished calls by function, with their expected run time."""
+"""Demand of an endpoint, from the ledger: unfinished calls by function with their expected run time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ...db.tables import blocks, bundles, loads, sites, tasks
 from ...dispatch.run_times import known_seconds
 from .model import Demand, Work
 
-#: Queued calls that are looked at; when there are more, these stand for all.
+#: Most queued calls that are counted; if there are more, the sample is scaled up.
 SAMPLE = 5_000
 
 
 def observe(connection: Connection, endpoint_no: int, now: float) -> Demand:
     """Count the unfinished calls of an endpoint by function.
 
-    Costs the same for a million calls as for some thousand: the oldest are counted and stand for the rest.
-    A call that runs is expected to take twice what it has taken so far, unless its kind is longer.
+    The cost is bounded by ``SAMPLE``: the oldest calls are counted and scaled to the total. A running call is
+    expected to take twice its run time so far, or the average of its function if that is longer.
     """
     total = connection.execute(
         select(func.coalesce(func.sum(loads.c.live), 0)).where(loads.c.endpoint_no == endpoint_no)
@@ -40,15 +40,15 @@ def observe(connection: Connection, endpoint_no: int, now: float) -> Demand:
     return Demand(tuple(Work(count, seconds.get(no)) for no, count in sorted(counts.items())))
 
 
-def without_blocks(connection: Connection) -> set[int]:
-    """Numbers of the elastic endpoints that have unfinished calls and no block, not even one that waits."""
+def endpoints_without_blocks(connection: Connection) -> set[int]:
+    """Return the numbers of elastic endpoints with unfinished calls and no active block."""
     some = exists().where(blocks.c.endpoint_no == sites.c.endpoint_no, blocks.c.ended.is_(None))
     work = exists().where(loads.c.endpoint_no == sites.c.endpoint_no, loads.c.live > 0)
     return set(connection.execute(select(sites.c.endpoint_no).where(work, ~some)).scalars())
 
 
 def _sent(connection: Connection, endpoint_no: int) -> list:
-    """Calls at the workers: few (the window), found through their bundles."""
+    """Calls sent to workers: few (the window), found through their bundles."""
     query = (
         select(tasks.c.function_no, tasks.c.state, tasks.c.started)
         .join(bundles, tasks.c.bundle_no == bundles.c.no)
@@ -58,7 +58,7 @@ def _sent(connection: Connection, endpoint_no: int) -> list:
 
 
 def _queued(connection: Connection, endpoint_no: int) -> Counter[int]:
-    # a constant, not a parameter: so the partial index of queued tasks is recognised
+    # a literal, not a parameter: otherwise the partial index of queued tasks is not used
     oldest = (
         select(tasks.c.function_no)
         .where(tasks.c.state == literal_column("'queued'"), tasks.c.endpoint_no == endpoint_no)

@@ -1,55 +1,59 @@
-"""What failures teach: a ladder of pauses between submissions, a stop after too many, and nodes to avoid."""
+"""Reaction to failures: growing pauses between submissions, a stop after too many, and nodes to avoid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from .model import BlockState, Memory
+from .model import BlockState, PlannerState
 from .policy import Policy
 
-#: Seconds without submissions after the first, second, … failure in a row.
-LADDER = (30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
-#: Seconds until the next try when the site's own limits (jobs per user, …) refuse a job: nobody's failure.
+#: Seconds without submissions after the first, second, … consecutive failure.
+BACKOFF_STEPS = (30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
+#: Seconds until the next attempt after the site's limits (jobs per user, …) rejected a job; not a failure.
 LIMIT_PAUSE = 300.0
-#: Seconds by which a node's worker is silent before those of the block's other nodes when it is the one that
-#: failed; all speak every few seconds.
-AHEAD = 15.0
-#: Ends that say nothing against the endpoint: the site took the job away, or we did.
-_INNOCENT = {BlockState.PREEMPTED, BlockState.NODE_FAIL, BlockState.TIMEOUT, BlockState.CANCELLED}
+#: A lost node is identified by a last heartbeat this many seconds before those of the block's other nodes;
+#: every worker sends one every few seconds.
+SILENCE_MARGIN = 15.0
+#: Final states that are not failures of the endpoint: the site or the provisioner ended the job.
+_NOT_FAILURES = {BlockState.PREEMPTED, BlockState.NODE_FAIL, BlockState.TIMEOUT, BlockState.CANCELLED}
 
 
-def refused(memory: Memory, policy: Policy, now: float, message: str) -> Memory:
-    """A submission was refused for a reason that may not go away."""
-    count = memory.failed_submits + 1
-    paused = memory.paused
+def refused(planner_state: PlannerState, policy: Policy, now: float, message: str) -> PlannerState:
+    """A submission was rejected for a reason that may be permanent."""
+    count = planner_state.failed_submits + 1
+    paused = planner_state.paused
     if count >= policy.max_failed_submits:
-        paused = f"{count} submissions in a row were refused, last: {message[:300]}"
-    return replace(memory, failed_submits=count, retry_at=now + _rung(count), paused=paused)
+        paused = f"{count} consecutive submissions were rejected, the last with: {message[:300]}"
+    return replace(planner_state, failed_submits=count, retry_at=now + _backoff(count), paused=paused)
 
 
-def limited(memory: Memory, now: float) -> Memory:
-    """A submission was refused because the account has as many jobs as the site allows."""
-    return replace(memory, retry_at=now + LIMIT_PAUSE)
+def limit_reached(planner_state: PlannerState, now: float) -> PlannerState:
+    """A submission was rejected because the account has as many jobs as the site allows."""
+    return replace(planner_state, retry_at=now + LIMIT_PAUSE)
 
 
-def broken(memory: Memory, message: str) -> Memory:
-    """No job can be made of the site's settings: somebody has to put them right."""
-    return replace(memory, paused=message[:300])
+def invalid_settings(planner_state: PlannerState, message: str) -> PlannerState:
+    """The site's settings do not make a valid job: pause until they are corrected."""
+    return replace(planner_state, paused=message[:300])
 
 
-def accepted(memory: Memory) -> Memory:
-    """A submission was taken."""
-    return replace(memory, failed_submits=0)
+def accepted(planner_state: PlannerState) -> PlannerState:
+    """A submission was accepted."""
+    return replace(planner_state, failed_submits=0)
 
 
-def joined(memory: Memory) -> Memory:
-    """A worker of a block has spoken: the way works."""
-    return replace(memory, failed_blocks=0, retry_at=0.0 if memory.failed_submits == 0 else memory.retry_at)
+def joined(planner_state: PlannerState) -> PlannerState:
+    """The first worker of a block has sent a heartbeat: the site works."""
+    return replace(
+        planner_state,
+        failed_blocks=0,
+        retry_at=0.0 if planner_state.failed_submits == 0 else planner_state.retry_at,
+    )
 
 
 def ended(
-    memory: Memory,
+    planner_state: PlannerState,
     policy: Policy,
     now: float,
     state: BlockState,
@@ -58,64 +62,71 @@ def ended(
     joined: bool,
     ran: float = 0.0,
     hosts: Sequence[str] = (),
-    heard: Mapping[str, float] | None = None,
+    last_seen: Mapping[str, float] | None = None,
     message: str = "",
-) -> Memory:
-    """A block has ended after ``ran`` seconds of running.
+) -> PlannerState:
+    """A block has ended after running for ``ran`` seconds.
 
-    It failed when no worker of it ever spoke, although the site did not take it away early and we did not
-    call it off. ``heard``: when the worker of each node was last heard, see ``at_fault``.
+    It counts as failed if none of its workers ever sent a heartbeat, unless the site or the provisioner ended
+    it early. ``last_seen``: last heartbeat of each node's worker, see ``failed_nodes``.
     """
     lost, failed = state is BlockState.NODE_FAIL, state in (BlockState.FAILED, BlockState.OUT_OF_MEMORY)
     if len(hosts) == 1:
-        blamed = list(hosts) if lost or (failed and not joined) else []
+        at_fault = list(hosts) if lost or (failed and not joined) else []
     else:
-        blamed = at_fault(hosts, heard or {}, lost=lost) if lost or failed else []
-    memory = blame(memory, policy, now, block, blamed)
-    if joined or (state in _INNOCENT and ran < policy.start_timeout):
-        return memory
-    count = memory.failed_blocks + 1
-    paused = memory.paused
+        at_fault = failed_nodes(hosts, last_seen or {}, lost=lost) if lost or failed else []
+    planner_state = strike_nodes(planner_state, policy, now, block, at_fault)
+    if joined or (state in _NOT_FAILURES and ran < policy.start_timeout):
+        return planner_state
+    count = planner_state.failed_blocks + 1
+    paused = planner_state.paused
     if count >= policy.max_failed_blocks:
-        paused = f"{count} blocks in a row ended without a worker, last: {message[:300] or state.value}"
-    return replace(memory, failed_blocks=count, retry_at=now + _rung(count), paused=paused)
+        why = message[:300] or state.value
+        paused = f"{count} consecutive blocks ended without a worker, the last with: {why}"
+    return replace(planner_state, failed_blocks=count, retry_at=now + _backoff(count), paused=paused)
 
 
-def resumed(memory: Memory) -> Memory:
-    """Somebody has looked and says: go on."""
-    return replace(memory, paused="", failed_blocks=0, failed_submits=0, retry_at=0.0)
+def resumed(planner_state: PlannerState) -> PlannerState:
+    """The owner has resumed submissions."""
+    return replace(planner_state, paused="", failed_blocks=0, failed_submits=0, retry_at=0.0)
 
 
-def _rung(count: int) -> float:
-    return LADDER[min(count, len(LADDER)) - 1]
+def _backoff(count: int) -> float:
+    return BACKOFF_STEPS[min(count, len(BACKOFF_STEPS)) - 1]
 
 
-def at_fault(hosts: Sequence[str], heard: Mapping[str, float], *, lost: bool = False) -> list[str]:
-    """Which of a block's several nodes failed, as far as its workers tell.
+def failed_nodes(hosts: Sequence[str], last_seen: Mapping[str, float], *, lost: bool = False) -> list[str]:
+    """Return which nodes of a multi-node block failed, judged by heartbeats; [] if that is unknown.
 
-    ``hosts``: as the scheduler names them; ``heard``: when a worker was last heard, by the name that its
-    machine has for itself. Those whose worker never spoke while another's did; or, when the block ended
-    because it ``lost`` a node, those that were silent before the others. [] when that cannot be told.
+    ``hosts``: names used by the scheduler; ``last_seen``: time of the last heartbeat, by the machine's own
+    name. A node has failed if its worker sent no heartbeat while another node's did. If the block ended
+    because it ``lost`` a node, a node has also failed if its heartbeats stopped before those of the others.
     """
     names = {_short(host): host for host in hosts}
-    spoken = {_short(host): when for host, when in heard.items()}
-    if len(names) < 2 or len(names) != len(hosts) or not spoken or not names.keys() >= spoken.keys():
+    seen = {_short(host): when for host, when in last_seen.items()}
+    if len(names) < 2 or len(names) != len(hosts) or not seen or not names.keys() >= seen.keys():
         return []
-    silent = [host for name, host in names.items() if name not in spoken]
+    silent = [host for name, host in names.items() if name not in seen]
     if silent or not lost:
         return silent
-    last = max(spoken.values())
-    return [names[name] for name, when in spoken.items() if last - when > AHEAD]
+    last = max(seen.values())
+    return [names[name] for name, when in seen.items() if last - when > SILENCE_MARGIN]
 
 
 def _short(host: str) -> str:
-    """Schedulers leave a machine's domain away, or do not."""
+    """The host name without its domain: some schedulers omit the domain."""
     return host.partition(".")[0].lower()
 
 
-def blame(memory: Memory, policy: Policy, now: float, block: str, hosts: Sequence[str]) -> Memory:
-    """Count a block's failure against these nodes of it, once for each."""
-    struck, strikes, bad = dict(memory.struck), dict(memory.strikes), dict(memory.bad_nodes)
+def strike_nodes(
+    planner_state: PlannerState, policy: Policy, now: float, block: str, hosts: Sequence[str]
+) -> PlannerState:
+    """Count a block's failure for these nodes of it, once per node."""
+    struck, strikes, bad = (
+        dict(planner_state.struck),
+        dict(planner_state.strikes),
+        dict(planner_state.bad_nodes),
+    )
     for host in hosts:
         if f"{block}.{host}" in struck:
             continue
@@ -123,4 +134,4 @@ def blame(memory: Memory, policy: Policy, now: float, block: str, hosts: Sequenc
         strikes[host] = strikes.get(host, 0) + 1
         if strikes[host] >= policy.bad_node_strikes:
             bad[host] = now + policy.bad_node_time
-    return replace(memory, struck=struck, strikes=strikes, bad_nodes=bad)
+    return replace(planner_state, struck=struck, strikes=strikes, bad_nodes=bad)

@@ -1,4 +1,4 @@
-"""What the decision sees and says: blocks, demand, memory, actions. Plain values."""
+"""Input and output of the decision: blocks, demand, planner state, actions. Plain values."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 
 class BlockState(str, Enum):
-    """Where a block is in its life, whatever the batch system calls it."""
+    """State of a block, independent of the batch system."""
 
-    SUBMITTING = "submitting"  # the row is written; whether the scheduler has the job is not known
+    SUBMITTING = "submitting"  # the row is written; it is not known whether the scheduler has the job
     PENDING = "pending"
-    HELD = "held"  # the scheduler has it and will not start, or has suspended, it
+    HELD = "held"  # the scheduler will not start the job, or has suspended it
     RUNNING = "running"
-    # told to end, and still there
+    # its workers are shutting down
     DRAINING = "draining"
-    # ends
+    # final states
     COMPLETED = "completed"
     FAILED = "failed"
     TIMEOUT = "timeout"
@@ -25,17 +25,17 @@ class BlockState(str, Enum):
     NODE_FAIL = "node_fail"
     OUT_OF_MEMORY = "out_of_memory"
     CANCELLED = "cancelled"
-    LOST = "lost"  # the scheduler knows nothing of it any more
-    UNKNOWN = "unknown"  # only in a scheduler's answer: a word that we do not know; the state stays as it was
+    LOST = "lost"  # the scheduler does not list the job any more
+    UNKNOWN = "unknown"  # only in a scheduler's answer: not understood; the stored state does not change
 
     @property
     def active(self) -> bool:
-        """True while the job may exist: it counts against every limit."""
+        """True while the job may exist; an active block counts towards every limit."""
         return self in _ACTIVE
 
     @property
     def waiting(self) -> bool:
-        """True while the job has not begun."""
+        """True before the job has started."""
         return self in (BlockState.SUBMITTING, BlockState.PENDING, BlockState.HELD)
 
 
@@ -51,7 +51,7 @@ _ACTIVE = {
 
 @dataclass(frozen=True)
 class Block:
-    """One block as the decision sees it. Times are seconds since 1970, None: has not happened."""
+    """One block. Times are seconds since 1970; None: has not happened."""
 
     name: str
     state: BlockState
@@ -60,15 +60,15 @@ class Block:
     walltime: float
     submitted: float
     started: float | None = None
-    #: When its first worker spoke, and how many workers live now.
+    #: Time of the first heartbeat of a worker, and number of live workers.
     joined: float | None = None
     workers: int = 0
-    #: Slots that run calls now, and since when none does (None: some do, or no worker is there).
+    #: Slots that run calls now, and since when none does (None: some do, or there is no worker).
     busy: int = 0
     idle_since: float | None = None
-    #: When no worker of it was heard any more (None: there are some, or none ever came).
+    #: Since when it has no live worker (None: it has some, or never had one).
     silent_since: float | None = None
-    #: When it was told to end, and when the scheduler was last told to cancel it.
+    #: When it was drained, and when the scheduler was last asked to cancel it.
     drained: float | None = None
     cancelled: float | None = None
 
@@ -78,13 +78,13 @@ class Block:
         return self.state.active
 
     def left(self, now: float) -> float:
-        """Seconds until its job's time is over; all of it while it waits."""
+        """Seconds until the time limit of its job; the full walltime before it has started."""
         return self.walltime if self.started is None else self.started + self.walltime - now
 
 
 @dataclass(frozen=True)
 class Work:
-    """Calls of one kind: how many are unfinished, and how long one takes (seconds; None: not known)."""
+    """Calls of one function: how many are unfinished, and the run time of one (seconds; None: unknown)."""
 
     calls: int
     seconds: float | None
@@ -92,74 +92,74 @@ class Work:
 
 @dataclass(frozen=True)
 class Demand:
-    """The unfinished calls of an endpoint, queued or at the workers, by kind."""
+    """The unfinished calls of an endpoint, queued or sent to workers, by function."""
 
     work: tuple[Work, ...] = ()
 
     @property
     def calls(self) -> int:
-        """How many calls there are."""
+        """Number of unfinished calls."""
         return sum(work.calls for work in self.work)
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What one decision hands to the next."""
+class PlannerState:
+    """State of the planner that is stored between decisions."""
 
-    #: Whether ``init_blocks`` have been asked for.
+    #: Whether ``init_blocks`` have been submitted.
     begun: bool = False
-    #: Since when there are more blocks than needed.
+    #: Since when there are more blocks than needed; None: there are not.
     surplus_since: float | None = None
-    #: Failed blocks and refused submissions one after another; no submission before ``retry_at``.
+    #: Consecutive failed blocks and rejected submissions; no submission before ``retry_at``.
     failed_blocks: int = 0
     failed_submits: int = 0
     retry_at: float = 0.0
-    #: Why nothing is submitted until somebody resumes it; "": it is not paused.
+    #: Why nothing is submitted until the endpoint is resumed; "": not paused.
     paused: str = ""
-    #: Nodes on which blocks failed: how often, and until when they are avoided.
+    #: Failures per node, and until when nodes are avoided.
     strikes: Mapping[str, int] = field(default_factory=dict)
     bad_nodes: Mapping[str, float] = field(default_factory=dict)
-    #: What is counted in ``strikes``, for none to count twice: ``<block>.<node>``, and when.
+    #: Failures counted in ``strikes``, so that none counts twice: ``<block>.<node>`` → time.
     struck: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-plain values."""
+        """Return it as a dictionary for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Memory:
-        """The memory of an earlier run; what this version does not know is left out."""
+    def from_dict(cls, values: Mapping[str, Any]) -> PlannerState:
+        """Read a stored state; unknown keys are ignored."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
 @dataclass(frozen=True)
 class View:
-    """Everything that is known of an endpoint at one moment.
+    """Everything that is known about an endpoint at one moment.
 
-    ``observed``: the scheduler has answered just now; if not, nothing is done. ``used_day``, ``used_total``:
-    node-hours of blocks that have ended, in the last 24 hours and ever.
+    ``observed``: the scheduler has answered; if not, the decision contains no action. ``used_day``,
+    ``used_total``: node-hours of ended blocks, in the last 24 hours and in total.
     """
 
     blocks: tuple[Block, ...] = ()
     demand: Demand = Demand()
-    memory: Memory = Memory()
+    planner_state: PlannerState = PlannerState()
     observed: bool = True
     used_day: float = 0.0
     used_total: float = 0.0
 
 
 class Verb(str, Enum):
-    """What to do with a block."""
+    """Kind of an action."""
 
     SUBMIT = "submit"
-    DRAIN = "drain"  # its workers finish what they have and end
+    DRAIN = "drain"  # its workers finish their calls and shut down
     CANCEL = "cancel"  # the scheduler ends the job
 
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do. ``block``: the name of a block, "" for a new one; ``reason``: one sentence."""
+    """One action. ``block``: name of the block, "" for a new one; ``reason``: one sentence."""
 
     verb: Verb
     block: str
@@ -168,8 +168,8 @@ class Action:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now, what to remember, and why nothing more is done ("" when all that is needed is done)."""
+    """Actions, the new planner state, and what prevents further submissions ("": none are needed)."""
 
     actions: tuple[Action, ...]
-    memory: Memory
+    planner_state: PlannerState
     waiting_for: str = ""

@@ -1,4 +1,4 @@
 """The database rows of sites and blocks, and the settings in them.
 
-In: settings that a user gave, changes that the reconciler saw. Out: ``Site`` and ``Block`` values.
+In: settings from users, state changes from the reconciler. Out: ``Site`` and ``Block`` values.
 """

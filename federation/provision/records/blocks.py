@@ -1,4 +1,4 @@
-"""The rows of blocks: written before the scheduler hears of a job, kept in step with it and its workers."""
+"""The rows of blocks: written before a job is submitted, then updated from scheduler and heartbeats."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..planning.policy import Policy
 
 _b = blocks.c
 DAY = 86400.0
-#: Blocks that have ended are shown, newest first, this many.
+#: Most ended blocks that are shown, newest first.
 SHOWN = 50
-#: Seconds for which the nodes of ended blocks are kept: results and tasks name them.
+#: Seconds for which nodes of ended blocks are kept: results and tasks refer to them.
 KEEP_NODES = 7 * DAY
 
 
 def new_name(endpoint_id: str) -> str:
-    """A job name that is never used twice."""
+    """Return a unique job name."""
     return f"umbel-{endpoint_id[:8]}-{secrets.token_hex(4)}"
 
 
 def add(fed: Federation, endpoint_no: int, name: str, policy: Policy, now: float) -> None:
-    """Write down that a job is about to be submitted."""
+    """Insert the row of a job that is about to be submitted."""
     row = {
         "endpoint_no": endpoint_no,
         "name": name,
@@ -44,7 +44,7 @@ def add(fed: Federation, endpoint_no: int, name: str, policy: Policy, now: float
 
 
 def change(fed: Federation, name: str, **values: Any) -> None:
-    """Change columns of a block; states and lists of hosts may be given as such."""
+    """Update columns of a block; ``state`` may be a BlockState and ``hosts`` a list."""
     if isinstance(values.get("state"), BlockState):
         values["state"] = values["state"].value
     if "hosts" in values:
@@ -54,23 +54,23 @@ def change(fed: Federation, name: str, **values: Any) -> None:
 
 
 def active(connection: Connection, endpoint_no: int) -> list[Row]:
-    """Rows of the blocks that may exist."""
+    """Return the rows of active blocks, oldest first."""
     query = select(blocks).where(_b.endpoint_no == endpoint_no, _b.ended.is_(None)).order_by(_b.no)
     return list(connection.execute(query))
 
 
 def find(connection: Connection, name: str) -> Row:
-    """One block's row."""
+    """Return the row of one block."""
     return connection.execute(select(blocks).where(_b.name == name)).one()
 
 
 def names(connection: Connection, endpoint_no: int) -> set[str]:
-    """Names of the blocks that may exist."""
+    """Return the names of active blocks."""
     return {row.name for row in active(connection, endpoint_no)}
 
 
 def block(row: Row) -> Block:
-    """A row as the decision sees it."""
+    """Convert a row to a ``Block``."""
     return Block(
         name=row.name,
         state=BlockState(row.state),
@@ -90,37 +90,38 @@ def block(row: Row) -> Block:
 
 
 def hosts(row: Any) -> list[str]:
-    """Hosts that a block runs or ran on."""
+    """Return the hosts that a block runs or ran on."""
     return list(json.loads(row.hosts))
 
 
 def used_hours(connection: Connection, endpoint_no: int, since: float) -> float:
-    """Node-hours of the blocks that have ended, counted from ``since`` on (seconds since 1970)."""
+    """Return the node-hours of ended blocks after ``since`` (seconds since 1970)."""
     begin = case((_b.started > since, _b.started), else_=since)
     spent = func.sum((_b.ended - begin) * _b.nodes)
     query = select(spent).where(_b.endpoint_no == endpoint_no, _b.ended > since, _b.started.is_not(None))
     return float(connection.execute(query).scalar() or 0.0) / 3600.0
 
 
-def used_hours_ever(connection: Connection, endpoint_no: int) -> float:
-    """Node-hours of all blocks that have ended, those too whose rows were deleted since."""
+def used_hours_total(connection: Connection, endpoint_no: int) -> float:
+    """Return the node-hours of all ended blocks, including those whose rows were deleted."""
     forgotten = connection.execute(select(sites.c.forgotten_hours).where(sites.c.endpoint_no == endpoint_no))
     return used_hours(connection, endpoint_no, 0.0) + float(forgotten.scalar() or 0.0)
 
 
-def hear_workers(fed: Federation, endpoint_no: int, now: float) -> list[str]:
-    """Bring what heartbeats say into the rows; return names of blocks whose first worker has come.
+def apply_heartbeats(fed: Federation, endpoint_no: int, now: float) -> list[str]:
+    """Update the rows from heartbeats; return the names of blocks with their first heartbeat.
 
-    A worker is called ``<block>.<host>``. Its word counts before the scheduler's: a block with a worker runs.
+    A worker node is named ``<block>.<host>``. Heartbeats override the scheduler: a block with a live worker
+    runs.
     """
     with fed.database.read() as connection:
         rows = active(connection, endpoint_no)
-        spoken = _workers(
+        by_block = _workers(
             connection, endpoint_no, [row.name for row in rows], now - fed.settings.node_lost_after
         )
     joined, changes = [], []
     for row in rows:
-        values = _heard(row, spoken.get(row.name, []), now)
+        values = _heartbeat_changes(row, by_block.get(row.name, []), now)
         if values.get("joined"):
             joined.append(row.name)
         if values:
@@ -135,7 +136,7 @@ def hear_workers(fed: Federation, endpoint_no: int, now: float) -> list[str]:
 def _workers(
     connection: Connection, endpoint_no: int, wanted: list[str], since: float
 ) -> dict[str, list[Row]]:
-    """Worker nodes by block; ``held`` is how many bundles each has in its hands."""
+    """Worker nodes by block; ``held`` is the number of bundles assigned to each."""
     if not wanted:
         return {}
     held = select(func.count()).select_from(bundles).where(bundles.c.node_no == nodes.c.no).scalar_subquery()
@@ -151,7 +152,7 @@ def _workers(
     return found
 
 
-def _heard(row: Row, workers: list[Row], now: float) -> dict[str, Any]:
+def _heartbeat_changes(row: Row, workers: list[Row], now: float) -> dict[str, Any]:
     alive = [worker for worker in workers if worker.alive]
     busy = sum(worker.busy for worker in alive)
     values: dict[str, Any] = {}
@@ -176,28 +177,28 @@ def _heard(row: Row, workers: list[Row], now: float) -> dict[str, Any]:
     return values
 
 
-def way_of(connection: Connection, endpoint_no: int, name: str) -> str:
-    """The way to the broker that a worker of a block has told (``name=host:port``), or ""."""
+def route_of(connection: Connection, endpoint_no: int, name: str) -> str:
+    """Return the route to the broker that a worker of the block reported (``name=host:port``), or ""."""
     query = select(nodes.c.facts).where(nodes.c.endpoint_no == endpoint_no, nodes.c.name.like(f"{name}.%"))
     for facts in connection.execute(query.limit(100)).scalars():
-        way = json.loads(facts).get("way")
-        if isinstance(way, str) and "=" in way:
-            return way[:200]
+        route = json.loads(facts).get("way")
+        if isinstance(route, str) and "=" in route:
+            return route[:200]
     return ""
 
 
-def heard(connection: Connection, endpoint_no: int, name: str) -> dict[str, float]:
-    """When the worker of each node of a block was last heard, by the machine's own name."""
+def last_seen(connection: Connection, endpoint_no: int, name: str) -> dict[str, float]:
+    """Return the time of each node's last heartbeat, by the name that the machine has for itself."""
     query = select(nodes.c.name, nodes.c.seen).where(
         nodes.c.endpoint_no == endpoint_no, nodes.c.name.like(f"{name}.%")
     )
     return {row.name.partition(".")[2]: row.seen for row in connection.execute(query)}
 
 
-def forget_nodes(fed: Federation, endpoint_no: int, now: float) -> int:
-    """Delete the rows of worker nodes whose blocks have ended long ago; return how many went.
+def delete_old_nodes(fed: Federation, endpoint_no: int, now: float) -> int:
+    """Delete the rows of worker nodes without a heartbeat for ``KEEP_NODES`` seconds; return how many.
 
-    Each block has nodes with names of their own, so they would become ever more.
+    Every block adds nodes with new names, so without this the table would only grow.
     """
     old = (
         select(nodes.c.no)
@@ -214,14 +215,14 @@ def forget_nodes(fed: Federation, endpoint_no: int, now: float) -> int:
         found = [row.no for row in connection.execute(old) if row.no is not None]
     if found:
         with fed.database.write() as connection:
-            # one that holds a bundle again stays, as it is not silent
+            # a node that was assigned a bundle in the meantime stays
             still = nodes.c.no.in_(found), nodes.c.live == 0, ~exists().where(bundles.c.node_no == nodes.c.no)
             connection.execute(delete(nodes).where(*still))
     return len(found)
 
 
 def page(connection: Connection, endpoint_no: int) -> list[dict[str, Any]]:
-    """Active blocks and the newest of the ended ones, for people to look at."""
+    """Return the active blocks and the newest ended ones, for display."""
     newest = (
         select(blocks)
         .where(_b.endpoint_no == endpoint_no, _b.ended.is_not(None))
@@ -229,11 +230,11 @@ def page(connection: Connection, endpoint_no: int) -> list[dict[str, Any]]:
         .limit(SHOWN)
     )
     rows = [*reversed(active(connection, endpoint_no)), *connection.execute(newest)]
-    return [described(row._mapping, time.time()) for row in rows]
+    return [describe(row._mapping, time.time()) for row in rows]
 
 
-def described(row: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """One block for people and programs; times in seconds since 1970, waits and costs up to ``now``."""
+def describe(row: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return one block for the API: times in seconds since 1970, waits and costs up to ``now``."""
     plain = "name job_id state reason nodes slots walltime submitted started joined ended workers busy tail"
     shown: dict[str, Any] = {name: row[name] for name in plain.split()}
     started, ended = row["started"], row["ended"]

@@ -20,7 +20,7 @@ from ...db.tables import blocks, endpoints, sites
 from ...registry import endpoints as registry
 from ...registry.users import User
 from ..planning import failures
-from ..planning.model import Memory
+from ..planning.model import PlannerState
 from ..planning.policy import Policy
 
 _PATH = re.compile(r"[A-Za-z0-9_.~/+-]{1,200}\Z")
@@ -100,7 +100,7 @@ class Site:
     endpoint_name: str
     settings: SiteSettings
     policy: Policy
-    memory: Memory
+    planner_state: PlannerState
     status: str
     message: str
     decision: str
@@ -113,13 +113,13 @@ class Site:
     deleted: float | None = None
 
     @property
-    def leaving(self) -> bool:
-        """True if the endpoint is deleted and its site must be cleaned."""
+    def removing(self) -> bool:
+        """Whether the site must be cleaned up, because its endpoint is deleted."""
         return self.deleted is not None
 
     @property
-    def way(self) -> str:
-        """The route by which workers last connected, as ``name=host:port``; "" if unknown."""
+    def route(self) -> str:
+        """The route that workers last used, as ``name=host:port``; "" if unknown."""
         return f"{self.network['way']}={self.network['address']}" if self.network else ""
 
 
@@ -178,27 +178,29 @@ def find(fed: Federation, endpoint_no: int) -> Site:
         return _site(_row(connection, endpoint_no))
 
 
-def note(fed: Federation, endpoint_no: int, **values: Any) -> None:
+def set_columns(fed: Federation, endpoint_no: int, **values: Any) -> None:
     """Change columns of a site: ``memory``, ``status``, ``message``, ``decision``, ``looked``, ``took``."""
-    if isinstance(values.get("memory"), Memory):
+    if isinstance(values.get("memory"), PlannerState):
         values["memory"] = json.dumps(values["memory"].to_dict())
     with fed.database.write() as connection:
         connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
 
 
-def decided(fed: Federation, site: Site, sentence: str, now: float) -> None:
-    """Record a decision unless it repeats the last one; only the last ``HISTORY`` are kept."""
+def record_decision(fed: Federation, site: Site, sentence: str, now: float) -> None:
+    """Store a decision unless it repeats the last one; keep the last ``HISTORY`` decisions."""
     if sentence == site.decision:
         return
     history = [*site.history, (now, sentence)][-HISTORY:]
-    note(fed, site.endpoint_no, decision=sentence, history=json.dumps(history))
+    set_columns(fed, site.endpoint_no, decision=sentence, history=json.dumps(history))
 
 
-def came_by(fed: Federation, site: Site, way: str, now: float) -> None:
-    """Record the route (``name=host:port``) by which a worker connected."""
-    name, _, address = way.partition("=")
-    if way and way != site.way:
-        note(fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now}))
+def record_route(fed: Federation, site: Site, route: str, now: float) -> None:
+    """Store the route (``name=host:port``) that a worker used."""
+    name, _, address = route.partition("=")
+    if route and route != site.route:
+        set_columns(
+            fed, site.endpoint_no, network=json.dumps({"way": name, "address": address, "since": now})
+        )
 
 
 def remove(fed: Federation, endpoint_no: int) -> None:
@@ -211,12 +213,14 @@ def remove(fed: Federation, endpoint_no: int) -> None:
 def pause(fed: Federation, user: User, name_or_id: str, reason: str) -> dict[str, Any]:
     """Stop submitting blocks for an endpoint until it is resumed. Raises NotFound."""
     no = registry.find(fed, user, name_or_id).no
-    return remember(fed, no, lambda memory: replace(memory, paused=reason.strip()[:300] or "by its owner"))
+    return update_planner_state(
+        fed, no, lambda memory: replace(memory, paused=reason.strip()[:300] or "by its owner")
+    )
 
 
 def resume(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
-    """Submit blocks again, regardless of earlier failures. Raises NotFound."""
-    return remember(fed, registry.find(fed, user, name_or_id).no, failures.resumed)
+    """Submit again, whatever has failed before. Raises NotFound."""
+    return update_planner_state(fed, registry.find(fed, user, name_or_id).no, failures.resumed)
 
 
 def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,10 +234,12 @@ def set_policy(fed: Federation, user: User, name_or_id: str, changes: Mapping[st
     return policy.to_dict()
 
 
-def remember(fed: Federation, endpoint_no: int, change: Callable[[Memory], Memory]) -> dict[str, Any]:
-    """Change an endpoint's memory by a function of it, in one transaction. Raises NotFound."""
+def update_planner_state(
+    fed: Federation, endpoint_no: int, change: Callable[[PlannerState], PlannerState]
+) -> dict[str, Any]:
+    """Apply a function to an endpoint's planner state, in one transaction. Raises NotFound."""
     with fed.database.write() as connection:
-        memory = change(Memory.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
+        memory = change(PlannerState.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
         values = {"memory": json.dumps(memory.to_dict())}
         connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
     return {"paused": memory.paused}
@@ -259,7 +265,7 @@ def _site(row: Row) -> Site:
         row.endpoint_name,
         SiteSettings.from_dict(json.loads(row.settings)),
         Policy.from_dict(json.loads(row.policy)),
-        Memory.from_dict(json.loads(row.memory)),
+        PlannerState.from_dict(json.loads(row.memory)),
         row.status,
         row.message,
         row.decision,

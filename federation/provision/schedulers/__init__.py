@@ -1,1 +1,1 @@
-"""Batch systems: one contract (``base.Scheduler``), one module each."""
+"""Batch systems: one module per system, all implementing ``base.Scheduler``."""

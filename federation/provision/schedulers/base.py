@@ -1,4 +1,4 @@
-"""What all batch systems have in common: the contract, the errors, and what a job is."""
+"""The interface of all batch systems, its errors, and the description of a job."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..connection.shell import Done, Shell, SiteError, Unreachable
+from ..connection.shell import CommandResult, Shell, SiteError, Unreachable
 from ..planning.model import BlockState
 
-#: Every job of ours is called ``umbel-<endpoint>-<block>``.
+#: Every job is named ``umbel-<endpoint>-<block>``.
 JOB_NAME = re.compile(r"umbel-[0-9a-f]{8}-[0-9a-f]{8}\Z")
-#: Seconds that a batch system's command may take: with slurmctld down, clients wait for 9 s and more.
+#: Time limit of a batch system's command, seconds: with slurmctld down, clients wait 9 s or longer.
 COMMAND_TIMEOUT = 60.0
-#: What batch systems say when the account has as many jobs as it may have.
+#: Messages of batch systems when the account has reached its job limit.
 _LIMITS = re.compile(
     r"submit ?limit|maxsubmit|job limit|limit (?:has been )?(?:exceeded|reached)|exceeds?.{0,40}limit"
     r"|only \d+ (?:active )?jobs are allowed"
@@ -23,10 +23,10 @@ _LIMITS = re.compile(
     r"|would exceed|quota",
     re.IGNORECASE,
 )
-#: What sounds like one of these and is none: a job that asks for more time than any may have never gets it.
+#: Messages that match but are permanent errors: a job may not request more time than the site allows.
 _NO_LIMITS = re.compile(r"requested time limit is invalid", re.IGNORECASE)
-#: What they say when the request may or may not have arrived.
-_DOUBTS = re.compile(
+#: Messages after which it is unknown whether the request was carried out.
+_UNCERTAIN = re.compile(
     r"timed? ?out|unable to contact|connection (?:refused|reset|timed|closed)|cannot connect|can't connect"
     r"|communication failure|not respond|please wait|temporarily unavailable"
     r"|failed to (?:contact|connect)"
@@ -36,32 +36,32 @@ _DOUBTS = re.compile(
 
 
 class Refused(SiteError):
-    """The batch system has refused a job."""
+    """The batch system has rejected a job."""
 
 
 class LimitReached(Refused):
-    """The batch system has refused a job because the account has as many as it may have."""
+    """The batch system has rejected a job because the account has reached its job limit."""
 
 
-class InDoubt(SiteError):
-    """A job was handed over and whether the batch system has it is not known."""
+class OutcomeUnknown(SiteError):
+    """A job was submitted, and it is unknown whether the batch system has it."""
 
 
-class Unanswered(SiteError):
-    """The batch system has not answered a question; nothing follows from that for the jobs."""
+class NoAnswer(SiteError):
+    """The batch system has not answered a query; this says nothing about the jobs."""
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job to be submitted. ``words``: the worker's command; ``walltime``: seconds.
+    """A job to submit. ``command``: the worker's command line; ``walltime``: seconds.
 
-    ``folder``: where script and output lie on the site; ``setup``: simple commands before the worker (no
-    shell syntax: words are quoted); ``directives``: lines for the batch system; ``launcher``: words before
-    the command that start it on every node, with ``{nodes}``; ``exclude``: nodes to avoid.
+    ``folder``: directory of scripts and output on the site; ``setup``: commands to run before the worker (no
+    shell syntax: words are quoted); ``directives``: lines for the batch system; ``launcher``: command that
+    starts the worker on every node, with ``{nodes}``; ``exclude``: nodes to avoid.
     """
 
     name: str
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     folder: str
     nodes: int = 1
     slots_per_node: int = 1
@@ -73,7 +73,7 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         if not JOB_NAME.match(self.name):
-            raise ValueError(f"'{self.name}' is no name of a job")
+            raise ValueError(f"invalid job name '{self.name}'")
 
     @property
     def out(self) -> str:
@@ -88,7 +88,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the batch system tells of it. ``ran``: seconds since its start, None: it does not say."""
+    """A job as reported by the batch system. ``ran``: run time in seconds; None: not reported."""
 
     id: str
     name: str
@@ -99,79 +99,79 @@ class Job:
 
 
 class Scheduler(Protocol):
-    """One batch system. Methods take the ``shell`` of the login node; all may raise Unreachable."""
+    """One batch system. Methods run commands in the login node's ``shell``; all may raise Unreachable."""
 
-    #: What ``umbel endpoint add --scheduler`` calls it.
+    #: Its name for ``umbel endpoint add --scheduler``.
     kind: str
 
     def script(self, spec: JobSpec) -> str:
-        """The job's script, as ``--dry-run`` shows it. Raises BadRequest."""
+        """Return the job's script, as printed by ``--dry-run``. Raises BadRequest."""
         ...
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
-        """Hand a job over; return its id. Raises Refused, LimitReached, InDoubt."""
+        """Submit a job; return its id. Raises Refused, LimitReached, OutcomeUnknown."""
         ...
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
-        """All jobs of the account with names of ours, with one command. Raises Unanswered.
+        """Return the account's jobs that Umbel submitted, using one command. Raises NoAnswer.
 
-        ``known``: ids of jobs that were active when last looked: of these also those that have ended, as
-        far as the batch system still tells of them.
+        ``known``: ids of the jobs that were active at the last poll; those that have ended since are included
+        if the batch system still reports them.
         """
         ...
 
     def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
-        """End jobs, with one command; those that are gone already are fine. Raises Unanswered."""
+        """Cancel jobs with one command; jobs that have ended are ignored. Raises NoAnswer."""
         ...
 
 
-def submitted(shell: Shell, words: Sequence[str], pattern: str, *, input: str = "") -> str:
-    """Run a submission; return what ``pattern`` finds in its output.
+def run_submit(shell: Shell, words: Sequence[str], pattern: str, *, input: str = "") -> str:
+    """Run a submission command; return the job id that ``pattern`` matches in its output.
 
-    Raises Refused, LimitReached, InDoubt.
+    Raises Refused, LimitReached, OutcomeUnknown.
     """
     try:
         done = shell.run(words, input=input, timeout=COMMAND_TIMEOUT)
     except Unreachable as error:
-        raise InDoubt(error.message) from None
+        raise OutcomeUnknown(error.message) from None
     if done.code != 0:
-        raise refusal(words[0], done)
+        raise submission_error(words[0], done)
     found = re.search(pattern, done.out, re.MULTILINE)
     if not found:
-        raise InDoubt(f"{words[0]} answered {done.said!r}, in which there is no job id")
+        raise OutcomeUnknown(f"{words[0]} printed no job id: {done.message!r}")
     return found[1]
 
 
-def refusal(command: str, done: Done) -> SiteError:
-    """The error that a failed submission means."""
-    said = f"{command}: {done.said}"
+def submission_error(command: str, done: CommandResult) -> SiteError:
+    """Return the error for a failed submission command."""
+    said = f"{command}: {done.message}"
     if _LIMITS.search(said) and not _NO_LIMITS.search(said):
         return LimitReached(said)
-    # 124, 137, 143: the command was cut off, and may have done its work before
-    if _DOUBTS.search(said) or done.code in (124, 137, 143) or done.code < 0:
-        return InDoubt(said)
+    # 124, 137, 143: the command was killed and may have submitted the job before
+    if _UNCERTAIN.search(said) or done.code in (124, 137, 143) or done.code < 0:
+        return OutcomeUnknown(said)
     return Refused(said)
 
 
-def asked(shell: Shell, words: Sequence[str], *, fine: str = "", input: str = "") -> str:
-    """Run a question; return its output. Raises Unanswered if it fails and does not say ``fine``."""
+def query(shell: Shell, words: Sequence[str], *, accept: str = "", input: str = "") -> str:
+    """Run a query; return its output. Raises NoAnswer if it fails without output matching ``accept``."""
     done = shell.run(words, input=input, timeout=COMMAND_TIMEOUT)
-    if done.code != 0 and not (fine and re.search(fine, done.err + done.out, re.IGNORECASE)):
-        raise Unanswered(f"{words[0]}: {done.said}")
+    if done.code != 0 and not (accept and re.search(accept, done.err + done.out, re.IGNORECASE)):
+        raise NoAnswer(f"{words[0]}: {done.message}")
     return done.out
 
 
 @contextmanager
 def parsing(command: str, out: str) -> Iterator[None]:
-    """What cannot be understood is no answer: never a statement about jobs."""
+    """Turn parse errors into NoAnswer: an unreadable answer says nothing about the jobs."""
     try:
         yield
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise Unanswered(f"{command}: answer not understood ({error!r}): {out[:200]!r}") from None
+        raise NoAnswer(f"{command}: unexpected output ({error!r}): {out[:200]!r}") from None
 
 
-def seconds(text: str) -> float | None:
-    """Seconds in a duration such as ``1-02:03:04``, ``02:03:04`` or ``03:04``; None for anything else."""
+def parse_duration(text: str) -> float | None:
+    """Return the seconds of ``1-02:03:04``, ``02:03:04`` or ``03:04``; None for anything else."""
     found = re.match(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)\Z", text.strip())
     if not found:
         return None
@@ -179,7 +179,7 @@ def seconds(text: str) -> float | None:
     return days * 86400.0 + hours * 3600.0 + minutes * 60.0 + rest
 
 
-def clock(walltime: float) -> str:
-    """Seconds as ``HH:MM:SS``, rounded up to a minute."""
+def hh_mm_ss(walltime: float) -> str:
+    """Format seconds as ``HH:MM:SS``, rounded up to a minute."""
     minutes = -(-int(walltime) // 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"

@@ -10,8 +10,8 @@ from umbel.protocol.errors import BadRequest
 
 from ..connection.shell import Shell
 from ..planning.model import BlockState
-from .base import JOB_NAME, Job, JobSpec, Unanswered, asked, clock, parsing, submitted
-from .template import hosts, script
+from .base import JOB_NAME, Job, JobSpec, NoAnswer, hh_mm_ss, parsing, query, run_submit
+from .template import script, valid_hosts
 
 _RESERVED = r"(-N\b|-o\b|-e\b|-j\b|-t\b|-terse|-b\b|-sync|-S\b|-l\s+.*(h_rt|s_rt)=)"
 _S = BlockState
@@ -23,26 +23,26 @@ class GridEngine:
     kind = "gridengine"
 
     def script(self, spec: JobSpec) -> str:
-        """The job's script. Raises BadRequest."""
+        """Return the job's script. Raises BadRequest."""
         if spec.nodes > 1 and not (spec.launcher and any(d.startswith("-pe ") for d in spec.directives)):
             raise BadRequest(
-                "blocks of several nodes want a directive '-pe ENVIRONMENT SLOTS' and a launcher here"
+                "site: blocks of several nodes need a directive '-pe ENVIRONMENT SLOTS' and a launcher"
             )
         lines = [f"-N {spec.name}", f"-o {spec.out}", f"-e {spec.err}", "-S /bin/sh", "-r n"]
-        lines.append(f"-l h_rt={clock(spec.walltime)}")
-        avoided = hosts(spec.exclude)
+        lines.append(f"-l h_rt={hh_mm_ss(spec.walltime)}")
+        avoided = valid_hosts(spec.exclude)
         if avoided:
             lines.append("-l h=!(" + "|".join(avoided) + ")")
         return script(spec, "#$", lines, _RESERVED)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
-        """Hand a job over; return its id. Raises Refused, LimitReached, InDoubt."""
-        return submitted(shell, ["qsub", "-terse"], r"^(\d+)(?:\.\d+-\d+:\d+)?\s*$", input=self.script(spec))
+        """Submit a job; return its id. Raises Refused, LimitReached, OutcomeUnknown."""
+        return run_submit(shell, ["qsub", "-terse"], r"^(\d+)(?:\.\d+-\d+:\d+)?\s*$", input=self.script(spec))
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
-        """All jobs of the account with names of ours. Raises Unanswered."""
-        # XML, because the table cuts names at ten letters
-        out = asked(shell, ["env", "SGE_LONG_QNAMES=1", "qstat", "-xml"])
+        """Return the account's jobs that Umbel submitted. Raises NoAnswer."""
+        # XML, because the table truncates names to ten characters
+        out = query(shell, ["env", "SGE_LONG_QNAMES=1", "qstat", "-xml"])
         start = out.find("<?xml")
         with parsing("qstat", out):
             try:
@@ -56,7 +56,7 @@ class GridEngine:
         return found + [job for id in gone if (job := self._ended(shell, id)) is not None]
 
     def _ended(self, shell: Shell, id: str) -> Job | None:
-        """How a job ended; the accounts are written some 15 s later, until then nothing is known."""
+        """Return how a job ended; None until accounting data is written, some 15 s later."""
         done = shell.run(["qacct", "-j", id])
         values = dict(re.findall(r"^(\w+) +(.*?)\s*$", done.out, re.MULTILINE)) if done.code == 0 else {}
         name = values.get("jobname", "")
@@ -72,12 +72,12 @@ class GridEngine:
         return Job(id, name, state, reason, (host,) if host else (), float(wall[0]) if wall else None)
 
     def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
-        """End jobs. Raises Unanswered."""
+        """Cancel jobs. Raises NoAnswer."""
         if ids:
-            asked(
+            query(
                 shell,
                 ["qdel", *ids],
-                fine=r"does not exist|already in deletion|registered the job|denied: job",
+                accept=r"does not exist|already in deletion|registered the job|denied: job",
             )
 
 
@@ -88,21 +88,21 @@ def _job(item: ElementTree.Element) -> Job | None:
     id = item.findtext("JB_job_number")
     state = item.findtext("state")
     if not id or state is None:
-        raise Unanswered("qstat: a job without number or state")
+        raise NoAnswer("qstat: a job has no number or no state")
     queue = item.findtext("queue_name") or ""
     host = queue.partition("@")[2]
     return Job(id, name, state_of(state), state, (host,) if host else ())
 
 
 def state_of(letters: str) -> BlockState:
-    """The state that GridEngine's letters mean; upper and lower case differ."""
+    """Convert GridEngine's state letters, which are case-sensitive."""
     if "E" in letters:
-        return _S.HELD  # an error state: it stays until somebody clears or deletes it
+        return _S.HELD  # an error state: it stays until a user clears it or deletes the job
     if "h" in letters or any(letter in letters for letter in "sSTN"):
         return _S.HELD
     if "r" in letters or "t" in letters or "R" in letters:
         return _S.RUNNING
     if "w" in letters or "q" in letters:
         return _S.PENDING
-    # being deleted: it is there until it is gone
+    # being deleted: it counts until it has ended
     return _S.RUNNING if "d" in letters else _S.UNKNOWN

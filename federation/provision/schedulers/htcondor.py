@@ -1,4 +1,4 @@
-"""HTCondor. One node per block; jobs that have ended are asked for in its history."""
+"""HTCondor. One node per block; ended jobs are looked up in its history."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from umbel.protocol.errors import BadRequest
 
 from ..connection.shell import Shell
 from ..planning.model import BlockState
-from .base import JOB_NAME, Job, JobSpec, asked, parsing, submitted
-from .template import body, checked, hosts
+from .base import JOB_NAME, Job, JobSpec, parsing, query, run_submit
+from .template import body, checked_directive, valid_hosts
 
 _RESERVED = (
     r"(?i)(executable|output|error|log|queue|arguments|\+?My\.UmbelBlock|\+UmbelBlock|periodic_remove)\b"
@@ -29,13 +29,13 @@ class HTCondor:
     kind = "htcondor"
 
     def script(self, spec: JobSpec) -> str:
-        """The job's script, with its description before it as comments. Raises BadRequest."""
+        """Return the job's script, preceded by its description as comments. Raises BadRequest."""
         comments = "".join(f"# {line}\n" for line in self._description(spec).splitlines())
         return f"#!/bin/sh\n{comments}{body(spec)}"
 
     def _description(self, spec: JobSpec) -> str:
         if spec.nodes > 1:
-            raise BadRequest("an HTCondor job has one node: set nodes_per_block to 1")
+            raise BadRequest("policy: HTCondor supports blocks of one node only: set nodes_per_block to 1")
         lines = [
             f"executable = {spec.folder}/{spec.name}.sh",
             f"output = {spec.out}",
@@ -43,28 +43,28 @@ class HTCondor:
             f"log = {spec.folder}/{spec.name}.log",
             f'+UmbelBlock = "{spec.name}"',
             f"request_cpus = {spec.slots_per_node}",
-            # killed at its time limit, and never started a second time
+            # removed at its time limit, and never started a second time
             f"periodic_remove = (JobStatus == 2 && time() - EnteredCurrentStatus > {int(spec.walltime)})"
             " || NumJobStarts > 1",
-            *(checked(directive, _RESERVED) for directive in spec.directives),
+            *(checked_directive(directive, _RESERVED) for directive in spec.directives),
         ]
-        avoided = " && ".join(f'(Machine != "{host}")' for host in hosts(spec.exclude))
+        avoided = " && ".join(f'(Machine != "{host}")' for host in valid_hosts(spec.exclude))
         if avoided:
             lines.append(f"requirements = {avoided}")
         return "\n".join([*lines, "queue 1", ""])
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
-        """Hand a job over; return its id. Raises Refused, LimitReached, InDoubt."""
+        """Submit a job; return its id. Raises Refused, LimitReached, OutcomeUnknown."""
         description = self._description(spec)
         shell.write(f"{spec.folder}/{spec.name}.sh", self.script(spec).encode(), 0o700)
-        return submitted(
+        return run_submit(
             shell, ["condor_submit", "-terse", "-"], r"^(\d+)\.\d+ - \d+\.\d+", input=description
         )
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
-        """All jobs of the account with names of ours. Raises Unanswered."""
+        """Return the account's jobs that Umbel submitted. Raises NoAnswer."""
         ours = 'regexp("^umbel-", UmbelBlock)'
-        out = asked(shell, ["condor_q", "-constraint", ours, "-af:t", *_FIELDS])
+        out = query(shell, ["condor_q", "-constraint", ours, "-af:t", *_FIELDS])
         found = _parsed("condor_q", out)
         gone = sorted(set(known) - {job.id for job in found})
         if gone:
@@ -75,9 +75,9 @@ class HTCondor:
         return found
 
     def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
-        """End jobs. Raises Unanswered."""
+        """Cancel jobs. Raises NoAnswer."""
         if ids:
-            asked(shell, ["condor_rm", *ids], fine=r"not found|couldn't find|already")
+            query(shell, ["condor_rm", *ids], accept=r"not found|couldn't find|already")
 
 
 def _parsed(command: str, out: str) -> list[Job]:

@@ -8,8 +8,8 @@ from umbel.protocol.errors import BadRequest
 
 from ..connection.shell import Shell
 from ..planning.model import BlockState
-from .base import JOB_NAME, Job, JobSpec, asked, parsing, submitted
-from .template import hosts, script
+from .base import JOB_NAME, Job, JobSpec, parsing, query, run_submit
+from .template import script, valid_hosts
 
 _RESERVED = r"(-J\b|-o\b|-oo\b|-e\b|-eo\b|-W\b|-n\b|-rn\b|-K\b|-I)"
 _S = BlockState
@@ -31,9 +31,11 @@ class LSF:
     kind = "lsf"
 
     def script(self, spec: JobSpec) -> str:
-        """The job's script. Raises BadRequest."""
+        """Return the job's script. Raises BadRequest."""
         if spec.nodes > 1 and not spec.launcher:
-            raise BadRequest("LSF needs a launcher for blocks of several nodes, such as 'mpirun -ppn 1'")
+            raise BadRequest(
+                "site: on LSF, blocks of several nodes need a launcher, for example 'mpirun -ppn 1'"
+            )
         minutes = -(-int(spec.walltime) // 60)
         lines = [
             f"-J {spec.name}",
@@ -42,21 +44,22 @@ class LSF:
             f"-W {minutes // 60}:{minutes % 60:02d}",
         ]
         lines += [f"-n {spec.nodes * spec.slots_per_node}", "-rn", f'-R "span[ptile={spec.slots_per_node}]"']
-        avoided = hosts(spec.exclude)
+        avoided = valid_hosts(spec.exclude)
         if avoided:
             lines.append('-R "select[' + " && ".join(f"hname!='{host}'" for host in avoided) + ']"')
         return script(spec, "#BSUB", lines, _RESERVED)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
-        """Hand a job over; return its id. Raises Refused, LimitReached, InDoubt."""
-        return submitted(shell, ["bsub"], r"Job <(\d+)> is submitted", input=self.script(spec))
+        """Submit a job; return its id. Raises Refused, LimitReached, OutcomeUnknown."""
+        return run_submit(shell, ["bsub"], r"Job <(\d+)> is submitted", input=self.script(spec))
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
-        """All jobs of the account with names of ours, ended ones for an hour. Raises Unanswered."""
-        # not JSON: it breaks when a reason has quotes; the reason last for the same kind of trouble here
+        """Return the account's jobs that Umbel submitted, ended ones for an hour. Raises NoAnswer."""
+        # not JSON, which is invalid if a reason contains quotes; the reason is last because it may contain
+        # '|'
         fields = 'jobid stat exec_host job_name exit_reason delimiter="|"'
         words = ["env", "-u", "LSB_BJOBS_FORMAT", "bjobs", "-a", "-noheader", "-o", fields]
-        out = asked(shell, words, fine=r"no (unfinished )?job found|no job")
+        out = query(shell, words, accept=r"no (unfinished )?job found|no job")
         found = []
         with parsing("bjobs", out):
             for line in filter(None, map(str.strip, out.splitlines())):
@@ -68,23 +71,23 @@ class LSF:
         return found
 
     def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
-        """End jobs. Raises Unanswered."""
+        """Cancel jobs. Raises NoAnswer."""
         if ids:
-            asked(
+            query(
                 shell,
                 ["bkill", *ids],
-                fine=r"already finished|no matching job|being terminated|being signaled",
+                accept=r"already finished|no matching job|being terminated|being signaled",
             )
 
 
 def state_of(stat: str, reason: str) -> BlockState:
-    """The state that LSF's word and the reason of an exit mean."""
+    """Convert LSF's state and exit reason."""
     if stat == "EXIT":
         return next((state for word, state in _EXITS.items() if word in reason), _S.FAILED)
     return _STATES.get(stat, _S.UNKNOWN)
 
 
 def _hosts(where: str) -> tuple[str, ...]:
-    """Names in such as ``4*cn1:4*cn2`` or ``-``."""
+    """Return the host names in ``4*cn1:4*cn2`` or ``-``."""
     names = [part.rpartition("*")[2] for part in where.split(":")]
     return tuple(dict.fromkeys(name for name in names if name.strip("-")))

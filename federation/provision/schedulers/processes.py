@@ -1,6 +1,7 @@
-"""No batch system: a block is a process on the machine itself, or on one of a list of hosts.
+"""No batch system: a block is a process on the site itself, or on one of a list of hosts.
 
-Beside a block's script lie the process id (``.pid``) and, once it has ended, the exit code (``.code``).
+The directory of a block's script also contains its process id (``.pid``) and, once it has ended, its exit
+code (``.code``).
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 from ..connection.shell import Shell, SiteError, Unreachable
 from ..planning.model import BlockState
-from .base import JOB_NAME, Job, JobSpec, LimitReached, Unanswered, asked, parsing, submitted
+from .base import JOB_NAME, Job, JobSpec, LimitReached, NoAnswer, parsing, query, run_submit
 from .template import script
 
 _S = BlockState
 _SLUG = re.compile(r"[^A-Za-z0-9.-]+")
-#: Start a script in a session of its own. Its time limit is kept here, as no batch system does it.
+#: Start a script in a new session; enforce its time limit, as there is no batch system to do so.
 _START = """\
 cd -- "$1" || exit 71
 rm -f -- "$2.code" "$2.pid"
@@ -29,11 +30,11 @@ kill -s KILL -- -$$ 2>/dev/null' sh "$2" "$3" > "$2.out" 2> "$2.err" < /dev/null
 echo "$!" > "$2.pid"
 echo "started $!"
 """
-#: Tell of every block of the folder, with one command. A process id may have been given to another program
-#: since, so the command line must name the block; it is empty while a program is being replaced by the next
-#: one, and of a zombie. The exit code is looked for last: a block may end while it is looked at.
+#: List the blocks of the directory with one command. The process id may have been reused, so the command line
+#: must contain the block's name; it is empty during exec and for a zombie. The exit code is read last,
+#: because a block may end during the check.
 _LIST = """\
-lives() {
+is_alive() {
   words="$(tr '\\0' ' ' 2>/dev/null < "/proc/$1/cmdline")" || return 1
   case "$words" in
     *"$2"*) return 0 ;;
@@ -45,13 +46,13 @@ cd -- "$1" 2>/dev/null || exit 0
 for file in umbel-*.pid; do
   [ -f "$file" ] || continue
   name="${file%.pid}"; pid="$(cat -- "$file")"
-  if [ ! -f "$name.code" ] && lives "$pid" "$name"; then echo "$name $pid running 0"
+  if [ ! -f "$name.code" ] && is_alive "$pid" "$name"; then echo "$name $pid running 0"
   elif [ -f "$name.code" ]; then echo "$name $pid ended $(cat -- "$name.code")"
   else echo "$name $pid ended 137"
   fi
 done
 """
-#: End a block: a signal to its session; a second time it is not asked any more.
+#: End blocks: SIGTERM to the session of each; SIGKILL the second time.
 _END = """\
 cd -- "$1" 2>/dev/null || exit 0
 shift
@@ -67,31 +68,31 @@ exit 0
 
 
 class Processes:
-    """Blocks as processes of the account. ``most``: how many may run at once."""
+    """Blocks as processes of the account. ``max_running``: most that may run at once."""
 
     kind = "processes"
 
-    def __init__(self, folder: str, most: int = 1):
+    def __init__(self, folder: str, max_running: int = 1):
         self._folder = folder
-        self._most = most
+        self._max_running = max_running
 
     def script(self, spec: JobSpec) -> str:
-        """The block's script. Raises BadRequest."""
+        """Return the block's script. Raises BadRequest."""
         return script(JobSpec(**{**spec.__dict__, "directives": ()}), "#", [spec.name], r"\Z")
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
-        """Start a block; return its id. Raises Refused, LimitReached, InDoubt."""
+        """Start a block; return its id. Raises Refused, LimitReached, OutcomeUnknown."""
         running = [job for job in self.jobs(shell, ()) if job.state is _S.RUNNING]
-        if len(running) >= self._most:
-            raise LimitReached(f"{len(running)} blocks run here, and {self._most} may")
+        if len(running) >= self._max_running:
+            raise LimitReached(f"{len(running)} blocks are running, the limit is {self._max_running}")
         shell.write(f"{self._folder}/{spec.name}.sh", self.script(spec).encode(), 0o700)
         words = ["sh", "-c", _START, "sh", self._folder, spec.name, str(int(spec.walltime))]
-        submitted(shell, words, r"^started (\d+)$")
+        run_submit(shell, words, r"^started (\d+)$")
         return spec.name
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
-        """All blocks of the folder. Raises Unanswered."""
-        out = asked(shell, ["sh", "-c", _LIST, "sh", self._folder])
+        """Return all blocks of the directory. Raises NoAnswer."""
+        out = query(shell, ["sh", "-c", _LIST, "sh", self._folder])
         found = []
         with parsing("the list of processes", out):
             for line in out.splitlines():
@@ -101,9 +102,9 @@ class Processes:
         return found
 
     def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
-        """End blocks. Raises Unanswered."""
+        """Cancel blocks. Raises NoAnswer."""
         if ids:
-            asked(shell, ["sh", "-c", _END, "sh", self._folder, *ids])
+            query(shell, ["sh", "-c", _END, "sh", self._folder, *ids])
 
 
 def _job(name: str, state: str, code: int, host: str = "") -> Job:
@@ -115,34 +116,37 @@ def _job(name: str, state: str, code: int, host: str = "") -> Job:
 
 
 class Hosts:
-    """Blocks as processes on hosts without a batch system. ``hosts``: names that ``open`` makes shells of."""
+    """Blocks as processes on hosts without a batch system. ``open`` returns the shell of one of ``hosts``."""
 
     kind = "hosts"
 
     def __init__(self, hosts: Sequence[str], open: Callable[[str], Shell], folder: str, per_host: int = 1):
         self._hosts = list(hosts)
         self._open = open
-        # homes may be shared, process ids are not: each host has a folder of its own
+        # home directories may be shared, process ids are not: one directory per host
         self._on = {host: Processes(f"{folder}/{_SLUG.sub('-', host)}", per_host) for host in hosts}
 
     def script(self, spec: JobSpec) -> str:
-        """The block's script. Raises BadRequest."""
+        """Return the block's script. Raises BadRequest."""
         return next(iter(self._on.values())).script(spec)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
-        """Start a block on the first host with room; return ``host/name``. Raises LimitReached, InDoubt."""
+        """Start a block on the first host below its limit; return ``host/name``.
+
+        Raises LimitReached, OutcomeUnknown.
+        """
         words = []
         for host in self._hosts:
             if host in spec.exclude:
                 continue
             try:
                 return f"{host}/{self._on[host].submit(self._open(host), spec)}"
-            except (LimitReached, Unreachable, Unanswered) as error:
+            except (LimitReached, Unreachable, NoAnswer) as error:
                 words.append(f"{host}: {error.message}")
-        raise LimitReached("no host has room: " + "; ".join(words)[:400])
+        raise LimitReached("no host can start another block: " + "; ".join(words)[:400])
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
-        """All blocks of all hosts; a silent host's are UNKNOWN. Raises Unanswered when all are silent."""
+        """Return all blocks; on unreachable hosts they are UNKNOWN. Raises NoAnswer if all hosts are."""
         found, silent = [], []
         for host in self._hosts:
             try:
@@ -154,13 +158,13 @@ class Hosts:
         for id in known:
             host, _, name = id.rpartition("/")
             if host in silent:
-                found.append(Job(id, name, _S.UNKNOWN, f"{host} does not answer", (host,)))
+                found.append(Job(id, name, _S.UNKNOWN, f"host {host} is unreachable", (host,)))
         if len(silent) == len(self._hosts):
-            raise Unanswered(f"none of the hosts answers: {', '.join(silent)}")
+            raise NoAnswer(f"all hosts are unreachable: {', '.join(silent)}")
         return found
 
     def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
-        """End blocks. Raises Unanswered."""
+        """Cancel blocks. Raises NoAnswer."""
         for host in self._hosts:
             names = [re.sub(r"^.*/", "", id) for id in ids if id.startswith(f"{host}/")]
             if names:

@@ -1,4 +1,4 @@
-"""Slurm. Text with a format of our own is its stable interface: JSON changes with every release."""
+"""Slurm. Uses text output with an explicit format: the JSON output changes between releases."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ..connection.shell import Shell
 from ..planning.model import BlockState
-from .base import JOB_NAME, Job, JobSpec, asked, clock, parsing, seconds, submitted
-from .template import hosts, script
+from .base import JOB_NAME, Job, JobSpec, hh_mm_ss, parse_duration, parsing, query, run_submit
+from .template import script, valid_hosts
 
 _RESERVED = (
     r"(-J|--job-name|-o|--output|-e\b|--error|-t\b|--time\b|-N|--nodes|-a\b|--array|-x\b|--exclude\b"
@@ -27,9 +27,9 @@ _STATES = {
     "PREEMPTED": _S.PREEMPTED, "NODE_FAIL": _S.NODE_FAIL, "OUT_OF_MEMORY": _S.OUT_OF_MEMORY,
     "CANCELLED": _S.CANCELLED,
 }  # fmt: skip
-#: Reasons of pending jobs that will not start by themselves.
+#: Reasons of pending jobs that will not start without intervention.
 _HOLDS = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "launch_failed_requeued_held")
-#: A user's variables change what these commands print.
+#: Environment variables that change the output of these commands.
 _VARIABLES = ("SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SQUEUE_PARTITION", "SQUEUE_SORT")
 _PLAIN = ["env", *(word for name in (*_VARIABLES, "SQUEUE_NAMES", "SLURM_CLUSTERS") for word in ("-u", name))]
 
@@ -40,56 +40,58 @@ class Slurm:
     kind = "slurm"
 
     def script(self, spec: JobSpec) -> str:
-        """The job's script. Raises BadRequest."""
+        """Return the job's script. Raises BadRequest."""
         lines = [
             f"--job-name={spec.name}",
             f"--output={spec.out}",
             f"--error={spec.err}",
-            f"--time={clock(spec.walltime)}",
+            f"--time={hh_mm_ss(spec.walltime)}",
             f"--nodes={spec.nodes}",
             "--ntasks-per-node=1",
             f"--cpus-per-task={spec.slots_per_node}",
-            # a job that is started again by Slurm would be a block that nobody asked for
+            # a requeued job would be a block that the provisioner did not submit
             "--no-requeue",
             "--open-mode=append",
         ]
-        avoided = hosts(spec.exclude)
+        avoided = valid_hosts(spec.exclude)
         if avoided:
             lines.append(f"--exclude={','.join(avoided)}")
         if spec.nodes > 1 and not spec.launcher:
-            # --overlap: calls may start steps of their own (MPI by srun) beside the worker's
+            # --overlap: calls may start job steps (MPI with srun) while the worker's step runs
             spec = with_launcher(
                 spec, ("srun", "--nodes={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0", "--overlap")
             )
         return script(spec, "#SBATCH", lines, _RESERVED)
 
     def submit(self, shell: Shell, spec: JobSpec) -> str:
-        """Hand a job over; return its id. Raises Refused, LimitReached, InDoubt."""
-        # again here: an account's SBATCH_REQUEUE would be stronger than the script
+        """Submit a job; return its id. Raises Refused, LimitReached, OutcomeUnknown."""
+        # on the command line too: SBATCH_REQUEUE in the environment overrides the script
         words = ["sbatch", "--parsable", "--no-requeue"]
-        return submitted(shell, words, r"^(\d+)(?:;\S+)?\s*$", input=self.script(spec))
+        return run_submit(shell, words, r"^(\d+)(?:;\S+)?\s*$", input=self.script(spec))
 
     def jobs(self, shell: Shell, known: Sequence[str]) -> list[Job]:
-        """All jobs of the account with names of ours. Raises Unanswered."""
-        # the reason last: it may hold anything
+        """Return the account's jobs that Umbel submitted. Raises NoAnswer."""
+        # the reason is last because it may contain any character
         words = [*_PLAIN, "squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%M|%N|%j|%r"]
-        out = asked(shell, words)
+        out = query(shell, words)
         found = []
         with parsing("squeue", out):
             for line in filter(None, map(str.strip, out.splitlines())):
                 id, state, ran, nodes, name, reason = line.split("|", 5)
                 if JOB_NAME.match(name):
-                    found.append(Job(id, name, state_of(state, reason), reason, expand(nodes), seconds(ran)))
+                    found.append(
+                        Job(id, name, state_of(state, reason), reason, expand(nodes), parse_duration(ran))
+                    )
         gone = sorted(set(known) - {job.id for job in found})
         return found + (self._ended(shell, gone) if gone else [])
 
     def _ended(self, shell: Shell, ids: Sequence[str]) -> list[Job]:
-        """Jobs that squeue has forgotten, if the site keeps accounts."""
+        """Return jobs that squeue no longer lists, if the site has accounting."""
         fields = "--format=JobIDRaw,State,NodeList,ElapsedRaw,JobName%60"
         words = ["sacct", "-X", "--noheader", "--parsable2", fields, f"--jobs={','.join(ids)}"]
         done = shell.run(words)
         if done.code != 0:
-            return []  # no accounting: they are gone, and how they ended is not told
+            return []  # no accounting: how they ended is unknown
         found = []
         with parsing("sacct", done.out):
             for line in filter(None, map(str.strip, done.out.splitlines())):
@@ -99,24 +101,24 @@ class Slurm:
         return found
 
     def cancel(self, shell: Shell, ids: Sequence[str]) -> None:
-        """End jobs. Raises Unanswered."""
+        """Cancel jobs. Raises NoAnswer."""
         if ids:
-            asked(shell, ["scancel", *ids], fine=r"invalid job id|already completing|already completed")
+            query(shell, ["scancel", *ids], accept=r"invalid job id|already completing|already completed")
 
 
 def with_launcher(spec: JobSpec, launcher: tuple[str, ...]) -> JobSpec:
-    """The same job with a launcher."""
+    """Return the same job with a launcher."""
     return JobSpec(**{**spec.__dict__, "launcher": launcher})
 
 
 def state_of(word: str, reason: str) -> BlockState:
-    """The state that Slurm's word (``CANCELLED by 1000``, ``COMPLETING``) and reason mean."""
+    """Convert Slurm's state (``CANCELLED by 1000``, ``COMPLETING``) and reason."""
     state = _STATES.get(word.split(" ")[0].rstrip("+").upper(), _S.UNKNOWN)
     return _S.HELD if state is _S.PENDING and reason.strip("()") in _HOLDS else state
 
 
 def expand(nodes: str) -> tuple[str, ...]:
-    """Names in a host list such as ``cn[1-3,7],gpu1``; at most 10,000."""
+    """Return the names in a host list (``cn[1-3,7],gpu1``), at most 10,000."""
     names: list[str] = []
     for prefix, inside, plain in _PARTS.findall(nodes):
         if plain:

@@ -1,7 +1,7 @@
-"""The job script: the same body for every batch system, below that system's own lines.
+"""The job script: directives of the batch system, then the same body for every batch system.
 
-Nothing that a person wrote is interpreted by a shell: directives are comments, checked to be one line; setup
-lines and launchers are split into words, and every word is quoted.
+No user input is interpreted by a shell: directives are comments of one checked line; setup lines and
+launchers are split into words, and every word is quoted.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}\Z")
 
 
 def body(spec: JobSpec) -> str:
-    """The lines that run the worker, after the batch system's own lines. Raises BadRequest."""
+    """Return the lines that run the worker. Raises BadRequest."""
     launcher = [word.replace("{nodes}", str(spec.nodes)) for word in spec.launcher]
-    command = " ".join(quoted(word) for word in [*launcher, *spec.words])
+    command = " ".join(quoted(word) for word in [*launcher, *spec.command])
     lines = [
         "umask 077",
-        # from here, not from the submission: the job may have waited for days
+        # from the start of the job, not from its submission: it may have been pending for days
         f"walltime_end=$(( $(date +%s) + {int(spec.walltime)} ))",
         f"export UMBEL_BLOCK={shlex.quote(spec.name)}",
         *(setup_line(line) for line in spec.setup),
@@ -35,42 +35,42 @@ def body(spec: JobSpec) -> str:
 
 
 def script(spec: JobSpec, prefix: str, lines: Sequence[str], reserved: str) -> str:
-    """A whole script. ``prefix``: such as ``#SBATCH``; ``reserved``: what the owner may not set."""
-    own = [checked(directive, reserved) for directive in spec.directives]
+    """Return a complete script. ``prefix``: e.g. ``#SBATCH``; ``reserved``: forbidden directives."""
+    own = [checked_directive(directive, reserved) for directive in spec.directives]
     head = [f"{prefix} {line}" for line in [*lines, *own]]
     return "\n".join(["#!/bin/sh", *head, body(spec)])
 
 
-def checked(directive: str, reserved: str) -> str:
-    """A directive that is one harmless line. Raises BadRequest."""
+def checked_directive(directive: str, reserved: str) -> str:
+    """Return a directive after checking it. Raises BadRequest."""
     if not _LINE.match(directive):
-        raise BadRequest(f"directive {directive[:60]!r} is not one line of printable characters")
+        raise BadRequest(f"site: directive {directive[:60]!r} must be one line of printable ASCII characters")
     if re.match(reserved, directive.strip()):
         raise BadRequest(
-            f"directive '{directive[:60]}' sets what Umbel sets itself; use the endpoint's policy for it"
+            f"site: directive '{directive[:60]}' is reserved: Umbel sets it from the endpoint's policy"
         )
     return directive.strip()
 
 
 def setup_line(line: str) -> str:
-    """A setup line as one simple command with quoted words. Raises BadRequest."""
+    """Return a setup line as one command with quoted words. Raises BadRequest."""
     if not _LINE.match(line):
-        raise BadRequest(f"setup line {line[:60]!r} is not one line of printable characters")
+        raise BadRequest(f"site: setup line {line[:60]!r} must be one line of printable ASCII characters")
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise BadRequest(f"setup line '{line[:60]}': {error}") from None
+        raise BadRequest(f"site: setup line '{line[:60]}': {error}") from None
     if not words:
-        raise BadRequest("a setup line is empty")
-    # `export A=b` and `module load x` are the shell's own commands; quoting their words does not hinder them
+        raise BadRequest("site: setup lines must not be empty")
+    # `export A=b` and `module load x` are shell commands; they work with quoted words, too
     return " ".join(quoted(word) for word in words)
 
 
 def quoted(word: str) -> str:
-    """A word for a shell; a leading ``~/`` still means the home of the account."""
+    """Quote a word for a shell; a leading ``~/`` still expands to the home directory."""
     return '"$HOME"/' + shlex.quote(word[2:]) if word.startswith("~/") else shlex.quote(word)
 
 
-def hosts(names: Sequence[str]) -> list[str]:
-    """The names that are names of hosts: what a site told us is not to be trusted either."""
+def valid_hosts(names: Sequence[str]) -> list[str]:
+    """Return only the valid host names: the output of a site is not trusted."""
     return [name for name in names if _HOST.match(name)]

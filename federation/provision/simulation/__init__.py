@@ -1,4 +1,4 @@
-"""A cluster in virtual time, to try out a policy.
+"""Simulate a cluster in virtual time, to evaluate a policy.
 
-In: a policy and a trace of demand. Out: what it would have cost, as a table or a plot.
+In: a policy and a trace of demand. Out: run times and costs, as a table or a plot.
 """

@@ -1,4 +1,4 @@
-"""The picture of a simulated run. Only this module needs matplotlib."""
+"""Plot a simulated run. Only this module needs matplotlib."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .world import Sample
+from .cluster import Sample
 
 
 def draw(samples: Sequence[Sample], file: Path) -> None:
-    """Write demand and blocks over time; the file's ending says the format. Raises OSError, ValueError."""
+    """Plot demand and blocks over time; the file name extension selects the format.
+
+    Raises OSError, ValueError.
+    """
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     times = [sample.time for sample in samples]

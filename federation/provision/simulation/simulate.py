@@ -1,4 +1,4 @@
-"""``python -m federation provision simulate``: replay demand in virtual time and tell what a policy costs."""
+"""Replay a trace of demand in virtual time and report what a policy costs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 from umbel.protocol.errors import BadRequest, UmbelError
 
 from ..planning.policy import Policy
-from .world import Arrival, Site, Totals, World
+from .cluster import Arrival, SimulatedSite, Simulation, Totals
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-#: Virtual time after which a run ends whatever is left, seconds.
+#: Virtual time at which a simulation ends, seconds.
 LONGEST = 30 * 86400.0
 
 
@@ -30,12 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m federation provision simulate", description=__doc__)
     parser.add_argument(
-        "--trace", type=Path, required=True, help="CSV: time,calls,seconds[,function] (seconds)"
+        "--trace",
+        type=Path,
+        required=True,
+        help="CSV file with the columns time,calls,seconds[,function]; times in seconds",
     )
-    parser.add_argument("--policy", type=Path, required=True, help="TOML with the tables [policy] and [site]")
-    parser.add_argument("--plot", type=Path, help="write a picture of demand and blocks (PNG, SVG or PDF)")
-    parser.add_argument("--decisions", action="store_true", help="show every action with its reason")
-    parser.add_argument("--json", action="store_true", help="write the report as JSON")
+    parser.add_argument(
+        "--policy", type=Path, required=True, help="TOML file with the tables [policy] and [site]"
+    )
+    parser.add_argument("--plot", type=Path, help="write a plot of demand and blocks (PNG, SVG or PDF)")
+    parser.add_argument("--decisions", action="store_true", help="print every action with its reason")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     flags = parser.parse_args(argv)
     try:
         trace = read_trace(flags.trace)
@@ -43,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UmbelError as error:
         print(f"umbel: {error.message}", file=sys.stderr)
         return 2
-    world = World(trace, policy, site)
-    totals = world.run(LONGEST)
+    simulation = Simulation(trace, policy, site)
+    totals = simulation.run(LONGEST)
     if flags.decisions:
         _show_decisions(totals)
-    result = report(world, trace)
+    result = report(simulation, trace)
     if flags.json:
         print(json.dumps(result))
     else:
@@ -57,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_trace(file: Path) -> list[Arrival]:
-    """Read arrivals from CSV with a heading. Raises BadRequest naming the line."""
+    """Read arrivals from a CSV file with a header. Raises BadRequest with the line number."""
     try:
         with file.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
     except OSError as error:
-        raise BadRequest(f"{file} cannot be read: {error.strerror}") from None
+        raise BadRequest(f"cannot read {file}: {error.strerror}") from None
     trace = []
     for number, row in enumerate(rows, 2):
         try:
@@ -71,24 +76,26 @@ def read_trace(file: Path) -> list[Arrival]:
             )
         except (KeyError, TypeError, ValueError):
             raise BadRequest(
-                f"{file}, line {number}: wants numbers in the columns time, calls, seconds"
+                f"{file}, line {number}: the columns time, calls and seconds must be numbers"
             ) from None
         numbers = arrival[:3]
         if not all(math.isfinite(value) and value >= 0 for value in numbers):
-            raise BadRequest(f"{file}, line {number}: times and counts must not be negative")
+            raise BadRequest(
+                f"{file}, line {number}: the columns time, calls and seconds must be finite and not negative"
+            )
         trace.append(arrival)
     return trace
 
 
-def read_policy(file: Path) -> tuple[Policy, Site]:
-    """Read ``[policy]`` and ``[site]``. Raises BadRequest for what is unknown or impossible."""
+def read_policy(file: Path) -> tuple[Policy, SimulatedSite]:
+    """Read ``[policy]`` and ``[site]``. Raises BadRequest for unknown keys and invalid values."""
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadRequest(f"{file} cannot be read: {error}") from None
+        raise BadRequest(f"cannot read {file}: {error}") from None
     unknown = sorted(set(tables) - {"policy", "site"})
     if unknown:
-        raise BadRequest(f"{file}: unknown table [{unknown[0]}]; there are [policy] and [site]")
+        raise BadRequest(f"{file}: unknown table [{unknown[0]}]: only [policy] and [site] are allowed")
     values: dict[str, Any] = dict(tables.get("site", {}))
     for name in ("lost_answers", "refused", "failing"):
         if name in values:
@@ -96,7 +103,7 @@ def read_policy(file: Path) -> tuple[Policy, Site]:
     if "outages" in values:
         values["outages"] = tuple((start, end) for start, end in values["outages"])
     try:
-        site = Site(**values)
+        site = SimulatedSite(**values)
     except TypeError as error:
         raise BadRequest(f"{file}: [site]: {error}") from None
     if site.interval <= 0:
@@ -104,12 +111,12 @@ def read_policy(file: Path) -> tuple[Policy, Site]:
     return Policy.from_dict(tables.get("policy", {})), site
 
 
-def report(world: World, trace: Sequence[Arrival]) -> dict[str, float]:
-    """What a run came to; hours are node-hours."""
-    totals, policy = world.totals, world.policy
+def report(simulation: Simulation, trace: Sequence[Arrival]) -> dict[str, float]:
+    """Return the results of a run; hours are node-hours unless named otherwise."""
+    totals, policy = simulation.totals, simulation.policy
     used = sum(
-        job.block.nodes * ((world.now if job.ended is None else job.ended) - job.block.started)
-        for job in world.jobs
+        job.block.nodes * ((simulation.now if job.ended is None else job.ended) - job.block.started)
+        for job in simulation.jobs
         if job.block.started is not None
     )
     first = min((arrival.time for arrival in trace), default=0.0)
@@ -135,12 +142,12 @@ def _show_decisions(totals: Totals) -> None:
 
 def _plot(totals: Totals, file: Path) -> int:
     try:
-        # by name: nothing else of the server needs matplotlib
+        # imported by name, because matplotlib is optional
         importlib.import_module("federation.provision.simulation.plot").draw(totals.samples, file)
     except ImportError:
-        print("umbel: there is no picture without matplotlib: pip install matplotlib", file=sys.stderr)
+        print("umbel: --plot needs matplotlib: pip install matplotlib", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
-        print(f"umbel: the picture {file} cannot be written: {error}", file=sys.stderr)
+        print(f"umbel: cannot write {file}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,7 +1,8 @@
-"""From a bare account to a working endpoint: virtual environment, configuration, credentials; and back.
+"""Install an endpoint on a site, and remove it: virtual environment, configuration, credentials.
 
-On the site, below ``folder`` (default ``~/.umbel``): ``env-<version>-<digest>`` (the environment),
-``wheels`` (what it was made of), ``endpoints/<name>`` (as ``umbel-endpoint`` makes it), ``blocks/<name>``.
+On the site, in ``folder`` (default ``~/.umbel``): ``env-<version>-<digest>`` (the environment),
+``env-<version>-<digest>.wheels`` (its wheels), ``endpoints/<name>`` (as created by ``umbel-endpoint``),
+``blocks/<name>`` (scripts and output of jobs).
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ from .machine import Machine
 
 log = logging.getLogger(__name__)
 
-#: Seconds that installing on a slow shared file system may take.
+#: Time limit of an installation, seconds; shared file systems may be slow.
 INSTALL_TIMEOUT = 900.0
 _WHEEL = re.compile(r"[A-Za-z0-9_.+-]+\.whl\Z")
 _VERSION = "import sys; print('%d.%d' % sys.version_info[:2]); sys.exit(sys.version_info < (3, 10))"
 
 
 def wheels(folder: Path) -> list[Path]:
-    """The wheels that a site gets. Raises SiteError when Umbel's own is not among them."""
+    """Return the wheels to install on sites. Raises SiteError if Umbel's own wheel is missing."""
     found = sorted(file for file in folder.glob("*.whl") if _WHEEL.match(file.name))
     if not any(file.name.startswith("umbel-") for file in found):
         raise SiteError(
-            f"there is no wheel of Umbel in {folder}: make a wheelhouse with "
-            "'python -m federation provision wheelhouse FOLDER'"
+            f"no wheel of Umbel in {folder}: create it with "
+            f"'python -m federation provision wheelhouse {folder}'"
         )
     return found
 
 
 def environment(machine: Machine, files: list[Path]) -> str:
-    """Folder of the environment that belongs to these wheels."""
+    """Return the directory of the environment for these wheels."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
@@ -53,7 +54,7 @@ def environment(machine: Machine, files: list[Path]) -> str:
 
 
 def install(machine: Machine, wheelhouse: Path) -> str:
-    """Make the environment where it is not there; return its folder. Raises SiteError, Unreachable."""
+    """Create the environment if it is missing; return its directory. Raises SiteError, Unreachable."""
     files = wheels(wheelhouse)
     env = environment(machine, files)
     for shell in machine.shells():
@@ -65,32 +66,32 @@ def _install(machine: Machine, shell: Shell, files: list[Path], env: str) -> Non
     python = machine.site.settings.python
     version = shell.run([python, "-c", _VERSION])
     if version.code != 0:
-        raise SiteError(f"the site needs Python 3.10 or newer as '{python}': {version.said}")
+        raise SiteError(f"'{python}' on the site must be Python 3.10 or newer: {version.message}")
     check = [f"{env}/bin/python", "-m", "endpoint_worker", "--version"]
     if shell.run(check, timeout=120).code == 0:
         return
     log.info("%s: installing %d wheels into %s", machine.site.settings.address, len(files), env)
     for file in files:
         shell.write(f"{env}.wheels/{file.name}", file.read_bytes(), 0o600)
-    # without pip and put there by pip's own wheel: many sites have a Python without ensurepip
+    # pip runs from its wheel, because many sites have a Python without ensurepip
     made = shell.run([python, "-m", "venv", "--without-pip", "--clear", env], timeout=INSTALL_TIMEOUT)
     if made.code != 0:
-        raise SiteError(f"no virtual environment at {env}: {made.said}")
+        raise SiteError(f"cannot create the virtual environment {env}: {made.message}")
     pip = next((f"{env}.wheels/{file.name}/pip" for file in files if file.name.startswith("pip-")), "")
     if not pip:
-        raise SiteError(f"there is no wheel of pip among {len(files)} wheels")
+        raise SiteError(f"no wheel of pip among the {len(files)} wheels for sites")
     words = [f"{env}/bin/python", pip, "install", "--quiet", "--no-index", "--find-links", f"{env}.wheels"]
     done = shell.run([*words, "umbel[endpoint]"], timeout=INSTALL_TIMEOUT)
     if done.code == 0:
         done = shell.run(check, timeout=120)
     if done.code != 0:
-        raise SiteError(f"Umbel cannot be installed at {env}: {done.said}")
+        raise SiteError(f"cannot install Umbel in {env}: {done.message}")
 
 
-def give_credentials(fed: Federation, machine: Machine) -> None:
-    """Make a new key and a new broker account for the endpoint, and write both on the site (mode 0600).
+def install_credentials(fed: Federation, machine: Machine) -> None:
+    """Create a signing key and a broker account for the endpoint, and write both to the site (mode 0600).
 
-    The service keeps neither the key nor the password. Raises SiteError, Unreachable, BrokerError.
+    The service stores neither the private key nor the password. Raises SiteError, Unreachable, BrokerError.
     """
     site = machine.site
     key, password = new_private_key(), secrets.token_urlsafe(32)
@@ -116,13 +117,13 @@ def give_credentials(fed: Federation, machine: Machine) -> None:
 
 
 def has_credentials(machine: Machine) -> bool:
-    """Whether the site has the endpoint's files."""
+    """Whether the site has the endpoint's credentials file."""
     file = f"{machine.folder}/endpoints/{machine.site.endpoint_name}/credentials.json"
     return all(shell.run(["test", "-s", file]).code == 0 for shell in machine.shells())
 
 
 def remove(machine: Machine) -> None:
-    """Delete everything that was put on the site for this endpoint, environments too. Raises SiteError."""
+    """Delete all files of this endpoint on the site, and unused environments. Raises SiteError."""
     folder, name = machine.folder, machine.site.endpoint_name
     script = (
         'cd -- "$1" 2>/dev/null || exit 0;'
@@ -135,4 +136,4 @@ def remove(machine: Machine) -> None:
     for shell in machine.shells():
         done = shell.run(["sh", "-c", script, "sh", folder, name], timeout=INSTALL_TIMEOUT)
         if done.code != 0:
-            raise SiteError(f"{folder} cannot be removed: {done.said}")
+            raise SiteError(f"cannot remove {folder}: {done.message}")

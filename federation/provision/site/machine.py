@@ -1,4 +1,4 @@
-"""The two things that a site is worked with: its shell and its batch system."""
+"""Access to a site: its shell, its batch system and its network."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ _SIMPLE: dict[str, Callable[[], Scheduler]] = {
 
 
 class Machine:
-    """One site, connected to when it is first used. ``home``: the service's folder, with its keys.
+    """One site; the connection is opened at first use. ``home``: directory of the service, with its keys.
 
-    ``broker``: ``host:port`` at which this process reaches the broker; ``public``: at which endpoints are
-    told to, if it is another one.
+    ``broker``: ``host:port`` of the broker for this process; ``public``: for endpoints, if it differs.
     """
 
     def __init__(self, site: Site, home: Path, broker: str, public: str = ""):
@@ -42,14 +41,18 @@ class Machine:
         self._broker = broker, public or broker
         self.shell = self._open(site.settings.address)
         self.network = Network(
-            self.shell, site.settings, site.endpoint_id, _place(broker), _place(public or broker)
+            self.shell,
+            site.settings,
+            site.endpoint_id,
+            _host_and_port(broker),
+            _host_and_port(public or broker),
         )
         self._hosts: dict[str, Shell] = {}
         self._folder = ""
 
     @property
     def folder(self) -> str:
-        """Umbel's folder on the site, absolute. Raises SiteError."""
+        """Umbel's directory on the site, absolute. Raises SiteError."""
         if not self._folder:
             self._folder = self._absolute(self.site.settings.folder)
         return self._folder
@@ -59,16 +62,18 @@ class Machine:
             return path
         done = self.shell.run(["sh", "-c", "cd && pwd -P"])
         if done.code != 0 or not done.out.strip().startswith("/"):
-            raise SiteError(f"{self.site.settings.address}: the account has no home: {done.said}")
+            raise SiteError(
+                f"{self.site.settings.address}: the account has no home directory: {done.message}"
+            )
         return f"{done.out.strip()}/{path.removeprefix('~/')}"
 
     @property
     def blocks(self) -> str:
-        """Where scripts and outputs of blocks lie on the site."""
+        """Directory of scripts and output of blocks on the site."""
         return f"{self.folder}/blocks/{self.site.endpoint_name}"
 
     def scheduler(self) -> Scheduler:
-        """The site's batch system. Raises SiteError."""
+        """Return the site's batch system. Raises SiteError."""
         kind, policy = self.site.settings.scheduler, self.site.policy
         if kind in _SIMPLE:
             return _SIMPLE[kind]()
@@ -79,7 +84,7 @@ class Machine:
         return Hosts(hosts, self._host, self.blocks, per_host)
 
     def shells(self) -> list[Shell]:
-        """Every machine that must have the environment: the site's own, or each host of its list."""
+        """Return the shells of all machines that need the environment: the site, or each of its ``hosts``."""
         if self.site.settings.scheduler != "hosts":
             return [self.shell]
         return [self._host(name) for name in self.site.settings.hosts]
@@ -95,10 +100,10 @@ class Machine:
         settings = self.site.settings
         if address == "local":
             return LocalShell()
-        way = [Address.parse(text) for text in (*settings.jumps, address)]
-        if len(settings.host_keys) < len(way):
-            raise SiteError(f"{address}: its host key is not confirmed yet")
-        hops = [Hop(place, key) for place, key in zip(way, settings.host_keys)]
+        route = [Address.parse(text) for text in (*settings.jumps, address)]
+        if len(settings.host_keys) < len(route):
+            raise SiteError(f"{address}: the host key is not confirmed yet")
+        hops = [Hop(target, key) for target, key in zip(route, settings.host_keys)]
         return SSHShell(hops, self._keys())
 
     def _keys(self) -> list:
@@ -110,7 +115,7 @@ class Machine:
         return [keys.site_key(self._home, self.site.endpoint_id)]
 
     def _host(self, name: str) -> Shell:
-        """A host of the list, through the site's jump hosts; it may be the site's own machine."""
+        """Return the shell of one of ``hosts``, connected through the site's jump hosts."""
         if name in ("localhost", self.site.settings.address):
             return self.shell
         if name not in self._hosts:
@@ -118,21 +123,21 @@ class Machine:
             extra = settings.host_keys[len(settings.jumps) + 1 :]
             number = settings.hosts.index(name)
             if number >= len(extra):
-                raise SiteError(f"host {name}: its host key is not confirmed yet")
-            way = [Address.parse(text) for text in settings.jumps]
-            hops = [Hop(place, key) for place, key in zip(way, settings.host_keys)]
+                raise SiteError(f"host {name}: the host key is not confirmed yet")
+            route = [Address.parse(text) for text in settings.jumps]
+            hops = [Hop(target, key) for target, key in zip(route, settings.host_keys)]
             hops.append(Hop(Address.parse(name), extra[number]))
             self._hosts[name] = SSHShell(hops, self._keys())
         return self._hosts[name]
 
 
 def open_machine(fed: Federation, site: Site) -> Machine:
-    """The machine of a site, not connected yet."""
+    """Return the machine of a site, not connected yet."""
     return Machine(site, fed.settings.home, fed.broker.address, fed.settings.broker_address)
 
 
-def refreshed(machine: Machine, site: Site) -> Machine:
-    """The same machine with the site's present rules, or a new one when what it connects to has changed."""
+def refresh(machine: Machine, site: Site) -> Machine:
+    """Update a machine to the current policy; replace it if the settings of the site have changed."""
     if machine.site.settings == site.settings:
         machine.site = replace(site)
         return machine
@@ -140,6 +145,6 @@ def refreshed(machine: Machine, site: Site) -> Machine:
     return Machine(site, machine._home, *machine._broker)
 
 
-def _place(address: str) -> tuple[str, int]:
+def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port or 0)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from federation.db.tables import blobs, groups, idempotency, submissions, tasks
 from federation.ledger import query, retention
-from federation.provision.cleanup import forget_blocks
+from federation.provision.cleanup import delete_old_blocks
 from federation.provision.planning import failures
 from federation.provision.planning.policy import Policy
 from federation.provision.records import blocks, sites
@@ -169,14 +169,16 @@ def test_blocks_are_forgotten_once_by_however_many(ledger: Ledger, lab: FakeEndp
         return thread
 
     def strike(number: int) -> None:
-        sites.remember(fed, lab.no, lambda m: failures.blame(m, Policy(), 0.0, f"b{number}", ["cn1"]))
+        sites.update_planner_state(
+            fed, lab.no, lambda m: failures.strike_nodes(m, Policy(), 0.0, f"b{number}", ["cn1"])
+        )
 
-    threads = [act(lambda: forget_blocks(fed, ledger.clock())) for _ in range(4)]
+    threads = [act(lambda: delete_old_blocks(fed, ledger.clock())) for _ in range(4)]
     threads += [act(partial(strike, number)) for number in range(8)]
     for thread in threads:
         thread.join(60)
-    assert sum(counts) + forget_blocks(fed, ledger.clock()) == 20
-    assert sites.find(fed, lab.no).memory.strikes == {"cn1": 8}
+    assert sum(counts) + delete_old_blocks(fed, ledger.clock()) == 20
+    assert sites.find(fed, lab.no).planner_state.strikes == {"cn1": 8}
     with fed.database.read() as connection:
-        assert blocks.used_hours_ever(connection, lab.no) == pytest.approx(20.0)
+        assert blocks.used_hours_total(connection, lab.no) == pytest.approx(20.0)
         assert blocks.used_hours(connection, lab.no, 0.0) == 0.0

@@ -76,7 +76,7 @@ def test_wrong_results_are_no_measurement(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_run_that_takes_too_long_is_ended() -> None:
-    with pytest.raises(session.TooLong, match="1 s"), session.limit(1):
+    with pytest.raises(session.RunTimeout, match="1 s"), session.limit(1):
         time.sleep(30)
 
 
@@ -100,7 +100,7 @@ def test_processor_time_is_found_by_role(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_processes_are_ended_by_id_and_start() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    found = processes.look(child.pid)
+    found = processes.read_process(child.pid)
     assert found is not None
     # another process of the same id is left alone
     assert processes.end({child.pid: found.start + 1}) == []

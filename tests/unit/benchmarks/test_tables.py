@@ -82,7 +82,7 @@ def test_memory_is_judged_by_the_largest_process_of_the_service() -> None:
 
 
 def test_every_goal_has_a_direction() -> None:
-    assert all((goal.least is None) != (goal.most is None) for goal in GOALS)
+    assert all((goal.minimum is None) != (goal.maximum is None) for goal in GOALS)
 
 
 def test_what_could_not_be_measured_is_said() -> None:

@@ -81,11 +81,12 @@ def test_the_document_is_openapi_31_and_complete(client: FlaskClient) -> None:
             operation = item[method]
             where = f"{method} {path}"
             assert operation["summary"] and operation["operationId"], where
+            assert not operation["summary"].endswith("."), where
             assert (operation.get("security") == []) == (not path.startswith("/v1")), where
             assert "default" in operation["responses"], where
             for name in re.findall(r"{(\w+)}", path):
                 parameters = item.get("parameters", []) + operation.get("parameters", [])
-                assert name in [p.get("name") for p in parameters], where
+                assert name in [p.get("name") for p in parameters if p.get("description")], where
     names = [
         op["operationId"]
         for item in document["paths"].values()
@@ -93,6 +94,19 @@ def test_the_document_is_openapi_31_and_complete(client: FlaskClient) -> None:
         if m != "parameters"
     ]
     assert len(set(names)) == len(names)
+
+
+def test_every_field_and_parameter_has_a_description(client: FlaskClient) -> None:
+    document: Any = client.get("/openapi.json").json
+    for name, schema in document["components"]["schemas"].items():
+        for field, value in schema.get("properties", {}).items():
+            assert value.get("description", "").endswith("."), f"{name}.{field}"
+    for path, item in document["paths"].items():
+        for method in set(item) - {"parameters"}:
+            for parameter in item[method].get("parameters", []):
+                if "$ref" not in parameter:
+                    described = parameter.get("description") or parameter["schema"].get("description", "")
+                    assert described.endswith("."), f"{method} {path}: {parameter['name']}"
 
 
 def test_every_string_and_list_that_comes_in_is_bounded(client: FlaskClient) -> None:

@@ -46,7 +46,7 @@ class Channel:
 
 
 def _gather(channel: Any) -> str:
-    return output.gather(channel, time.monotonic() + 20.0)[0]
+    return output.read_all(channel, time.monotonic() + 20.0)[0]
 
 
 def test_an_exit_status_that_comes_before_the_output_cuts_nothing_off() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from federation.provision.planning.decide import affordable_blocks, needed_blocks, wanted_slots
 from federation.provision.planning.model import BlockState, Verb
 from federation.provision.planning.policy import Policy
-from federation.provision.simulation.world import Arrival, Site, World
+from federation.provision.simulation.cluster import Arrival, SimulatedSite, Simulation
 
 DAY = 86400.0
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,7 +40,7 @@ policies = st.builds(
 )
 numbers = st.frozensets(st.integers(0, 12), max_size=3)
 sites = st.builds(
-    Site,
+    SimulatedSite,
     queue_wait=st.sampled_from([0.0, 20.0, 400.0]),
     start_up=st.sampled_from([1.0, 30.0]),
     max_running=st.integers(1, 10),
@@ -52,15 +52,17 @@ sites = st.builds(
 )
 
 
-def play(trace: list[Arrival], policy: Policy, site: Site) -> World:
-    world = World(trace, policy, site)
-    world.run(DAY)
-    return world
+def play(trace: list[Arrival], policy: Policy, site: SimulatedSite) -> Simulation:
+    simulation = Simulation(trace, policy, site)
+    simulation.run(DAY)
+    return simulation
 
 
 @quick
 @given(traces, policies, sites)
-def test_never_more_blocks_than_the_rules_allow(trace: list[Arrival], policy: Policy, site: Site) -> None:
+def test_never_more_blocks_than_the_rules_allow(
+    trace: list[Arrival], policy: Policy, site: SimulatedSite
+) -> None:
     for _, view, decision in play(trace, policy, site).totals.decisions:
         new = sum(action.verb is Verb.SUBMIT for action in decision.actions)
         pending = sum(block.state.waiting for block in view.blocks)
@@ -75,12 +77,12 @@ def test_never_more_blocks_than_the_rules_allow(trace: list[Arrival], policy: Po
 
 @quick
 @given(traces, policies, sites)
-def test_the_budget_is_never_overspent(trace: list[Arrival], policy: Policy, site: Site) -> None:
-    world = play(trace, policy, site)
-    begun = [job for job in world.jobs if job.block.started is not None]
+def test_the_budget_is_never_overspent(trace: list[Arrival], policy: Policy, site: SimulatedSite) -> None:
+    simulation = play(trace, policy, site)
+    begun = [job for job in simulation.jobs if job.block.started is not None]
     hours = sum(
         job.block.nodes
-        * ((world.now if job.ended is None else job.ended) - (job.block.started or 0.0))
+        * ((simulation.now if job.ended is None else job.ended) - (job.block.started or 0.0))
         / 3600
         for job in begun
     )
@@ -91,7 +93,7 @@ def test_the_budget_is_never_overspent(trace: list[Arrival], policy: Policy, sit
 @quick
 @given(traces, policies, sites)
 def test_nothing_is_submitted_in_doubt_and_nothing_done_blindly(
-    trace: list[Arrival], policy: Policy, site: Site
+    trace: list[Arrival], policy: Policy, site: SimulatedSite
 ) -> None:
     for _, view, decision in play(trace, policy, site).totals.decisions:
         if not view.observed:
@@ -102,7 +104,7 @@ def test_nothing_is_submitted_in_doubt_and_nothing_done_blindly(
 
 @quick
 @given(traces, policies, sites)
-def test_no_flapping(trace: list[Arrival], policy: Policy, site: Site) -> None:
+def test_no_flapping(trace: list[Arrival], policy: Policy, site: SimulatedSite) -> None:
     """No block is let go with work, before its idle time, or in the round in which another is asked for."""
     for now, view, decision in play(trace, policy, site).totals.decisions:
         blocks = {block.name: block for block in view.blocks}
@@ -124,22 +126,22 @@ def test_steady_demand_gets_enough_and_then_nothing_changes(trace: list[Arrival]
     endless = [Arrival(0.0, 40, 40_000.0)]
     values = {"init_blocks": 0, "budget_day": 0.0, "budget_total": 0.0, "walltime": 50_000.0}
     calm = Policy.from_dict({**policy.to_dict(), **values})
-    world = World(endless, calm, Site(queue_wait=20.0, start_up=5.0))
-    world.run(20_000.0)
+    simulation = Simulation(endless, calm, SimulatedSite(queue_wait=20.0, start_up=5.0))
+    simulation.run(20_000.0)
     needed = needed_blocks(40, calm)
-    late = [d for d in world.totals.decisions if d[0] > 5_000]
+    late = [d for d in simulation.totals.decisions if d[0] > 5_000]
     assert late
     for _, view, decision in late:
         assert len(view.blocks) == needed
         assert decision.actions == ()
-    assert world.totals.submissions == needed
+    assert simulation.totals.submissions == needed
 
 
 @quick
 @given(traces, policies)
 def test_all_work_is_done_and_blocks_go(trace: list[Arrival], policy: Policy) -> None:
     calm = Policy.from_dict({**policy.to_dict(), "budget_day": 0.0, "budget_total": 0.0})
-    world = World(trace, calm, Site(queue_wait=20.0, start_up=5.0))
-    world.run(20 * DAY)
-    assert world.totals.finished == sum(arrival.calls for arrival in trace)
-    assert sum(job.block.active for job in world.jobs) <= calm.min_blocks
+    simulation = Simulation(trace, calm, SimulatedSite(queue_wait=20.0, start_up=5.0))
+    simulation.run(20 * DAY)
+    assert simulation.totals.finished == sum(arrival.calls for arrival in trace)
+    assert sum(job.block.active for job in simulation.jobs) <= calm.min_blocks

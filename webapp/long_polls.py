@@ -1,7 +1,7 @@
-"""Long polls: a request that waits until its group, or what its task writes or yields, has news.
+"""Long polls: requests that wait for new results of a group, or new output or items of a task.
 
-Each waiting poll holds a thread of the web server, so only so many may wait that threads are left for
-everything else; the next one is told to ask again.
+Each waiting poll occupies a thread of the web server. Their number is limited, so that threads remain for
+other requests; further polls are rejected with TOO_MANY_REQUESTS.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from federation.ledger import logs, results, streams
 from federation.registry.users import User
 from umbel.protocol.errors import TooMany
 
-#: A waiting poll looks this often whether its client is still there, seconds.
-LOOK_UP = 5.0
-#: Seconds after which a poll that found no place may come again.
+#: Seconds between two checks whether the client of a waiting poll is still connected.
+CLIENT_CHECK_INTERVAL = 5.0
+#: Seconds after which a rejected poll may be repeated.
 RETRY_AFTER = 1.0
 
 
-class Polls:
-    """The polls of one process. ``places``: how many may wait at once."""
+class LongPolls:
+    """The long polls of one process. ``slots``: most polls that wait at the same time."""
 
-    def __init__(self, fed: Federation, notifier: Notifier, places: int):
+    def __init__(self, fed: Federation, notifier: Notifier, slots: int):
         self._fed = fed
         self._notifier = notifier
-        self._free = threading.Semaphore(places)
-        self.places = places
+        self._free = threading.Semaphore(slots)
+        self.slots = slots
 
     def results(
         self,
@@ -44,9 +44,9 @@ class Polls:
     ) -> dict[str, Any]:
         """Return results of a group with completion numbers above ``after``; see ``results.results_after``.
 
-        Waits up to ``wait`` seconds for the first one, but no longer than until the notifier stops or
-        ``gone()`` says that nobody listens any more. Raises NotFound, and TooMany when it should wait and all
-        places are taken.
+        Waits up to ``wait`` seconds for the first one. Returns early if the notifier stops or ``gone()``
+        reports that the client has disconnected. Raises NotFound; TooMany if it would have to wait without a
+        free slot.
         """
         return self._poll(
             [group_id],
@@ -66,17 +66,17 @@ class Polls:
         wait: float,
         gone: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """Return what a task wrote, see ``logs.log_from``; waits and raises as ``results`` does."""
-        # the group hears when the task ends, whether or not it wrote anything
+        """Return the output of a task, see ``logs.log_from``; waits and raises like ``results``."""
+        # the group is notified when the task ends, even without output
         topics = [task_id, logs.group_of(self._fed, user, task_id)] if wait > 0 else []
 
-        def look() -> dict[str, Any]:
+        def fetch() -> dict[str, Any]:
             return logs.log_from(self._fed, user, task_id, offset, attempt)
 
-        def new(page: dict[str, Any]) -> bool:
+        def has_news(page: dict[str, Any]) -> bool:
             return bool(page["text"] or page["ended"] or (attempt is not None and page["attempt"] != attempt))
 
-        return self._poll(topics, look, new, wait, gone)
+        return self._poll(topics, fetch, has_news, wait, gone)
 
     def items(
         self,
@@ -89,49 +89,49 @@ class Polls:
         limit: int,
         gone: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """Return what a task yielded, see ``streams.items_after``; waits and raises as ``results`` does."""
+        """Return the items of a task, see ``streams.items_after``; waits and raises like ``results``."""
         topics = [task_id, logs.group_of(self._fed, user, task_id)] if wait > 0 else []
 
-        def look() -> dict[str, Any]:
+        def fetch() -> dict[str, Any]:
             return streams.items_after(self._fed, user, task_id, after, run, limit, time.time())
 
-        def new(page: dict[str, Any]) -> bool:
+        def has_news(page: dict[str, Any]) -> bool:
             return bool(page["items"] or page["ended"] or (run is not None and page["run"] != run))
 
-        return self._poll(topics, look, new, wait, gone)
+        return self._poll(topics, fetch, has_news, wait, gone)
 
     def _poll(
         self,
         topics: Sequence[str],
-        look: Callable[[], dict[str, Any]],
-        new: Callable[[dict[str, Any]], bool],
+        fetch: Callable[[], dict[str, Any]],
+        has_news: Callable[[dict[str, Any]], bool],
         wait: float,
         gone: Callable[[], bool],
     ) -> dict[str, Any]:
-        """Answer what ``look`` finds, as soon as it is ``new`` or it is time."""
+        """Return the page from ``fetch`` as soon as it ``has_news``, or at the deadline."""
         deadline = time.monotonic() + wait
-        # watch before looking: what comes in between is not missed
+        # subscribe before fetching, so that nothing in between is missed
         with self._notifier.subscribe(*topics) as subscription:
-            page = look()
-            if new(page) or wait <= 0:
+            page = fetch()
+            if has_news(page) or wait <= 0:
                 return page
             if not self._free.acquire(blocking=False):
                 raise TooMany(
-                    f"{self.places} polls are waiting already: ask again in a moment",
+                    f"too many waiting polls ({self.slots}): try again in {RETRY_AFTER:g} s",
                     details={"retry_after": RETRY_AFTER},
                 )
             try:
-                while not new(page) and self._wait(subscription, deadline, gone):
-                    page = look()
+                while not has_news(page) and self._wait(subscription, deadline, gone):
+                    page = fetch()
                 return page
             finally:
                 self._free.release()
 
     def _wait(self, subscription: Subscription, deadline: float, gone: Callable[[], bool]) -> bool:
-        """Wait for news; False when there was none before it was time to answer."""
+        """Wait for news; return False if there was none before the poll must be answered."""
         while (left := deadline - time.monotonic()) > 0:
             if self._notifier.stopped or gone():
                 return False
-            if subscription.wait(min(left, LOOK_UP)):
+            if subscription.wait(min(left, CLIENT_CHECK_INTERVAL)):
                 return True
         return False

@@ -1,4 +1,4 @@
-"""The provisioner's loop over one endpoint, on a real ledger and broker, at a site in memory."""
+"""The provisioner's loop over one endpoint, on a real ledger and broker, at a site in state."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sqlalchemy import insert, select
 
 from federation.db.tables import loads, nodes, users
 from federation.provision import api as service
-from federation.provision.cleanup import forget_blocks
+from federation.provision.cleanup import delete_old_blocks
 from federation.provision.cli import main
 from federation.provision.connection import keys
 from federation.provision.planning import demand
 from federation.provision.planning.model import BlockState
 from federation.provision.planning.policy import Policy
-from federation.provision.reconciler import Keeper
+from federation.provision.reconciler import Reconciler
 from federation.provision.records import blocks, sites
 from federation.provision.site import bootstrap
 from federation.registry import endpoints
@@ -34,7 +34,7 @@ HOUR = 3600.0
 
 
 class Loop:
-    """An elastic endpoint ``hpc`` of ada, and its keeper, moved by hand. ``now``: its clock."""
+    """An elastic endpoint ``hpc`` of ada, and its reconciler, moved by hand. ``now``: its clock."""
 
     def __init__(self, api: Api, **policy: Any):
         self.api, self.now = api, time.time()
@@ -45,7 +45,7 @@ class Loop:
         keys.site_key(api.fed.settings.home, self.id)
         self.machine = FakeMachine(sites.find(api.fed, self.no))
         machine: Any = self.machine
-        self.keeper = Keeper(api.fed, machine, Path("/nowhere"), lambda: self.now)
+        self.reconciler = Reconciler(api.fed, machine, Path("/nowhere"), lambda: self.now)
 
     @property
     def batch(self) -> Any:
@@ -53,10 +53,10 @@ class Loop:
 
     def turn(self, after: float = 1.0) -> None:
         self.now += after
-        self.keeper.turn()
+        self.reconciler.run_once()
 
     def look(self) -> dict[str, Any]:
-        return service.look(self.api.fed, self.api.user, "hpc")
+        return service.show(self.api.fed, self.api.user, "hpc")
 
     def rows(self) -> list[Any]:
         with self.api.fed.database.read() as connection:
@@ -65,7 +65,7 @@ class Loop:
     def worker(
         self, block: str, *, host: str = "cn1", seen: float = 0.0, live: int = 1, **facts: Any
     ) -> None:
-        """A worker of a block has spoken ``seen`` seconds ago."""
+        """A worker of a block sent a heartbeat ``seen`` seconds ago."""
         now = time.time() - seen
         with self.api.fed.database.write() as connection:
             connection.execute(
@@ -98,7 +98,7 @@ def loop(api: Api) -> Loop:
 def test_a_block_is_submitted_with_the_ways_to_the_broker_and_they_are_learned(loop: Loop) -> None:
     loop.turn()
     (spec,) = loop.batch.specs
-    ways = [spec.words[i + 1] for i, word in enumerate(spec.words) if word == "--way"]
+    ways = [spec.command[i + 1] for i, word in enumerate(spec.command) if word == "--way"]
     assert ways == ["direct=", "relay=10.0.0.1:7001"]
     assert loop.look()["network"]["way"] == ""
     loop.worker(spec.name, way="relay=10.0.0.1:7001")
@@ -107,7 +107,9 @@ def test_a_block_is_submitted_with_the_ways_to_the_broker_and_they_are_learned(l
     assert (network["wanted"], network["way"], network["address"]) == ("auto", "relay", "10.0.0.1:7001")
     sites.set_policy(loop.api.fed, loop.api.user, "hpc", {"min_blocks": 2})
     loop.turn()
-    ways = [loop.batch.specs[1].words[i + 1] for i, w in enumerate(loop.batch.specs[1].words) if w == "--way"]
+    ways = [
+        loop.batch.specs[1].command[i + 1] for i, w in enumerate(loop.batch.specs[1].command) if w == "--way"
+    ]
     assert ways == ["relay=10.0.0.1:7001", "direct="], "what has worked is tried first"
     loop.turn(after=40)
     assert loop.machine.network.kept[-1] == "relay=10.0.0.1:7001", "it is kept alive while there are blocks"
@@ -125,9 +127,11 @@ def test_work_at_an_endpoint_without_blocks_wakes_its_keeper(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = Loop(api, min_blocks=0)
-    monkeypatch.setattr(main, "LOOK", 30.0)
+    monkeypatch.setattr(main, "SITES_POLL_INTERVAL", 30.0)
     stop, wake, seen = threading.Event(), threading.Event(), []
-    thread = threading.Thread(target=lambda: seen.append(main.glance(api.fed, stop, {loop.no: wake}, set())))
+    thread = threading.Thread(
+        target=lambda: seen.append(main.poll_for_work(api.fed, stop, {loop.no: wake}, set()))
+    )
     thread.start()
     try:
         assert not wake.wait(0.5), "there is nothing to do"
@@ -143,7 +147,7 @@ def test_work_at_an_endpoint_without_blocks_wakes_its_keeper(
     assert seen == [{loop.no}]
     blocks.add(api.fed, loop.no, f"umbel-{loop.id[:8]}-00000001", Policy(), loop.now)
     with api.fed.database.read() as connection:
-        assert demand.without_blocks(connection) == set()
+        assert demand.endpoints_without_blocks(connection) == set()
 
 
 def test_a_slow_scheduler_is_asked_less_often(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +165,7 @@ def test_a_site_that_does_not_answer_is_frozen(loop: Loop) -> None:
     loop.machine.shell.away = True
     loop.turn(after=40)
     shown = loop.look()
-    assert shown["status"] == "unreachable" and "nothing is assumed" in shown["message"]
+    assert shown["status"] == "unreachable" and "the login node does not answer" in shown["message"]
     for _ in range(50):
         loop.turn(after=60)
     assert len(loop.rows()) == 1 and len(loop.batch.specs) == 1
@@ -175,8 +179,8 @@ def test_decisions_are_kept_newest_first_and_not_for_ever(loop: Loop) -> None:
     site = sites.find(loop.api.fed, loop.no)
     assert site.decision.startswith("+1 block: ")
     for number in range(sites.HISTORY + 20):
-        sites.decided(loop.api.fed, sites.find(loop.api.fed, loop.no), f"decision {number}", loop.now)
-    sites.decided(loop.api.fed, sites.find(loop.api.fed, loop.no), f"decision {number}", loop.now)
+        sites.record_decision(loop.api.fed, sites.find(loop.api.fed, loop.no), f"decision {number}", loop.now)
+    sites.record_decision(loop.api.fed, sites.find(loop.api.fed, loop.no), f"decision {number}", loop.now)
     shown = loop.api.ada("GET", "/v1/endpoints/hpc/blocks").json
     assert shown is not None
     texts = [made["decision"] for made in shown["history"]]
@@ -191,8 +195,8 @@ def test_a_job_that_ends_without_a_worker_leaves_its_last_words(loop: Loop) -> N
     loop.turn(after=40)
     (block,) = loop.look()["blocks"]
     assert block["state"] == "failed" and "module: command not found" in block["tail"]
-    assert block["age"] > 0 and loop.machine.network.doubts == 1
-    assert sites.find(loop.api.fed, loop.no).memory.strikes == {"cn1": 1}
+    assert block["age"] > 0 and loop.machine.network.invalidated == 1
+    assert sites.find(loop.api.fed, loop.no).planner_state.strikes == {"cn1": 1}
 
 
 def test_a_silent_node_of_a_block_of_several_is_found_and_avoided(api: Api) -> None:
@@ -206,13 +210,13 @@ def test_a_silent_node_of_a_block_of_several_is_found_and_avoided(api: Api) -> N
     assert loop.look()["bad_nodes"] == {}, "its worker may still be starting"
     loop.turn(after=300)
     loop.turn(after=40)
-    memory = sites.find(api.fed, loop.no).memory
-    assert memory.strikes == {"cn9": 2} and set(loop.look()["bad_nodes"]) == {"cn9"}
+    state = sites.find(api.fed, loop.no).planner_state
+    assert state.strikes == {"cn9": 2} and set(loop.look()["bad_nodes"]) == {"cn9"}
     # their end teaches nothing new, and the next blocks go elsewhere
     for row in loop.rows():
         loop.batch.set(row.job_id, BlockState.FAILED)
     loop.turn(after=40)
-    assert sites.find(api.fed, loop.no).memory.strikes == {"cn9": 2}
+    assert sites.find(api.fed, loop.no).planner_state.strikes == {"cn9": 2}
     assert len(loop.batch.specs) == 4 and loop.batch.specs[-1].exclude == ("cn9",)
 
 
@@ -224,7 +228,7 @@ def test_a_node_that_fails_under_a_block_of_several_is_told_from_the_others(api:
     loop.worker(row.name, host="cn2")
     loop.batch.set(row.job_id, BlockState.NODE_FAIL, hosts=("cn1", "cn2"), ran=500.0)
     loop.turn(after=40)
-    assert sites.find(api.fed, loop.no).memory.strikes == {"cn1": 1}
+    assert sites.find(api.fed, loop.no).planner_state.strikes == {"cn1": 1}
 
 
 def test_old_blocks_are_forgotten_and_their_cost_is_not(loop: Loop) -> None:
@@ -240,8 +244,8 @@ def test_old_blocks_are_forgotten_and_their_cost_is_not(loop: Loop) -> None:
     blocks.change(fed, never, state=BlockState.FAILED, ended=1.0)
     before = loop.look()["node_hours"]
     assert before["total"] == pytest.approx(8.0)
-    assert forget_blocks(fed, time.time()) == 4
-    assert forget_blocks(fed, time.time()) == 0
+    assert delete_old_blocks(fed, time.time()) == 4
+    assert delete_old_blocks(fed, time.time()) == 0
     assert [block["name"] for block in loop.look()["blocks"]] == [ended[1]]
     assert loop.look()["node_hours"] == pytest.approx(before)
     Sweeper(fed).delete_old()
@@ -257,7 +261,7 @@ def test_old_blocks_are_forgotten_and_their_cost_is_not(loop: Loop) -> None:
 def test_active_blocks_are_never_forgotten(loop: Loop) -> None:
     loop.turn()
     (row,) = loop.rows()
-    assert forget_blocks(loop.api.fed, time.time() + 100 * blocks.DAY) == 0
+    assert delete_old_blocks(loop.api.fed, time.time() + 100 * blocks.DAY) == 0
     assert [left.name for left in loop.rows()] == [row.name]
 
 
@@ -273,7 +277,7 @@ def test_nodes_of_ended_blocks_are_forgotten_after_a_week(loop: Loop) -> None:
     old, new = "umbel-0123abcd-00000001", "umbel-0123abcd-00000002"
     loop.worker(old, seen=8 * blocks.DAY, live=0)
     loop.worker(new, seen=1 * blocks.DAY, live=0)
-    assert blocks.forget_nodes(loop.api.fed, loop.no, time.time()) == 1
+    assert blocks.delete_old_nodes(loop.api.fed, loop.no, time.time()) == 1
     with loop.api.fed.database.read() as connection:
         assert list(connection.execute(select(nodes.c.name)).scalars()) == [f"{new}.cn1"]
 
@@ -287,13 +291,13 @@ def test_deleting_an_endpoint_cancels_its_jobs_and_cleans_its_site(loop: Loop) -
     assert _listed(loop)["status"] == "removing"
     loop.turn()
     assert loop.batch.cancelled == [row.job_id]
-    assert "1 jobs are ending" in _listed(loop)["message"]
+    assert "1 of its jobs" in _listed(loop)["message"]
     # the login node is away for a while: it goes on trying, and says so
     loop.machine.shell.away = True
     loop.turn(after=10)
     assert loop.batch.asked == 2, "and the batch system is asked no more often than else"
     loop.turn(after=30)
-    assert "still to be cleaned" in _listed(loop)["message"]
+    assert "the login node does not answer" in _listed(loop)["message"]
     loop.machine.shell.away = False
     loop.batch.set(row.job_id, BlockState.CANCELLED)
     removals = _count(loop.machine.shell.ran, lambda words: "rm -rf" in " ".join(words))

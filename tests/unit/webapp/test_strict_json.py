@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.protocol.errors import BadRequest
-from webapp import jsons
+from webapp import strict_json
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
@@ -24,13 +24,13 @@ values = st.recursive(
 
 @given(values)
 def test_what_is_written_is_read(value: Any) -> None:
-    assert jsons.loads(jsons.dumps(value).encode()) == value
+    assert strict_json.loads(strict_json.dumps(value).encode()) == value
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_read_or_refused_and_what_is_read_can_be_stored(data: bytes) -> None:
     try:
-        value = jsons.loads(data)
+        value = strict_json.loads(data)
     except BadRequest:
         return
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
@@ -41,9 +41,9 @@ def test_any_bytes_are_read_or_refused_and_what_is_read_can_be_stored(data: byte
 )
 def test_numbers_beyond_every_range_are_refused(number: str) -> None:
     with pytest.raises(BadRequest):
-        jsons.loads(number.encode())
+        strict_json.loads(number.encode())
 
 
 def test_what_is_no_json_is_never_written() -> None:
     with pytest.raises(ValueError):
-        jsons.dumps(float("nan"))
+        strict_json.dumps(float("nan"))

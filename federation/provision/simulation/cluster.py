@@ -1,6 +1,6 @@
-"""A cluster, an endpoint and its users in virtual time, to try a policy on a trace of demand.
+"""A simulated cluster with one endpoint, to run a policy on a trace of demand.
 
-The decisions are the real ones; the scheduler, the workers and the clock are played.
+The decisions are the real ones; the scheduler, the workers and the clock are simulated.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from ..planning import failures
 from ..planning.decide import decide
-from ..planning.model import Action, Block, BlockState, Decision, Demand, Memory, Verb, View, Work
+from ..planning.model import Action, Block, BlockState, Decision, Demand, PlannerState, Verb, View, Work
 from ..planning.policy import Policy
 
-#: Seconds after which a submission whose answer was lost is found (or found missing) by its name.
+#: Seconds after which a submission whose answer was lost is looked up by its name.
 RESOLVE_AFTER = 45.0
 
 
 class Arrival(NamedTuple):
-    """So many calls of a function arrive at a time (seconds); each runs so many seconds."""
+    """``calls`` calls of a function arrive at ``time`` (seconds); each runs for ``seconds``."""
 
     time: float
     calls: int
@@ -31,28 +31,28 @@ class Arrival(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Site:
-    """A played cluster. Times in seconds; submissions are numbered from 0."""
+class SimulatedSite:
+    """A simulated cluster. Times in seconds; submissions are numbered from 0."""
 
-    #: From submission to start, and from start to the worker's first word.
+    #: From submission to start, and from start to the worker's first heartbeat.
     queue_wait: float = 60.0
     start_up: float = 10.0
-    #: Jobs that run at once.
+    #: Most jobs that run at once.
     max_running: int = 1000
-    #: How often is looked and decided.
+    #: Time between two decisions.
     interval: float = 30.0
-    #: From-to times in which the scheduler does not answer.
+    #: Periods (start, end) in which the scheduler does not answer.
     outages: tuple[tuple[float, float], ...] = ()
     #: Submissions whose answer is lost: the job exists (even numbers) or does not (odd numbers).
     lost_answers: frozenset[int] = frozenset()
-    #: Submissions that are refused, and those whose job fails at its start.
+    #: Submissions that are rejected, and submissions whose job fails at its start.
     refused: frozenset[int] = frozenset()
     failing: frozenset[int] = frozenset()
 
 
 @dataclass
-class Job:
-    """A block in the played cluster. ``exists``: the scheduler really has it."""
+class SimulatedJob:
+    """A block in the simulated cluster. ``exists``: the scheduler has it."""
 
     block: Block
     number: int
@@ -62,7 +62,7 @@ class Job:
 
 
 class Sample(NamedTuple):
-    """One look at the world: for plots."""
+    """State at one moment, for plots."""
 
     time: float
     waiting: int
@@ -74,7 +74,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class Totals:
-    """What a run came to. Times in seconds."""
+    """Results of a run. Times in seconds."""
 
     finished: int = 0
     submissions: int = 0
@@ -85,14 +85,14 @@ class Totals:
     decisions: list[tuple[float, View, Decision]] = field(default_factory=list)
 
 
-class World:
-    """Plays ``trace`` under ``policy`` at ``site``; ``run`` does it."""
+class Simulation:
+    """Runs ``trace`` under ``policy`` on ``site``."""
 
-    def __init__(self, trace: Sequence[Arrival], policy: Policy, site: Site):
+    def __init__(self, trace: Sequence[Arrival], policy: Policy, site: SimulatedSite):
         self.policy, self.site = policy, site
         self.now = 0.0
-        self.jobs: list[Job] = []
-        self.memory = Memory()
+        self.jobs: list[SimulatedJob] = []
+        self.planner_state = PlannerState()
         self.totals = Totals()
         self._queue: deque[Arrival] = deque()
         self._known: dict[str, float] = {}
@@ -104,7 +104,7 @@ class World:
         self._at(0.0, self._tick)
 
     def run(self, until: float) -> Totals:
-        """Play until all calls are done and all blocks are gone, or until a time."""
+        """Run until all calls and blocks have ended, or until the given time."""
         while self._events:
             when, _, event = heapq.heappop(self._events)
             if when > until:
@@ -118,26 +118,26 @@ class World:
 
     def _arrive(self, arrival: Arrival) -> None:
         self._queue.extend([arrival] * arrival.calls)
-        self._feed()
+        self._assign_calls()
 
     def _tick(self) -> None:
-        self._look()
+        self._poll_scheduler()
         view = self.view()
         decision = decide(view, self.policy, self.now)
-        self.memory = decision.memory
+        self.planner_state = decision.planner_state
         self.totals.decisions.append((self.now, view, decision))
         for action in decision.actions:
             if action.verb is Verb.SUBMIT and self._in_doubt():
-                break  # as the real one does: no further submission before this one's fate is known
+                break  # as in ``actions``: no further submission while an outcome is unknown
             self._act(action)
         self._sample()
         idle_floor = self.policy.min_blocks
         if self._left or sum(job.block.active for job in self.jobs) > idle_floor:
             self._at(self.now + self.site.interval, self._tick)
 
-    def _look(self) -> None:
-        """What a poll of the scheduler brings: answers that were lost are found."""
-        if self._out():
+    def _poll_scheduler(self) -> None:
+        """Poll the scheduler: resolve submissions whose answer was lost."""
+        if self._in_outage():
             return
         for job in self.jobs:
             if job.block.state is BlockState.SUBMITTING and self.now - job.block.submitted >= RESOLVE_AFTER:
@@ -149,25 +149,25 @@ class World:
     def _in_doubt(self) -> bool:
         return any(job.block.state is BlockState.SUBMITTING for job in self.jobs)
 
-    def _out(self) -> bool:
+    def _in_outage(self) -> bool:
         return any(start <= self.now < end for start, end in self.site.outages)
 
     def view(self) -> View:
-        """What the provisioner would see now."""
+        """Return the view of the provisioner at this time."""
         counts: Counter[str] = Counter(arrival.function for arrival in self._queue)
         seconds: dict[str, float] = dict(self._known)
         for began, arrival in (run for job in self.jobs for run in job.running.values()):
             counts[arrival.function] += 1
-            taken = 2.0 * (self.now - began)  # as federation.provision.planning.demand has it
+            taken = 2.0 * (self.now - began)  # as in federation.provision.planning.demand
             seconds[arrival.function] = max(seconds.get(arrival.function, 0.0), taken)
         work = tuple(Work(count, seconds.get(function)) for function, count in sorted(counts.items()))
         ended = [job for job in self.jobs if job.ended is not None]
         day = sum(self._hours(job, max(0.0, self.now - 86400.0)) for job in ended)
         total = sum(self._hours(job, 0.0) for job in ended)
         blocks = tuple(job.block for job in self.jobs if job.block.active)
-        return View(blocks, Demand(work), self.memory, not self._out(), day, total)
+        return View(blocks, Demand(work), self.planner_state, not self._in_outage(), day, total)
 
-    def _hours(self, job: Job, since: float) -> float:
+    def _hours(self, job: SimulatedJob, since: float) -> float:
         if job.block.started is None or job.ended is None:
             return 0.0
         return job.block.nodes * max(0.0, job.ended - max(since, job.block.started)) / 3600.0
@@ -189,9 +189,11 @@ class World:
         number = self.totals.submissions
         self.totals.submissions += 1
         if number in self.site.refused:
-            self.memory = failures.refused(self.memory, self.policy, self.now, "refused by the trace")
+            self.planner_state = failures.refused(
+                self.planner_state, self.policy, self.now, "rejected by the simulation"
+            )
             return
-        self.memory = failures.accepted(self.memory)
+        self.planner_state = failures.accepted(self.planner_state)
         lost = number in self.site.lost_answers
         block = Block(
             f"b{number}",
@@ -201,12 +203,12 @@ class World:
             self.policy.walltime,
             self.now,
         )
-        job = Job(block, number, exists=not lost or number % 2 == 0)
+        job = SimulatedJob(block, number, exists=not lost or number % 2 == 0)
         self.jobs.append(job)
         if job.exists:
             self._at(self.now + self.site.queue_wait, lambda: self._start(job))
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: SimulatedJob) -> None:
         if not job.block.active:
             return
         if sum(j.block.started is not None and j.ended is None for j in self.jobs) >= self.site.max_running:
@@ -221,13 +223,13 @@ class World:
         self._at(self.now + self.site.start_up, lambda: self._join(job))
         self._at(self.now + job.block.walltime, lambda: self._end(job, BlockState.TIMEOUT))
 
-    def _join(self, job: Job) -> None:
+    def _join(self, job: SimulatedJob) -> None:
         if job.block.active:
             job.block = replace(job.block, joined=self.now, workers=job.block.nodes, idle_since=self.now)
-            self.memory = failures.joined(self.memory)
-            self._feed()
+            self.planner_state = failures.joined(self.planner_state)
+            self._assign_calls()
 
-    def _feed(self) -> None:
+    def _assign_calls(self) -> None:
         for job in self.jobs:
             block = job.block
             takes = (
@@ -241,13 +243,13 @@ class World:
             while self._queue and len(job.running) < block.slots:
                 self._run(job, self._queue.popleft())
 
-    def _run(self, job: Job, arrival: Arrival) -> None:
+    def _run(self, job: SimulatedJob, arrival: Arrival) -> None:
         key = next(self._order)
         job.running[key] = (self.now, arrival)
         job.block = replace(job.block, busy=len(job.running), idle_since=None)
         self._at(self.now + arrival.seconds, lambda: self._finish(job, key))
 
-    def _finish(self, job: Job, key: int) -> None:
+    def _finish(self, job: SimulatedJob, key: int) -> None:
         run = job.running.pop(key, None)
         if run is None:
             return  # its job ended before it
@@ -259,27 +261,27 @@ class World:
         self._known[arrival.function] = arrival.seconds
         idle = None if job.running else self.now
         job.block = replace(job.block, busy=len(job.running), idle_since=idle)
-        self._feed()
+        self._assign_calls()
         self._end_when_empty(job)
 
-    def _end_when_empty(self, job: Job) -> None:
+    def _end_when_empty(self, job: SimulatedJob) -> None:
         if job.block.drained is not None and not job.running:
             self._end(job, BlockState.COMPLETED)
 
-    def _end(self, job: Job, state: BlockState) -> None:
+    def _end(self, job: SimulatedJob, state: BlockState) -> None:
         if job.ended is not None:
             return
         job.ended = self.now
         ran = 0.0 if job.block.started is None else self.now - job.block.started
         joined = job.block.joined is not None
-        self.memory = failures.ended(
-            self.memory, self.policy, self.now, state, block=job.block.name, joined=joined, ran=ran
+        self.planner_state = failures.ended(
+            self.planner_state, self.policy, self.now, state, block=job.block.name, joined=joined, ran=ran
         )
-        # what ran goes back to the queue, as the ledger does
+        # running calls are requeued, as in the ledger
         self._queue.extendleft(arrival for _, arrival in job.running.values())
         job.running.clear()
         job.block = replace(job.block, state=state, busy=0, idle_since=None)
-        self._feed()
+        self._assign_calls()
 
     def _sample(self) -> None:
         active = [job.block for job in self.jobs if job.block.active]
