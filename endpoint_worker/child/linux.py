@@ -26,7 +26,7 @@ def exact_timers() -> bool:
     return prctl(_SET_TIMER_SLACK, 1)
 
 
-def short_turns(seconds: float) -> bool:
+def short_time_slices(seconds: float) -> bool:
     """Have this process, and what it starts, take turns of ``seconds`` at a busy processor (Linux 6.12).
 
     Its share stays the same. But who asks for short turns need not wait for the end of another's long one

@@ -25,14 +25,14 @@ from umbel.serialize import dump_exception, dump_result, load_call, load_functio
 from umbel.system.processes import end_with_parent
 
 from ..ipc import frames, stream
-from ..ipc.output import Mouth
-from ..ipc.shared_memory import FAILED, SKIPPED, SPOKE, SUCCEEDED, Journal, protect
+from ..ipc.output import OutputWriter
+from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
 from . import linux, rlimits
 from .reset import Baseline
 from .usage import MEASURED_FROM, Meter
 
 #: A runner's turn at a processor that others want, too (seconds).
-TURN = 0.0005
+TIME_SLICE = 0.0005
 #: Longest message of a failure (characters); the traceback travels apart.
 MAX_MESSAGE = 500
 
@@ -40,18 +40,18 @@ MAX_MESSAGE = 500
 class Runner:
     """Runs bundles that come over ``sock``; ``journal`` is shared with the supervisor."""
 
-    def __init__(self, sock: socket.socket, journal: Journal, mouth: Mouth):
+    def __init__(self, sock: socket.socket, progress: SharedProgress, output: OutputWriter):
         self._sock = sock
-        self._journal = journal
-        self._mouth = mouth
+        self._progress = progress
+        self._output = output
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._baseline = Baseline(mouth)
+        self._baseline = Baseline(output)
         self._meter = Meter()
         self._streamed = False
 
     def serve(self) -> None:
         """Say hello and run bundles until the supervisor closes the socket."""
-        self._sock.sendall(frames.pack(frames.HELLO, {"pid": os.getpid(), "mark": self._mouth.secret.hex()}))
+        self._sock.sendall(frames.pack(frames.HELLO, {"pid": os.getpid(), "mark": self._output.secret.hex()}))
         while (frame := frames.receive(self._sock)) is not None:
             files = frame.header.get("files")
             before = rlimits.lower_files(files) if files else None
@@ -82,32 +82,32 @@ class Runner:
         function = self._functions.get(header["sha256"])
         if function is not None:
             return function
-        self._journal.load(True, time.monotonic())
+        self._progress.load(True, time.monotonic())
         try:
             function = load_function(data)
         except BaseException as error:  # loading runs code of the user's: it may raise anything
             code = getattr(error, "code", None)
             known = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
-            note = _note(known, getattr(error, "message", None) or _describe(error))
+            details = _details(known, getattr(error, "message", None) or _describe(error))
             for index in range(count):
-                self._journal.start(index, time.monotonic(), 0.0)
-                status = FAILED | SPOKE if self._mouth.spoke() and self._mouth.mark(index) else FAILED
-                self._put(index, status, time.time(), 0.0, note, b"")
+                self._progress.start(index, time.monotonic(), 0.0)
+                status = FAILED | WROTE if self._output.wrote() and self._output.mark(index) else FAILED
+                self._put(index, status, time.time(), 0.0, details, b"")
             self._baseline.after_call()
             return None
         finally:
-            self._journal.load(False, time.monotonic())
+            self._progress.load(False, time.monotonic())
         self._functions[header["sha256"]] = function
         self._baseline.after_call()
         return function
 
     def _calls(self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool) -> int:
         """The hot loop: about nine microseconds for a call that does nothing."""
-        journal, baseline, mouth = self._journal, self._baseline, self._mouth
+        progress, baseline, output = self._progress, self._baseline, self._output
         self._meter.begin()
-        tidy = baseline.after_call
-        start, finish, write, skip = journal.start, journal.finish, journal.write, journal.skip
-        spoke, drain = mouth.spoke, self._stream
+        reset = baseline.after_call
+        start, finish, write, skip = progress.start, progress.finish, progress.write, progress.skip
+        wrote, send_items = output.wrote, self._stream
         clock, processor = time.monotonic, time.process_time
         epoch = time.time() - clock()
         count = len(table) // 2
@@ -120,25 +120,25 @@ class Runner:
             if skip[index]:
                 self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
                 continue
-            status, note, payload = _call(function, data, limited, drain)
+            status, details, payload = _call(function, data, limited, send_items)
             if baseline.forked:
                 # the call forked and came back in the child, too: only the parent reports and goes on
                 os._exit(0)
             wall = clock() - began
             if wall > MEASURED_FROM:
-                note = _measured(note, self._meter.end(cpu))
-            if spoke() and mouth.mark(index):
-                status |= SPOKE
+                details = _measured(details, self._meter.end(cpu))
+            if wrote() and output.mark(index):
+                status |= WROTE
             # what was yielded went over the socket, and the end must not overtake it
-            if self._streamed or not write(index, status, epoch + began, wall, note, payload):
-                self._send(index, status, epoch + began, wall, note, payload)
+            if self._streamed or not write(index, status, epoch + began, wall, details, payload):
+                self._send(index, status, epoch + began, wall, details, payload)
             finish(index)
-            tidy()
+            reset()
         return count
 
     def _stream(self, generator: Generator[Any, Any, Any]) -> Any:
         """Send what the running call yields; return what its generator returns."""
-        header = {"index": self._journal.started - 1}
+        header = {"index": self._progress.started - 1}
         self._streamed = True
 
         def put(item: bytes) -> None:
@@ -154,23 +154,25 @@ class Runner:
 
         return stream.send(generator, dump_result, put)
 
-    def _put(self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes) -> None:
-        if not self._journal.write(index, status, started, wall, note, payload):
-            self._send(index, status, started, wall, note, payload)
-        self._journal.finish(index)
+    def _put(
+        self, index: int, status: int, started: float, wall: float, details: bytes, payload: bytes
+    ) -> None:
+        if not self._progress.write(index, status, started, wall, details, payload):
+            self._send(index, status, started, wall, details, payload)
+        self._progress.finish(index)
 
     def _send(
-        self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
+        self, index: int, status: int, started: float, wall: float, details: bytes, payload: bytes
     ) -> None:
         """Send an outcome that the journal has no room for, or that follows items."""
-        header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(note)}
+        header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(details)}
         if self._streamed:
             header["streamed"], self._streamed = True, False
-        self._sock.sendall(frames.pack(frames.OUTCOME, header, note, payload))
+        self._sock.sendall(frames.pack(frames.OUTCOME, header, details, payload))
 
 
 def _call(
-    function: Callable[..., Any], data: bytes, limited: bool, drain: Callable[[Any], Any]
+    function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any]
 ) -> tuple[int, bytes, bytes]:
     """Run one call; return status, note and payload of its outcome, whatever the call raises.
 
@@ -183,11 +185,11 @@ def _call(
     try:
         value = function(*args, **kwargs)
         if type(value) is GeneratorType:
-            value = drain(value)
-    except stream.NotCarried as error:
+            value = send_items(value)
+    except stream.NotTransferable as error:
         if error.__cause__ is not None:
             return _failure("RESULT_NOT_SERIALIZABLE", error.__cause__, limited)
-        return FAILED, _note("RESULT_TOO_LARGE", str(error)), b""
+        return FAILED, _details("RESULT_TOO_LARGE", str(error)), b""
     except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes of a call, too
         return _failure("TASK_ERROR", error, limited)
     try:
@@ -199,7 +201,7 @@ def _call(
             f"the result takes {len(payload):,} bytes, the service carries {limits.MAX_PAYLOAD_BYTES:,}: "
             "write it to a file where the call runs and return the file's path, or return a part"
         )
-        return FAILED, _note("RESULT_TOO_LARGE", message), b""
+        return FAILED, _details("RESULT_TOO_LARGE", message), b""
     return SUCCEEDED, b"", payload
 
 
@@ -209,24 +211,24 @@ def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes
         traceback.clear_frames(error.__traceback__)
         return (
             FAILED,
-            _note("MEMORY_LIMIT", "the call needed more memory than its limit: raise `memory`"),
+            _details("MEMORY_LIMIT", "the call needed more memory than its limit: raise `memory`"),
             b"",
         )
     if code == "DESERIALIZE_ERROR":
         code = getattr(error, "code", code)
         code = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
     message = getattr(error, "message", None) if code != "TASK_ERROR" else None
-    note = _note(code, message if isinstance(message, str) else _describe(error))
-    return FAILED, note, dump_exception(error) if code == "TASK_ERROR" else b""
+    details = _details(code, message if isinstance(message, str) else _describe(error))
+    return FAILED, details, dump_exception(error) if code == "TASK_ERROR" else b""
 
 
-def _note(code: str, message: str) -> bytes:
+def _details(code: str, message: str) -> bytes:
     return json.dumps({"code": code, "message": message[:MAX_MESSAGE]}).encode()
 
 
-def _measured(note: bytes, usage: dict[str, Any]) -> bytes:
+def _measured(details: bytes, usage: dict[str, Any]) -> bytes:
     """Add to a note what the call used."""
-    return json.dumps({**(json.loads(note) if note else {}), "usage": usage}).encode()
+    return json.dumps({**(json.loads(details) if details else {}), "usage": usage}).encode()
 
 
 def _describe(error: BaseException) -> str:
@@ -236,7 +238,7 @@ def _describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int = 0) -> None:
+def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int = 0) -> None:
     """Serve as a runner on three descriptors, with at most so many files; does not return.
 
     ``parent``: process id of the worker, or 0 where something else ends the runner with it.
@@ -245,23 +247,23 @@ def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int 
         end_with_parent(parent)
     linux.adopt_orphans()
     linux.exact_timers()
-    linux.short_turns(TURN)
+    linux.short_time_slices(TIME_SLICE)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a call that crashes must not fill the site's disk with images of its memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     rlimits.limit_files(files)
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)
-    journal = Journal(journal_fd)
-    protect(journal_fd)
-    os.close(journal_fd)
+    progress = SharedProgress(progress_fd)
+    protect(progress_fd)
+    os.close(progress_fd)
     # standard error told of troubles at the start; from here on it is the call's
-    os.set_inheritable(speech_fd, False)
-    mouth = Mouth(speech_fd, journal)
+    os.set_inheritable(output_fd, False)
+    output = OutputWriter(output_fd, progress)
     linux.unbuffer_c()
     try:
-        Runner(sock, journal, mouth).serve()
-    except (OSError, frames.WireError):
+        Runner(sock, progress, output).serve()
+    except (OSError, frames.FrameError):
         # the socket is gone, or a call closed it: outcomes so far are in the journal
         os._exit(70)
     # threads that calls left behind must not keep this process

@@ -22,7 +22,7 @@ try:
 except ImportError:
     from signal import getsignal as _handler
 
-from ..ipc.output import Mouth, open_stream
+from ..ipc.output import OutputWriter, open_stream
 
 _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 
@@ -34,16 +34,16 @@ class Baseline:
     asking the system for sixty handlers after every call would cost more than most calls.
     """
 
-    def __init__(self, mouth: Mouth) -> None:
-        self._mouth = mouth
-        self._folder = os.getcwd()
+    def __init__(self, output: OutputWriter) -> None:
+        self._output = output
+        self._directory = os.getcwd()
         # dicts of bytes, as os.environ keeps them: comparing them costs less than a microsecond
         self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
         self._handlers = {number: _handler(number) for number in _catchable()}
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._path = list(sys.path)
-        self._mask = os.umask(0o022)
-        os.umask(self._mask)
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
         self._recursion = sys.getrecursionlimit()
         self._limits = [resource.getrlimit(kind) for kind in _LIMITS]
         self._threads = _thread._count()
@@ -52,19 +52,19 @@ class Baseline:
         self.forked = False
         for name in ("signal", "alarm", "setitimer", "siginterrupt", "set_wakeup_fd"):
             setattr(signal, name, self._watch(getattr(signal, name)))
-        os.register_at_fork(after_in_child=self._in_child)
+        os.register_at_fork(after_in_child=self._after_fork)
 
     def after_call(self) -> None:
         """Put right what a call may have changed; costs about two microseconds when it changed nothing."""
         if os.environ._data != self._environment:  # type: ignore[attr-defined]
             self._restore_environment()
         try:
-            moved = os.getcwd() != self._folder
+            moved = os.getcwd() != self._directory
         except OSError:
             moved = True
         if moved:
-            os.makedirs(self._folder, exist_ok=True)
-            os.chdir(self._folder)
+            os.makedirs(self._directory, exist_ok=True)
+            os.chdir(self._directory)
         if self._signals_touched:
             self._restore_signals()
         try:
@@ -72,14 +72,14 @@ class Baseline:
             os.get_blocking(1), os.get_blocking(2)
         except OSError:
             _reopen()
-            self._mouth.repair()
+            self._output.repair()
         if (sys.stdin, sys.stdout, sys.stderr) != self._streams or sys.stdout.closed or sys.stderr.closed:
             self._restore_streams()
 
     def after_bundle(self) -> str:
         """Put the rest right; return what could not be: "" or a few words."""
         self._restore_signals()
-        os.umask(self._mask)
+        os.umask(self._umask)
         if sys.path != self._path:
             sys.path[:] = self._path
         if sys.getrecursionlimit() != self._recursion:
@@ -111,7 +111,7 @@ class Baseline:
             lost = os.fstat(0).st_rdev != os.stat(os.devnull).st_rdev
         except OSError:
             return True
-        return lost or not self._mouth.repair()
+        return lost or not self._output.repair()
 
     def _few_files_left(self) -> bool:
         """True when what calls left open takes more than half of the files that may be open."""
@@ -143,7 +143,7 @@ class Baseline:
 
     def _restore_streams(self) -> None:
         _reopen()
-        self._mouth.repair()
+        self._output.repair()
         fresh = []
         for number, (stream, mode) in enumerate(zip(self._streams, "rww", strict=True)):
             if stream is None or stream.closed:
@@ -152,7 +152,7 @@ class Baseline:
             fresh.append(stream)
             setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
         self._streams = (fresh[0], fresh[1], fresh[2])
-        self._mouth.flush = fresh[1].flush
+        self._output.flush = fresh[1].flush
 
     def _watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any) -> Any:
@@ -163,7 +163,7 @@ class Baseline:
         watched.__doc__ = function.__doc__
         return watched
 
-    def _in_child(self) -> None:
+    def _after_fork(self) -> None:
         self.forked = True
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import endpoint_worker
 
-from ..config.directory import EndpointFolder, FolderError
+from ..config.directory import DirectoryError, EndpointDirectory
 
 #: A worker in the background must hold its place within this long (seconds).
 START_TIMEOUT = 20.0
 
 
-def log_file(folder: EndpointFolder, node: str) -> Path:
+def log_file(directory: EndpointDirectory, node: str) -> Path:
     """Log of a node that was started in the background."""
-    return folder.logs / f"{node}.log"
+    return directory.logs / f"{node}.log"
 
 
 def spawn(arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
@@ -37,20 +37,20 @@ def spawn(arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def detach(folder: EndpointFolder, node: str, arguments: list[str]) -> int:
-    """Start a worker in the background; return its process id once it holds its place. Raises FolderError."""
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    early = folder.logs / f"{node}.err"
+def detach(directory: EndpointDirectory, node: str, arguments: list[str]) -> int:
+    """Start a worker in the background; return its process id once it is up. Raises DirectoryError."""
+    directory.logs.mkdir(parents=True, exist_ok=True)
+    early = directory.logs / f"{node}.err"
     process = spawn(arguments, early)
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
-        if folder.running().get(node) == process.pid:
+        if directory.running().get(node) == process.pid:
             return process.pid
         if process.poll() is not None:
             break
         time.sleep(0.05)
     said = early.read_text(errors="replace").strip()[-2000:]
-    raise FolderError(f"the worker did not start: {said or f'see {log_file(folder, node)}'}")
+    raise DirectoryError(f"the worker did not start: {said or f'see {log_file(directory, node)}'}")
 
 
 def stop(pid: int, timeout: float) -> bool:
@@ -60,7 +60,7 @@ def stop(pid: int, timeout: float) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        raise FolderError(f"process {pid} belongs to another account: stop it from there") from None
+        raise DirectoryError(f"process {pid} belongs to another account: stop it from there") from None
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if not _alive(pid):
@@ -86,9 +86,11 @@ def _alive(pid: int) -> bool:
 def python_path() -> str:
     """``PYTHONPATH`` with which a process that starts elsewhere finds this program."""
     # this process may have been started inside a checkout: the child starts elsewhere
-    folders = [
-        os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder
+    directories = [
+        os.path.abspath(directory)
+        for directory in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if directory
     ]
     return os.pathsep.join(
-        dict.fromkeys([*folders, str(Path(endpoint_worker.__file__).resolve().parents[1])])
+        dict.fromkeys([*directories, str(Path(endpoint_worker.__file__).resolve().parents[1])])
     )

@@ -27,15 +27,15 @@ import psutil
 
 from umbel.system.files import home_directory
 
-from ..config.directory import EndpointFolder, FolderError, node_name
+from ..config.directory import DirectoryError, EndpointDirectory, node_name
 from .daemon import spawn
 
 #: Ports that are tried after the wanted one when others use it.
 PORTS = 20
 #: Seconds until a relay without connections ends, between two looks, to reach the broker, and to start.
-IDLE, LOOK, CONNECT, START = 900.0, 3.0, 10.0, 20.0
+IDLE_TIMEOUT, CHECK_INTERVAL, CONNECT_TIMEOUT, START_TIMEOUT = 900.0, 3.0, 10.0, 20.0
 #: Connections that are carried at once; a worker has some five.
-MOST = 8192
+MAX_CONNECTIONS = 8192
 #: Processes that this one has started and that outlive it.
 _started: list[subprocess.Popen[bytes]] = []
 #: Beginnings of names of interfaces that lead to nobody but this machine.
@@ -62,7 +62,7 @@ class Relay:
         os.replace(draft, self.file)
         try:
             while self._wanted():
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(CHECK_INTERVAL)
         finally:
             for server in servers:
                 server.close()
@@ -70,7 +70,7 @@ class Relay:
     def _wanted(self) -> bool:
         if _state(self.file).get("pid") != os.getpid():
             return False
-        return self._open > 0 or time.monotonic() - self._used < IDLE
+        return self._open > 0 or time.monotonic() - self._used < IDLE_TIMEOUT
 
     async def _bind(self) -> list[asyncio.Server]:
         """One port on all addresses: the wanted one, or one of those after it."""
@@ -79,7 +79,7 @@ class Relay:
             servers: list[asyncio.Server] = []
             try:
                 for address in self.listen:
-                    servers.append(await asyncio.start_server(self._carry, address, port))
+                    servers.append(await asyncio.start_server(self._forward, address, port))
                     port = servers[0].sockets[0].getsockname()[1]
             except OSError as error:
                 last = error
@@ -88,16 +88,16 @@ class Relay:
                 continue
             self.port = port
             return servers
-        raise FolderError(f"no port from {self.port} on is free at {', '.join(self.listen)}: {last}")
+        raise DirectoryError(f"no port from {self.port} on is free at {', '.join(self.listen)}: {last}")
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= MOST:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._open >= MAX_CONNECTIONS:
             writer.close()
             return
         self._open += 1
         try:
-            way = asyncio.open_connection(*self.upstream)
-            there_reader, there_writer = await asyncio.wait_for(way, CONNECT)
+            connecting = asyncio.open_connection(*self.upstream)
+            there_reader, there_writer = await asyncio.wait_for(connecting, CONNECT_TIMEOUT)
             await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
         except (OSError, asyncio.TimeoutError) as error:
             print(f"{time.strftime('%F %T')} {self.upstream}: {error!r}", file=sys.stderr, flush=True)
@@ -135,21 +135,21 @@ def addresses() -> list[str]:
 
 
 def ensure(
-    folder: EndpointFolder, upstream: tuple[str, int], listen: Sequence[str], port: int
+    directory: EndpointDirectory, upstream: tuple[str, int], listen: Sequence[str], port: int
 ) -> dict[str, Any]:
-    """Have a relay run on this machine; return its ``pid``, ``port``, ``addresses``. Raises FolderError."""
-    file = _file(folder)
+    """Ensure that a relay runs here; return its ``pid``, ``port``, ``addresses``. Raises DirectoryError."""
+    file = _file(directory)
     known = _state(file)
     same = known.get("upstream") == list(upstream) and known.get("addresses") == list(listen)
     if _alive(file):
         if same:
             return known
-        stop(folder)
+        stop(directory)
     file.parent.mkdir(parents=True, exist_ok=True)
-    folder.logs.mkdir(parents=True, exist_ok=True)
+    directory.logs.mkdir(parents=True, exist_ok=True)
     words = [
         "relay",
-        folder.name,
+        directory.name,
         "--serve",
         "--upstream",
         f"{upstream[0]}:{upstream[1]}",
@@ -157,20 +157,20 @@ def ensure(
         str(port),
     ]
     words += [word for address in listen for word in ("--listen", address)]
-    process = spawn(words, folder.logs / f"{file.stem}.log")
+    process = spawn(words, directory.logs / f"{file.stem}.log")
     _started.append(process)
-    deadline = time.monotonic() + START
+    deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         if _state(file).get("pid") == process.pid:
             return _state(file)
         time.sleep(0.02)
     process.kill()
-    raise FolderError(f"the relay does not start: see {folder.logs / f'{file.stem}.log'}")
+    raise DirectoryError(f"the relay does not start: see {directory.logs / f'{file.stem}.log'}")
 
 
-def stop(folder: EndpointFolder) -> bool:
+def stop(directory: EndpointDirectory) -> bool:
     """End this machine's relay; False if there was none."""
-    file = _file(folder)
+    file = _file(directory)
     pid = _state(file).get("pid") if _alive(file) else None
     file.unlink(missing_ok=True)
     if not pid:
@@ -184,9 +184,9 @@ def stop(folder: EndpointFolder) -> bool:
     return True
 
 
-def _file(folder: EndpointFolder) -> Path:
+def _file(directory: EndpointDirectory) -> Path:
     # homes are shared, processes are not
-    return folder.path / "run" / f"relay-{node_name()}.json"
+    return directory.path / "run" / f"relay-{node_name()}.json"
 
 
 def _state(file: Path) -> dict[str, Any]:
@@ -229,18 +229,18 @@ def relay(
     name: str, upstream: str | None, listen: tuple[str, ...], port: int, serve: bool, ends: bool
 ) -> None:
     """Have a relay for endpoint NAME run on this machine, and print where it listens (JSON)."""
-    folder = EndpointFolder(home_directory(), name)
+    directory = EndpointDirectory(home_directory(), name)
     if ends:
-        stop(folder)
+        stop(directory)
         return
     host, _, number = (upstream or "").rpartition(":")
     if not host or not number.isdigit():
         raise click.UsageError("--upstream wants HOST:PORT")
     listen = listen or tuple(addresses())
     if not serve:
-        click.echo(json.dumps(ensure(folder, (host, int(number)), listen, port)))
+        click.echo(json.dumps(ensure(directory, (host, int(number)), listen, port)))
         return
-    file = _file(folder)
+    file = _file(directory)
     lock = _lock(file)
     try:
         asyncio.run(Relay((host, int(number)), listen, port, file).serve())

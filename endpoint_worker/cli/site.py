@@ -9,7 +9,7 @@ import click
 from umbel.system.files import home_directory
 
 from ..config import settings
-from ..config.directory import EndpointFolder
+from ..config.directory import EndpointDirectory
 from . import daemon, systemd
 from .doctor import checks
 
@@ -22,8 +22,8 @@ NAME = click.argument("name")
 @click.option("--no-api", is_flag=True, help="Leave out the service's API; a worker needs the broker only.")
 def check_command(name: str, as_json: bool, no_api: bool) -> None:
     """Find out what keeps endpoint NAME from working here, and what to do; exit code 1 if anything does."""
-    folder = _existing(name)
-    found = checks.check(folder, api=not no_api)
+    directory = _existing(name)
+    found = checks.check(directory, api=not no_api)
     if as_json:
         click.echo(checks.to_json(name, found))
     for finding in [] if as_json else found:
@@ -38,10 +38,13 @@ def check_command(name: str, as_json: bool, no_api: bool) -> None:
 @NAME
 def enable_on_boot(name: str) -> None:
     """Have systemd start endpoint NAME with this machine, and again if it fails."""
-    folder = _existing(name)
-    chosen = settings.load(folder.settings_file, name)
+    directory = _existing(name)
+    chosen = settings.load(directory.settings_file, name)
     text = systemd.unit_text(
-        folder, home_directory(), python_path=daemon.python_path(), stop_seconds=chosen.drain_seconds + 20.0
+        directory,
+        home_directory(),
+        python_path=daemon.python_path(),
+        stop_seconds=chosen.drain_seconds + 20.0,
     )
     left = systemd.enable(name, text)
     click.echo(f"Wrote {systemd.unit_file(name)}")
@@ -60,7 +63,7 @@ def enable_on_boot(name: str) -> None:
 def disable_on_boot(name: str) -> None:
     """Undo enable-on-boot; a worker that runs goes on."""
     # by its name alone: the endpoint itself may be gone already
-    EndpointFolder(home_directory(), name)
+    EndpointDirectory(home_directory(), name)
     if systemd.disable(name):
         click.echo(f"Removed {systemd.unit_file(name)}")
     else:
@@ -69,8 +72,8 @@ def disable_on_boot(name: str) -> None:
         )
 
 
-def _existing(name: str) -> EndpointFolder:
-    folder = EndpointFolder(home_directory(), name)
-    if not folder.exists():
-        folder.credentials()  # says what is missing
-    return folder
+def _existing(name: str) -> EndpointDirectory:
+    directory = EndpointDirectory(home_directory(), name)
+    if not directory.exists():
+        directory.credentials()  # says what is missing
+    return directory

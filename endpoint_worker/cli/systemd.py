@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..config.directory import EndpointFolder
+from ..config.directory import EndpointDirectory
 
 #: Seconds that systemctl and loginctl may take.
 TIMEOUT = 20.0
@@ -41,18 +41,18 @@ def unit_name(name: str) -> str:
 def unit_file(name: str) -> Path:
     """Where the account's systemd looks for an endpoint's unit."""
     configured = os.environ.get("XDG_CONFIG_HOME")
-    folder = Path(configured) if configured else Path.home() / ".config"
-    return folder / "systemd" / "user" / unit_name(name)
+    directory = Path(configured) if configured else Path.home() / ".config"
+    return directory / "systemd" / "user" / unit_name(name)
 
 
-def unit_text(folder: EndpointFolder, home: Path, *, python_path: str, stop_seconds: float) -> str:
+def unit_text(directory: EndpointDirectory, home: Path, *, python_path: str, stop_seconds: float) -> str:
     """The unit: it runs this Python with this ``PATH``, and lets a worker stop for ``stop_seconds``."""
     environment = {"UMBEL_HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)}
     if python_path:
         environment["PYTHONPATH"] = python_path
-    command = [sys.executable, "-m", "endpoint_worker", "start", folder.name]
+    command = [sys.executable, "-m", "endpoint_worker", "start", directory.name]
     return _UNIT.format(
-        name=folder.name,
+        name=directory.name,
         environment=" ".join(_quoted(f"{key}={value}") for key, value in environment.items()),
         command=" ".join(_quoted(word).replace("$", "$$") for word in command),
         stop=stop_seconds,

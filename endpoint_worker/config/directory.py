@@ -32,7 +32,7 @@ from umbel.protocol.names import valid_name
 from umbel.system.files import write_private
 
 
-class FolderError(UmbelError):
+class DirectoryError(UmbelError):
     """An endpoint's folder is missing, damaged or in use."""
 
     default_code = "BAD_REQUEST"
@@ -54,12 +54,12 @@ class Credentials:
     service_key: bytes
 
 
-class EndpointFolder:
-    """Folder of the endpoint ``name`` below ``home``. Raises FolderError for names that cannot be one."""
+class EndpointDirectory:
+    """Folder of the endpoint ``name`` below ``home``. Raises DirectoryError for names that cannot be one."""
 
     def __init__(self, home: Path, name: str):
         if not valid_name(name):
-            raise FolderError(
+            raise DirectoryError(
                 f"'{name}' cannot name an endpoint: use up to 63 letters, digits and _ . -, "
                 "not starting with a mark"
             )
@@ -78,7 +78,7 @@ class EndpointFolder:
         return self._credentials_file.exists()
 
     def credentials(self) -> Credentials:
-        """Read who the endpoint is. Raises FolderError."""
+        """Read who the endpoint is. Raises DirectoryError."""
         raw = self._read(self._credentials_file)
         try:
             record = json.loads(raw)
@@ -89,13 +89,13 @@ class EndpointFolder:
                 record["endpoint_id"], record["name"], record["api_url"], record["broker_url"], key
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise FolderError(f"{self._credentials_file} is damaged ({error}): {self._again()}") from None
+            raise DirectoryError(f"{self._credentials_file} is damaged ({error}): {self._advice()}") from None
 
     def signing_key(self) -> bytes:
-        """Read the endpoint's private key. Raises FolderError."""
+        """Read the endpoint's private key. Raises DirectoryError."""
         key = self._read(self._key_file)
         if len(key) != 32:
-            raise FolderError(f"{self._key_file} is damaged: {self._again()}")
+            raise DirectoryError(f"{self._key_file} is damaged: {self._advice()}")
         return key
 
     def write(self, credentials: Credentials, signing_key: bytes, settings: str) -> None:
@@ -116,7 +116,7 @@ class EndpointFolder:
 
     @contextmanager
     def lock(self, node: str) -> Iterator[None]:
-        """Hold the place of a node; raises FolderError naming the process that has it."""
+        """Hold the place of a node; raises DirectoryError naming the process that has it."""
         self._run.mkdir(parents=True, exist_ok=True)
         file = self._run / f"{node}.pid"
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -124,8 +124,8 @@ class EndpointFolder:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise FolderError(
-                    f"endpoint '{self.name}' already runs here: {_who(file)}; stop it with "
+                raise DirectoryError(
+                    f"endpoint '{self.name}' already runs here: {_owner(file)}; stop it with "
                     f"'umbel-endpoint stop {self.name}', or start another node of it with --node NAME"
                 ) from None
             os.ftruncate(fd, 0)
@@ -162,23 +162,23 @@ class EndpointFolder:
         try:
             return file.read_bytes()
         except FileNotFoundError:
-            raise FolderError(
-                f"there is no endpoint '{self.name}' in {self.path.parent}: {self._again()}"
+            raise DirectoryError(
+                f"there is no endpoint '{self.name}' in {self.path.parent}: {self._advice()}"
             ) from None
         except OSError as error:
-            raise FolderError(f"{file} cannot be read: {error.strerror}") from None
+            raise DirectoryError(f"{file} cannot be read: {error.strerror}") from None
 
-    def _again(self) -> str:
+    def _advice(self) -> str:
         return f"run 'umbel-endpoint configure {self.name}', or set UMBEL_HOME to the folder that has it"
 
 
-def configured(home: Path) -> list[EndpointFolder]:
+def configured(home: Path) -> list[EndpointDirectory]:
     """All endpoints of a home, by name."""
-    folder = home / "endpoints"
-    if not folder.is_dir():
+    directory = home / "endpoints"
+    if not directory.is_dir():
         return []
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and valid_name(path.name))
-    return [found for found in (EndpointFolder(home, name) for name in names) if found.exists()]
+    names = sorted(path.name for path in directory.iterdir() if path.is_dir() and valid_name(path.name))
+    return [found for found in (EndpointDirectory(home, name) for name in names) if found.exists()]
 
 
 def _read(file: Path) -> tuple[int, str]:
@@ -190,7 +190,7 @@ def _read(file: Path) -> tuple[int, str]:
         return 0, ""
 
 
-def _who(file: Path) -> str:
+def _owner(file: Path) -> str:
     pid, host = _read(file)
     return f"process {pid or '?'}" + (f" on {host}" if host != socket.gethostname() else "")
 

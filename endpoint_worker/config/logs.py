@@ -17,7 +17,7 @@ LOG_BYTES, LOG_FILES = 10 * 1024 * 1024, 5
 FORMATS = ("text", "json")
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 #: Seconds between two looks at a file that is followed.
-LOOK = 0.2
+POLL_INTERVAL = 0.2
 
 
 class JsonFormatter(logging.Formatter):
@@ -66,7 +66,7 @@ def read(file: Path, lines: int, *, follow: bool = False) -> Iterator[str]:
                 log.close()
                 log = file.open(encoding="utf-8", errors="replace")
             else:
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL)
     finally:
         log.close()
 

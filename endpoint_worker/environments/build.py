@@ -18,13 +18,13 @@ from typing import IO
 from umbel.protocol.environment import Environment
 
 from ..config.environments import OLDEST_PYTHON, Environments
-from ..runners.process_tree import own_program
+from ..runners.process_tree import exempt_program
 from .store import BuildError, Interrupted
 
 #: Lines and characters of a build's log that a failure shows.
-LINES, CHARACTERS = 12, 1500
+LOG_LINES, LOG_CHARACTERS = 12, 1500
 #: What signals a worker to stop may reach its builds first: so long (seconds) a killed one waits for that.
-FAREWELL = 3.0
+STOP_SECONDS = 3.0
 
 
 class Builder:
@@ -40,7 +40,7 @@ class Builder:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
-    def make(self, environment: Environment, folder: Path, lock: int | None = None) -> tuple[str, str]:
+    def make(self, environment: Environment, directory: Path, lock: int | None = None) -> tuple[str, str]:
         """Fill ``folder``; return its interpreter and that one's home. Raises BuildError, OSError.
 
         ``lock``: a file descriptor that each program keeps. Raises Interrupted when ``stop`` is called.
@@ -54,7 +54,7 @@ class Builder:
             )
         uv = find_uv()
         run = partial(self._run, time.monotonic() + self._settings.build_seconds, lock)
-        python = folder / "bin" / "python"
+        python = directory / "bin" / "python"
         options = list(self._settings.options)
         if not self._settings.sources:
             options += ["--only-binary", ":all:"]
@@ -63,13 +63,13 @@ class Builder:
             wanted.write("\n".join(environment.requirements) + "\n")
             wanted.flush()
             if uv:
-                run([uv, "venv", "--python", version or sys.executable, str(folder)])
+                run([uv, "venv", "--python", version or sys.executable, str(directory)])
                 install = [uv, "pip", "install", "--python", str(python), *options]
             else:
-                run([find_python(version), "-m", "venv", str(folder)])
+                run([find_python(version), "-m", "venv", str(directory)])
                 install = [str(python), "-m", "pip", "install", *options]
             # before anything is installed: packages can change what is said here, or what that Python does
-            base = base_of(folder) or folder
+            base = base_of(directory) or directory
             if environment.requirements:
                 run([*install, "-r", wanted.name])
         return str(python), str(base)
@@ -87,18 +87,20 @@ class Builder:
         with tempfile.TemporaryFile() as output:
             code, why = self._wait(until, lock, argv, output)
             output.seek(max(0, output.seek(0, os.SEEK_END) - 20_000))
-            said = output.read().decode(errors="replace")
+            text = output.read().decode(errors="replace")
         if code != 0:
-            if self._stopped.wait(FAREWELL if code < 0 else 0.0):
+            if self._stopped.wait(STOP_SECONDS if code < 0 else 0.0):
                 raise Interrupted
-            raise BuildError(f"{why}:\n" + "\n".join(said.strip().splitlines()[-LINES:])[-CHARACTERS:])
-        return said
+            raise BuildError(
+                f"{why}:\n" + "\n".join(text.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:]
+            )
+        return text
 
     def _wait(
         self, until: float, lock: int | None, argv: Sequence[str], output: IO[bytes]
     ) -> tuple[int, str]:
         """Run one program to its end; return its exit code and a sentence about that."""
-        with own_program(
+        with exempt_program(
             argv,
             env=self._environ,
             stdin=subprocess.DEVNULL,

@@ -60,8 +60,8 @@ class Store:
     ``patience``: seconds that somebody else's build may take.
     """
 
-    def __init__(self, folder: Path, *, most: int = 0, retry: float = 600.0, patience: float = math.inf):
-        self.folder = folder
+    def __init__(self, directory: Path, *, most: int = 0, retry: float = 600.0, patience: float = math.inf):
+        self.directory = directory
         self._most = most
         self._retry = retry
         self._patience = patience
@@ -97,7 +97,7 @@ class Store:
     def failure(self, digest: str) -> str | None:
         """Why it could not be built, if that was lately."""
         try:
-            record = json.loads((self.folder / f"{digest}.failed").read_text())
+            record = json.loads((self.directory / f"{digest}.failed").read_text())
             return str(record["message"]) if time.time() - float(record["time"]) < self._retry else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -110,37 +110,37 @@ class Store:
         ``stop``: tells whether waiting for another worker shall end. Raises BuildError, which is remembered
         unless it is Interrupted.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._alone(digest, stop) as lock:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._exclusive(digest, stop) as lock:
             if self._read(digest) is not None:
                 return
             if (failed := self.failure(digest)) is not None:
                 raise BuildError(failed)
-            folder = self.folder / digest
-            shutil.rmtree(folder, ignore_errors=True)
+            directory = self.directory / digest
+            shutil.rmtree(directory, ignore_errors=True)
             try:
-                python, base = make(folder, lock)
-                built = Built(digest, str(folder), python, base, _size(folder))
-                _write(self.folder / f"{digest}.json", asdict(built))
-                (self.folder / f"{digest}.failed").unlink(missing_ok=True)
+                python, base = make(directory, lock)
+                built = Built(digest, str(directory), python, base, _size(directory))
+                _write(self.directory / f"{digest}.json", asdict(built))
+                (self.directory / f"{digest}.failed").unlink(missing_ok=True)
             except (BuildError, OSError) as error:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(directory, ignore_errors=True)
                 if isinstance(error, Interrupted):
                     raise
-                _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": str(error)})
+                _write(self.directory / f"{digest}.failed", {"time": time.time(), "message": str(error)})
                 raise BuildError(str(error)) from None
         self.prune(keep=digest)
 
     def forget(self, digest: str, why: str) -> None:
         """It was built and does not work: nobody shall use it for a while."""
         self.release(digest)
-        (self.folder / f"{digest}.json").unlink(missing_ok=True)
-        _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": why})
+        (self.directory / f"{digest}.json").unlink(missing_ok=True)
+        _write(self.directory / f"{digest}.failed", {"time": time.time(), "message": why})
 
     def prune(self, keep: str = "") -> None:
         """Remove what was used longest ago and by nobody now, until the rest is small enough."""
         entries = []
-        for file in self.folder.glob("*.json"):
+        for file in self.directory.glob("*.json"):
             built = self._peek(file.stem)
             if built is not None:
                 entries.append((file.stat().st_mtime, built))
@@ -157,8 +157,8 @@ class Store:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # first what says that it is complete
-            (self.folder / f"{digest}.json").unlink(missing_ok=True)
-            shutil.rmtree(self.folder / digest, ignore_errors=True)
+            (self.directory / f"{digest}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.directory / digest, ignore_errors=True)
             return True
         except OSError:
             return False  # somebody uses it
@@ -168,22 +168,22 @@ class Store:
     def _read(self, digest: str) -> Built | None:
         built = self._peek(digest)
         if built is not None:
-            os.utime(self.folder / f"{digest}.json")
+            os.utime(self.directory / f"{digest}.json")
         return built
 
     def _peek(self, digest: str) -> Built | None:
         try:
-            built = Built(**json.loads((self.folder / f"{digest}.json").read_text()))
+            built = Built(**json.loads((self.directory / f"{digest}.json").read_text()))
             return built if os.path.exists(built.python) else None
         except (OSError, ValueError, TypeError):
             return None
 
     def _open(self, digest: str) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return os.open(self.folder / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return os.open(self.directory / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     @contextmanager
-    def _alone(self, digest: str, stop: Callable[[], bool]) -> Iterator[int]:
+    def _exclusive(self, digest: str, stop: Callable[[], bool]) -> Iterator[int]:
         until = time.monotonic() + self._patience
         fd = self._open(digest)
         try:
@@ -209,10 +209,10 @@ def _write(file: Path, record: dict[str, object]) -> None:
     os.replace(draft, file)
 
 
-def _size(folder: Path) -> int:
+def _size(directory: Path) -> int:
     """Bytes on disk; a file with several names, as uv's cache gives them, counts where it is found first."""
     total, seen = 0, set()
-    for parent, _, files in os.walk(folder):
+    for parent, _, files in os.walk(directory):
         for name in files:
             status = os.lstat(os.path.join(parent, name))
             if (status.st_dev, status.st_ino) not in seen:

@@ -81,7 +81,7 @@ class Intake:
         self._client = client
         self._clock = clock
         self._rules = rules or Rules()
-        self._closed = closed
+        self._sandboxed = closed
 
     def open(self, raw: bytes | str) -> Opened:
         """Check a message's content (JSON), judge it by the site's rules, fetch what belongs to it.
@@ -90,7 +90,7 @@ class Intake:
         """
         head, inline = _arguments(raw)
         bundle, header = Bundle.open_head(self._verifier, head, endpoint=self._endpoint, now=self._clock())
-        bundle, refused = self._rules.judge(bundle, closed=self._closed)
+        bundle, refused = self._rules.judge(bundle, closed=self._sandboxed)
         if refused:
             log.warning("bundle %s of %s: %s", bundle.id, bundle.user, refused[0].message)
             if not bundle.calls:
@@ -155,13 +155,13 @@ def _arguments(raw: bytes | str) -> tuple[bytes, bytes | None]:
 class FunctionCache:
     """Serialized functions by their SHA-256: in memory, and in ``folder`` over restarts."""
 
-    def __init__(self, folder: Path, *, memory: int = MEMORY_BYTES, disk: int = DISK_BYTES):
-        self._folder = folder
+    def __init__(self, directory: Path, *, memory: int = MEMORY_BYTES, disk: int = DISK_BYTES):
+        self._directory = directory
         self._memory = memory
         self._disk = disk
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
 
     def get(self, digest: str) -> bytes | None:
         """The function with this digest, or None."""
@@ -170,11 +170,11 @@ class FunctionCache:
             self._kept.move_to_end(digest)
             return data
         try:
-            data = (self._folder / digest).read_bytes()
+            data = (self._directory / digest).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(data).hexdigest() != digest:
-            log.warning("%s is damaged and is fetched again", self._folder / digest)
+            log.warning("%s is damaged and is fetched again", self._directory / digest)
             return None
         self._remember(digest, data)
         return data
@@ -183,9 +183,9 @@ class FunctionCache:
         """Keep a function; a disk that is full or read-only is only logged."""
         self._remember(digest, data)
         try:
-            draft = self._folder / f".{digest}.{os.getpid()}"
+            draft = self._directory / f".{digest}.{os.getpid()}"
             draft.write_bytes(data)
-            os.replace(draft, self._folder / digest)
+            os.replace(draft, self._directory / digest)
             self._prune()
         except OSError as error:
             log.warning("function %s is not kept on disk: %s", digest[:12], error)
@@ -199,7 +199,7 @@ class FunctionCache:
     def _prune(self) -> None:
         """Remove the oldest files when there are too many bytes of them."""
         found: list[tuple[float, int, Any]] = []
-        with os.scandir(self._folder) as entries:
+        with os.scandir(self._directory) as entries:
             for entry in entries:
                 status = entry.stat()
                 found.append((status.st_mtime, status.st_size, entry.path))

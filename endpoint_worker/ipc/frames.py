@@ -23,7 +23,7 @@ _MAX_HEADER = 16 * 1024 * 1024
 _MAX_BODY = 64 * 1024 * 1024
 
 
-class WireError(Exception):
+class FrameError(Exception):
     """What came over the socket is no frame; the other side is broken or hostile."""
 
 
@@ -61,16 +61,16 @@ class Reader:
             return None
         kind, head, body = _HEAD.unpack_from(data)
         if kind not in (RUN, HELLO, OUTCOME, DONE, ITEM) or head > _MAX_HEADER or body > _MAX_BODY:
-            raise WireError(f"no frame: kind {kind}, {head} and {body} bytes")
+            raise FrameError(f"no frame: kind {kind}, {head} and {body} bytes")
         end = _HEAD.size + head + body
         if len(data) < end:
             return None
         try:
             header = json.loads(data[_HEAD.size : _HEAD.size + head])
         except (ValueError, RecursionError):
-            raise WireError("a frame's header is not JSON") from None
+            raise FrameError("a frame's header is not JSON") from None
         if not isinstance(header, dict):
-            raise WireError("a frame's header is not an object")
+            raise FrameError("a frame's header is not an object")
         frame = Frame(kind, header, bytes(data[_HEAD.size + head : end]))
         del data[:end]
         return frame

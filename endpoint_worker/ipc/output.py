@@ -17,14 +17,14 @@ from typing import Any, TextIO
 
 from umbel.protocol.records import Log
 
-from .shared_memory import MAX_CALLS, Journal
+from .shared_memory import MAX_CALLS, SharedProgress
 
 #: Bytes that the pipe holds where the system allows it: so much is written between two looks without waiting.
 PIPE_BYTES = 256 * 1024
 #: Bytes that the supervisor takes at one look, so that no runner keeps it from the others.
-LOOK_BYTES = 2 * 1024 * 1024
+READ_BYTES = 2 * 1024 * 1024
 #: After a look that took much, so many looks follow closely.
-EAGER = 50
+BUSY_READS = 50
 _CHUNK = 64 * 1024
 _SECRET_BYTES = 16
 _INDEX = struct.Struct("<I")
@@ -49,12 +49,12 @@ def open_pipe() -> tuple[int, int]:
     return reading, writing
 
 
-class Mouth:
+class OutputWriter:
     """The runner's end: descriptors 1 and 2 lead into the pipe, and calls are told apart in it."""
 
-    def __init__(self, fd: int, journal: Journal):
-        self._journal = journal
-        self._taken = journal.taken
+    def __init__(self, fd: int, progress: SharedProgress):
+        self._progress = progress
+        self._reads_seen = progress.output_reads
         self._count, self._level = bytearray(4), bytearray(4)
         #: what a mark begins with; user code cannot write it by accident
         self.secret = b"\0" + bytes(byte | 1 for byte in os.urandom(_SECRET_BYTES - 1))
@@ -69,7 +69,7 @@ class Mouth:
         #: writes out what ``print`` has not written yet
         self.flush = sys.stdout.flush
 
-    def spoke(self) -> bool:
+    def wrote(self) -> bool:
         """Tell whether anything was written since the last mark."""
         try:
             self.flush()
@@ -80,7 +80,7 @@ class Mouth:
         except OSError:
             return True  # the call has closed it, and may have spoken before
         # in this order: the supervisor counts before it takes
-        return self._count != self._level or self._journal.taken != self._taken
+        return self._count != self._level or self._progress.output_reads != self._reads_seen
 
     def mark(self, index: int) -> bool:
         """Say that what was written up to here is that of call ``index``."""
@@ -92,20 +92,20 @@ class Mouth:
             return False
         # in this order: what the supervisor takes meanwhile makes a silent call be marked, never a loud one
         # be missed
-        self._taken = self._journal.taken
+        self._reads_seen = self._progress.output_reads
         fcntl.ioctl(self._fd, termios.FIONREAD, self._level)
         return True
 
     def repair(self) -> bool:
         """Lead descriptors 1 and 2 into the pipe where a call has closed them; False if it cannot be."""
         for fd in (1, 2):
-            if not self._holds(fd):
-                if not self._holds(self._fd):
+            if not self._is_pipe(fd):
+                if not self._is_pipe(self._fd):
                     return False  # closed by the call, too, and perhaps somebody's file now
                 os.dup2(self._fd, fd)
         return True
 
-    def _holds(self, fd: int) -> bool:
+    def _is_pipe(self, fd: int) -> bool:
         """Tell whether a descriptor leads into the pipe."""
         try:
             return _identity(fd) == self._identity
@@ -153,75 +153,75 @@ class Excerpt:
         return Log(bytes(self._head), bytes(tail), self.total)
 
 
-class Ear:
+class OutputReader:
     """The supervisor's end of one runner's pipe, ``fd``, which it owns."""
 
-    def __init__(self, fd: int, journal: Journal):
+    def __init__(self, fd: int, progress: SharedProgress):
         os.set_blocking(fd, False)
         self._fd = fd
-        self._journal = journal
+        self._progress = progress
         self._secret = b""
         self._most = 0
         self._rest = b""
-        self._now = Excerpt(0)
+        self._current = Excerpt(0)
         self._logs: dict[int, Log] = {}
         self._count = bytearray(4)
-        self._eager = 0
+        self._busy_reads = 0
 
-    def know(self, secret: Any) -> None:
+    def set_secret(self, secret: Any) -> None:
         """The runner has said what its marks begin with."""
         if isinstance(secret, str) and len(secret) == 2 * _SECRET_BYTES:
             self._secret = bytes.fromhex(secret)
 
     def begin(self, most: int) -> None:
         """A bundle begins, of each call ``most`` bytes are kept: forget the one before."""
-        self.look()
+        self.read_pipe()
         self._most = most
         self._rest = b""
-        self._now = Excerpt(most)
+        self._current = Excerpt(most)
         self._logs.clear()
 
-    def look(self, most: int = LOOK_BYTES) -> None:
+    def read_pipe(self, most: int = READ_BYTES) -> None:
         """Take what is in the pipe, up to ``most`` bytes."""
         taken = 0
         while taken < most and _pending(self._fd, self._count):
             # the runner must see that something was taken before it can see that nothing is there
-            self._journal.taken = (self._journal.taken + 1) & 0xFFFFFFFF
+            self._progress.output_reads = (self._progress.output_reads + 1) & 0xFFFFFFFF
             try:
                 data = os.read(self._fd, _CHUNK)
             except BlockingIOError:
                 break
             taken += len(data)
             self._feed(data)
-        self._eager = EAGER if taken >= _CHUNK else max(0, self._eager - 1)
+        self._busy_reads = BUSY_READS if taken >= _CHUNK else max(0, self._busy_reads - 1)
 
     @property
     def busy(self) -> bool:
         """True while much is written: look again soon, or the call waits for a place in the pipe."""
-        return self._eager > 0
+        return self._busy_reads > 0
 
     def take(self, index: int) -> Log | None:
         """What a call wrote that has ended with a mark; None if it is not known."""
         if index not in self._logs:
             # its mark was written before its outcome, so it is in the pipe, which holds less than one look
             # takes
-            self.look()
+            self.read_pipe()
         log = self._logs.pop(index, None)
         return log if log is not None and log.total else None
 
     def so_far(self) -> Log | None:
         """What the running call has written so far."""
-        return self._now.log() if self._now.total else None
+        return self._current.log() if self._current.total else None
 
     @property
     def total(self) -> int:
         """How many bytes the running call has written so far."""
-        return self._now.total
+        return self._current.total
 
-    def last_words(self) -> Log | None:
+    def final_output(self) -> Log | None:
         """All that is in a dead runner's pipe: the log of the call that it was in."""
-        self.look()
-        self._now.add(self._rest)
+        self.read_pipe()
+        self._current.add(self._rest)
         self._rest = b""
         return self.so_far()
 
@@ -233,15 +233,15 @@ class Ear:
         data = self._rest + data
         begin = 0
         while self._secret and (at := data.find(self._secret, begin)) >= 0 and len(data) >= at + _MARK_BYTES:
-            self._now.add(memoryview(data)[begin:at])
+            self._current.add(memoryview(data)[begin:at])
             (index,) = _INDEX.unpack_from(data, at + _SECRET_BYTES)
             if index < MAX_CALLS:
-                self._logs[index] = self._now.log()
-            self._now = Excerpt(self._most)
+                self._logs[index] = self._current.log()
+            self._current = Excerpt(self._most)
             begin = at + _MARK_BYTES
         # a mark may be cut in two
         end = data.find(b"\0", max(begin, len(data) - _MARK_BYTES + 1))
         if end < 0:
             end = len(data)
-        self._now.add(memoryview(data)[begin:end])
+        self._current.add(memoryview(data)[begin:end])
         self._rest = data[end:]

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 #: Seconds between lowering the limit and believing what has started.
-SETTLE = 0.002
+LIMIT_DELAY = 0.002
 #: Bytes of one journal; pages are taken from the system only when they are written.
 SIZE = 1024 * 1024
 #: Most calls of one bundle that a journal can flag as skipped.
@@ -29,11 +29,11 @@ MAX_CALLS = 4096
 
 SUCCEEDED, FAILED, SKIPPED = 0, 1, 2
 #: Added to a status: the call wrote something, which has been marked as its own (see ``speech``).
-SPOKE = 0x40
+WROTE = 0x40
 
 _LIMIT, _STARTED, _FINISHED, _TAIL, _LOADING = range(5)
 _BEGAN, _CPU = 5, 6
-_TAKEN = 7
+_OUTPUT_READS = 7
 _FLAGS = 64
 _DATA = _FLAGS + MAX_CALLS
 #: Linux 5.1; not in module fcntl before Python 3.13.
@@ -48,7 +48,7 @@ class Record(NamedTuple):
     status: int
     started: float
     wall: float
-    note: bytes
+    details: bytes
     payload: bytes
 
 
@@ -59,7 +59,7 @@ def create(size: int = SIZE) -> int:
             fd = os.dup(file.fileno())
         os.ftruncate(fd, size)
         return fd
-    fd = os.memfd_create("umbel-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create("umbel-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     # a call that truncates whatever is open must not kill the supervisor when it looks here
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
@@ -76,7 +76,7 @@ def protect(fd: int) -> None:
             pass
 
 
-class Journal:
+class SharedProgress:
     """The shared memory behind ``fd``; either side makes its own object. The caller closes ``fd``."""
 
     def __init__(self, fd: int):
@@ -136,13 +136,13 @@ class Journal:
         return self._times[_CPU]
 
     @property
-    def taken(self) -> int:
+    def output_reads(self) -> int:
         """How often the supervisor has taken what calls wrote."""
-        return self._words[_TAKEN]
+        return self._words[_OUTPUT_READS]
 
-    @taken.setter
-    def taken(self, value: int) -> None:
-        self._words[_TAKEN] = value
+    @output_reads.setter
+    def output_reads(self, value: int) -> None:
+        self._words[_OUTPUT_READS] = value
 
     def load(self, loading: bool, now: float) -> None:
         """Runner: the function is being loaded, or is ready."""
@@ -165,19 +165,19 @@ class Journal:
         self._words[_FINISHED] = index + 1
 
     def write(
-        self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
+        self, index: int, status: int, started: float, wall: float, details: bytes, payload: bytes
     ) -> bool:
         """Runner: write an outcome; False when there is no room for it."""
         tail = self._words[_TAIL]
         begin = _DATA + tail
         body = begin + _RECORD.size
-        end = body + len(note) + len(payload)
+        end = body + len(details) + len(payload)
         if end > self._size:
             return False
         memory = self._map
-        _RECORD.pack_into(memory, begin, index, status, started, wall, len(note), len(payload))
-        if note:
-            memory[body : body + len(note)] = note
+        _RECORD.pack_into(memory, begin, index, status, started, wall, len(details), len(payload))
+        if details:
+            memory[body : body + len(details)] = details
         memory[end - len(payload) : end] = payload
         # only now does the record exist: a runner that dies before leaves nothing half written
         self._words[_TAIL] = end - _DATA
@@ -191,14 +191,19 @@ class Journal:
         tail = min(self._words[_TAIL], self._size - _DATA)
         while position + _RECORD.size <= tail:
             begin = _DATA + position
-            index, status, started, wall, note, payload = _RECORD.unpack_from(self._map, begin)
+            index, status, started, wall, details, payload = _RECORD.unpack_from(self._map, begin)
             body = begin + _RECORD.size
-            end = body + note + payload
+            end = body + details + payload
             if end > _DATA + tail:
                 return
             position = end - _DATA
             record = Record(
-                index, status, started, wall, self._map[body : body + note], self._map[body + note : end]
+                index,
+                status,
+                started,
+                wall,
+                self._map[body : body + details],
+                self._map[body + details : end],
             )
             yield position, record
 

@@ -15,15 +15,15 @@ from umbel.protocol.limits import MAX_PAYLOAD_BYTES, MAX_STREAM_BYTES, MAX_STREA
 from umbel.protocol.records import Items
 
 #: A runner is not read while so many bytes wait to be told; and about so many are told at once.
-BACKLOG, TELL_BYTES = 4 * 1024 * 1024, 1024 * 1024
+BACKLOG, REPORT_BYTES = 4 * 1024 * 1024, 1024 * 1024
 #: Items are told at most this often (seconds), of a call that runs for long less often (a share of its run
 #: time), but at least so often (seconds): each time is a report and a transaction at the service.
-TELL_ITEMS, TELL_SHARE, TELL_LATEST = 0.1, 1 / 60, 1.0
+REPORT_INTERVAL, REPORT_SHARE, REPORT_LATEST = 0.1, 1 / 60, 1.0
 #: What an item counts beside its bytes, so that many small ones are not free.
 _OVERHEAD = 64
 
 
-class NotCarried(Exception):
+class NotTransferable(Exception):
     """A call has yielded what does not travel; with a cause: what serializing it raised."""
 
 
@@ -45,15 +45,15 @@ def send(
             try:
                 data = dump(item)
             except BaseException as error:  # pickling runs code of the user's: it may raise anything
-                raise NotCarried(f"item {count} cannot be turned into bytes") from error
+                raise NotTransferable(f"item {count} cannot be turned into bytes") from error
             size += len(data)
             if len(data) > MAX_PAYLOAD_BYTES:
-                raise NotCarried(
+                raise NotTransferable(
                     f"item {count} takes {len(data):,} bytes, the service carries {MAX_PAYLOAD_BYTES:,}: "
                     "write it to a file where the call runs and yield the file's path, or yield it in parts"
                 )
             if count > MAX_STREAM_ITEMS or size > MAX_STREAM_BYTES:
-                raise NotCarried(
+                raise NotTransferable(
                     f"the call yields more than {MAX_STREAM_ITEMS:,} items or {MAX_STREAM_BYTES:,} bytes, "
                     "the most that the service carries of a call: write to files, or yield less often"
                 )
@@ -68,8 +68,8 @@ class Stream:
 
     def __init__(self, call: int):
         self.call = call
-        self._told = float("-inf")
-        self._first = self._taken = self._all = self._size = 0
+        self._reported_at = float("-inf")
+        self._first = self._count = self._bytes = self._size = 0
         self._items: deque[bytes] = deque()
 
     @property
@@ -79,22 +79,22 @@ class Stream:
 
     def add(self, item: bytes) -> None:
         """Take the next item; one beyond the limits, which no runner sends that is whole, is dropped."""
-        if self._taken < MAX_STREAM_ITEMS and self._all + len(item) <= MAX_STREAM_BYTES:
+        if self._count < MAX_STREAM_ITEMS and self._bytes + len(item) <= MAX_STREAM_BYTES:
             self._items.append(item)
-            self._taken += 1
-            self._all += len(item)
+            self._count += 1
+            self._bytes += len(item)
             self._size += len(item) + _OVERHEAD
 
-    def news(self, now: float, elapsed: float) -> Items | None:
+    def next_items(self, now: float, elapsed: float) -> Items | None:
         """What is to be told now of a call that has run ``elapsed`` seconds; None if nothing is."""
-        much = self._size >= TELL_BYTES
-        pause = TELL_ITEMS if much else max(TELL_ITEMS, min(elapsed * TELL_SHARE, TELL_LATEST))
-        if not self._items or now - self._told < pause:
+        much = self._size >= REPORT_BYTES
+        pause = REPORT_INTERVAL if much else max(REPORT_INTERVAL, min(elapsed * REPORT_SHARE, REPORT_LATEST))
+        if not self._items or now - self._reported_at < pause:
             return None
-        self._told = now
+        self._reported_at = now
         return self._take()
 
-    def rest(self, *, ended: bool) -> list[Items]:
+    def remaining(self, *, ended: bool) -> list[Items]:
         """All that is left, in pieces, the last of them with the total if the call has ``ended``."""
         pieces = [self._take()]
         while self._items:
@@ -107,7 +107,7 @@ class Stream:
         """About ``TELL_BYTES`` bytes of items, one at least if there is any."""
         first, size = self._first, 0
         taken: list[bytes] = []
-        while self._items and (not taken or size + len(self._items[0]) <= TELL_BYTES):
+        while self._items and (not taken or size + len(self._items[0]) <= REPORT_BYTES):
             taken.append(self._items.popleft())
             size += len(taken[-1]) + _OVERHEAD
         self._first += len(taken)

@@ -20,7 +20,7 @@ from umbel.system.redis import connection_options
 from ..broker.celery_transport import Connection
 from ..broker.client import without_password
 from .node import Node
-from .shutdown import Leaver, Terms
+from .shutdown import ShutdownConditions, ShutdownMonitor
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ FORCE_AFTER = 12.0
 EVENTS_INTERVAL, EVENTS_AT_ONCE = 0.25, 1000
 
 
-class Attached(bootsteps.StartStopStep):
+class OnConnect(bootsteps.StartStopStep):
     """What is to be done each time that Celery has connected to the broker.
 
     The node looks for what it missed. And events are sent a few times per second together: Celery sends them
@@ -48,8 +48,8 @@ class Attached(bootsteps.StartStopStep):
         c.event_dispatcher.on_send_buffered = None
         c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
         self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
-        c.app.umbel_node.poke()
-        c.app.umbel_leaver.attach(c)
+        c.app.umbel_node.on_connected()
+        c.app.umbel_shutdown.attach(c)
 
     def stop(self, c: Any) -> None:
         """The connection is gone or goes."""
@@ -67,9 +67,9 @@ def cancel_calls(state: Any, task_ids: list[str] | None = None, **_: Any) -> dic
 
 
 @control_command(name=names.LEAVE_COMMAND, args=[("reason", str)], signature="<reason>")
-def leave(state: Any, reason: str = "", **_: Any) -> dict[str, str]:
+def shut_down(state: Any, reason: str = "", **_: Any) -> dict[str, str]:
     """Remote-control command: take nothing more, finish what was taken, and end."""
-    state.app.umbel_leaver.leave(str(reason)[:200] or "asked to")
+    state.app.umbel_shutdown.shut_down(str(reason)[:200] or "asked to")
     return {"ok": "leaving"}
 
 
@@ -80,7 +80,7 @@ class BundleRequest(Request):
         """What a cold shutdown asks of all that runs: the node stops it, and nobody has cancelled it."""
 
 
-def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
+def make_app(node: Node, monitor: ShutdownMonitor | None = None) -> Celery:
     """Celery app of one endpoint, whose tasks are all ``names.RUN_TASK``."""
     app = Celery("umbel-endpoint", broker=node.broker_url, set_as_current=False)
     app.conf.update(
@@ -111,8 +111,8 @@ def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
         event_queue_expires=None,
     )
     app.amqp.Connection = Connection
-    app.umbel_node, app.umbel_leaver = node, leaver or Leaver(node, Terms())
-    app.steps["consumer"].add(Attached)
+    app.umbel_node, app.umbel_shutdown = node, monitor or ShutdownMonitor(node, ShutdownConditions())
+    app.steps["consumer"].add(OnConnect)
 
     @app.task(name=names.RUN_TASK, ignore_result=True, Request=BundleRequest)
     def run(head: str, body: str | None) -> None:
@@ -121,15 +121,15 @@ def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
     return app
 
 
-def serve(node: Node, terms: Terms | None = None) -> int:
+def serve(node: Node, conditions: ShutdownConditions | None = None) -> int:
     """Run the node's Celery worker until it is told to stop, or its terms end; return an exit code."""
     # with Python's default of 5 ms a message waits behind whatever another thread computes
     sys.setswitchinterval(0.0002)
     # Celery warns of root, of settings to come and of every lost connection; what matters is logged anyway
     warnings.filterwarnings("ignore", module=r"celery\.")
-    leaver = Leaver(node, terms or Terms())
-    app = make_app(node, leaver)
-    leaver.start()
+    monitor = ShutdownMonitor(node, conditions or ShutdownConditions())
+    app = make_app(node, monitor)
+    monitor.start()
     signals.setup_logging.connect(_logging_is_set_up)
     stopping = _Stopping(node)
     signals.worker_shutting_down.connect(stopping)
@@ -145,7 +145,7 @@ def serve(node: Node, terms: Terms | None = None) -> int:
     )
     worker = app.Worker(
         hostname=f"worker@{node.settings.name}.{host}",
-        pool="endpoint_worker.node.celery_pool:RunnerPool",
+        pool="endpoint_worker.node.celery_pool:CeleryPool",
         concurrency=node.settings.worker_slots,
         queues=[names.QUEUE],
         loglevel=node.settings.log_level,

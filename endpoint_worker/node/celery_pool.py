@@ -27,7 +27,7 @@ class Token(int):
         return token
 
 
-class RunnerPool(BasePool):
+class CeleryPool(BasePool):
     """Celery's view of the runners; the app that it belongs to carries the node as ``umbel_node``."""
 
     body_can_be_buffer = True
@@ -62,7 +62,7 @@ class RunnerPool(BasePool):
                 callback((False, None, time.monotonic() - began))
 
         body = args[3]
-        self.node.take(bytes(body) if isinstance(body, memoryview) else body, accept, done)
+        self.node.receive(bytes(body) if isinstance(body, memoryview) else body, accept, done)
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Stop a bundle's calls (Celery's ``revoke`` with ``terminate``); they end as cancelled."""
@@ -88,7 +88,7 @@ class RunnerPool(BasePool):
 
     def restart(self) -> None:
         """Replace all runners, each when its bundle has ended."""
-        self.node.supervisor.renew()
+        self.node.supervisor.replace_all()
 
     @property
     def num_processes(self) -> int:

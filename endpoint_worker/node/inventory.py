@@ -49,9 +49,9 @@ def of_node() -> dict[str, Any]:
 def packages() -> dict[str, str]:
     """Versions by name of the packages of this Python, which runners without a sandbox have, too."""
     found: dict[str, str] = {}
-    for folder in sys.path:
+    for directory in sys.path:
         try:
-            names = os.listdir(folder or ".")
+            names = os.listdir(directory or ".")
         except OSError:
             continue
         # by the names of their folders: to read each one's description takes a thousand times as long

@@ -58,26 +58,26 @@ class Outbox(threading.Thread):
         self._origin = origin
         self._spool = spool
         self._client = client
-        self._inbox: SimpleQueue[tuple[str, list[Outcome]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[str, list[Outcome]] | None] = SimpleQueue()
         self._backlog: deque[_Spooled] = deque()
         self._unsent: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._beat: Callable[[], Heartbeat] | None = None
+        self._make_heartbeat: Callable[[], Heartbeat] | None = None
         self._delay = 0.0
-        self._over = False
+        self._stopped = False
         spool.mkdir(parents=True, exist_ok=True)
-        self._adopt()
+        self._load_spool()
 
     def add(self, bundle_id: str, outcomes: list[Outcome]) -> None:
         """Report these outcomes; never blocks."""
         with self._lock:
             self._unsent[bundle_id] += 1
-        self._inbox.put((bundle_id, outcomes))
+        self._queue.put((bundle_id, outcomes))
 
     def heartbeat(self, make: Callable[[], Heartbeat]) -> None:
         """Report ``make()`` once everything before it is sent; dropped when the broker cannot be reached."""
-        self._beat = make
-        self._inbox.put(None)
+        self._make_heartbeat = make
+        self._queue.put(None)
 
     @property
     def unsent(self) -> list[str]:
@@ -90,8 +90,8 @@ class Outbox(threading.Thread):
         deadline = time.monotonic() + timeout
         while self.unsent and time.monotonic() < deadline:
             time.sleep(0.01)
-        self._over = True
-        self._inbox.put(None)
+        self._stopped = True
+        self._queue.put(None)
         self.join(max(0.5, deadline - time.monotonic()))
         if self.unsent or self.is_alive():
             return False
@@ -104,12 +104,12 @@ class Outbox(threading.Thread):
 
     def run(self) -> None:
         """Send until ``close``."""
-        while not self._over or not self._inbox.empty():
+        while not self._stopped or not self._queue.empty():
             for batch in self._batches(self._wait()):
-                self._keep(batch)
+                self._spool_report(batch)
             self._send()
 
-    def _adopt(self) -> None:
+    def _load_spool(self) -> None:
         """Take over what an earlier run of this node could not send."""
         for path in sorted(self._spool.iterdir()):
             if path.suffix == _SUFFIX:
@@ -123,11 +123,11 @@ class Outbox(threading.Thread):
         """Wait for something to do; return the outcomes that are there."""
         items = []
         try:
-            item = self._inbox.get(timeout=self._delay) if self._backlog else self._inbox.get()
+            item = self._queue.get(timeout=self._delay) if self._backlog else self._queue.get()
             while True:
                 if item is not None:
                     items.append(item)
-                item = self._inbox.get_nowait()
+                item = self._queue.get_nowait()
         except Empty:
             return items
 
@@ -150,15 +150,15 @@ class Outbox(threading.Thread):
             for batch in batches:
                 self._unsent.update(batch.keys())
             for bundle_id, _ in items:
-                self._forget(bundle_id)
+                self._discount(bundle_id)
         return batches
 
-    def _forget(self, bundle_id: str) -> None:
+    def _discount(self, bundle_id: str) -> None:
         self._unsent[bundle_id] -= 1
         if self._unsent[bundle_id] <= 0:
             del self._unsent[bundle_id]
 
-    def _keep(self, batch: dict[str, list[Outcome]]) -> None:
+    def _spool_report(self, batch: dict[str, list[Outcome]]) -> None:
         """Sign a report and write it to the spool."""
         data = self._seal(batch)
         path = self._spool / f"{time.time_ns():020d}-{names.new_id()[:8]}{_SUFFIX}"
@@ -179,7 +179,7 @@ class Outbox(threading.Thread):
 
     def _send(self) -> None:
         """Push what is in the backlog, then the heartbeat; on failure wait longer before the next attempt."""
-        make, self._beat = self._beat, None
+        make, self._make_heartbeat = self._make_heartbeat, None
         if make is None and not self._backlog:
             return
         try:
@@ -214,7 +214,7 @@ class Outbox(threading.Thread):
             log.warning("%s was sent but cannot be removed: %s", first.path, error)
         with self._lock:
             for bundle_id in first.bundles:
-                self._forget(bundle_id)
+                self._discount(bundle_id)
 
     def _push(self, reports: list[bytes]) -> None:
         self._client.lpush(names.REPORTS_KEY, *reports)

@@ -48,8 +48,8 @@ class Group:
     def __init__(self, parent: Path, version: int):
         """Make it. Raises OSError."""
         self._files = _VERSIONS[version]
-        self.folder = parent / f"{RUNNER}{os.getpid()}-{next(_numbers)}"
-        self.folder.mkdir()
+        self.directory = parent / f"{RUNNER}{os.getpid()}-{next(_numbers)}"
+        self.directory.mkdir()
         self._limit: int | None = None
         self._kills = 0
         for name, value in self._files.setup:
@@ -61,7 +61,7 @@ class Group:
 
     def enter(self) -> list[str]:
         """Words before a command that have it run in the group."""
-        return ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(self.folder)]
+        return ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(self.directory)]
 
     def limit(self, size: int | None) -> bool:
         """Let all that is in the group take ``size`` bytes together (None: no limit); tell if that holds."""
@@ -73,7 +73,7 @@ class Group:
         try:
             self._write(self._files.limit, self._files.none if size is None else str(size))
         except OSError as error:
-            log.warning("%s takes no limit of %s bytes: %s", self.folder, size, error)
+            log.warning("%s takes no limit of %s bytes: %s", self.directory, size, error)
             return False
         self._limit = size
         return True
@@ -90,17 +90,17 @@ class Group:
     def close(self) -> bool:
         """Remove the group; False while a process of it still ends."""
         try:
-            self.folder.rmdir()
+            self.directory.rmdir()
         except OSError:
-            return not self.folder.exists()
+            return not self.directory.exists()
         return True
 
     def _write(self, name: str, value: str) -> None:
-        (self.folder / name).write_text(value)
+        (self.directory / name).write_text(value)
 
     def _count(self) -> int:
         try:
-            lines = (self.folder / self._files.events).read_text().splitlines()
+            lines = (self.directory / self._files.events).read_text().splitlines()
             return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
         except (OSError, ValueError):
             return 0
@@ -146,7 +146,7 @@ def find() -> Cgroups | None:
             probe = Group(own, version)
         except OSError:
             continue
-        fits = (probe.folder / _VERSIONS[version].limit).exists()
+        fits = (probe.directory / _VERSIONS[version].limit).exists()
         probe.close()
         if fits:
             return Cgroups(own, version)
@@ -176,9 +176,9 @@ def _own(version: int) -> Path | None:
     roots = [m[1] for m in mounts if m[2] == kind and (version == 2 or "memory" in m[3].split(","))]
     if not paths or not roots:
         return None
-    folder = Path(roots[0]) / paths[0].lstrip("/")
-    folder = folder.parent if folder.name == WORKER else folder
-    return folder if os.access(folder, os.W_OK) else None
+    directory = Path(roots[0]) / paths[0].lstrip("/")
+    directory = directory.parent if directory.name == WORKER else directory
+    return directory if os.access(directory, os.W_OK) else None
 
 
 def _prepared(own: Path, version: int) -> bool:

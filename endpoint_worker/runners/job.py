@@ -21,7 +21,7 @@ _STOPPED = {
 }
 
 
-def nothing(*_: object) -> None:
+def ignore(*_: object) -> None:
     """Nobody wants to know."""
 
 
@@ -37,15 +37,15 @@ class Job:
 
     bundle: Bundle
     function: bytes
-    on_accept: Accepted = nothing
-    on_done: Callable[[], None] = nothing
-    on_broken: Callable[[str], None] = nothing
+    on_accept: Accepted = ignore
+    on_done: Callable[[], None] = ignore
+    on_broken: Callable[[str], None] = ignore
     arrived: float = 0.0
     options: RunnerOptions | None = None
     #: ids of calls that were cancelled while the bundle waited
     cancelled: set[str] = field(default_factory=set)
     #: its calls were given back while it waited: only its place in Celery's window is left
-    hollow: bool = False
+    given_back: bool = False
 
     @property
     def cores(self) -> int:
@@ -68,7 +68,7 @@ def unstarted(
     ]
 
 
-def ended_by(how: str, why: str | None) -> tuple[str, str | None]:
+def describe_end(how: str, why: str | None) -> tuple[str, str | None]:
     """The sentence and the code for a call whose runner has ended.
 
     ``how``: a sentence; ``why``: code of the ``Interruption`` for which it was stopped, if it was.

@@ -26,10 +26,10 @@ from umbel.protocol.run_options import RunOptions
 
 from ..config.hardware import BoundTo, Layout
 from ..config.mounts import Mount, Start
-from ..ipc import shared_memory as journals
-from ..ipc.output import Ear, open_pipe
-from ..ipc.shared_memory import Journal
-from ..sandbox.channel import Door, Pair
+from ..ipc import shared_memory
+from ..ipc.output import OutputReader, open_pipe
+from ..ipc.shared_memory import SharedProgress
+from ..sandbox.channel import MountedSocket, SocketPair
 from ..sandbox.launchers import Launcher
 from . import process_tree
 from .cgroups import Cgroups
@@ -55,7 +55,7 @@ class RunnerOptions:
     asked for. ``setup``: lines of shell that are run first.
     """
 
-    folder: Path
+    directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     python: Sequence[str] = (sys.executable,)
     timeout: float | None = None
@@ -69,11 +69,11 @@ class RunnerOptions:
     launcher: Launcher = field(default_factory=Launcher)
     mounts: Sequence[Mount] = ()
     hidden: Sequence[Path] = ()
-    kit: Path | None = None
+    runtime_copy: Path | None = None
     #: slots that a call of such a runner occupies, and what of the node belongs to each slot
     cores: int = 1
     layout: Layout = field(default_factory=Layout)
-    equipped: bool = False
+    for_environment: bool = False
     setup: Sequence[str] = ()
     #: where groups are made that limit what calls take with all that they start
     cgroups: Cgroups | None = None
@@ -90,7 +90,7 @@ class RunnerOptions:
         )
 
 
-class Child:
+class RunnerProcess:
     """A runner process on the slots ``numbers``: its socket, its journal, the pipe of what calls write."""
 
     def __init__(self, options: RunnerOptions, numbers: Sequence[int] = (0,)):
@@ -99,35 +99,35 @@ class Child:
         self._launcher = options.launcher
         self._killed = False
         #: it was killed, from which nothing follows for its interpreter
-        self.cut_off = False
+        self.ended_by_signal = False
         here = options.cgroups if self._launcher.keeps_cgroup else None
         #: the runner's control group, if it has one
         self.cgroup = None if here is None else here.group()
         self._errors: IO[bytes] = tempfile.TemporaryFile()
-        fd = journals.create()
+        fd = shared_memory.create()
         reading, writing = open_pipe()
-        self._line = Pair(fd, writing) if self._launcher.in_place else Door(fd, writing)
+        self._channel = SocketPair(fd, writing) if self._launcher.in_place else MountedSocket(fd, writing)
         #: what the runner says, as ``socket.recv``
-        self.receive = self._line.receive
+        self.receive = self._channel.receive
         try:
-            self.journal = Journal(fd)
+            self.progress = SharedProgress(fd)
             self._process = self._spawn()
         except BaseException:
-            self._line.close()
+            self._channel.close()
             self._errors.close()
             os.close(reading)
-            self._leave_cgroup()
+            self._remove_cgroup()
             raise
         finally:
-            self._line.started()
-        self.ear = Ear(reading, self.journal)
+            self._channel.started()
+        self.output = OutputReader(reading, self.progress)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         options = self._options
-        options.folder.mkdir(parents=True, exist_ok=True)
+        options.directory.mkdir(parents=True, exist_ok=True)
         start = Start(
-            [*options.python, "-c", self._code()],
-            options.folder,
+            [*options.python, "-c", self._start_code()],
+            options.directory,
             [*options.mounts, *self._own_mounts()],
             {**options.environment, **options.layout.environment(self._numbers)},
             options.hidden,
@@ -135,51 +135,51 @@ class Child:
         enter = [] if self.cgroup is None else self.cgroup.enter()
         with BoundTo(options.layout.affinity(self._numbers)):
             return subprocess.Popen(
-                [*enter, *shell(options.setup), *self._launcher.command(start)],
-                cwd=options.folder,
+                [*enter, *setup_command(options.setup), *self._launcher.command(start)],
+                cwd=options.directory,
                 env=self._launcher.environment(start),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                pass_fds=self._line.passed,
+                pass_fds=self._channel.passed,
                 start_new_session=True,
             )
 
-    def _code(self) -> str:
+    def _start_code(self) -> str:
         """What the runner's Python is told to run."""
         launcher, files = self._launcher, self._options.open_files
-        path = _import_path() if self._options.kit is None else [str(self._options.kit)]
-        path = [launcher.inside("kit")] if launcher.closed else path
+        path = _import_path() if self._options.runtime_copy is None else [str(self._options.runtime_copy)]
+        path = [launcher.inside("kit")] if launcher.sandboxed else path
         code = f"import sys; sys.path[:1] = {path!r}; "
-        if isinstance(self._line, Door):
+        if isinstance(self._channel, MountedSocket):
             code += "from endpoint_worker.sandbox.bootstrap import main; "
             return code + f"main({launcher.inside('line')!r} + '/line', {files}, {launcher.keeper})"
-        sock, journal, speech = self._line.passed
+        sock, progress, output = self._channel.passed
         code += "from endpoint_worker.child.main import main; "
-        return code + f"main({sock}, {journal}, {speech}, {os.getpid()}, {files})"
+        return code + f"main({sock}, {progress}, {output}, {os.getpid()}, {files})"
 
     def _own_mounts(self) -> list[Mount]:
         mounts = []
-        if self._launcher.closed and self._options.kit is not None:
-            mounts.append(Mount(self._options.kit, self._launcher.inside("kit")))
-        if isinstance(self._line, Door):
-            mounts.append(Mount(self._line.folder, self._launcher.inside("line"), "rw"))
+        if self._launcher.sandboxed and self._options.runtime_copy is not None:
+            mounts.append(Mount(self._options.runtime_copy, self._launcher.inside("kit")))
+        if isinstance(self._channel, MountedSocket):
+            mounts.append(Mount(self._channel.directory, self._launcher.inside("line"), "rw"))
         return mounts
 
     @property
     def sock(self) -> socket.socket:
         """The end of the line that has something to read when the runner has something to say."""
-        return self._line.sock
+        return self._channel.sock
 
     @property
-    def outer(self) -> int:
+    def outer_pid(self) -> int:
         """Process id, and id of the process group, of what was started: the runner, or what closes it in."""
         return self._process.pid
 
     @property
     def pid(self) -> int:
         """Process id of the runner on this machine, as far as it is known."""
-        return self._line.runner or self._process.pid
+        return self._channel.runner_pid or self._process.pid
 
     @property
     def killed(self) -> bool:
@@ -212,24 +212,24 @@ class Child:
 
     def kill(self) -> None:
         """Kill the runner and everything that it started."""
-        below = [] if self._killed else self._below()
+        descendants = [] if self._killed else self._descendants()
         self._killed = True
         # the runner first: a call that waits for a child must not see it die and end as if it were well
         self._kill_group()
-        process_tree.kill(below)
+        process_tree.kill(descendants)
 
-    def _below(self) -> list[int]:
+    def _descendants(self) -> list[int]:
         """All that belongs to the runner, itself first where it is not what was started."""
-        first, runner = self._line.first, self._line.runner
+        first, runner = self._channel.first_pid, self._channel.runner_pid
         found = [] if runner is None else [runner]
         if first is not None:
             # a container need not descend from the command that started it
             found += [*process_tree.descendants(first), first]
-        return found + process_tree.descendants(self.outer)
+        return found + process_tree.descendants(self.outer_pid)
 
     def _kill_group(self) -> None:
         try:
-            os.killpg(self.outer, signal.SIGKILL)
+            os.killpg(self.outer_pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
 
@@ -238,7 +238,7 @@ class Child:
 
         ``started``: it had said hello; otherwise the sentence holds what it wrote to standard error.
         """
-        info = os.waitid(os.P_PID, self.outer, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        info = os.waitid(os.P_PID, self.outer_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if info is None:
             return None
         # before the runner is reaped its process group's number cannot be given to anybody else
@@ -247,32 +247,32 @@ class Child:
         if code > 128 and not self._launcher.in_place:
             # it passes on as a shell does what signal ended the runner
             code = 128 - code
-        self.cut_off = code in (-signal.SIGKILL, -signal.SIGTERM)
+        self.ended_by_signal = code in (-signal.SIGKILL, -signal.SIGTERM)
         if not started:
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
             text = self._errors.read().decode(errors="replace").strip()
             return f"the runner could not start (exit code {code}): {text or 'it said nothing'}"
-        return death(code)
+        return describe_exit(code)
 
-    def bury(self) -> None:
+    def close(self) -> None:
         """Let go of what a dead runner leaves."""
-        self._line.close()
+        self._channel.close()
         self._errors.close()
-        self.ear.close()
-        self.journal.close()
-        self._leave_cgroup()
+        self.output.close()
+        self.progress.close()
+        self._remove_cgroup()
 
-    def _leave_cgroup(self) -> None:
+    def _remove_cgroup(self) -> None:
         if self._options.cgroups is not None and self.cgroup is not None:
             self._options.cgroups.close(self.cgroup)
 
 
-def shell(setup: Sequence[str]) -> list[str]:
+def setup_command(setup: Sequence[str]) -> list[str]:
     """Words before a command that have these lines run first; a line that fails ends it."""
     return ["bash", "-c", "\n".join([_MODULES, "set -e", *setup, 'exec "$0" "$@"'])] if setup else []
 
 
-def death(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Say how a process ended, for a person."""
     if code >= 0:
         return f"the process that ran the call exited with code {code}: a call must not end its process"
@@ -292,8 +292,8 @@ def death(code: int) -> str:
 
 def _import_path() -> list[str]:
     """Folders that a runner needs to find this program, when it is not installed as others are."""
-    folders = [
+    directories = [
         str(Path(module).resolve().parents[1]) for module in (endpoint_worker.__file__, umbel.__file__)
     ]
     installed = {str(Path(f).resolve()) for f in (*site.getsitepackages(), site.getusersitepackages())}
-    return [folder for folder in dict.fromkeys(folders) if folder not in installed]
+    return [directory for directory in dict.fromkeys(directories) if directory not in installed]

@@ -23,27 +23,27 @@ from typing import Any
 import psutil
 
 #: Seconds that the second process of an ``srun`` has for its work.
-MERCY = 10.0
+SRUN_SECONDS = 10.0
 #: Those that are at it: process id → until when (monotonic clock).
 _spared: dict[int, float] = {}
 #: Programs that the worker itself has started, from before anybody can see them.
-_own: set[int] = set()
+_exempt: set[int] = set()
 _starting = threading.Lock()
 
 
 @contextmanager
-def own_program(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def exempt_program(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program that is no stray as long as the block lasts, which waits for its end.
 
     ``options``: those of ``subprocess.Popen``. Raises OSError.
     """
     with _starting:
         process = subprocess.Popen(argv, **options)
-        _own.add(process.pid)
+        _exempt.add(process.pid)
     try:
         yield process
     finally:
-        _own.discard(process.pid)
+        _exempt.discard(process.pid)
 
 
 def descendants(pid: int) -> list[int]:
@@ -57,8 +57,8 @@ def descendants(pid: int) -> list[int]:
 def kill(pids: Iterable[int]) -> None:
     """Kill processes; those that are gone already are fine."""
     wanted = list(pids)
-    spared = _shepherds(wanted)
-    _spared.update(dict.fromkeys(spared, time.monotonic() + MERCY))
+    spared = _second_srun_processes(wanted)
+    _spared.update(dict.fromkeys(spared, time.monotonic() + SRUN_SECONDS))
     for pid in wanted:
         if pid not in spared:
             _kill(pid)
@@ -71,7 +71,7 @@ def _kill(pid: int) -> None:
         pass
 
 
-def _shepherds(pids: list[int]) -> set[int]:
+def _second_srun_processes(pids: list[int]) -> set[int]:
     """Those that are the second process of an ``srun`` whose first one is among them, too."""
     among, found = set(pids), set()
     for pid in pids:
@@ -90,17 +90,17 @@ def pending() -> bool:
     return bool(_spared)
 
 
-def kill_strays(runners: set[int]) -> int:
+def kill_leftovers(runners: set[int]) -> int:
     """Kill and reap every child of this process that is not in ``runners``; return how many there were.
 
-    Programs that the worker itself runs (``own_program``) are none of them.
+    Programs that the worker itself runs (``exempt_program``) are none of them.
     """
     now = time.monotonic()
     spared = {pid for pid, until in _spared.items() if until > now}
     with _starting:
-        kept = runners | _own
-        strays = [child.pid for child in psutil.Process().children() if child.pid not in kept]
-    for pid in strays:
+        kept = runners | _exempt
+        leftovers = [child.pid for child in psutil.Process().children() if child.pid not in kept]
+    for pid in leftovers:
         if pid not in spared:
             kill([*descendants(pid), pid])
         try:
@@ -111,4 +111,4 @@ def kill_strays(runners: set[int]) -> int:
         if pid not in spared:
             _kill(pid)  # wherever it is: its time is over
         del _spared[pid]
-    return len(strays)
+    return len(leftovers)

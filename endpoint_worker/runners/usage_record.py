@@ -9,19 +9,19 @@ from typing import Any
 USAGE = {"cpu": float, "user": float, "system": float, "max_rss": int, "read": int, "written": int}
 
 
-def read_note(note: bytes) -> dict[str, Any]:
+def read_usage_record(details: bytes) -> dict[str, Any]:
     """Return ``code``, ``message`` and ``usage`` of a note; nonsense gives a failure that says so."""
-    facts: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
+    record: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
     try:
-        given = json.loads(note) if note else {}
+        given = json.loads(details) if details else {}
         if isinstance(given.get("code"), str):
-            facts["code"] = given["code"][:32]
+            record["code"] = given["code"][:32]
         if isinstance(given.get("message"), str):
-            facts["message"] = given["message"][:2000]
+            record["message"] = given["message"][:2000]
         if isinstance(given.get("usage"), dict):
-            facts["usage"] = {
+            record["usage"] = {
                 key: kind(given["usage"][key]) for key, kind in USAGE.items() if key in given["usage"]
             }
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        facts["message"] = "the call's runner wrote a damaged record"
-    return facts
+        record["message"] = "the call's runner wrote a damaged record"
+    return record

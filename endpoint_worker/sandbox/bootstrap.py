@@ -21,16 +21,16 @@ def main(path: str, files: int = 0, keeper: bool = False) -> None:
     """Call the worker at ``path`` and serve as a runner; does not return."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(path)
-    _, (journal, speech, *_), _, _ = socket.recv_fds(sock, 1, 2)
+    _, (progress, output, *_), _, _ = socket.recv_fds(sock, 1, 2)
     if keeper:
         child = os.fork()
         if child:
-            os.close(journal)
-            os.close(speech)
+            os.close(progress)
+            os.close(output)
             _keep(sock, child)
         os.setsid()
         end_with_parent(os.getppid())
-    run(sock.detach(), journal, speech, 0, files)
+    run(sock.detach(), progress, output, 0, files)
 
 
 def _keep(sock: socket.socket, child: int) -> None:
@@ -47,8 +47,8 @@ def _keep(sock: socket.socket, child: int) -> None:
         status = _reap(child)
         if status is not None:
             _end(os.waitstatus_to_exitcode(status))
-        told = [fd for fd, _ in poll.poll()]
-        if sock.fileno() in told:
+        ready = [fd for fd, _ in poll.poll()]
+        if sock.fileno() in ready:
             os.killpg(child, signal.SIGKILL)  # not reaped yet: the number is still its own
             _end(-signal.SIGKILL)
         os.read(ours, 512)

@@ -19,27 +19,27 @@ _CREDENTIALS = struct.Struct("3i")
 _SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", 2)
 
 
-class Pair:
+class SocketPair:
     """A pair of connected sockets, of which the runner inherits one; and its other descriptors."""
 
-    def __init__(self, journal: int, speech: int):
+    def __init__(self, progress: int, output: int):
         self.sock, self._theirs = socket.socketpair()
         self.sock.setblocking(False)
-        self._given = journal, speech
+        self._descriptors = progress, output
         self.receive = self.sock.recv
         #: process ids on this machine, where they are not those of the process that was started
-        self.first: int | None = None
-        self.runner: int | None = None
+        self.first_pid: int | None = None
+        self.runner_pid: int | None = None
 
     @property
     def passed(self) -> tuple[int, ...]:
         """Descriptors that the runner inherits: its socket, the journal, the pipe of what calls write."""
-        return self._theirs.fileno(), *self._given
+        return self._theirs.fileno(), *self._descriptors
 
     def started(self) -> None:
         """The runner has its ends: drop ours of them."""
         self._theirs.close()
-        for fd in self._given:
+        for fd in self._descriptors:
             os.close(fd)
 
     def close(self) -> None:
@@ -47,19 +47,19 @@ class Pair:
         self.sock.close()
 
 
-class Door:
+class MountedSocket:
     """A socket in a folder of its own, for a runner that calls from inside a container."""
 
     passed: tuple[int, ...] = ()
 
-    def __init__(self, journal: int, speech: int):
-        self._given: tuple[int, ...] = journal, speech
-        self.first: int | None = None
-        self.runner: int | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="umbel-line-"))
+    def __init__(self, progress: int, output: int):
+        self._descriptors: tuple[int, ...] = progress, output
+        self.first_pid: int | None = None
+        self.runner_pid: int | None = None
+        self.directory = Path(tempfile.mkdtemp(prefix="umbel-line-"))
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.sock.bind(str(self.folder / "line"))
+            self.sock.bind(str(self.directory / "line"))
             self.sock.listen(1)
             self.sock.setblocking(False)
         except BaseException:
@@ -71,15 +71,15 @@ class Door:
 
     def receive(self, size: int) -> bytes:
         """As ``socket.recv``. Raises BlockingIOError while there is nothing, OSError."""
-        if self.first is None:
+        if self.first_pid is None:
             self._accept()
-        if self.runner is not None:
+        if self.runner_pid is not None:
             return self.sock.recv(size)
         data, extra, _, _ = self.sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, content in extra:
             if (level, kind) == (socket.SOL_SOCKET, _SCM_CREDENTIALS):
                 # the kernel says who wrote it, by the number that this side knows
-                self.runner = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
+                self.runner_pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         return data
 
@@ -88,20 +88,20 @@ class Door:
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.first = _CREDENTIALS.unpack(peer)[0]
+        self.first_pid = _CREDENTIALS.unpack(peer)[0]
         # only after this does the runner say anything
-        socket.send_fds(connection, [b"j"], list(self._given))
-        self._let_go()
+        socket.send_fds(connection, [b"j"], list(self._descriptors))
+        self._release()
         self.sock.close()
         self.sock = connection
 
-    def _let_go(self) -> None:
-        for fd in self._given:
+    def _release(self) -> None:
+        for fd in self._descriptors:
             os.close(fd)
-        self._given = ()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._descriptors = ()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
         """Hang up, and leave nothing."""
-        self._let_go()
+        self._release()
         self.sock.close()

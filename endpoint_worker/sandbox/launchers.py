@@ -24,8 +24,8 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "
 #: Accelerators and fast networks, given to every sandbox that would hide them.
 DEVICES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri", "/dev/infiniband")
 #: Variables that name places of the machine, which an image does not have.
-PLACES = ("PATH", "HOME", "SHELL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "MODULEPATH", "LOADEDMODULES")
-PLACE_PREFIXES = ("CONDA_", "LMOD_", "XDG_", "PYTHON")
+HOST_VARIABLES = tuple("PATH HOME SHELL TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV MODULEPATH LOADEDMODULES".split())
+HOST_PREFIXES = ("CONDA_", "LMOD_", "XDG_", "PYTHON")
 
 
 class Launcher:
@@ -41,7 +41,7 @@ class Launcher:
         self.settings = settings or Sandbox()
 
     @property
-    def closed(self) -> bool:
+    def sandboxed(self) -> bool:
         """True when calls are closed in."""
         return self.settings.kind != "none"
 
@@ -49,9 +49,9 @@ class Launcher:
         """Where runners find one of their own things."""
         return f"{ROOM}/{name}"
 
-    def work(self, folder: Path) -> str:
+    def work(self, directory: Path) -> str:
         """Where the folder is in which runners start."""
-        return str(folder)
+        return str(directory)
 
     def command(self, start: Start) -> list[str]:
         """The whole command line."""
@@ -84,12 +84,12 @@ class Bubblewrap(Launcher):
         resolver = Path("/etc/resolv.conf")
         if self.settings.network and resolver.is_symlink() and resolver.exists():
             argv += ["--ro-bind", str(resolver.resolve()), str(resolver.resolve())]
-        own = [mount for mount in start.mounts if _deep(mount, start)]
+        own = [mount for mount in start.mounts if _after_hidden(mount, start)]
         for mount in start.mounts:
             argv += _bwrap(mount) if mount not in own else []
-        for folder in start.hidden:
-            if any(_covers(mount, folder) for mount in (*start.mounts, *self._roots())):
-                argv += ["--tmpfs", str(folder)]
+        for directory in start.hidden:
+            if any(_covers(mount, directory) for mount in (*start.mounts, *self._roots())):
+                argv += ["--tmpfs", str(directory)]
         argv += ["--bind", str(start.work), str(start.work)]
         for mount in own:
             argv += _bwrap(mount)
@@ -121,7 +121,7 @@ class _Image(Launcher):
         chosen = {
             name: value
             for name, value in start.environment.items()
-            if name not in PLACES and not name.startswith(PLACE_PREFIXES)
+            if name not in HOST_VARIABLES and not name.startswith(HOST_PREFIXES)
         }
         return {**chosen, "HOME": self.work(start.work)}
 
@@ -216,10 +216,10 @@ class Charliecloud(_Image):
         """Below the private /tmp: the image is read-only and need not have a folder for it."""
         return f"/tmp/.umbel/{name}"
 
-    def work(self, folder: Path) -> str:
+    def work(self, directory: Path) -> str:
         """The same path where the image has it or /tmp can; else /tmp/work."""
-        there = Path(self.settings.image) / folder.relative_to("/")
-        return str(folder) if there.is_dir() or folder.is_relative_to("/tmp") else "/tmp/work"
+        there = Path(self.settings.image) / directory.relative_to("/")
+        return str(directory) if there.is_dir() or directory.is_relative_to("/tmp") else "/tmp/work"
 
     def command(self, start: Start) -> list[str]:
         """ch-run makes folders for mounts in its private /tmp, which is mounted first."""
@@ -288,12 +288,12 @@ def _bwrap(mount: Mount) -> list[str]:
     return [word, str(mount.source), mount.target]
 
 
-def _deep(mount: Mount, start: Start) -> bool:
+def _after_hidden(mount: Mount, start: Start) -> bool:
     """It is mounted after what is hidden, in the middle of which it may be."""
     return mount.target.startswith(ROOM) or any(
-        Path(mount.target).is_relative_to(folder) for folder in start.hidden
+        Path(mount.target).is_relative_to(directory) for directory in start.hidden
     )
 
 
-def _covers(mount: Mount, folder: Path) -> bool:
-    return Path(folder).is_relative_to(mount.target)
+def _covers(mount: Mount, directory: Path) -> bool:
+    return Path(directory).is_relative_to(mount.target)

@@ -21,8 +21,8 @@ import umbel
 def _packages() -> list[Path]:
     """Their folders. The third is not imported: only runners unpickle."""
     found = importlib.util.find_spec("cloudpickle")
-    places = (umbel.__file__, endpoint_worker.__file__, found.origin if found else None)
-    return [Path(str(place)).resolve().parent for place in places]
+    files = (umbel.__file__, endpoint_worker.__file__, found.origin if found else None)
+    return [Path(str(place)).resolve().parent for place in files]
 
 
 def make(cache: Path) -> Path:
@@ -31,11 +31,11 @@ def make(cache: Path) -> Path:
     digest = hashlib.sha256()
     for name, file in files.items():
         digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
-    kit = cache / "kit" / digest.hexdigest()[:16]
-    if kit.is_dir():
-        return kit
-    kit.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=kit.parent, prefix=".draft-"))
+    copy = cache / "kit" / digest.hexdigest()[:16]
+    if copy.is_dir():
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=copy.parent, prefix=".draft-"))
     try:
         for name, file in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,14 +43,14 @@ def make(cache: Path) -> Path:
         # it is mounted read-only: what is not compiled now would be compiled at every start
         compileall.compile_dir(draft, stripdir=str(draft), quiet=2)
         draft.chmod(0o755)
-        os.rename(draft, kit)
+        os.rename(draft, copy)
     except OSError:
         # another node was faster: its kit is the same
-        if not kit.is_dir():
+        if not copy.is_dir():
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return kit
+    return copy
 
 
 def _files() -> list[tuple[str, Path]]:

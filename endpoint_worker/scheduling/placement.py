@@ -9,8 +9,8 @@ from dataclasses import replace
 from ..runners.job import Job
 from ..runners.process import RunnerOptions
 from ..runners.slot import Slot
-from .queue import Waiting
-from .runner_pool import Crew
+from .queue import JobQueue
+from .runner_pool import RunnerPool
 
 #: A bundle that waited less (seconds) does not replace an idle runner for which others wait: changing back
 #: and forth would cost more than it gives.
@@ -25,7 +25,7 @@ def widened(options: RunnerOptions, cores: int) -> RunnerOptions:
 
 
 def place(
-    crew: Crew, waiting: Waiting, default: RunnerOptions, now: float
+    pool: RunnerPool, queue: JobQueue, default: RunnerOptions, now: float
 ) -> Iterator[tuple[Slot | None, Job]]:
     """Take bundles out of ``waiting`` that can begin now, each with its slot; None for a hollow one.
 
@@ -36,57 +36,57 @@ def place(
     A bundle that wants several slots holds up all behind it until there are enough: each slot that becomes
     free is kept for it, so nobody overtakes it.
     """
-    if not waiting:
+    if not queue:
         return
-    jobs = waiting.jobs()
+    jobs = queue.jobs()
     blocked: Counter[Hashable] = Counter()
     for job in jobs:
-        if not crew.idle:
+        if not pool.idle:
             return
-        if job.hollow:
-            waiting.remove(job)
+        if job.given_back:
+            queue.remove(job)
             yield None, job
             continue
-        if job.cores > crew.wanted:
+        if job.cores > pool.wanted:
             continue
         options = job.options or default
-        slot = crew.choose(job.bundle.function.sha256, options.key)
+        slot = pool.choose(job.bundle.function.sha256, options.key)
         if slot is not None:
-            waiting.remove(job)
+            queue.remove(job)
             yield slot, job
             continue
         if options.cores > 1:
-            if crew.widen(options):
+            if pool.widen(options):
                 continue
             return
         blocked[options.key] += 1
         spared: set[Hashable] = set()
         if now - job.arrived < SWITCH_AFTER:
             spared = {(other.options or default).key for other in jobs}
-        crew.convert(options, blocked[options.key], spared)
+        pool.convert(options, blocked[options.key], spared)
 
 
-def overdue(crew: Crew, waiting: Waiting, now: float) -> Iterator[tuple[Job, str]]:
+def overdue(pool: RunnerPool, queue: JobQueue, now: float) -> Iterator[tuple[Job, str]]:
     """Bundles that must not wait here any longer, for other nodes may be free; and why.
 
     The first one that wants several slots stays while some are kept for it, and when it comes a second time:
     else it might be sent round for ever.
     """
-    behind = crew.busy and not crew.starting
+    behind = pool.busy and not pool.starting
     limit = WAIT_FOR_SLOT if behind else WAIT_FOR_RUNNER
-    stays = next((job for job in waiting.jobs() if not job.hollow and 1 < job.cores <= crew.wanted), None)
-    for job in waiting.overdue(now, WAIT_FOR_SLOT):
-        if job.cores > crew.wanted:
-            yield job, f"it wants {job.cores} slots, this node has {crew.wanted}"
+    stays = next((job for job in queue.jobs() if not job.given_back and 1 < job.cores <= pool.wanted), None)
+    for job in queue.overdue(now, WAIT_FOR_SLOT):
+        if job.cores > pool.wanted:
+            yield job, f"it wants {job.cores} slots, this node has {pool.wanted}"
         elif now - job.arrived <= limit:
             continue
-        elif job is not stays or not (crew.idle or waiting.returned(job)):
+        elif job is not stays or not (pool.idle or queue.returned(job)):
             yield job, "it waited behind long calls" if behind else "no runner starts"
 
 
-def withdraw(waiting: Waiting, key: Hashable) -> list[Job]:
+def withdraw(queue: JobQueue, key: Hashable) -> list[Job]:
     """Take out all bundles, but hollow ones, that want a kind of runner that does not start: others go on."""
-    found = [j for j in waiting.jobs() if j.options is not None and j.options.key == key and not j.hollow]
+    found = [j for j in queue.jobs() if j.options is not None and j.options.key == key and not j.given_back]
     for job in found:
-        waiting.remove(job)
+        queue.remove(job)
     return found

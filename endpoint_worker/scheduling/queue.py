@@ -8,12 +8,12 @@ from collections.abc import Hashable, Iterable
 from ..runners.job import Job
 
 #: A cancelled call is remembered this long (seconds): its bundle may still be on its way.
-REMEMBER = 3600.0
+CANCELLED_SECONDS = 3600.0
 #: So many calls that were given back are remembered.
-REMEMBER_RETURNED = 10_000
+MAX_RETURNED = 10_000
 
 
-class Waiting:
+class JobQueue:
     """First come, first served. ``now`` is the monotonic clock; one thread uses it."""
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class Waiting:
 
     def overdue(self, now: float, limit: float) -> list[Job]:
         """Bundles that have calls and have waited longer than ``limit`` seconds."""
-        return [job for job in self._jobs if not job.hollow and now - job.arrived > limit]
+        return [job for job in self._jobs if not job.given_back and now - job.arrived > limit]
 
-    def give_back(self, job: Job) -> None:
+    def mark_returned(self, job: Job) -> None:
         """Note that a bundle is given back."""
-        job.hollow = True
+        job.given_back = True
         if job.cores > 1:
             self._returned.update(dict.fromkeys(call.task_id for call in job.bundle.calls))
-            while len(self._returned) > REMEMBER_RETURNED:
+            while len(self._returned) > MAX_RETURNED:
                 self._returned.popitem(last=False)
 
     def returned(self, job: Job) -> bool:
@@ -66,11 +66,11 @@ class Waiting:
 
     def cancel(self, task_ids: set[str], now: float) -> None:
         """Mark calls that wait, and those that come later."""
-        self._cancelled.update(dict.fromkeys(task_ids, now + REMEMBER))
+        self._cancelled.update(dict.fromkeys(task_ids, now + CANCELLED_SECONDS))
         for job in self._jobs:
             job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in task_ids)
 
-    def forget(self, now: float) -> None:
+    def forget_cancelled(self, now: float) -> None:
         """Forget cancelled calls that nobody asks for any more."""
         old: Iterable[str] = [task_id for task_id, until in self._cancelled.items() if until < now]
         for task_id in old:

@@ -31,7 +31,7 @@ from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
 from ...broker.client import BROKER_ERRORS, connect, without_password
 from ...config import settings as site
-from ...config.directory import Credentials, EndpointFolder
+from ...config.directory import Credentials, EndpointDirectory
 from ...runners.options import runner_options
 from ...runners.slot import Slot
 from . import sandbox
@@ -39,7 +39,7 @@ from . import sandbox
 #: Seconds that service and broker may take to answer, and that a runner may take to start.
 TIMEOUT, RUNNER_TIMEOUT = 5.0, 20.0
 #: What is not looked at where credentials or settings are missing.
-NEEDY = ("broker", "credentials", "clock", "sandbox", "runner")
+NEED_CREDENTIALS = ("broker", "credentials", "clock", "sandbox", "runner")
 #: Clocks may differ by so much (seconds) before it is worth a word, well before messages are refused.
 MAX_SKEW = envelope.LEEWAY / 5
 #: Less free space (bytes) is too little for results, functions and logs.
@@ -56,30 +56,30 @@ class Finding:
     advice: str = ""
 
 
-def check(folder: EndpointFolder, *, api: bool = True) -> list[Finding]:
+def check(directory: EndpointDirectory, *, api: bool = True) -> list[Finding]:
     """Look at everything; ``api``: also at the service's API, which a running worker does not need."""
     found = [_python()]
-    credentials = _try(found, "files", lambda: _files(folder))
-    chosen = _try(found, "settings", lambda: _settings(folder))
-    found.append(_disk(folder, chosen))
+    credentials = _try(found, "files", lambda: _files(directory))
+    chosen = _try(found, "settings", lambda: _settings(directory))
+    found.append(_disk(directory, chosen))
     clock = None
     if credentials is not None and api:
         finding, clock = _api(credentials.api_url)
         found.append(finding)
     if credentials is None or chosen is None:
         why = "not looked at: the files and settings above come first"
-        return found + [Finding(name, None, why) for name in NEEDY]
+        return found + [Finding(name, None, why) for name in NEED_CREDENTIALS]
     url = chosen.broker_url(credentials.broker_url)
     found.append(_broker(url))
     if found[-1].ok:
-        finding, heard = _rights(url, credentials.endpoint_id)
+        finding, heard = _permissions(url, credentials.endpoint_id)
         found.append(finding)
         clock = heard if clock is None else clock
     else:
         found.append(Finding("credentials", None, "not looked at: the broker cannot be reached"))
     found.append(_clock(clock))
-    found.append(Finding("sandbox", *sandbox.look(folder, chosen)))
-    return [*found, _runner(folder, chosen)]
+    found.append(Finding("sandbox", *sandbox.check(directory, chosen)))
+    return [*found, _runner(directory, chosen)]
 
 
 def to_json(name: str, found: list[Finding]) -> str:
@@ -94,9 +94,9 @@ def healthy(found: list[Finding]) -> bool:
     return all(finding.ok for finding in found)
 
 
-def _try(found: list[Finding], name: str, look: Callable[[], tuple[Finding, Any]]) -> Any:
+def _try(found: list[Finding], name: str, run_check: Callable[[], tuple[Finding, Any]]) -> Any:
     try:
-        finding, value = look()
+        finding, value = run_check()
     except UmbelError as error:
         finding, value = Finding(name, False, error.message, "mend or replace what is named here"), None
     found.append(finding)
@@ -111,26 +111,26 @@ def _python() -> Finding:
     return Finding("python", True, said)
 
 
-def _files(folder: EndpointFolder) -> tuple[Finding, Credentials]:
-    credentials = folder.credentials()
-    folder.signing_key()
-    for file in (folder.path / "credentials.json", folder.path / "signing.key"):
+def _files(directory: EndpointDirectory) -> tuple[Finding, Credentials]:
+    credentials = directory.credentials()
+    directory.signing_key()
+    for file in (directory.path / "credentials.json", directory.path / "signing.key"):
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
             said = f"others may read or change {file} (mode {mode:04o})"
             return Finding("files", False, said, f"chmod 600 {file}"), credentials
-    return Finding("files", True, f"endpoint {credentials.endpoint_id} in {folder.path}"), credentials
+    return Finding("files", True, f"endpoint {credentials.endpoint_id} in {directory.path}"), credentials
 
 
-def _settings(folder: EndpointFolder) -> tuple[Finding, site.Settings]:
-    chosen = site.load(folder.settings_file, folder.name)
-    return Finding("settings", True, f"{folder.settings_file}: {chosen.worker_slots} slots"), chosen
+def _settings(directory: EndpointDirectory) -> tuple[Finding, site.Settings]:
+    chosen = site.load(directory.settings_file, directory.name)
+    return Finding("settings", True, f"{directory.settings_file}: {chosen.worker_slots} slots"), chosen
 
 
-def _disk(folder: EndpointFolder, chosen: site.Settings | None) -> Finding:
-    work = chosen.work_folder(folder.path / "work") if chosen is not None else folder.path / "work"
+def _disk(directory: EndpointDirectory, chosen: site.Settings | None) -> Finding:
+    work = chosen.work_folder(directory.path / "work") if chosen is not None else directory.path / "work"
     least = None
-    for place in (folder.path, folder.spool, folder.cache, folder.logs, work):
+    for place in (directory.path, directory.spool, directory.cache, directory.logs, work):
         try:
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=place) as probe:
@@ -162,14 +162,14 @@ def _api(url: str) -> tuple[Finding, float | None]:
     except (ValueError, KeyError, TypeError):
         said = f"what answers at {url} is no Umbel service (status {answer.status})"
         return Finding("api", False, said, "see whether a proxy or another program is at that address"), None
-    clock = _ahead(answer.headers.get("Date"), began)
+    clock = _clock_offset(answer.headers.get("Date"), began)
     if protocol != PROTOCOL_VERSION:
         said = f"{url} speaks protocol {protocol}, this endpoint {PROTOCOL_VERSION}"
         return Finding("api", False, said, f"install umbel {version} here, or update the service"), clock
     return Finding("api", True, f"{url}, umbel {version}"), clock
 
 
-def _ahead(date: str | None, began: float) -> float | None:
+def _clock_offset(date: str | None, began: float) -> float | None:
     try:
         # the header has whole seconds, cut off
         return parsedate_to_datetime(date or "").timestamp() + 0.5 - (began + time.time()) / 2
@@ -197,7 +197,7 @@ def _broker(url: str) -> Finding:
     return Finding("broker", True, address)
 
 
-def _rights(url: str, endpoint: str) -> tuple[Finding, float | None]:
+def _permissions(url: str, endpoint: str) -> tuple[Finding, float | None]:
     """Log in and see whether what a worker does is permitted; also the broker's clock, as ``_api``."""
     again = "have the service make the account again, or delete the endpoint and configure it anew"
     clock = None
@@ -246,33 +246,33 @@ def _needed(endpoint: str) -> list[tuple[Any, ...]]:
 def _clock(ahead: float | None) -> Finding:
     if ahead is None:
         return Finding("clock", None, "not looked at: neither service nor broker told the time")
-    way = "ahead of" if ahead < 0 else "behind"
-    said = f"this clock is {abs(ahead):.1f} s {way} the service's"
+    direction = "ahead of" if ahead < 0 else "behind"
+    said = f"this clock is {abs(ahead):.1f} s {direction} the service's"
     if abs(ahead) <= MAX_SKEW:
         return Finding("clock", True, said)
     advice = f"set it by NTP (timedatectl set-ntp true): over {envelope.LEEWAY:g} s messages are refused"
     return Finding("clock", False, said, advice)
 
 
-def _runner(folder: EndpointFolder, chosen: site.Settings) -> Finding:
+def _runner(directory: EndpointDirectory, chosen: site.Settings) -> Finding:
     began = time.monotonic()
     advice = "see what it said; PATH, LD_LIBRARY_PATH and limits of runners come from endpoint.toml"
     try:
-        slot = Slot(0, runner_options(folder, chosen))
+        slot = Slot(0, runner_options(directory, chosen))
     except (OSError, UmbelError) as error:
         return Finding("runner", False, f"no runner can be started: {error}", advice)
     try:
-        how = _greeting(slot, began + RUNNER_TIMEOUT)
+        how = _wait_until_ready(slot, began + RUNNER_TIMEOUT)
     finally:
-        _dismiss(slot)
-    if slot.greeted:
+        _stop(slot)
+    if slot.was_ready:
         return Finding("runner", True, f"a runner started in {time.monotonic() - began:.1f} s")
     return Finding("runner", False, how or f"a runner did not start in {RUNNER_TIMEOUT:g} s", advice)
 
 
-def _greeting(slot: Slot, deadline: float) -> str | None:
+def _wait_until_ready(slot: Slot, deadline: float) -> str | None:
     """Wait until a runner says hello; return how it ended if it did."""
-    while not slot.greeted and not slot.eof and time.monotonic() < deadline:
+    while not slot.was_ready and not slot.eof and time.monotonic() < deadline:
         if select.select([slot.sock], [], [], 0.1)[0]:
             slot.read()
         elif (how := slot.ended()) is not None:
@@ -285,10 +285,10 @@ def _greeting(slot: Slot, deadline: float) -> str | None:
     return None
 
 
-def _dismiss(slot: Slot) -> None:
+def _stop(slot: Slot) -> None:
     deadline = time.monotonic() + 2.0
     while slot.state != "dead" and time.monotonic() < deadline:
         slot.kill()
         slot.ended()
         time.sleep(0.005)
-    slot.child.bury()
+    slot.process.close()

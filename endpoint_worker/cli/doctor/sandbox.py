@@ -6,7 +6,7 @@ import subprocess
 
 from umbel.protocol.errors import UmbelError
 
-from ...config.directory import EndpointFolder
+from ...config.directory import EndpointDirectory
 from ...config.mounts import Start
 from ...config.settings import Settings
 from ...runners.options import runner_options
@@ -24,7 +24,7 @@ _HINTS = {
 }
 
 
-def look(folder: EndpointFolder, chosen: Settings) -> tuple[bool, str, str]:
+def check(directory: EndpointDirectory, chosen: Settings) -> tuple[bool, str, str]:
     """Try the sandbox; return whether all is well, what was seen, and what to do."""
     kind = chosen.sandbox.kind
     if kind == "none":
@@ -37,7 +37,7 @@ def look(folder: EndpointFolder, chosen: Settings) -> tuple[bool, str, str]:
         hint = _HINTS.get(kind, f"install {kind}")
         return False, f"there is no program '{program}'", f"{hint}, or name it by 'command' in [sandbox]"
     try:
-        code, said = _probe(folder, chosen)
+        code, said = _probe(directory, chosen)
     except UmbelError as error:
         return False, error.message, "mend [sandbox] of endpoint.toml"
     except (OSError, subprocess.SubprocessError) as error:
@@ -46,7 +46,11 @@ def look(folder: EndpointFolder, chosen: Settings) -> tuple[bool, str, str]:
         network = "" if chosen.sandbox.network else ", without network"
         return True, f"{kind}{network}: calls do not see the endpoint's folder", ""
     if code == _SEEN:
-        return False, f"calls can read {folder.path} in {kind}", "take the bind or option away that shows it"
+        return (
+            False,
+            f"calls can read {directory.path} in {kind}",
+            "take the bind or option away that shows it",
+        )
     if code == _UNWRITABLE:
         return False, f"calls cannot write to their folder in {kind}", "see 'work' and who owns that folder"
     return (
@@ -56,17 +60,17 @@ def look(folder: EndpointFolder, chosen: Settings) -> tuple[bool, str, str]:
     )
 
 
-def _probe(folder: EndpointFolder, chosen: Settings) -> tuple[int, str]:
+def _probe(directory: EndpointDirectory, chosen: Settings) -> tuple[int, str]:
     """Run a little program inside, as runners are started."""
-    options = runner_options(folder, chosen)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    secret = str(folder.path / "credentials.json")
+    options = runner_options(directory, chosen)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    secret = str(directory.path / "credentials.json")
     code = (
         f"import os, sys, tempfile; os.path.exists({secret!r}) and sys.exit({_SEEN}); "
         f"os.access('.', os.W_OK) or sys.exit({_UNWRITABLE})"
     )
     start = Start(
-        [*options.python, "-c", code], options.folder, options.mounts, options.environment, options.hidden
+        [*options.python, "-c", code], options.directory, options.mounts, options.environment, options.hidden
     )
     run = subprocess.run(
         options.launcher.command(start),

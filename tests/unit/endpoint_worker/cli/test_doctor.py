@@ -94,7 +94,7 @@ def site(tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -> I
 
 def rewrite(site: Site, **values: str) -> None:
     """Change the endpoint's credentials."""
-    file = site.folder.path / "credentials.json"
+    file = site.directory.path / "credentials.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
@@ -161,7 +161,7 @@ def test_a_clock_that_is_wrong(site: Site, service: Service, ahead: float, said:
 def test_a_broker_out_of_reach(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with site.folder.settings_file.open("a") as file:
+    with site.directory.settings_file.open("a") as file:
         file.write(f'broker_address = "127.0.0.1:{port}"\n')
     answer = look()
     assert (answer.code, answer.failed) == (1, ["broker"])
@@ -172,7 +172,7 @@ def test_a_broker_out_of_reach(site: Site) -> None:
 
 
 def test_what_is_no_broker(site: Site, service: Service) -> None:
-    with site.folder.settings_file.open("a") as file:
+    with site.directory.settings_file.open("a") as file:
         file.write(f'broker_address = "{service.url.removeprefix("http://")}"\n')
     answer = look("--no-api")
     assert answer.failed == ["broker"]
@@ -196,15 +196,15 @@ def test_an_account_that_may_not_do_its_work(site: Site, right: str) -> None:
 
 
 def test_secrets_that_others_can_read(site: Site) -> None:
-    (site.folder.path / "signing.key").chmod(0o644)
+    (site.directory.path / "signing.key").chmod(0o644)
     answer = look()
     assert (answer.code, answer.failed) == (1, ["files"])
-    assert answer.found["files"][2] == f"chmod 600 {site.folder.path / 'signing.key'}"
+    assert answer.found["files"][2] == f"chmod 600 {site.directory.path / 'signing.key'}"
 
 
 def test_damaged_files_and_settings(site: Site) -> None:
-    (site.folder.path / "signing.key").write_bytes(b"short")
-    site.folder.settings_file.write_text("slosts = 3\n")
+    (site.directory.path / "signing.key").write_bytes(b"short")
+    site.directory.settings_file.write_text("slosts = 3\n")
     answer = look()
     assert answer.code == 1
     assert answer.failed == ["files", "settings"]
@@ -224,7 +224,7 @@ def test_a_disk_without_room_or_where_nothing_can_be_written(
     assert "only 10 MiB" in answer.found["disk"][1]
     monkeypatch.undo()
     monkeypatch.setenv("UMBEL_HOME", str(site.home))
-    site.folder.logs.write_text("a file in the folder's place")
+    site.directory.logs.write_text("a file in the folder's place")
     answer = look("--no-api")
     assert (answer.code, answer.failed) == (1, ["disk"])
     assert "logs cannot be written" in answer.found["disk"][1]

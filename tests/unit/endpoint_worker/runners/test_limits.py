@@ -326,7 +326,7 @@ def test_renewing_replaces_runners_when_they_are_idle(bench: Bench) -> None:
     first = bench.value(pid)
     running = bench.start(nap, [(0.3,)])
     running.accepted.wait(10)
-    bench.supervisor.renew()
+    bench.supervisor.replace_all()
     assert statuses(running.wait()) == ["succeeded"]
     assert bench.value(pid) != first
 
