@@ -1,9 +1,9 @@
-"""The runner: the child process in which user code runs, and the only place where it does.
+"""The runner: the child process in which user code runs.
 
-It is started by the supervisor with a socket and a journal (two descriptors), in its own session, with a
-clean environment and nothing of the broker. It reads bundles from the socket, runs their calls one after
-another and writes outcomes into the journal; what does not fit there goes over the socket. It ends when the
-socket does.
+The supervisor starts it with a socket and shared memory (two descriptors), in its own session, with a clean
+environment and without broker credentials. It reads bundles from the socket, runs their calls one after
+another and writes outcomes to shared memory; outcomes that do not fit go over the socket. It ends when the
+socket is closed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from . import linux, rlimits
 from .reset import Baseline
 from .usage import MEASURED_FROM, Meter
 
-#: A runner's turn at a processor that others want, too (seconds).
+#: A runner's time slice on a contended processor (seconds).
 TIME_SLICE = 0.0005
-#: Longest message of a failure (characters); the traceback travels apart.
+#: Maximum length of a failure message (characters); the traceback is sent separately.
 MAX_MESSAGE = 500
 
 
 class Runner:
-    """Runs bundles that come over ``sock``; ``journal`` is shared with the supervisor."""
+    """Runs bundles received over ``sock``; ``progress`` is shared with the supervisor."""
 
     def __init__(self, sock: socket.socket, progress: SharedProgress, output: OutputWriter):
         self._sock = sock
@@ -50,7 +50,7 @@ class Runner:
         self._streamed = False
 
     def serve(self) -> None:
-        """Say hello and run bundles until the supervisor closes the socket."""
+        """Send HELLO and run bundles until the supervisor closes the socket."""
         self._sock.sendall(frames.pack(frames.HELLO, {"pid": os.getpid(), "mark": self._output.secret.hex()}))
         while (frame := frames.receive(self._sock)) is not None:
             files = frame.header.get("files")
@@ -63,7 +63,7 @@ class Runner:
             self._sock.sendall(frames.pack(frames.DONE, {"ran": ran, "left": left, "loaded": loaded}))
 
     def _bundle(self, header: dict[str, Any], body: bytes) -> int:
-        """Run a bundle's calls; return how many were begun (they are the first ones)."""
+        """Run the calls of a bundle; return how many of the first ones were started."""
         count: int = header["calls"]
         table = array("I", body[: 8 * count])
         function = self._function(header, body[8 * count : 8 * count + header["function"]], count)
@@ -71,12 +71,12 @@ class Runner:
             return count
         payloads = body[8 * count + header["function"] :]
         rlimits.limit_memory(header.get("memory"))
-        # a control group may hold the limit, and the system may refuse what is far beyond it
+        # a control group may enforce the limit, and the system may refuse allocations far beyond it
         limited = bool(header.get("limited"))
         return self._calls(function, table, payloads, limited)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
-        """Load the bundle's function, or fail all its calls."""
+        """Load the function of the bundle, or fail all its calls."""
         for digest in header["forget"]:
             self._functions.pop(digest, None)
         function = self._functions.get(header["sha256"])
@@ -85,7 +85,7 @@ class Runner:
         self._progress.load(True, time.monotonic())
         try:
             function = load_function(data)
-        except BaseException as error:  # loading runs code of the user's: it may raise anything
+        except BaseException as error:  # loading runs user code, which may raise anything
             code = getattr(error, "code", None)
             known = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
             details = _details(known, getattr(error, "message", None) or _describe(error))
@@ -102,7 +102,7 @@ class Runner:
         return function
 
     def _calls(self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool) -> int:
-        """The hot loop: about nine microseconds for a call that does nothing."""
+        """Run the calls: the hot loop, about nine microseconds for a call that does nothing."""
         progress, baseline, output = self._progress, self._baseline, self._output
         self._meter.begin()
         reset = baseline.after_call
@@ -122,14 +122,14 @@ class Runner:
                 continue
             status, details, payload = _call(function, data, limited, send_items)
             if baseline.forked:
-                # the call forked and came back in the child, too: only the parent reports and goes on
+                # the call forked and also returned in the child: only the parent reports and continues
                 os._exit(0)
             wall = clock() - began
             if wall > MEASURED_FROM:
                 details = _measured(details, self._meter.end(cpu))
             if wrote() and output.mark(index):
                 status |= WROTE
-            # what was yielded went over the socket, and the end must not overtake it
+            # items went over the socket, and the outcome must not overtake them
             if self._streamed or not write(index, status, epoch + began, wall, details, payload):
                 self._send(index, status, epoch + began, wall, details, payload)
             finish(index)
@@ -137,20 +137,22 @@ class Runner:
         return count
 
     def _stream(self, generator: Generator[Any, Any, Any]) -> Any:
-        """Send what the running call yields; return what its generator returns."""
+        """Send the items that the running call yields; return its generator's return value."""
         header = {"index": self._progress.started - 1}
         self._streamed = True
 
         def put(item: bytes) -> None:
             if self._baseline.forked:
-                # the generator forked, and this is the child: its items are the parent's to send
+                # the generator forked, and this is the child: the parent sends the items
                 os._exit(0)
             try:
                 self._sock.sendall(frames.pack(frames.ITEM, header, item))
             except OSError as error:
-                # of a call that closes what is not its own the end goes by the journal
+                # the call closed the socket: its outcome goes through shared memory
                 self._streamed = False
-                raise RuntimeError("the call has closed the socket by which its items leave") from error
+                raise RuntimeError(
+                    "the call closed the runner's socket, so its items cannot be sent"
+                ) from error
 
         return stream.send(generator, dump_result, put)
 
@@ -164,7 +166,7 @@ class Runner:
     def _send(
         self, index: int, status: int, started: float, wall: float, details: bytes, payload: bytes
     ) -> None:
-        """Send an outcome that the journal has no room for, or that follows items."""
+        """Send an outcome that does not fit in shared memory, or that follows items."""
         header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(details)}
         if self._streamed:
             header["streamed"], self._streamed = True, False
@@ -174,13 +176,13 @@ class Runner:
 def _call(
     function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any]
 ) -> tuple[int, bytes, bytes]:
-    """Run one call; return status, note and payload of its outcome, whatever the call raises.
+    """Run one call; return status, details and payload of its outcome, whatever the call raises.
 
-    ``drain`` takes the items of a generator and returns what that returns.
+    ``send_items`` sends the items of a generator and returns the generator's return value.
     """
     try:
         args, kwargs = load_call(data)
-    except BaseException as error:  # unpickling runs code of the user's: it may raise anything
+    except BaseException as error:  # unpickling runs user code, which may raise anything
         return _failure("DESERIALIZE_ERROR", error, limited)
     try:
         value = function(*args, **kwargs)
@@ -194,12 +196,12 @@ def _call(
         return _failure("TASK_ERROR", error, limited)
     try:
         payload = dump_result(value)
-    except BaseException as error:  # pickling runs code of the user's: it may raise anything
+    except BaseException as error:  # pickling runs user code, which may raise anything
         return _failure("RESULT_NOT_SERIALIZABLE", error, limited)
     if len(payload) > limits.MAX_PAYLOAD_BYTES:
         message = (
-            f"the result takes {len(payload):,} bytes, the service carries {limits.MAX_PAYLOAD_BYTES:,}: "
-            "write it to a file where the call runs and return the file's path, or return a part"
+            f"the result has {len(payload):,} bytes, the limit is {limits.MAX_PAYLOAD_BYTES:,}: "
+            "write it to a file where the call runs and return its path, or return a part of it"
         )
         return FAILED, _details("RESULT_TOO_LARGE", message), b""
     return SUCCEEDED, b"", payload
@@ -207,11 +209,11 @@ def _call(
 
 def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes, bytes]:
     if limited and (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
-        # the frames hold what filled the memory
+        # the frames reference the objects that filled the memory
         traceback.clear_frames(error.__traceback__)
         return (
             FAILED,
-            _details("MEMORY_LIMIT", "the call needed more memory than its limit: raise `memory`"),
+            _details("MEMORY_LIMIT", "the call exceeded its memory limit: raise `memory`"),
             b"",
         )
     if code == "DESERIALIZE_ERROR":
@@ -227,7 +229,7 @@ def _details(code: str, message: str) -> bytes:
 
 
 def _measured(details: bytes, usage: dict[str, Any]) -> bytes:
-    """Add to a note what the call used."""
+    """Add the resource usage of a call to its details."""
     return json.dumps({**(json.loads(details) if details else {}), "usage": usage}).encode()
 
 
@@ -239,9 +241,10 @@ def _describe(error: BaseException) -> str:
 
 
 def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int = 0) -> None:
-    """Serve as a runner on three descriptors, with at most so many files; does not return.
+    """Serve as a runner on three descriptors; does not return.
 
-    ``parent``: process id of the worker, or 0 where something else ends the runner with it.
+    ``parent``: process id of the worker, or 0 if something else ends the runner together with it; ``files``:
+    maximum number of open files (0: no limit).
     """
     if parent:
         end_with_parent(parent)
@@ -249,7 +252,7 @@ def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int
     linux.exact_timers()
     linux.short_time_slices(TIME_SLICE)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # a call that crashes must not fill the site's disk with images of its memory
+    # a crashing call must not fill the site's disk with core dumps
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     rlimits.limit_files(files)
     sock = socket.socket(fileno=sock_fd)
@@ -257,14 +260,14 @@ def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int
     progress = SharedProgress(progress_fd)
     protect(progress_fd)
     os.close(progress_fd)
-    # standard error told of troubles at the start; from here on it is the call's
+    # standard error showed problems during startup; from now on it belongs to the calls
     os.set_inheritable(output_fd, False)
     output = OutputWriter(output_fd, progress)
     linux.unbuffer_c()
     try:
         Runner(sock, progress, output).serve()
     except (OSError, frames.FrameError):
-        # the socket is gone, or a call closed it: outcomes so far are in the journal
+        # the socket is closed, possibly by a call: outcomes so far are in shared memory
         os._exit(70)
-    # threads that calls left behind must not keep this process
+    # threads left behind by calls must not keep this process alive
     os._exit(0)

@@ -28,7 +28,7 @@ NODE = click.option("--node", metavar="NODE", help="Name of this node (default: 
 
 
 class Commands(click.Group):
-    """Turns what went wrong into one sentence and exit code 2."""
+    """Reports an error as one sentence with exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -50,25 +50,31 @@ def main() -> None:
 @main.command()
 @NAME
 @click.option(
-    "--slots", type=click.IntRange(1), help="Calls that run at once (default: number of processors)."
+    "--slots", type=click.IntRange(1), help="Number of calls to run at once (default: number of processors)."
 )
-@click.option("--description", default="", help="What people shall know of this endpoint.")
-@click.option("--broker-address", metavar="HOST:PORT", help="Where this machine reaches the broker.")
+@click.option("--description", default="", help="Description shown to users of this endpoint.")
+@click.option(
+    "--broker-address", metavar="HOST:PORT", help="Address of the broker as seen from this machine."
+)
 def configure(name: str, slots: int | None, description: str, broker_address: str | None) -> None:
-    """Register endpoint NAME with the service and write its folder."""
+    """Register endpoint NAME with the service and create its directory."""
     home = home_directory()
     directory = EndpointDirectory(home, name)
     text = settings.template(name, slots=slots, broker_address=broker_address)
     registration.register(directory, registration.find_login(home), text, description)
-    click.echo(f"Endpoint '{name}' is registered; its settings are in {directory.settings_file}")
+    click.echo(f"Endpoint '{name}' is registered. Its settings are in {directory.settings_file}")
     click.echo(f"Start it with: umbel-endpoint start {name}")
 
 
 @main.command()
 @NAME
-@click.option("--detach", is_flag=True, help="Run in the background; see 'umbel-endpoint logs'.")
-@click.option("--slots", type=click.IntRange(1), help="Calls that run at once.")
-@click.option("--broker-address", metavar="HOST:PORT", help="Where this machine reaches the broker.")
+@click.option(
+    "--detach", is_flag=True, help="Run in the background; show its log with 'umbel-endpoint logs'."
+)
+@click.option("--slots", type=click.IntRange(1), help="Number of calls to run at once.")
+@click.option(
+    "--broker-address", metavar="HOST:PORT", help="Address of the broker as seen from this machine."
+)
 @click.option("--log-file", type=click.Path(path_type=Path), hidden=True)
 @NODE
 @shutdown_options
@@ -85,28 +91,28 @@ def start(
     directory = EndpointDirectory(home_directory(), name)
     chosen = settings.load(directory.settings_file, name, slots=slots, broker_address=broker_address)
     directory.credentials()
-    place = node_name(conditions.node_name(node))
+    node_id = node_name(conditions.node_name(node))
     if detach:
-        _start_detached(directory, place, slots, broker_address)
+        _start_detached(directory, node_id, slots, broker_address)
         return
-    with directory.lock(place):
+    with directory.lock(node_id):
         log_files.set_up_logging(chosen.log_level, log_file, chosen.log_format)
         chosen, route = _choose_route(directory, chosen, conditions)
-        running = Node(directory, chosen, place, route)
-        # the runners' Pythons start while this one loads Celery, which takes some tenths of a second
+        running = Node(directory, chosen, node_id, route)
+        # the runners start while this process imports Celery, which takes some tenths of a second
         running.start_runners()
         from ..node.celery_app import serve
 
         code = serve(running, conditions)
     if conditions.block:
-        directory.forget(place)
+        directory.forget(node_id)
     sys.exit(code)
 
 
 def _choose_route(
     directory: EndpointDirectory, chosen: settings.Settings, conditions: ShutdownConditions
 ) -> tuple[settings.Settings, str]:
-    """The settings with the way to the broker that works, and its name; where there is none to choose, ""."""
+    """Return the settings with a working route to the broker, and its name ("" if there is no choice)."""
     if not conditions.routes:
         return chosen, ""
     route = routes.choose(directory.credentials().broker_url, conditions.routes)
@@ -118,7 +124,7 @@ def _start_detached(
 ) -> None:
     running = directory.running().get(node)
     if running:
-        raise DirectoryError(f"endpoint '{directory.name}' already runs here: process {running}")
+        raise DirectoryError(f"endpoint '{directory.name}' is already running: process {running}")
     log = daemon.log_file(directory, node)
     arguments = ["start", directory.name, "--node", node, "--log-file", str(log)]
     if slots is not None:
@@ -126,7 +132,7 @@ def _start_detached(
     if broker_address is not None:
         arguments += ["--broker-address", broker_address]
     pid = daemon.detach(directory, node, arguments)
-    click.echo(f"Endpoint '{directory.name}' runs as process {pid}; its log is {log}")
+    click.echo(f"Endpoint '{directory.name}' is running as process {pid}; its log is {log}")
 
 
 @main.command()
@@ -135,14 +141,14 @@ def _start_detached(
 def stop(name: str, node: str | None) -> None:
     """Stop the workers of endpoint NAME on this machine; running calls may finish (drain_seconds)."""
     if not _stop(_existing(name), node):
-        click.echo(f"Endpoint '{name}' does not run here")
+        click.echo(f"Endpoint '{name}' is not running on this machine")
 
 
 @main.command()
 @NAME
 @NODE
 def restart(name: str, node: str | None) -> None:
-    """Stop the worker of endpoint NAME, if it runs, and start it in the background."""
+    """Stop the worker of endpoint NAME if it is running, and start it in the background."""
     directory = _existing(name)
     settings.load(directory.settings_file, name)
     _stop(directory, node)
@@ -152,14 +158,14 @@ def restart(name: str, node: str | None) -> None:
 @main.command()
 @NAME
 def status(name: str) -> None:
-    """Tell whether endpoint NAME runs on this machine; exit code 3 if not."""
+    """Show whether endpoint NAME is running on this machine; exit code 3 if not."""
     directory = _existing(name)
     credentials = directory.credentials()
     click.echo(f"endpoint  {name}\nid        {credentials.endpoint_id}\nservice   {credentials.api_url}")
-    click.echo(f"folder    {directory.path}")
+    click.echo(f"directory {directory.path}")
     spooled = sum(1 for _ in directory.spool.glob("*/*.report"))
     if spooled:
-        click.echo(f"spool     {spooled} reports wait for the broker")
+        click.echo(f"spool     {spooled} reports waiting for the broker")
     running = directory.running()
     for node, pid in running.items():
         click.echo(f"running   node {node}, process {pid}")
@@ -170,12 +176,10 @@ def status(name: str) -> None:
 
 @main.command("list")
 def list_() -> None:
-    """List the endpoints that are configured here."""
+    """List the endpoints that are configured on this machine."""
     found = configured(home_directory())
     if not found:
-        click.echo(
-            f"There are no endpoints in {home_directory()}; make one with 'umbel-endpoint configure NAME'"
-        )
+        click.echo(f"No endpoints in {home_directory()}; create one with 'umbel-endpoint configure NAME'")
         return
     width = max(len(directory.name) for directory in found)
     for directory in found:
@@ -185,14 +189,16 @@ def list_() -> None:
 
 @main.command()
 @NAME
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--local", is_flag=True, help="Delete the folder only; the service keeps the endpoint.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--local", is_flag=True, help="Delete the directory only; the endpoint stays registered with the service."
+)
 def delete(name: str, yes: bool, local: bool) -> None:
-    """Delete endpoint NAME, here and at the service."""
+    """Delete endpoint NAME, on this machine and at the service."""
     home = home_directory()
     directory = _existing(name)
     if directory.running():
-        raise DirectoryError(f"endpoint '{name}' runs: stop it first with 'umbel-endpoint stop {name}'")
+        raise DirectoryError(f"endpoint '{name}' is running: stop it first with 'umbel-endpoint stop {name}'")
     if not yes:
         click.confirm(f"Delete endpoint '{name}' and {directory.path}?", abort=True)
     if not local:
@@ -201,7 +207,7 @@ def delete(name: str, yes: bool, local: bool) -> None:
         except ServiceError as error:
             raise DirectoryError(
                 f"the service did not delete endpoint '{name}' ({error.message}): "
-                "try again, or delete only its folder with --local"
+                "try again, or delete only its directory with --local"
             ) from None
     systemd.disable(name)
     directory.remove()
@@ -210,16 +216,16 @@ def delete(name: str, yes: bool, local: bool) -> None:
 
 @main.command()
 @NAME
-@click.option("--lines", "-n", default=50, show_default=True, help="How many lines to show.")
-@click.option("--follow", "-f", is_flag=True, help="Go on showing what is logged.")
+@click.option("--lines", "-n", default=50, show_default=True, help="Number of lines to show.")
+@click.option("--follow", "-f", is_flag=True, help="Keep showing new lines.")
 @NODE
 def logs(name: str, lines: int, follow: bool, node: str | None) -> None:
-    """Show the log of endpoint NAME's worker (of one started with --detach)."""
+    """Show the log of endpoint NAME's worker (if it was started with --detach)."""
     file = daemon.log_file(_existing(name), node_name(node))
     if not file.exists():
         raise DirectoryError(
-            f"there is no {file}: only workers started with --detach log to a file; the log of one that "
-            f"systemd started is shown by 'journalctl --user --unit {systemd.unit_name(name)}'"
+            f"log file {file} does not exist: only workers started with --detach log to a file; for a worker "
+            f"started by systemd, use 'journalctl --user --unit {systemd.unit_name(name)}'"
         )
     for line in log_files.read(file, lines, follow=follow):
         click.echo(line, nl=False)
@@ -238,13 +244,15 @@ def _existing(name: str) -> EndpointDirectory:
 
 
 def _stop(directory: EndpointDirectory, node: str | None) -> bool:
-    """Stop a node, or all nodes of this machine; tell whether any ran."""
+    """Stop one node, or all nodes of this machine; return whether any was running."""
     chosen = settings.load(directory.settings_file, directory.name)
     running = directory.running()
     if node is not None:
         running = {name: pid for name, pid in running.items() if name == node_name(node)}
-    for place, pid in running.items():
+    for node_id, pid in running.items():
         if not daemon.stop(pid, chosen.drain_seconds + 20.0):
-            raise DirectoryError(f"process {pid} (node {place}) does not stop: end it with 'kill -9 {pid}'")
-        click.echo(f"Stopped node {place} (process {pid})")
+            raise DirectoryError(
+                f"process {pid} (node {node_id}) does not stop: kill it with 'kill -9 {pid}'"
+            )
+        click.echo(f"Stopped node {node_id} (process {pid})")
     return bool(running)

@@ -1,4 +1,4 @@
-"""Registration with the service: the only time an endpoint talks to its API."""
+"""Registration with the service: the only time an endpoint uses its API."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from umbel.protocol.errors import ServiceError, ServiceUnavailable, service_erro
 
 from ..config.directory import Credentials, DirectoryError, EndpointDirectory
 
-#: Seconds that the API may take to answer.
+#: Seconds to wait for a response of the API.
 TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
 class Login:
-    """Where the service is and who asks. ``code``: good for one registration, in place of the token."""
+    """Address and credentials for the service. ``code``: valid for one registration, instead of the token."""
 
     url: str
     token: str
@@ -30,9 +30,9 @@ class Login:
 
 
 def find_login(home: Path) -> Login:
-    """Address and token from ``UMBEL_API_URL`` and ``UMBEL_TOKEN``, else from ``client.json`` of the home.
+    """Return the login from ``UMBEL_API_URL`` and ``UMBEL_TOKEN``, or from ``client.json`` of the home.
 
-    With a one-time code in ``UMBEL_CODE`` no token is needed. Raises DirectoryError when there is none.
+    With a one-time code in ``UMBEL_CODE`` no token is needed. Raises DirectoryError if there is no login.
     """
     file = home / "client.json"
     try:
@@ -46,16 +46,16 @@ def find_login(home: Path) -> Login:
     code = os.environ.get("UMBEL_CODE", "")
     if not url or not (token or code):
         raise DirectoryError(
-            "it is not known where the service is and who you are: set UMBEL_API_URL and UMBEL_TOKEN "
-            f"(or UMBEL_CODE), or have the service's token file at {file}"
+            "no service address or token found: set UMBEL_API_URL and UMBEL_TOKEN "
+            f"(or UMBEL_CODE), or put the service's token file at {file}"
         )
     return Login(str(url).rstrip("/"), str(token or ""), code)
 
 
 def register(directory: EndpointDirectory, login: Login, settings: str, description: str = "") -> Credentials:
-    """Make a key, register the endpoint and write its folder.
+    """Create a key, register the endpoint and write its directory.
 
-    Raises ServiceError when the service refuses, DirectoryError when the folder cannot be written.
+    Raises ServiceError if the service refuses, DirectoryError if the directory cannot be written.
     """
     if directory.exists():
         raise DirectoryError(
@@ -82,7 +82,7 @@ def register(directory: EndpointDirectory, login: Login, settings: str, descript
         )
     except (KeyError, TypeError, ValueError):
         raise ServiceUnavailable(
-            f"{login.url} answered without credentials: is it an Umbel service?"
+            f"{login.url} responded without credentials: is it an Umbel service?"
         ) from None
     try:
         directory.write(credentials, key, settings)
@@ -92,7 +92,7 @@ def register(directory: EndpointDirectory, login: Login, settings: str, descript
 
 
 def unregister(endpoint_id: str, login: Login) -> None:
-    """Delete an endpoint at the service; one that is gone already is fine. Raises ServiceError."""
+    """Delete an endpoint at the service; ignore that it does not exist. Raises ServiceError."""
     try:
         ask(login, "DELETE", f"/v1/endpoints/{endpoint_id}", None)
     except ServiceError as error:
@@ -111,7 +111,7 @@ def _check_writable(directory: Path) -> None:
 
 
 def ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    """Send one request to the service; return its answer. Raises ServiceError."""
+    """Send one request to the service; return its response. Raises ServiceError."""
     bearer = login.code or login.token
     headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
     try:
@@ -129,6 +129,6 @@ def ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> di
     if not isinstance(record, dict):
         record = {}
     if status >= 400:
-        message = str(record.get("message") or f"the service answered with status {status}")
+        message = str(record.get("message") or f"the service responded with status {status}")
         raise service_error(status, str(record.get("code") or "INTERNAL_ERROR"), message)
     return record

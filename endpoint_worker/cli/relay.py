@@ -1,7 +1,7 @@
-"""``umbel-endpoint relay``: carry connections of compute nodes to the broker, on a login node.
+"""``umbel-endpoint relay``: forwards connections of compute nodes to the broker, on a login node.
 
-A small process of the account, started by the provisioner's command when it is not there. It ends by itself:
-without connections for a quarter of an hour, when its endpoint's folder is gone, and with ``--stop``.
+A small process of the account, which the provisioner starts if it is not running. It exits by itself: without
+connections for a quarter of an hour, when its endpoint's directory is removed, and with ``--stop``.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from umbel.system.files import home_directory
 from ..config.directory import DirectoryError, EndpointDirectory, node_name
 from .daemon import spawn
 
-#: Ports that are tried after the wanted one when others use it.
+#: Number of ports to try after the requested one if it is in use.
 PORTS = 20
-#: Seconds until a relay without connections ends, between two looks, to reach the broker, and to start.
+#: Seconds: idle time before a relay exits, between two checks, to connect to the broker, and to start.
 IDLE_TIMEOUT, CHECK_INTERVAL, CONNECT_TIMEOUT, START_TIMEOUT = 900.0, 3.0, 10.0, 20.0
-#: Connections that are carried at once; a worker has some five.
+#: Maximum number of concurrent connections; a worker has about five.
 MAX_CONNECTIONS = 8192
-#: Processes that this one has started and that outlive it.
+#: Processes started by this one that outlive it.
 _started: list[subprocess.Popen[bytes]] = []
-#: Beginnings of names of interfaces that lead to nobody but this machine.
+#: Prefixes of network interfaces that only this machine can reach.
 _VIRTUAL = ("docker", "br-", "veth", "virbr", "cni", "podman", "lxc")
 
 
 @dataclass
 class Relay:
-    """Carries connections to ``upstream`` (host, port). ``file``: says where, and that it shall."""
+    """Forwards connections to ``upstream`` (host, port); exits when ``file``, its state, is removed."""
 
     upstream: tuple[str, int]
     listen: Sequence[str]
@@ -54,7 +54,7 @@ class Relay:
     _used: float = field(default_factory=time.monotonic)
 
     async def serve(self) -> None:
-        """Listen until nobody needs it any more."""
+        """Listen until the relay is no longer needed."""
         servers = await self._bind()
         about = {"pid": os.getpid(), "upstream": list(self.upstream), "port": self.port}
         draft = self.file.with_suffix(".new")
@@ -73,7 +73,7 @@ class Relay:
         return self._open > 0 or time.monotonic() - self._used < IDLE_TIMEOUT
 
     async def _bind(self) -> list[asyncio.Server]:
-        """One port on all addresses: the wanted one, or one of those after it."""
+        """Listen on one port on all addresses: the requested one, or one of the next."""
         last: OSError | None = None
         for port in range(self.port, self.port + PORTS if self.port else 1):
             servers: list[asyncio.Server] = []
@@ -88,7 +88,7 @@ class Relay:
                 continue
             self.port = port
             return servers
-        raise DirectoryError(f"no port from {self.port} on is free at {', '.join(self.listen)}: {last}")
+        raise DirectoryError(f"no free port from {self.port} on at {', '.join(self.listen)}: {last}")
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._open >= MAX_CONNECTIONS:
@@ -108,7 +108,7 @@ class Relay:
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    """Carry bytes one way; when they end, both ends are closed."""
+    """Forward bytes in one direction; close the sink at the end."""
     with suppress(OSError):
         while data := await source.read(65536):
             sink.write(data)
@@ -117,9 +117,9 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 def addresses() -> list[str]:
-    """Private IPv4 addresses of this machine, the one of its own name first; loopback if it has none.
+    """Return this machine's private IPv4 addresses, that of its host name first; loopback if none.
 
-    A public address is never listened on unless somebody asks for it.
+    Public addresses are used only on request.
     """
     found = []
     for name, entries in psutil.net_if_addrs().items():
@@ -137,7 +137,9 @@ def addresses() -> list[str]:
 def ensure(
     directory: EndpointDirectory, upstream: tuple[str, int], listen: Sequence[str], port: int
 ) -> dict[str, Any]:
-    """Ensure that a relay runs here; return its ``pid``, ``port``, ``addresses``. Raises DirectoryError."""
+    """Ensure that a relay runs here; return its ``pid``, ``port``, ``addresses``. Raises
+    DirectoryError.
+    """
     file = _file(directory)
     known = _state(file)
     same = known.get("upstream") == list(upstream) and known.get("addresses") == list(listen)
@@ -165,11 +167,11 @@ def ensure(
             return _state(file)
         time.sleep(0.02)
     process.kill()
-    raise DirectoryError(f"the relay does not start: see {directory.logs / f'{file.stem}.log'}")
+    raise DirectoryError(f"the relay did not start: see {directory.logs / f'{file.stem}.log'}")
 
 
 def stop(directory: EndpointDirectory) -> bool:
-    """End this machine's relay; False if there was none."""
+    """Stop this machine's relay; return False if there was none."""
     file = _file(directory)
     pid = _state(file).get("pid") if _alive(file) else None
     file.unlink(missing_ok=True)
@@ -185,7 +187,7 @@ def stop(directory: EndpointDirectory) -> bool:
 
 
 def _file(directory: EndpointDirectory) -> Path:
-    # homes are shared, processes are not
+    # homes may be shared between machines, processes are not
     return directory.path / "run" / f"relay-{node_name()}.json"
 
 
@@ -198,7 +200,7 @@ def _state(file: Path) -> dict[str, Any]:
 
 
 def _lock(file: Path) -> int:
-    """The lock that a relay holds as long as it lives. Raises BlockingIOError."""
+    """Acquire the lock that a relay holds while it runs. Raises BlockingIOError."""
     lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,22 +222,29 @@ def _alive(file: Path) -> bool:
 
 @click.command()
 @click.argument("name")
-@click.option("--upstream", metavar="HOST:PORT", help="Where this machine reaches the broker.")
-@click.option("--listen", multiple=True, metavar="ADDRESS", help="Default: its private addresses.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port, or one of those after it.")
+@click.option("--upstream", metavar="HOST:PORT", help="Address of the broker as seen from this machine.")
+@click.option(
+    "--listen", multiple=True, metavar="ADDRESS", help="Address to listen on (default: private addresses)."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port to listen on; if it is in use, one of the next.",
+)
 @click.option("--serve", is_flag=True, hidden=True)
-@click.option("--stop", "ends", is_flag=True, help="End it.")
+@click.option("--stop", "ends", is_flag=True, help="Stop the relay.")
 def relay(
     name: str, upstream: str | None, listen: tuple[str, ...], port: int, serve: bool, ends: bool
 ) -> None:
-    """Have a relay for endpoint NAME run on this machine, and print where it listens (JSON)."""
+    """Ensure that a relay for endpoint NAME runs on this machine, and print its addresses (JSON)."""
     directory = EndpointDirectory(home_directory(), name)
     if ends:
         stop(directory)
         return
     host, _, number = (upstream or "").rpartition(":")
     if not host or not number.isdigit():
-        raise click.UsageError("--upstream wants HOST:PORT")
+        raise click.UsageError("--upstream must be HOST:PORT")
     listen = listen or tuple(addresses())
     if not serve:
         click.echo(json.dumps(ensure(directory, (host, int(number)), listen, port)))

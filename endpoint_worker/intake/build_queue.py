@@ -1,4 +1,4 @@
-"""Bundles that wait until their environment is built, so that they keep nobody else waiting."""
+"""Bundles that wait until their environment is built, so that they do not block other bundles."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ from ..runners.job import Job
 
 log = logging.getLogger(__name__)
 
-#: Environments that are built at once on one node.
+#: Number of environments that one node builds at once.
 BUILDERS = 2
-#: Seconds between two looks at what waits.
+#: Seconds between two checks of waiting bundles.
 TICK = 0.1
-#: All bundles but one for an environment go back after so long (seconds), doubled up to the most: they take
-#: room in the endpoint's window that calls of other users could use.
+#: All bundles but one for an environment are returned after this long (seconds, doubled up to the maximum),
+#: because they take room in the endpoint's window that calls of other users could use.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 16.0
-#: An environment that no runner has and nobody asked for so long (seconds) may be removed from the cache.
+#: An unused environment may be removed from the cache after this long (seconds).
 LEASE = 60.0
 
 
 @dataclass
 class _Build:
-    """An environment that is being built, and who waits for it."""
+    """An environment that is being built, and the bundles that wait for it."""
 
     environment: Environment
     jobs: list[Job] = field(default_factory=list)
     wait: float = FIRST_WAIT
-    #: how it ended: "" for well
+    #: None while it is being built, "" after success, otherwise the error
     problem: str | None = None
 
 
 class BuildQueue:
-    """Takes bundles with an environment.
+    """Accepts bundles that need an environment.
 
-    ``go``: called with a bundle and its built environment; ``fail``: with a bundle and why it cannot run;
-    ``back``: with a bundle that goes back, and why. All from a thread of the desk's own, or the taker's.
+    ``run`` is called with a bundle and its built environment, ``fail`` with a bundle and the reason why it
+    cannot run, ``give_back`` with a returned bundle and the reason; from a thread of this class or the
+    caller's.
     """
 
     def __init__(
@@ -66,16 +67,16 @@ class BuildQueue:
 
     @property
     def held(self) -> list[str]:
-        """Ids of the bundles that wait."""
+        """Ids of the waiting bundles."""
         with self._lock:
             return [job.bundle.id for build in self._builds.values() for job in build.jobs]
 
     def add(self, job: Job, environment: Environment) -> None:
-        """Have a bundle run in an environment: now, or when it is built."""
+        """Run a bundle in an environment: now, or when the environment is built."""
         digest = environment.digest
         with self._lock:
             if self._closed.is_set():
-                self._give_back(job, "its worker is stopping")
+                self._give_back(job, "the worker is shutting down")
                 return
             build = self._builds.get(digest)
             if build is None:
@@ -90,7 +91,7 @@ class BuildQueue:
             build.jobs.append(job)
 
     def cancel(self, task_ids: Iterable[str]) -> None:
-        """These calls shall not run when their environment is there."""
+        """Skip these calls when their environment is ready."""
         wanted = set(task_ids)
         with self._lock:
             for build in self._builds.values():
@@ -98,11 +99,11 @@ class BuildQueue:
                     job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in wanted)
 
     def mark_broken(self, digest: str, why: str) -> None:
-        """A runner could not start in this environment."""
+        """Record that a runner could not start in this environment."""
         self._store.forget(digest, why)
 
     def release_unused(self, in_use: Iterable[str]) -> None:
-        """Let go of environments that no runner has; ``in_use``: digests of those that some have."""
+        """Release environments that no runner uses; ``in_use``: digests of those in use."""
         keep = set(in_use)
         now = time.monotonic()
         with self._lock:
@@ -111,16 +112,16 @@ class BuildQueue:
                     self._store.release(digest)
 
     def close(self) -> None:
-        """Give back what waits and end what is being built."""
+        """Return waiting bundles and stop running builds."""
         self._closed.set()
         with self._lock:
             builds, self._builds = self._builds, {}
             pool = self._pool
-        # after nobody waits for them: their end is not the calls' failure
+        # after the bundles are removed: a stopped build must not fail them
         self._builder.stop()
         for build in builds.values():
             for job in build.jobs:
-                self._give_back(job, "its worker is stopping")
+                self._give_back(job, "the worker is shutting down")
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -137,13 +138,13 @@ class BuildQueue:
         try:
             self._store.build(digest, partial(self._builder.make, build.environment), self._closed.is_set)
         except Interrupted:
-            log.info("building environment %s ends with the worker", digest[:12])
+            log.info("environment %s: build stopped because the worker is shutting down", digest[:12])
         except (BuildError, OSError) as error:
             build.problem = str(error)
-            log.warning("environment %s cannot be built: %s", digest[:12], error)
+            log.warning("environment %s: build failed: %s", digest[:12], error)
         else:
             build.problem = ""
-            log.info("environment %s is ready after %.1f s", digest[:12], time.monotonic() - began)
+            log.info("environment %s: ready after %.1f s", digest[:12], time.monotonic() - began)
 
     def _serve(self) -> None:
         while not self._closed.wait(TICK):
@@ -164,7 +165,7 @@ class BuildQueue:
             elif build.problem:
                 self._fail(job, build.problem)
             else:
-                self._give_back(job, "its environment was removed at once: there is no room for it")
+                self._give_back(job, "its environment was removed immediately: the cache is too small for it")
 
     def _give_back_others(self, build: _Build) -> None:
         now = time.monotonic()

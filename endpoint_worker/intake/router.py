@@ -1,4 +1,4 @@
-"""Where bundles come in: those whose function needs an environment are led to it."""
+"""Routes incoming bundles to the environment that their function needs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .build_queue import BuildQueue
 
 log = logging.getLogger(__name__)
 
-#: Functions whose environment is remembered.
+#: Number of functions whose environment is remembered.
 REMEMBERED = 4096
 
 
 class Router:
-    """Finds out what a bundle's function needs and has it run there.
+    """Determines the environment of a bundle's function and runs the bundle in it.
 
-    ``cache``: the endpoint's cache; ``run``: takes a bundle that can run; ``sink`` and ``tell``: as the
-    supervisor's.
+    ``cache``: the endpoint's cache directory; ``run``: receives bundles that can run; ``sink`` and
+    ``notify``: as in ``Supervisor``.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Router:
 
     @property
     def held(self) -> list[str]:
-        """Ids of the bundles whose environment is being built."""
+        """Ids of bundles whose environment is being built."""
         return self._build_queue.held
 
     def route(self, job: Job) -> None:
-        """Have a bundle run, or say why it cannot; does not wait."""
+        """Run a bundle, or report why it cannot run; does not block."""
         try:
             environment = self._environment(job)
         except ValueError as error:
@@ -79,28 +79,28 @@ class Router:
             return
         refusal = self._rules.against_environment(environment)
         if refusal:
-            log.warning("bundle %s of %s: %s", job.bundle.id, job.bundle.user, refusal)
+            log.warning("bundle %s of user %s: %s", job.bundle.id, job.bundle.user, refusal)
             self._end(job, "NOT_ALLOWED", refusal)
         elif self._options_builder.base.launcher.settings.image:
-            self._fail(job, "the endpoint runs calls in an image of its site, which has its own packages")
+            self._fail(job, "the endpoint runs calls in a container image, which has its own packages")
         elif environment.name is not None:
             self._route_named(job, environment.name)
         else:
-            # the bundle waits apart: its place in Celery's window is for those that can run
+            # the bundle waits elsewhere: places in Celery's prefetch window are for bundles that can run
             accept, job.on_accept = job.on_accept, ignore
             self._notify([partial(accept, job.bundle.id, os.getpid())])
             self._build_queue.add(job, environment)
 
     def cancel(self, task_ids: Iterable[str]) -> None:
-        """These calls shall not run."""
+        """Skip these calls."""
         self._build_queue.cancel(task_ids)
 
     def release_unused(self, keys: Iterable[object]) -> None:
-        """Let go of environments that no runner has; ``keys``: those of all runners."""
+        """Release environments that no runner uses; ``keys``: those of all runners."""
         self._build_queue.release_unused(_innermost(key) for key in keys)
 
     def close(self) -> None:
-        """Give back what waits."""
+        """Return waiting bundles."""
         self._build_queue.close()
 
     def _environment(self, job: Job) -> Environment | None:
@@ -115,9 +115,9 @@ class Router:
         python = self._settings.named.get(name)
         if python is None:
             there = ", ".join(sorted(self._settings.named)) or "none"
-            self._fail(job, f"the site has no environment named '{name}'; it has: {there}")
+            self._fail(job, f"the site has no environment named '{name}'; available: {there}")
             return
-        # a virtual environment's or conda's folder holds bin/python
+        # a virtual or conda environment contains bin/python
         prefix = Path(python).parent.parent
         self._send(job, f"named:{name}", python, [prefix, base_of(prefix) or prefix])
 
@@ -129,7 +129,7 @@ class Router:
             if self._runtime_copy is None:
                 self._runtime_copy = runtime_copy.make(self._cache)
         except OSError as error:
-            self._give_back(job, f"there is no room for what runners need: {error.strerror}")
+            self._give_back(job, f"the files that runners need cannot be written: {error.strerror}")
             return
         job.options = self._options_builder.options(
             job.bundle, key, partial(with_environment, python, directories, self._runtime_copy)
@@ -138,7 +138,9 @@ class Router:
         self._run(job)
 
     def _fail(self, job: Job, why: str) -> None:
-        self._end(job, "ENVIRONMENT_ERROR", f"the function's environment cannot be had here: {why}")
+        self._end(
+            job, "ENVIRONMENT_ERROR", f"the function's environment is not available on this endpoint: {why}"
+        )
 
     def _end(self, job: Job, code: str, message: str) -> None:
         self._sink(job.bundle.id, refused(job.bundle, code, message, job.cancelled))
@@ -150,7 +152,7 @@ class Router:
 
 
 def _innermost(key: object) -> str:
-    """The environment in a runner's key: (environment, user), or that with a number of slots."""
+    """The environment in a runner's key, which is (environment, user), or that with a number of slots."""
     while isinstance(key, tuple) and key:
         key = key[0]
     return str(key)
@@ -159,7 +161,7 @@ def _innermost(key: object) -> str:
 def with_environment(
     python: str, directories: Iterable[Path], runtime: Path, base: RunnerOptions
 ) -> RunnerOptions:
-    """Options like ``base`` for the interpreter of an environment that lies in ``folders``."""
+    """Options like ``base`` for the interpreter of an environment in ``directories``."""
     mounts = [
         Mount(directory, str(directory)) for directory in directories if str(directory) not in ("/", "/usr")
     ]

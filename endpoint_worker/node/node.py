@@ -1,4 +1,4 @@
-"""A worker node: what it is made of, apart from Celery."""
+"""A worker node and its parts, independent of Celery."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from . import inventory
 
 log = logging.getLogger(__name__)
 
-#: A cancelled call is looked for this long (seconds) before the newest one that was seen: clocks and
-#: transactions overlap.
+#: Cancelled calls are read from this long (seconds) before the newest one seen: clocks and transactions
+#: overlap.
 OVERLAP = 60.0
-#: That a message was refused is told with heartbeats for so long (seconds): often two clocks differ.
+#: A rejected message is reported with heartbeats for this long (seconds); clock differences are a frequent
+#: cause.
 REPORT_REFUSED = 600.0
-#: With so many heartbeats after each connection what is installed here is told.
+#: Number of heartbeats after each connection that include the installed packages.
 PACKAGE_HEARTBEATS = 2
 
 
@@ -46,18 +47,18 @@ def _fits(bundle: Bundle) -> bool:
 
 
 class CallbackThread(threading.Thread):
-    """Runs callbacks one after another, so that whoever has them need not wait for what they do."""
+    """Runs callbacks one after another, so that other threads need not wait for them."""
 
     def __init__(self) -> None:
         super().__init__(name="umbel-callbacks", daemon=True)
         self._queue: SimpleQueue[list[Callable[[], None]] | None] = SimpleQueue()
 
     def submit(self, callbacks: list[Callable[[], None]]) -> None:
-        """Have these called soon."""
+        """Run these callbacks soon."""
         self._queue.put(callbacks)
 
     def close(self, timeout: float) -> None:
-        """Run what there is and end."""
+        """Run the remaining callbacks and end."""
         self._queue.put(None)
         self.join(timeout)
 
@@ -68,14 +69,14 @@ class CallbackThread(threading.Thread):
                 try:
                     callback()
                 except Exception:
-                    # Celery's bookkeeping over a broken connection may raise anything; bundles go on
-                    log.warning("a bundle's progress could not be told to Celery", exc_info=True)
+                    # Celery's bookkeeping over a broken connection may raise anything; bundles continue
+                    log.warning("cannot report the progress of a bundle to Celery", exc_info=True)
 
 
 class Node:
-    """One running worker node of an endpoint. ``name``: its name, kept over restarts.
+    """One running worker node of an endpoint. ``name``: its name, kept across restarts.
 
-    ``way``: what is said of how it reaches the broker, if there was a choice.
+    ``route``: how it reaches the broker, if there was a choice.
     """
 
     def __init__(self, directory: EndpointDirectory, settings: Settings, name: str, route: str = ""):
@@ -106,7 +107,7 @@ class Node:
             self.callbacks.submit,
             adopts_orphans=adopt_orphans(),
         )
-        #: whether a bundle's calls can end before this node does; set by whoever knows the node's end
+        #: whether a bundle's calls can end before this node does; replaced by ``ShutdownMonitor``
         self.fits: Callable[[Bundle], bool] = _fits
         self.route = route
         self.router = self._make_router(directory)
@@ -125,38 +126,41 @@ class Node:
         return Router(chosen.environments, chosen.rules, self.options_builder, directory.cache, *outputs)
 
     def start_runners(self) -> None:
-        """Start the runners, before all else: they take a moment to be ready."""
+        """Start the runners, before everything else, because they take a moment to be ready."""
         self.supervisor.start()
 
     def start(self) -> None:
-        """Start the threads: runners if they are not there yet, reports, heartbeat."""
+        """Start the threads: runners if not started yet, reports, heartbeat."""
         for thread in (self.supervisor, self.outbox, self.callbacks, self._heartbeats):
             if thread.ident is None:
                 thread.start()
 
     def receive(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
-        """Take a message. Both callbacks are called in any case, sooner or later, from another thread."""
+        """Receive a message. Both callbacks are always called eventually, from another thread."""
         try:
             bundle, function, refused = self.intake.open(raw)
         except ProtocolError as error:
-            # nothing can be reported of a bundle that may be anybody's; the service misses it and sends again
-            log.error("a message is dropped: %s", error)
+            # no report is possible for a bundle of unknown origin; the service detects the loss and sends it
+            # again
+            log.error("message dropped: %s", error)
             self._refused = (time.monotonic(), f"a message was refused: {error.message}")
         except Unavailable as error:
-            log.warning("bundle %s goes back: %s", error.bundle.id, error.message)
+            log.warning("bundle %s returned: %s", error.bundle.id, error.message)
             self.outbox.add(error.bundle.id, error.outcomes)
         else:
             if bundle.id in self.held():
-                log.warning("bundle %s came twice", bundle.id)
+                log.warning("bundle %s received twice; ignoring the second copy", bundle.id)
             elif not self.fits(bundle):
-                self.outbox.add(bundle.id, [*unstarted(bundle, "its worker ends before"), *refused])
+                self.outbox.add(
+                    bundle.id, [*unstarted(bundle, "the worker ends before the call could finish"), *refused]
+                )
             elif self._run(Job(bundle, function, on_accept, on_done), refused):
                 return
         self.callbacks.submit([partial(on_accept, "", 0), on_done])
 
     def _run(self, job: Job, refused: list[Outcome]) -> bool:
-        """Have a bundle's calls run and tell of those that may not; False if none may."""
-        # first what runs: a bundle of which something is unsent counts as held
+        """Run a bundle's calls and report those that may not run; return False if none may run."""
+        # run first: a bundle with unsent reports counts as held
         if job.bundle.calls:
             self.router.route(job)
         if refused:
@@ -164,8 +168,8 @@ class Node:
         return bool(job.bundle.calls)
 
     def held(self) -> list[str]:
-        """Ids of bundles whose calls are not all accounted for at the service."""
-        # the supervisor's list first: a bundle that ends in between is then in both, never in none
+        """Ids of bundles with calls that are not yet accounted for at the service."""
+        # the supervisor's list first: a bundle that ends in between is then in both, never in neither
         return list({*self.router.held, *self.supervisor.held, *self.outbox.unsent})
 
     def cancel(self, task_ids: Iterable[str]) -> None:
@@ -175,26 +179,26 @@ class Node:
         self.supervisor.cancel(chosen)
 
     def on_connected(self) -> None:
-        """Send a heartbeat and look for cancelled calls now: the broker is there (again)."""
+        """Send a heartbeat and read cancelled calls now: the broker is reachable (again)."""
         self._newest_cancelled = 0.0
         self._refused = (-REPORT_REFUSED, "")
         self._package_heartbeats = PACKAGE_HEARTBEATS
         self._wake.set()
 
     def drain(self, *, at_once: bool = False) -> threading.Event:
-        """Stop taking bundles; the event is set when nothing is held any more."""
+        """Stop accepting bundles; the event is set when no bundle is left."""
         self.router.close()
         return self.supervisor.drain(0.0 if at_once else self.settings.drain_seconds)
 
     def close(self) -> None:
-        """Give back what is left, say goodbye, end the threads."""
+        """Return what is left, send a goodbye, and end the threads."""
         self.drain().wait(self.settings.drain_seconds + 3.0)
         self._stopped = True
         self._wake.set()
         self.supervisor.stop()
         self.callbacks.close(2.0)
         if not self.outbox.close(3.0):
-            log.warning("some reports are kept in the spool and are sent at the next start")
+            log.warning("unsent reports remain in the spool and will be sent at the next start")
 
     def _heartbeat_loop(self) -> None:
         while not self._stopped:
@@ -216,7 +220,7 @@ class Node:
             "time": time.time(),
         }
         if self._package_heartbeats > 0:
-            # large, and always the same: the service keeps them
+            # large and constant: the service stores them
             self._package_heartbeats -= 1
             facts["packages"] = self._packages
         if self.route:
@@ -229,14 +233,14 @@ class Node:
         return facts
 
     def _read_cancelled(self) -> None:
-        """Learn what was cancelled while no control command could reach this node."""
+        """Read calls that were cancelled while no control command could reach this node."""
         key = names.cancelled_key(self.endpoint)
         try:
             found: Any = self._client.zrangebyscore(
                 key, self._newest_cancelled - OVERLAP, "+inf", withscores=True
             )
         except BROKER_ERRORS as error:
-            log.debug("cancelled calls cannot be read now: %s", error)
+            log.debug("cannot read cancelled calls now: %s", error)
             return
         if found:
             self._newest_cancelled = max(score for _, score in found)

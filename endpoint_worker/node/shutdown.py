@@ -1,7 +1,7 @@
-"""When a worker in a batch job leaves by itself: before its job's end, without work or broker, or asked to.
+"""When a worker in a batch job shuts down: before the job ends, without work or broker, or on request.
 
-To leave is to take nothing more, give back what has not started, let what runs run as long as the job lasts,
-and end. Calls that the end of the job cuts off are reported as such: that is not their failure.
+A worker that shuts down accepts no more bundles, returns what has not started, lets running calls continue as
+long as the job lasts, and exits. Calls interrupted by the end of the job are reported as such, not as failed.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from .node import Node
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 TICK = 1.0
-#: Seconds between two questions whether the broker is there.
+#: Seconds between two pings of the broker.
 PING_INTERVAL = 10.0
-#: A message may have been on its way when the worker stopped to take any, seconds.
+#: Seconds to wait for messages that were in flight when the worker stopped consuming.
 IN_FLIGHT = 1.5
-#: What is left at the job's end is stopped so long before, seconds, for its reports to get out.
+#: Running calls are stopped this long (seconds) before the end of the job, so that their reports can be sent.
 REPORT_SECONDS = 20.0
-#: Share of a job's time in which its worker takes calls of any length.
+#: Share of a job's time in which its worker accepts calls of any length.
 FRESH = 0.1
-#: What runs may go on, seconds.
+#: Drain time without a limit, seconds.
 UNLIMITED = 1e9
 
 
 @dataclass(frozen=True)
 class ShutdownConditions:
-    """How long a worker stays. Times in seconds, 0: no limit; ``walltime_end``: seconds since 1970."""
+    """Conditions under which a worker shuts down. Seconds, 0: no limit; ``walltime_end``: since 1970."""
 
     block: str = ""
     walltime_end: float = 0.0
     drain_margin: float = 60.0
     idle: float = 0.0
     broker_gone: float = 0.0
-    #: ways to the broker, in the order in which they are tried; none: its registered address
+    #: routes to the broker, in the order in which they are tried; empty: only its registered address
     routes: tuple[Route, ...] = ()
 
     def node_name(self, given: str | None) -> str | None:
-        """What the node is called: ``<block>.<host>`` within a block."""
+        """Return the node's name: ``<block>.<host>`` within a block."""
         return given or (f"{self.block}.{socket.gethostname()}" if self.block else None)
 
 
@@ -92,7 +92,7 @@ _OPTIONS = (
 
 
 def shutdown_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a worker in a batch job; it gets them as ``terms``."""
+    """Add the options of a worker in a batch job to a command, which receives them as ``conditions``."""
 
     @functools.wraps(command)
     def with_conditions(
@@ -117,7 +117,7 @@ def shutdown_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ShutdownMonitor(threading.Thread):
-    """Watches over the terms of a node and ends its process when they are met."""
+    """Checks a node's shutdown conditions and ends its process when one is met."""
 
     def __init__(self, node: Node, conditions: ShutdownConditions, clock: Callable[[], float] = time.time):
         super().__init__(name="umbel-shutdown", daemon=True)
@@ -135,37 +135,39 @@ class ShutdownMonitor(threading.Thread):
             node.fits = self.fits
 
     def fits(self, bundle: Bundle) -> bool:
-        """Whether the calls of a bundle can end before the node's job does; if not, the node leaves.
+        """Return whether a bundle's calls can end before the node's job does; if not, shut the node down.
 
-        In a job that has just begun everything fits: there will be none with more time.
+        In a job that has just begun everything fits, because no job will have more time.
         """
         now = self._clock()
         left = self._conditions.walltime_end - REPORT_SECONDS - now
         if bundle.seconds <= left or now < self._fresh_until:
             return True
-        self.shut_down(f"calls of {bundle.seconds:.0f} s wait, its job ends in {max(0.0, left):.0f} s")
+        self.shut_down(
+            f"waiting calls take {bundle.seconds:.0f} s, the batch job ends in {max(0.0, left):.0f} s"
+        )
         return False
 
     def attach(self, consumer: Any) -> None:
-        """Celery's consumer, of each connection."""
+        """Store Celery's consumer, which changes with each connection."""
         self._consumer = consumer
         if self._reason:
             self._stop_taking()
 
     def shut_down(self, reason: str) -> None:
-        """Take nothing more, and end when all that was taken is done; from any thread."""
+        """Accept no more bundles, and exit when all accepted ones are done; callable from any thread."""
         self._reason = self._reason or reason
         self._wake.set()
 
     def run(self) -> None:
-        """Watch until it is time, then see the node out."""
+        """Wait until a condition is met, then shut the node down."""
         while not self._reason:
             self._reason = self._reason or self._due()
             self._wake.wait(TICK)
-        log.info("this worker leaves: %s", self._reason)
+        log.info("node %s shuts down: %s", self._node.name, self._reason)
         self._stop_taking()
         time.sleep(IN_FLIGHT)
-        # what has not started goes back at once: others may take it
+        # what has not started is returned at once, so that other nodes can take it
         end = self._conditions.walltime_end
         if end:
             self._node.supervisor.drain(max(0.0, end - REPORT_SECONDS - self._clock()), Interruption.WALLTIME)
@@ -176,11 +178,11 @@ class ShutdownMonitor(threading.Thread):
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _due(self) -> str:
-        """Why it is time to leave, or ""."""
+        """Return the condition that is met, or ""."""
         conditions, now = self._conditions, time.monotonic()
         margin = max(conditions.drain_margin, REPORT_SECONDS + 2 * IN_FLIGHT)
         if conditions.walltime_end and self._clock() >= conditions.walltime_end - margin:
-            return "its job ends soon"
+            return "the batch job ends soon"
         if self._node.held():
             self._idle_since = now
         elif conditions.idle and now - self._idle_since >= conditions.idle:
@@ -190,7 +192,7 @@ class ShutdownMonitor(threading.Thread):
                 self._pinged_at = now
                 self._ping()
             if time.monotonic() - self._broker_seen >= conditions.broker_gone:
-                return f"no broker for {conditions.broker_gone:g} s"
+                return f"broker unreachable for {conditions.broker_gone:g} s"
         return ""
 
     def _ping(self) -> None:
@@ -198,13 +200,13 @@ class ShutdownMonitor(threading.Thread):
             self._client.ping()
             self._broker_seen = time.monotonic()
         except BROKER_ERRORS as error:
-            log.debug("the broker does not answer: %s", error)
+            log.debug("the broker does not respond: %s", error)
 
     def _out_of_time(self) -> bool:
         end = self._conditions.walltime_end
         if time.monotonic() - self._broker_seen >= self._conditions.broker_gone > 0:
             return True
-        # a little later than the supervisor, which then has stopped the calls and reported why
+        # a little later than the supervisor, which has then stopped the calls and reported why
         return bool(end) and self._clock() >= end - REPORT_SECONDS + 2 * IN_FLIGHT
 
     def _stop_taking(self) -> None:
@@ -216,4 +218,4 @@ class ShutdownMonitor(threading.Thread):
         try:
             self._consumer.cancel_task_queue(names.QUEUE)
         except (LookupError, AttributeError, OSError, RedisError) as error:
-            log.debug("nothing is taken any more anyway: %s", error)
+            log.debug("the consumer had already stopped: %s", error)

@@ -1,4 +1,4 @@
-"""How the runners of an endpoint are started: by its settings, and for whom and what a bundle is."""
+"""How to start the runners of an endpoint: from its settings, and per user and environment of a bundle."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..sandbox.launchers import launcher
 from .process import RunnerOptions
 
 Adapt = Callable[[RunnerOptions], RunnerOptions]
-#: So many kinds of runners are remembered.
+#: Maximum number of runner kinds that are cached.
 MAX_KINDS = 1000
 _DIRECTORY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z")
 
 
 def runner_options(directory: EndpointDirectory, settings: Settings) -> RunnerOptions:
-    """How a runner of an endpoint is started, when nothing is known of what it shall run.
+    """Return the default options for runners of an endpoint.
 
-    Raises SettingsError when the sandbox would show what it must hide, OSError when the disk is full.
+    Raises SettingsError if the sandbox would expose private files, OSError if the disk is full.
     """
     sandbox_launcher = launcher(settings.sandbox)
     options = RunnerOptions(
@@ -65,13 +65,13 @@ def runner_options(directory: EndpointDirectory, settings: Settings) -> RunnerOp
 
 
 def _interpreter() -> list[Mount]:
-    """What this Python consists of, wherever it is installed."""
+    """Mounts for this Python, wherever it is installed."""
     directories = dict.fromkeys((sys.base_prefix, sys.prefix))
     return [Mount(Path(directory), directory) for directory in directories if directory not in ("/", "/usr")]
 
 
 class RunnerOptionsBuilder:
-    """Options of runners: one object for each kind of runner that a node has."""
+    """Creates runner options: one object for each kind of runner on a node."""
 
     def __init__(self, base: RunnerOptions):
         self.base = base
@@ -79,9 +79,9 @@ class RunnerOptionsBuilder:
         self._known: dict[tuple[str, str], RunnerOptions] = {}
 
     def options(self, bundle: Bundle, environment: str = "", adapt: Adapt | None = None) -> RunnerOptions:
-        """How a runner for this bundle is started: in a sandbox each user's are apart, with their folder.
+        """Return options for a bundle's runner; in a sandbox runners and directories are per user.
 
-        ``environment``: key of one that the bundle needs; ``equip``: fits options out for it.
+        ``environment``: key of the environment that the bundle needs; ``adapt``: adapts options to it.
         """
         user = bundle.user if self.base.launcher.sandboxed else ""
         if not environment and not self.base.launcher.sandboxed:
@@ -89,7 +89,7 @@ class RunnerOptionsBuilder:
         known = self._known.get((environment, user))
         if known is None:
             if len(self._known) > MAX_KINDS:
-                self._known.clear()  # runners keep theirs; equal keys mean equal options
+                self._known.clear()  # runners keep their options; equal keys mean equal options
             directory = (
                 self._work / user_directory(user) if self.base.launcher.sandboxed else self.base.directory
             )
@@ -99,7 +99,7 @@ class RunnerOptionsBuilder:
 
 
 def user_directory(user: str) -> str:
-    """Name of a user's folder below the work folder."""
+    """Name of a user's directory below the work directory."""
     if _DIRECTORY_NAME.match(user) and user != "nobody":
         return user
     return "user-" + hashlib.sha256(user.encode()).hexdigest()[:16]

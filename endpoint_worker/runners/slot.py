@@ -1,6 +1,6 @@
-"""One runner process, seen from the supervisor: started, fed, listened to, limited and killed.
+"""One runner process from the supervisor's point of view: start, assign, read, limit and kill.
 
-All methods are called by the supervisor's thread and none of them blocks.
+The supervisor's thread calls all methods; none of them blocks.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from .process import RunnerOptions, RunnerProcess
 
 log = logging.getLogger(__name__)
 
-#: A runner keeps this many functions loaded.
+#: A runner keeps at most this many functions loaded.
 MAX_FUNCTIONS = 64
 _CHUNK = 256 * 1024
 
 
 class Slot:
-    """One place where a call can run, or several as one. States: starting, idle, busy, dead."""
+    """A slot, or several used as one, with its runner. States: starting, idle, busy, dead."""
 
     def __init__(self, number: int, options: RunnerOptions, borrowed: Sequence[int] = ()):
         self.number = number
-        #: other slots, whose own runners do nothing as long as this one is there
+        #: other slots, whose own runners stay idle while this one exists
         self.borrowed = borrowed
         self.state = "starting"
         self.execution: Execution | None = None
         self.retiring = False
-        #: another kind of runner takes its place
+        #: a runner of another kind takes its place
         self.replaced = False
-        #: the runner has said hello once
+        #: the runner has sent HELLO
         self.was_ready = False
-        #: it has taken too long to say so
+        #: it did not become ready in time
         self.timed_out = False
-        #: the socket will say nothing more
+        #: the socket is closed
         self.eof = False
-        #: what the last bundle left behind that only a new process cures
+        #: leftovers of the last bundle that only a new process removes
         self.left = ""
         self.born = time.monotonic()
         self.idle_since = 0.0
         self.function: str | None = None
         self.options = self._options = options
-        #: of each call of the bundle that runs
+        #: limits for each call of the running bundle
         self._limits = options.limits
         self._functions: OrderedDict[str, None] = OrderedDict()
         self._calls = 0
@@ -63,7 +63,7 @@ class Slot:
         self._progress = self.process.progress
 
     def begin(self, job: Job, now: float) -> None:
-        """Hand the runner a bundle; only when idle."""
+        """Send a bundle to the runner; only when idle."""
         bundle = job.bundle
         digest = bundle.function.sha256
         known = digest in self._functions
@@ -82,7 +82,7 @@ class Slot:
             "forget": forget,
             "memory": None if self.process.limit_memory(limits.memory) else limits.memory,
             "limited": limits.memory is not None,
-            # the endpoint's own limit holds for the whole process
+            # the endpoint's own limit applies to the whole process
             "files": None if bundle.options.open_files is None else limits.open_files,
         }
         self.process.output.begin(limits.output or 0)
@@ -96,17 +96,17 @@ class Slot:
 
     @property
     def sock(self) -> socket.socket:
-        """What to listen to; another one once a runner in a container has called."""
+        """The socket to watch; it changes once a runner in a container has connected."""
         return self.process.sock
 
     @property
     def key(self) -> Hashable:
-        """What this slot's runner is for."""
+        """Key of the runner's kind."""
         return self._options.key
 
     @property
     def environment_broken(self) -> bool:
-        """Once it has ended: its runner could not start in an environment that a function asked for."""
+        """After its end: the runner could not start in an environment that a function requires."""
         return (
             self._options.for_environment
             and not self.was_ready
@@ -115,27 +115,27 @@ class Slot:
 
     @property
     def backlogged(self) -> bool:
-        """True while what the runner says shall wait in the socket: it yields faster than can be told."""
+        """True while the socket must not be read: the call yields faster than items can be reported."""
         return self.execution is not None and self.execution.backlogged
 
     @property
     def has_unsent(self) -> bool:
-        """True while the runner has not read all that it was sent."""
+        """True while the runner has not read everything it was sent."""
         return bool(self._out)
 
     def write(self) -> None:
-        """Send what the socket takes now."""
+        """Send as much as the socket accepts now."""
         try:
             while self._out:
                 self._out = self._out[self.sock.send(self._out) :]
         except BlockingIOError:
             pass
         except OSError:
-            # the runner is gone; its death is noticed by ``ended``
+            # the runner is gone; ``ended`` detects its death
             self._out = memoryview(b"")
 
     def read(self, *, dead: bool = False) -> tuple[list[Outcome], bool]:
-        """Take what the runner says: (outcomes, whether the bundle has ended); all of it when it is dead."""
+        """Read from the runner, all of it if ``dead``; return (outcomes, whether the bundle has ended)."""
         outcomes: list[Outcome] = []
         finished = False
         try:
@@ -151,18 +151,20 @@ class Slot:
         except BlockingIOError:
             pass
         except (OSError, frames.FrameError) as error:
-            log.warning("runner %d is stopped: %s", self.process.pid, error)
+            log.warning(
+                "runner %d: killed because of invalid data or a socket error: %s", self.process.pid, error
+            )
             self.eof = True
             self.kill()
         return outcomes, finished
 
     def _socket_closed(self) -> None:
-        """The runner's end of the socket is closed: it has died, or a call closed it."""
+        """The runner has died, or a call has closed its end of the socket."""
         self.eof = True
         if self.execution is None:
             self.kill()
         elif not self._progress.loading:
-            # it ends by itself after the call that it is in, whose outcome comes by the journal
+            # it ends by itself after the running call, whose outcome comes through shared memory
             self.execution.close(time.monotonic(), keep=0)
 
     def _frame(self, frame: frames.Frame, outcomes: list[Outcome]) -> bool:
@@ -174,14 +176,14 @@ class Slot:
         elif frame.kind == frames.OUTCOME and self.execution is not None:
             size = frame.header.get("note")
             if not isinstance(size, int) or not 0 <= size <= len(frame.body):
-                raise frames.FrameError("an outcome without a note's size")
+                raise frames.FrameError("an outcome frame without a valid size of its details")
             outcomes += self.execution.add_outcome(frame.header, frame.body[:size], frame.body[size:])
         elif frame.kind == frames.ITEM and self.execution is not None:
             self.execution.add_item(frame.header.get("index"), frame.body)
         elif frame.kind == frames.DONE and self.execution is not None:
             ran = frame.header.get("ran")
             if not isinstance(ran, int):
-                raise frames.FrameError("an end without a count")
+                raise frames.FrameError("an end-of-bundle frame without a count")
             outcomes += self.execution.finish(ran)
             if not frame.header.get("loaded") and self.function is not None:
                 self._functions.pop(self.function, None)
@@ -190,11 +192,11 @@ class Slot:
             self.idle_since = time.monotonic()
             return True
         else:
-            raise frames.FrameError(f"a frame of kind {frame.kind} while {self.state}")
+            raise frames.FrameError(f"unexpected frame of kind {frame.kind} in state {self.state}")
         return False
 
     def check(self, now: float) -> list[Outcome]:
-        """Look at a running bundle: return its news, and stop a call that is over a limit."""
+        """Return new outcomes of the running bundle, and stop a call that exceeds a limit."""
         execution = self.execution
         if execution is None:
             return []
@@ -208,7 +210,7 @@ class Slot:
     def _over_memory(self, execution: Execution) -> StopReason | None:
         if self.process.cgroup is None or not self.process.cgroup.exceeded():
             return None
-        message = "the call and what it started needed more memory than its limit: raise `memory`"
+        message = "the call and its processes exceeded the memory limit: raise `memory`"
         return StopReason(execution.running() or 0, Status.FAILED, "MEMORY_LIMIT", message)
 
     def _over_time(self, execution: Execution, now: float) -> StopReason | None:
@@ -221,19 +223,19 @@ class Slot:
         elapsed = now - self._progress.began
         if timeout is not None and elapsed > timeout:
             what = "the call" if index is not None else "loading the function"
-            message = f"{what} ran longer than its time limit of {timeout:g} s: raise `timeout` or do less"
+            message = f"{what} exceeded the time limit of {timeout:g} s: raise `timeout` or do less"
             return StopReason(index or 0, Status.FAILED, "TIMEOUT", message)
         if cpu is not None and index is not None and elapsed > 0.5:
             used = self.process.cpu_seconds() - self._progress.cpu
             if used > cpu:
-                message = f"the call used more than its limit of {cpu:g} s of processor time: raise `cpu`"
+                message = f"the call exceeded the limit of {cpu:g} s of processor time: raise `cpu`"
                 return StopReason(index, Status.FAILED, "TIMEOUT", message)
         return None
 
     def _stop_call(self, execution: Execution, stop_reason: StopReason, now: float) -> None:
-        """Kill the runner for a call, but only while it still is in that call."""
+        """Kill the runner because of a call, but only while it is still running that call."""
         if self._kill_at is None:
-            # no other call may begin and be hit in its place
+            # no other call may start and be killed instead
             execution.close(now, keep=stop_reason.call + 1)
             self._kill_at = now + shared_memory.LIMIT_DELAY
         elif now >= self._kill_at:
@@ -246,14 +248,14 @@ class Slot:
 
     @property
     def needs_check(self) -> bool:
-        """True while ``check`` should be called again in a moment."""
+        """True while ``check`` should be called again soon."""
         execution = self.execution
         return execution is not None and (
             execution.limit_pending or self._kill_at is not None or self.process.output.busy
         )
 
     def due_for_recycling(self) -> bool:
-        """True when the runner has served long enough or grown too large."""
+        """True if the runner has run enough calls or has grown too large."""
         options = self._options
         if options.recycle_calls and self._calls >= options.recycle_calls:
             return True
@@ -264,7 +266,7 @@ class Slot:
         self.process.kill()
 
     def ended(self) -> str | None:
-        """How the runner ended, as a sentence, or None while it lives. Buries it."""
+        """Return how the runner ended, as a sentence, or None while it is alive."""
         how = self.process.ended(self.was_ready)
         if how is not None:
             self.state = "dead"
@@ -273,5 +275,5 @@ class Slot:
         return how
 
     def facts(self) -> dict[str, Any]:
-        """What people may want to know of this slot."""
+        """Return a description of this slot."""
         return {"slot": self.number, "pid": self.process.pid, "state": self.state}

@@ -1,16 +1,16 @@
-"""Notes: what a runner says of a call's end beside its result, read without trusting it."""
+"""Details that a runner records at the end of a call beside its result, read without trusting them."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-#: What a resource record may hold.
+#: Fields of a usage record.
 USAGE = {"cpu": float, "user": float, "system": float, "max_rss": int, "read": int, "written": int}
 
 
 def read_usage_record(details: bytes) -> dict[str, Any]:
-    """Return ``code``, ``message`` and ``usage`` of a note; nonsense gives a failure that says so."""
+    """Return ``code``, ``message`` and ``usage`` of a call's details; invalid details give a failure."""
     record: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
     try:
         given = json.loads(details) if details else {}
@@ -23,5 +23,5 @@ def read_usage_record(details: bytes) -> dict[str, Any]:
                 key: kind(given["usage"][key]) for key, kind in USAGE.items() if key in given["usage"]
             }
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        record["message"] = "the call's runner wrote a damaged record"
+        record["message"] = "the runner wrote an invalid record for this call"
     return record

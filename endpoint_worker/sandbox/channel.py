@@ -1,8 +1,9 @@
-"""The worker's end of the line to one runner: the socket that both talk over, and two descriptors.
+"""The worker's end of the connection to one runner: a socket and two descriptors.
 
-They are those of the journal and of the pipe of what calls write. A runner that is started in place inherits
-all. One inside a container cannot, so a socket waits for it in a folder of its own that is mounted there: it
-calls, is given the descriptors, and the folder goes away. Nothing here blocks.
+The descriptors are those of the shared memory and of the output pipe. A runner started directly inherits all
+of them. A runner inside a container cannot, so a listening socket waits in a directory of its own that is
+mounted there: the runner connects, receives the descriptors, and the directory is removed. Nothing here
+blocks.
 """
 
 from __future__ import annotations
@@ -15,40 +16,40 @@ import tempfile
 from pathlib import Path
 
 _CREDENTIALS = struct.Struct("3i")
-#: Not in module socket everywhere.
+#: Not in module socket on all systems.
 _SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", 2)
 
 
 class SocketPair:
-    """A pair of connected sockets, of which the runner inherits one; and its other descriptors."""
+    """A pair of connected sockets, one of which the runner inherits, and its other descriptors."""
 
     def __init__(self, progress: int, output: int):
         self.sock, self._theirs = socket.socketpair()
         self.sock.setblocking(False)
         self._descriptors = progress, output
         self.receive = self.sock.recv
-        #: process ids on this machine, where they are not those of the process that was started
+        #: process ids on this machine, if they differ from that of the started process
         self.first_pid: int | None = None
         self.runner_pid: int | None = None
 
     @property
     def passed(self) -> tuple[int, ...]:
-        """Descriptors that the runner inherits: its socket, the journal, the pipe of what calls write."""
+        """Descriptors that the runner inherits: its socket, the shared memory, the output pipe."""
         return self._theirs.fileno(), *self._descriptors
 
     def started(self) -> None:
-        """The runner has its ends: drop ours of them."""
+        """Close this side's copies of the runner's descriptors."""
         self._theirs.close()
         for fd in self._descriptors:
             os.close(fd)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         self.sock.close()
 
 
 class MountedSocket:
-    """A socket in a folder of its own, for a runner that calls from inside a container."""
+    """A listening socket in a directory of its own, for a runner that connects from inside a container."""
 
     passed: tuple[int, ...] = ()
 
@@ -67,10 +68,10 @@ class MountedSocket:
             raise
 
     def started(self) -> None:
-        """The descriptors go to the runner when it calls."""
+        """Do nothing: the runner receives its descriptors when it connects."""
 
     def receive(self, size: int) -> bytes:
-        """As ``socket.recv``. Raises BlockingIOError while there is nothing, OSError."""
+        """Like ``socket.recv``. Raises BlockingIOError while there is no data, and OSError."""
         if self.first_pid is None:
             self._accept()
         if self.runner_pid is not None:
@@ -78,7 +79,7 @@ class MountedSocket:
         data, extra, _, _ = self.sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, content in extra:
             if (level, kind) == (socket.SOL_SOCKET, _SCM_CREDENTIALS):
-                # the kernel says who wrote it, by the number that this side knows
+                # the kernel reports the sender's process id in this process's namespace
                 self.runner_pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         return data
@@ -89,7 +90,7 @@ class MountedSocket:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.first_pid = _CREDENTIALS.unpack(peer)[0]
-        # only after this does the runner say anything
+        # the runner sends nothing before this
         socket.send_fds(connection, [b"j"], list(self._descriptors))
         self._release()
         self.sock.close()
@@ -102,6 +103,6 @@ class MountedSocket:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Hang up, and leave nothing."""
+        """Close the socket and remove the directory."""
         self._release()
         self.sock.close()

@@ -10,7 +10,7 @@ Command = Callable[[], None]
 
 
 class CommandQueue:
-    """Any thread puts commands in and wakes the one that waits for ``sock`` to be readable."""
+    """A queue of commands; adding one wakes the thread that waits for ``sock`` to be readable."""
 
     def __init__(self) -> None:
         self._wake, self.sock = socket.socketpair()
@@ -19,7 +19,7 @@ class CommandQueue:
         self._commands: SimpleQueue[Command] = SimpleQueue()
 
     def put(self, command: Command) -> None:
-        """Have ``command`` called by the thread that owns this inbox; safe in a signal handler."""
+        """Have ``command`` called by the thread that owns the queue; safe in a signal handler."""
         self._commands.put(command)
         try:
             self._wake.send(b"\0")
@@ -28,7 +28,7 @@ class CommandQueue:
             pass
 
     def take_all(self) -> Iterator[Command]:
-        """What was put in since the last time, in order."""
+        """Yield the commands added since the last time, in order."""
         try:
             while self.sock.recv(4096):
                 pass
@@ -41,6 +41,6 @@ class CommandQueue:
                 return
 
     def close(self) -> None:
-        """Let go of the sockets; commands put in later are ignored."""
+        """Close the sockets; later commands are ignored."""
         self.sock.close()
         self._wake.close()

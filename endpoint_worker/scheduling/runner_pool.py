@@ -1,4 +1,4 @@
-"""The runners of a node as a group: how many, which one next, and replacements for those that end."""
+"""The runners of a node as a group: their number, the choice of the next one, and replacements."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..runners.slot import Slot
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait before a runner that could not start is tried again: doubled each time up to the most.
+#: Delay before another attempt to start a runner (seconds): doubled each time up to the maximum.
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
-#: A runner that has not said hello after so long (seconds) is given up.
+#: A runner that is not ready after this long (seconds) is killed.
 START_TIMEOUT = 90.0
-#: For so long (seconds) after a runner ended its orphans are looked for.
+#: Orphans are looked for during this time (seconds) after the end of a runner.
 CLEANUP_SECONDS = 0.5
 
 
 class RunnerPool:
-    """Slots of one supervisor, whose thread calls all methods; ``selector`` hears their sockets."""
+    """Slots of one supervisor, whose thread calls all methods; ``selector`` watches their sockets."""
 
     def __init__(
         self,
@@ -41,37 +41,38 @@ class RunnerPool:
         self._options = options
         self._selector = selector
         self._registered: dict[Slot, tuple[socket.socket, int]] = {}
-        #: what the next runners shall be for, in place of those that were dismissed for them
+        #: options of the next runners, in place of runners that were killed for them
         self._requested: deque[RunnerOptions] = deque()
-        #: numbers of slots that a wide runner stands on beside its own, also while it is still to be started
+        #: numbers of slots that a multi-slot runner occupies beside its own, also before it is started
         self._borrowed: set[int] = set()
-        #: wide runners to be started: number, options, and the numbers of the other slots
+        #: multi-slot runners to be started: number, options, and the numbers of the other slots
         self._wide: dict[int, tuple[RunnerOptions, list[int]]] = {}
         self._delay = 0.0
         self._retry_at = 0.0
         self._cleanup_until = 0.0
-        #: this process adopts orphans: a child that is no runner, nor a program of its own, got away from one
+        #: this process adopts orphans: children that are neither runners nor exempt programs escaped from a
+        #: runner
         self._adopts_orphans = adopts_orphans
 
     @property
     def busy(self) -> int:
-        """How many slots run a bundle, or belong to one that does."""
+        """Number of slots that run a bundle, or belong to one that does."""
         return sum(1 + len(slot.borrowed) for slot in tuple(self.slots) if slot.execution is not None)
 
     @property
     def executions(self) -> list[Execution]:
-        """The bundles that run."""
+        """The running bundles."""
         return [slot.execution for slot in self.slots if slot.execution is not None]
 
     @property
     def starting(self) -> bool:
-        """True while a runner has not said hello, or is still to be started in place of one that goes."""
+        """True while a runner is not ready yet, or is still to be started to replace another one."""
         coming = any(slot.state == "starting" or slot.process.killed for slot in self.slots)
         return coming or len(self.slots) < self.wanted
 
     @property
     def needs_check(self) -> bool:
-        """True while some slot should be looked at in a moment."""
+        """True while some slot should be checked soon."""
         return any(slot.needs_check or slot.process.killed for slot in self.slots)
 
     @property
@@ -85,7 +86,7 @@ class RunnerPool:
         return slot.number not in self._borrowed
 
     def choose(self, function: str, key: Hashable = ()) -> Slot | None:
-        """An idle slot of this key for a bundle of this function: best one that has it loaded."""
+        """Return an idle slot of this kind, preferably one that has the function loaded."""
         best = None
         for slot in self.slots:
             if not self._free(slot) or slot.key != key:
@@ -93,21 +94,21 @@ class RunnerPool:
             if slot.function == function:
                 return slot
             if slot.left:
-                # what the last call left behind must not meet another function
+                # leftovers of the last call must not affect another function
                 slot.kill()
             elif best is None:
                 best = slot
         return best
 
     def convert(self, options: RunnerOptions, wanted: int, spared: Collection[Hashable]) -> None:
-        """See that ``wanted`` runners of these options are on their way, in place of idle ones of other keys.
+        """Ensure that ``wanted`` runners of these options are starting, in place of idle ones of other kinds.
 
         ``spared``: keys whose idle runners stay.
         """
         key = options.key
         coming = sum(slot.key == key and slot.state == "starting" for slot in self.slots)
         coming += sum(order.key == key for order in self._requested)
-        # the one that had nothing to do for longest: what was used a moment ago is likely to be wanted again
+        # the longest idle runner first: a recently used one is likely to be needed again
         for slot in sorted(self.slots, key=lambda slot: slot.idle_since):
             if coming >= wanted:
                 return
@@ -118,9 +119,9 @@ class RunnerPool:
                 coming += 1
 
     def widen(self, options: RunnerOptions) -> bool:
-        """See that a runner on several slots is on its way as soon as so many are free; tell if it is.
+        """Start a runner on several slots if enough of them are free; return whether it is starting.
 
-        Its own slot's runner ends, those of the others stay warm and do nothing.
+        Its own slot's runner ends; the runners of the other slots stay loaded but idle.
         """
         if any(slot.key == options.key and slot.state == "starting" for slot in self.slots):
             return True
@@ -141,7 +142,7 @@ class RunnerPool:
         return True
 
     def register(self, slot: Slot) -> None:
-        """Hear what a slot's socket has to say, as long as it says anything."""
+        """Watch the socket of a slot for what it needs now."""
         wanted = 0
         if not slot.eof:
             wanted = 0 if slot.backlogged else selectors.EVENT_READ
@@ -150,7 +151,7 @@ class RunnerPool:
         if wanted == had and sock is slot.sock:
             return
         if had and (not wanted or sock is not slot.sock):
-            # by its object: a socket that was closed meanwhile has no number any more
+            # by its object: a socket that was closed meanwhile has no descriptor any more
             self._selector.unregister(sock)
             del self._registered[slot]
             had = 0
@@ -163,12 +164,12 @@ class RunnerPool:
         self._registered[slot] = (slot.sock, wanted)
 
     def recycle_if_due(self, slot: Slot) -> None:
-        """After a bundle: replace a runner that has served long enough, or that is not wanted any more."""
+        """After a bundle: replace a runner that has served long enough or is no longer needed."""
         if slot.retiring or slot.due_for_recycling():
             slot.kill()
 
     def resize(self, difference: int) -> None:
-        """Want more or fewer slots (at least one)."""
+        """Change the number of slots (at least one)."""
         self.wanted = max(1, self.wanted + difference)
         spare = sum(not slot.retiring for slot in self.slots) - self.wanted
         for slot in sorted(self.slots, key=lambda slot: slot.execution is not None):
@@ -179,7 +180,7 @@ class RunnerPool:
                     slot.kill()
 
     def replace_all(self) -> None:
-        """Replace every runner, each when it is idle."""
+        """Replace every runner once it is idle."""
         for slot in self.slots:
             if not slot.retiring and slot.key != self._options.key and slot.options.cores == 1:
                 self._requested.append(slot.options)
@@ -188,7 +189,7 @@ class RunnerPool:
                 slot.kill()
 
     def remove(self, slot: Slot, how: str) -> None:
-        """Forget a slot whose runner has ended."""
+        """Remove a slot whose runner has ended."""
         slot.eof = True
         self.register(slot)
         self.slots.remove(slot)
@@ -200,7 +201,7 @@ class RunnerPool:
             staying = sum(not other.retiring for other in self.slots) + len(self._requested)
             alone = slot.options.cores == 1 and slot.number not in self._wide
             if alone and not slot.replaced and staying < self.wanted:
-                # the next one is likely to be wanted for the same
+                # the next bundle is likely to need the same kind
                 self._requested.append(slot.options)
         elif not slot.retiring and not slot.environment_broken:
             if how != self.problem:
@@ -228,7 +229,7 @@ class RunnerPool:
             try:
                 slot = Slot(number, options, borrowed)
             except OSError as error:
-                self.problem = f"no runner can be started: {error}"
+                self.problem = f"cannot start a runner: {error}"
                 log.error("%s", self.problem)
                 self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
                 self._retry_at = now + self._delay
@@ -239,11 +240,11 @@ class RunnerPool:
             self.register(slot)
 
     def _next_options(self, number: int) -> tuple[RunnerOptions, list[int]]:
-        """What the next runner of a slot shall be, and the other slots that it stands on."""
+        """Options of the next runner of a slot, and the other slots that it occupies."""
         return self._wide.get(number) or (self._requested[0] if self._requested else self._options, [])
 
     def shut_down(self) -> None:
-        """Kill all runners and wait a moment until they are gone."""
+        """Kill all runners and wait a moment for their end."""
         for slot in self.slots:
             slot.retiring = True
             slot.kill()

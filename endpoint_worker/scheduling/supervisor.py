@@ -27,11 +27,11 @@ from .runner_pool import RunnerPool
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at running bundles: of young ones, and of old ones.
+#: Seconds between two checks of running bundles: of young ones, and of old ones.
 TICK, SLOW_TICK = 0.02, 0.1
 #: An idle runner with leftovers of its last call is replaced after this long (seconds).
 LEFTOVER_SECONDS = 1.0
-STOPPING = "its worker is stopping"
+STOPPING = "the worker is shutting down"
 
 
 class Supervisor(threading.Thread):
@@ -69,12 +69,12 @@ class Supervisor(threading.Thread):
         self._stopped = False
 
     def submit(self, job: Job) -> None:
-        """Take a bundle: run it, or give it back."""
+        """Accept a bundle: run it, or return it."""
         self._held[job.bundle.id] = job
         self._commands.put(partial(self._enqueue, job))
 
     def cancel(self, task_ids: Iterable[str]) -> None:
-        """Skip these calls, now or when they come, and stop those that run."""
+        """Skip these calls, now or when they arrive, and stop those that run."""
         self._commands.put(partial(self._cancel, set(task_ids)))
 
     def cancel_bundle(self, bundle_id: str) -> None:
@@ -84,7 +84,7 @@ class Supervisor(threading.Thread):
             self.cancel(call.task_id for call in job.bundle.calls)
 
     def resize(self, difference: int) -> None:
-        """Add slots, or remove some: idle ones at once, others when their bundle has ended."""
+        """Add slots, or remove some: idle ones at once, others at the end of their bundle."""
         self._commands.put(partial(self._pool.resize, difference))
 
     def replace_all(self) -> None:
@@ -92,9 +92,9 @@ class Supervisor(threading.Thread):
         self._commands.put(self._pool.replace_all)
 
     def drain(self, seconds: float, why: str = Interruption.STOPPED) -> threading.Event:
-        """Take nothing more, give back what has not started, let running calls run ``seconds`` more.
+        """Accept no more bundles, return what has not started, let running calls continue for ``seconds``.
 
-        The event is set when nothing is held. ``why``: code of calls stopped then. Less time may follow.
+        The event is set when no bundle is left. ``why``: code of calls stopped then. Can be shortened.
         """
         self._commands.put(partial(self._drain, time.monotonic() + seconds, why))
         return self._drained
@@ -106,27 +106,27 @@ class Supervisor(threading.Thread):
 
     @property
     def slots(self) -> int:
-        """How many calls run at once."""
+        """Number of calls that run at once."""
         return self._pool.wanted
 
     @property
     def busy(self) -> int:
-        """How many slots run a bundle."""
+        """Number of slots that run a bundle."""
         return self._pool.busy
 
     @property
     def waiting(self) -> int:
-        """How many bundles wait for a slot."""
+        """Number of bundles that wait for a slot."""
         return len(self._queue)
 
     @property
     def held(self) -> list[str]:
-        """Ids of the bundles that were taken and have calls without an outcome."""
+        """Ids of accepted bundles that have calls without an outcome."""
         return list(self._held)
 
     @property
     def keys(self) -> list[Hashable]:
-        """What the runners are for, and what those that wait want."""
+        """Keys of the runners' kinds, and of those that waiting bundles need."""
         return [*self._queue.keys(), *(slot.key for slot in tuple(self._pool.slots))]
 
     @property
@@ -135,13 +135,13 @@ class Supervisor(threading.Thread):
         return self._pool.problem
 
     def run(self) -> None:
-        """Serve until ``stop``."""
+        """Run until ``stop``."""
         while not self._stopped:
             try:
                 self._iterate()
             except Exception:
-                # a fault here must not end all work of the node: say it, and go on with the rest
-                log.exception("the supervisor stumbled; it goes on")
+                # an error here must not end all work of the node: log it and continue
+                log.exception("unexpected error in the supervisor loop; continuing")
                 time.sleep(0.1)
         self._pool.shut_down()
         self._selector.close()
@@ -155,7 +155,7 @@ class Supervisor(threading.Thread):
             command()
         now = time.monotonic()
         if now >= self._next_check:
-            # a runner that is there at last must not find its bundle given back
+            # a runner that has just become ready must find its bundle still waiting
             self._assign(now)
             self._check(now)
             self._next_check = time.monotonic() + self._interval(now)
@@ -166,7 +166,7 @@ class Supervisor(threading.Thread):
             self._emit(job, outcomes)
             self._release(job)
         if self._callbacks:
-            # all of a turn at once: waking a thread costs more than what it has to do
+            # all of one iteration at once: waking a thread costs more than the callbacks
             callbacks, self._callbacks = self._callbacks, []
             self._notify(callbacks)
         if self._drain_until is not None and not self._held:
@@ -204,7 +204,7 @@ class Supervisor(threading.Thread):
         self._pool.recycle_if_due(slot)
 
     def _release(self, job: Job) -> None:
-        # outcomes are with the sink before the bundle is no longer held: a heartbeat in between names both
+        # the sink gets the outcomes before the bundle is released, so that a heartbeat in between counts it
         self._held.pop(job.bundle.id, None)
         self._callbacks.append(job.on_done)
 
@@ -270,10 +270,7 @@ class Supervisor(threading.Thread):
             self._next_check = min(self._next_check, now + TICK)
 
     def _give_back_waiting(self, now: float) -> None:
-        """Bundles must not wait behind long calls: other nodes may be free.
-
-        Their place in Celery's window is kept until a slot is free, or Celery would fetch the next ones.
-        """
+        """Return bundles that wait behind long calls; they keep their places in Celery's window."""
         for job, why in list(overdue(self._pool, self._queue, now)):
             self._return(job, why)
 

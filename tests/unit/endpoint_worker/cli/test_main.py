@@ -140,7 +140,7 @@ def test_a_service_that_is_not_there_is_a_sentence(home: Path, monkeypatch: Any)
     monkeypatch.setenv("UMBEL_API_URL", "http://127.0.0.1:9")
     result = run("configure", "lab")
     assert (result.exit_code, len(result.output.strip().splitlines())) == (2, 1)
-    assert "http://127.0.0.1:9 cannot be reached" in result.output
+    assert "http://127.0.0.1:9" in result.output
 
 
 def test_without_a_login_it_says_what_to_set(home: Path) -> None:
@@ -154,7 +154,7 @@ def test_nothing_is_configured_twice(home: Path, service: Service) -> None:
     assert run("configure", "lab").exit_code == 0
     result = run("configure", "lab")
     assert result.exit_code == 2
-    assert "already configured" in result.output
+    assert "'lab'" in result.output and "umbel-endpoint delete lab" in result.output
     assert len(service.asked) == 1
 
 
@@ -171,14 +171,15 @@ def test_a_home_that_cannot_be_written_asks_nobody(home: Path, service: Service)
 
 
 def test_list_and_status_of_what_does_not_run(home: Path) -> None:
-    assert "There are no endpoints" in run("list").output
+    assert str(home) in run("list").output
     run("configure", "lab")
     assert run("list").output.split() == ["lab", "stopped"]
     result = run("status", "lab")
     assert result.exit_code == 3
     assert "0b7d3c0e-0000-4000-8000-00000000000a" in result.output
     assert "secret" not in result.output
-    assert "does not run" in run("stop", "lab").output
+    stopped = run("stop", "lab")
+    assert (stopped.exit_code, "'lab'" in stopped.output, "Stopped" in stopped.output) == (0, True, False)
 
 
 def test_a_second_start_names_the_first_ones_process(home: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_second_start_names_the_first_ones_process(home: Path) -> None:
         assert "running: n1" in run("list").output
         result = run("delete", "lab", "--yes")
         assert result.exit_code == 2
-        assert "stop it first" in result.output
+        assert "umbel-endpoint stop lab" in result.output
 
 
 def test_start_refuses_settings_that_it_does_not_know(home: Path) -> None:
@@ -240,7 +241,7 @@ def test_delete_of_what_the_service_has_forgotten(home: Path, service: Service) 
 
 def test_logs_shows_the_last_lines(home: Path) -> None:
     run("configure", "lab")
-    assert "only workers started with --detach" in run("logs", "lab").output
+    assert "--detach" in run("logs", "lab").output
     folder = EndpointDirectory(home, "lab")
     folder.logs.mkdir()
     (folder.logs / "n1.log").write_text("".join(f"line {i}\n" for i in range(100)))

@@ -147,19 +147,20 @@ def test_secrets_are_private_and_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 64])
 def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DirectoryError, match="cannot name an endpoint"):
+    with pytest.raises(DirectoryError) as raised:
         EndpointDirectory(tmp_path, name)
+    assert raised.value.code == "BAD_REQUEST" and f"'{name}'" in raised.value.message
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DirectoryError, match="there is no endpoint 'lab'.*configure lab"):
+    with pytest.raises(DirectoryError, match="'lab'.*umbel-endpoint configure lab"):
         EndpointDirectory(tmp_path, "lab").credentials()
     folder = make(tmp_path)
     (folder.path / "credentials.json").write_text("{}")
-    with pytest.raises(DirectoryError, match="damaged"):
+    with pytest.raises(DirectoryError, match=r"credentials\.json.*umbel-endpoint configure lab"):
         folder.credentials()
     (folder.path / "signing.key").write_bytes(b"short")
-    with pytest.raises(DirectoryError, match="damaged"):
+    with pytest.raises(DirectoryError, match=r"signing\.key.*umbel-endpoint configure lab"):
         folder.signing_key()
 
 

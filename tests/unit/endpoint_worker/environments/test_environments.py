@@ -138,9 +138,9 @@ def test_builds_never_run_code_of_packages_unless_the_site_says_so(tmp_path: Pat
 
 
 def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="too old"):
+    with pytest.raises(BuildError, match=r"3\.8"):
         Builder(Environments(), ENVIRON).make(Environment(python="3.8"), tmp_path / "env")
-    with pytest.raises(BuildError, match="there is no Python 3.99"):
+    with pytest.raises(BuildError, match=r"3\.99"):
         find_python("3.99", lambda name: None)
     assert find_python(None) == find_python(f"3.{sys.version_info[1]}") == sys.executable
     with pytest.raises(BuildError, match=r"3\.99"):
@@ -162,7 +162,7 @@ def test_a_program_that_outlives_its_worker_keeps_others_out_of_the_folder(tmp_p
 
     with pytest.raises(Interrupted):
         Store(tmp_path).build("d", leave, lambda: False)
-    with pytest.raises(BuildError, match=r"does not end: see what has d\.lock open"):
+    with pytest.raises(BuildError, match=r"d\.lock"):
         Store(tmp_path, patience=0.1).build("d", _fill, lambda: False)
     left[0].kill()
     left[0].wait(10)
@@ -181,7 +181,7 @@ def test_programs_that_build_have_the_lock(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("slow_uv")
 def test_a_build_that_takes_too_long_or_whose_worker_stops_is_ended(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="took longer than 0.2 s"):
+    with pytest.raises(BuildError, match=r"0\.2 s"):
         Builder(Environments(build_seconds=0.2), ENVIRON).make(Environment(["x"]), tmp_path / "env")
     builder = Builder(Environments(), ENVIRON)
     with _building(builder, tmp_path) as ended:

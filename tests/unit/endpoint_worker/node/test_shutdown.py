@@ -30,6 +30,7 @@ class Supervisor:
 class Node:
     """A node with nothing behind it; ``work``: ids of bundles that it holds."""
 
+    name = "n1"
     broker_url = "redis://nobody@127.0.0.1:1/0"
 
     def __init__(self) -> None:

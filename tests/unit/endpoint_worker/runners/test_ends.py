@@ -112,7 +112,7 @@ def test_a_runner_that_dies_while_it_loads_the_function_loses_all_calls(bench: B
     bomb = Bomb()
     outcomes = bench.run(lambda i: (bomb, i), [(i,) for i in range(3)])
     assert statuses(outcomes) == ["lost"] * 3
-    assert "while it loaded the function" in (outcomes[0].message or "")
+    assert "loading the function" in (outcomes[0].message or "")
     assert bench.value(echo, 5) == 5
 
 
