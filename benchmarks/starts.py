@@ -57,8 +57,8 @@ class Worker:
         builder = RunnerOptionsBuilder(runner_options(endpoint, settings))
         self._ended: dict[str, list[Outcome]] = {}
         self._done = threading.Event()
-        self._supervisor = Supervisor(builder.base, 1, self._hear, _tell)
-        sink: Sink = self._hear
+        self._supervisor = Supervisor(builder.base, 1, self._receive, _tell)
+        sink: Sink = self._receive
         self._router = Router(
             settings.environments,
             settings.rules,
@@ -100,7 +100,7 @@ class Worker:
         self._router.close()
         self._supervisor.stop()
 
-    def _hear(self, bundle: str, outcomes: list[Outcome]) -> None:
+    def _receive(self, bundle: str, outcomes: list[Outcome]) -> None:
         self._ended.setdefault(bundle, []).extend(outcomes)
 
 

@@ -61,13 +61,13 @@ class Relay:
         draft.write_text(json.dumps({**about, "addresses": list(self.listen)}), encoding="utf-8")
         os.replace(draft, self.file)
         try:
-            while self._wanted():
+            while self._needed():
                 await asyncio.sleep(CHECK_INTERVAL)
         finally:
             for server in servers:
                 server.close()
 
-    def _wanted(self) -> bool:
+    def _needed(self) -> bool:
         if _state(self.file).get("pid") != os.getpid():
             return False
         return self._open > 0 or time.monotonic() - self._used < IDLE_TIMEOUT

@@ -44,7 +44,7 @@ class BuildQueue:
     """Accepts bundles that need an environment.
 
     ``run`` is called with a bundle and its built environment, ``fail`` with a bundle and the reason why it
-    cannot run, ``give_back`` with a returned bundle and the reason; from a thread of this class or the
+    cannot run, ``return_job`` with a returned bundle and the reason; from a thread of this class or the
     caller's.
     """
 
@@ -54,10 +54,10 @@ class BuildQueue:
         builder: Builder,
         run: Callable[[Job, Built], None],
         fail: Callable[[Job, str], None],
-        give_back: Callable[[Job, str], None],
+        return_job: Callable[[Job, str], None],
     ):
         self._store, self._builder = store, builder
-        self._run, self._fail, self._give_back = run, fail, give_back
+        self._run, self._fail, self._return_job = run, fail, return_job
         self._lock = threading.RLock()
         self._builds: dict[str, _Build] = {}
         self._used: dict[str, float] = {}
@@ -76,7 +76,7 @@ class BuildQueue:
         digest = environment.digest
         with self._lock:
             if self._closed.is_set():
-                self._give_back(job, "the worker is shutting down")
+                self._return_job(job, "the worker is shutting down")
                 return
             build = self._builds.get(digest)
             if build is None:
@@ -121,7 +121,7 @@ class BuildQueue:
         self._builder.stop()
         for build in builds.values():
             for job in build.jobs:
-                self._give_back(job, "the worker is shutting down")
+                self._return_job(job, "the worker is shutting down")
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -154,7 +154,7 @@ class BuildQueue:
                         del self._builds[digest]
                         self._deliver(digest, build)
                     else:
-                        self._give_back_others(build)
+                        self._return_others(build)
 
     def _deliver(self, digest: str, build: _Build) -> None:
         built = self._store.lease(digest) if not build.problem else None
@@ -165,12 +165,14 @@ class BuildQueue:
             elif build.problem:
                 self._fail(job, build.problem)
             else:
-                self._give_back(job, "its environment was removed immediately: the cache is too small for it")
+                self._return_job(
+                    job, "its environment was removed immediately: the cache is too small for it"
+                )
 
-    def _give_back_others(self, build: _Build) -> None:
+    def _return_others(self, build: _Build) -> None:
         now = time.monotonic()
         if len(build.jobs) > 1 and now - build.jobs[1].arrived > build.wait:
             for job in build.jobs[1:]:
-                self._give_back(job, "its environment is being built")
+                self._return_job(job, "its environment is being built")
             del build.jobs[1:]
             build.wait = min(LONGEST_WAIT, 2 * build.wait)

@@ -46,12 +46,8 @@ class Router:
         sink: Sink,
         notify: Callable[[list[Callable[[], None]]], None],
     ):
-        self._settings, self._rules, self._options_builder, self._cache = (
-            settings,
-            rules,
-            options_builder,
-            cache,
-        )
+        self._settings, self._rules, self._cache = settings, rules, cache
+        self._options_builder = options_builder
         self._run, self._sink, self._notify = run, sink, notify
         self._known: OrderedDict[str, Environment | None] = OrderedDict()
         self._runtime_copy: Path | None = options_builder.base.runtime_copy
@@ -59,7 +55,7 @@ class Router:
         place = settings.place(cache)
         store = Store(place, most=settings.size, retry=settings.retry_seconds, patience=patience)
         builder = Builder(settings, build_environment(options_builder.base.environment, os.environ))
-        self._build_queue = BuildQueue(store, builder, self._run_built, self._fail, self._give_back)
+        self._build_queue = BuildQueue(store, builder, self._run_built, self._fail, self._return_job)
 
     @property
     def held(self) -> list[str]:
@@ -129,7 +125,7 @@ class Router:
             if self._runtime_copy is None:
                 self._runtime_copy = runtime_copy.make(self._cache)
         except OSError as error:
-            self._give_back(job, f"the files that runners need cannot be written: {error.strerror}")
+            self._return_job(job, f"the files that runners need cannot be written: {error.strerror}")
             return
         job.options = self._options_builder.options(
             job.bundle, key, partial(with_environment, python, directories, self._runtime_copy)
@@ -146,7 +142,7 @@ class Router:
         self._sink(job.bundle.id, refused(job.bundle, code, message, job.cancelled))
         self._notify([partial(job.on_accept, "", 0), job.on_done])
 
-    def _give_back(self, job: Job, why: str) -> None:
+    def _return_job(self, job: Job, why: str) -> None:
         self._sink(job.bundle.id, unstarted(job.bundle, why, job.cancelled))
         self._notify([partial(job.on_accept, "", 0), job.on_done])
 

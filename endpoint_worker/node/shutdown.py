@@ -152,7 +152,7 @@ class ShutdownMonitor(threading.Thread):
         """Store Celery's consumer, which changes with each connection."""
         self._consumer = consumer
         if self._reason:
-            self._stop_taking()
+            self._stop_consuming()
 
     def shut_down(self, reason: str) -> None:
         """Accept no more bundles, and exit when all accepted ones are done; callable from any thread."""
@@ -164,8 +164,8 @@ class ShutdownMonitor(threading.Thread):
         while not self._reason:
             self._reason = self._reason or self._due()
             self._wake.wait(TICK)
-        log.info("node %s shuts down: %s", self._node.name, self._reason)
-        self._stop_taking()
+        log.info("node %s: shutting down: %s", self._node.name, self._reason)
+        self._stop_consuming()
         time.sleep(IN_FLIGHT)
         # what has not started is returned at once, so that other nodes can take it
         end = self._conditions.walltime_end
@@ -209,7 +209,7 @@ class ShutdownMonitor(threading.Thread):
         # a little later than the supervisor, which has then stopped the calls and reported why
         return bool(end) and self._clock() >= end - REPORT_SECONDS + 2 * IN_FLIGHT
 
-    def _stop_taking(self) -> None:
+    def _stop_consuming(self) -> None:
         if self._consumer is not None:
             self._consumer.call_soon(self._cancel)
 

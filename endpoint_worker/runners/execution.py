@@ -20,8 +20,8 @@ from .job import Job
 from .usage_record import read_usage_record
 
 #: When a call, or a bundle, runs longer than this (seconds), the calls behind it are returned.
-GIVE_BACK_CALL = 0.1
-GIVE_BACK_BUNDLE = 0.25
+RETURN_AFTER_CALL = 0.1
+RETURN_AFTER_BUNDLE = 0.25
 #: A call that runs longer than this (seconds) is reported as running.
 REPORT_RUNNING_AFTER = 0.2
 #: Interval for reporting finished calls (seconds) while the bundle continues: each report is a transaction at
@@ -102,7 +102,7 @@ class Execution:
                     max(self._progress.started, self._progress.limit),
                     "returned: it waited behind a long call",
                 )
-        elif (index is not None and elapsed >= GIVE_BACK_CALL) or now - self.began >= GIVE_BACK_BUNDLE:
+        elif (index is not None and elapsed >= RETURN_AFTER_CALL) or now - self.began >= RETURN_AFTER_BUNDLE:
             self.close(now)
         if (
             index is not None

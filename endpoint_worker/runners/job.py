@@ -45,7 +45,7 @@ class Job:
     #: ids of calls that were cancelled while the bundle waited
     cancelled: set[str] = field(default_factory=set)
     #: its calls were returned while it waited: it only occupies a place in Celery's prefetch window
-    given_back: bool = False
+    returned: bool = False
 
     @property
     def cores(self) -> int:

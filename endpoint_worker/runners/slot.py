@@ -47,7 +47,7 @@ class Slot:
         #: the socket is closed
         self.eof = False
         #: leftovers of the last bundle that only a new process removes
-        self.left = ""
+        self.leftovers = ""
         self.born = time.monotonic()
         self.idle_since = 0.0
         self.function: str | None = None
@@ -187,7 +187,7 @@ class Slot:
             outcomes += self.execution.finish(ran)
             if not frame.header.get("loaded") and self.function is not None:
                 self._functions.pop(self.function, None)
-            self.left = str(frame.header.get("left", ""))[:200]
+            self.leftovers = str(frame.header.get("left", ""))[:200]
             self.state = "idle"
             self.idle_since = time.monotonic()
             return True

@@ -43,11 +43,11 @@ def place(
     for job in jobs:
         if not pool.idle:
             return
-        if job.given_back:
+        if job.returned:
             queue.remove(job)
             yield None, job
             continue
-        if job.cores > pool.wanted:
+        if job.cores > pool.size:
             continue
         options = job.options or default
         slot = pool.choose(job.bundle.function.sha256, options.key)
@@ -74,10 +74,10 @@ def overdue(pool: RunnerPool, queue: JobQueue, now: float) -> Iterator[tuple[Job
     """
     behind = pool.busy and not pool.starting
     limit = WAIT_FOR_SLOT if behind else WAIT_FOR_RUNNER
-    stays = next((job for job in queue.jobs() if not job.given_back and 1 < job.cores <= pool.wanted), None)
+    stays = next((job for job in queue.jobs() if not job.returned and 1 < job.cores <= pool.size), None)
     for job in queue.overdue(now, WAIT_FOR_SLOT):
-        if job.cores > pool.wanted:
-            yield job, f"it needs {job.cores} slots, this node has {pool.wanted}"
+        if job.cores > pool.size:
+            yield job, f"it needs {job.cores} slots, this node has {pool.size}"
         elif now - job.arrived <= limit:
             continue
         elif job is not stays or not (pool.idle or queue.returned(job)):
@@ -86,7 +86,7 @@ def overdue(pool: RunnerPool, queue: JobQueue, now: float) -> Iterator[tuple[Job
 
 def withdraw(queue: JobQueue, key: Hashable) -> list[Job]:
     """Remove all bundles, except returned ones, that need a kind of runner that cannot start."""
-    found = [j for j in queue.jobs() if j.options is not None and j.options.key == key and not j.given_back]
+    found = [j for j in queue.jobs() if j.options is not None and j.options.key == key and not j.returned]
     for job in found:
         queue.remove(job)
     return found

@@ -50,11 +50,11 @@ class JobQueue:
 
     def overdue(self, now: float, limit: float) -> list[Job]:
         """Bundles with calls that have waited longer than ``limit`` seconds."""
-        return [job for job in self._jobs if not job.given_back and now - job.arrived > limit]
+        return [job for job in self._jobs if not job.returned and now - job.arrived > limit]
 
     def mark_returned(self, job: Job) -> None:
         """Mark a bundle as returned."""
-        job.given_back = True
+        job.returned = True
         if job.cores > 1:
             self._returned.update(dict.fromkeys(call.task_id for call in job.bundle.calls))
             while len(self._returned) > MAX_RETURNED:

@@ -30,13 +30,14 @@ class RunnerPool:
     def __init__(
         self,
         options: RunnerOptions,
-        wanted: int,
+        size: int,
         selector: selectors.BaseSelector,
         *,
         adopts_orphans: bool = False,
     ):
         self.slots: list[Slot] = []
-        self.wanted = wanted
+        #: number of slots that there should be
+        self.size = size
         self.problem = ""
         self._options = options
         self._selector = selector
@@ -50,8 +51,7 @@ class RunnerPool:
         self._delay = 0.0
         self._retry_at = 0.0
         self._cleanup_until = 0.0
-        #: this process adopts orphans: children that are neither runners nor exempt programs escaped from a
-        #: runner
+        #: this process adopts orphans: its children that are neither runners nor exempt are leftovers
         self._adopts_orphans = adopts_orphans
 
     @property
@@ -68,7 +68,7 @@ class RunnerPool:
     def starting(self) -> bool:
         """True while a runner is not ready yet, or is still to be started to replace another one."""
         coming = any(slot.state == "starting" or slot.process.killed for slot in self.slots)
-        return coming or len(self.slots) < self.wanted
+        return coming or len(self.slots) < self.size
 
     @property
     def needs_check(self) -> bool:
@@ -93,7 +93,7 @@ class RunnerPool:
                 continue
             if slot.function == function:
                 return slot
-            if slot.left:
+            if slot.leftovers:
                 # leftovers of the last call must not affect another function
                 slot.kill()
             elif best is None:
@@ -170,8 +170,8 @@ class RunnerPool:
 
     def resize(self, difference: int) -> None:
         """Change the number of slots (at least one)."""
-        self.wanted = max(1, self.wanted + difference)
-        spare = sum(not slot.retiring for slot in self.slots) - self.wanted
+        self.size = max(1, self.size + difference)
+        spare = sum(not slot.retiring for slot in self.slots) - self.size
         for slot in sorted(self.slots, key=lambda slot: slot.execution is not None):
             if spare > 0 and not slot.retiring:
                 spare -= 1
@@ -200,7 +200,7 @@ class RunnerPool:
             self._delay = 0.0
             staying = sum(not other.retiring for other in self.slots) + len(self._requested)
             alone = slot.options.cores == 1 and slot.number not in self._wide
-            if alone and not slot.replaced and staying < self.wanted:
+            if alone and not slot.replaced and staying < self.size:
                 # the next bundle is likely to need the same kind
                 self._requested.append(slot.options)
         elif not slot.retiring and not slot.environment_broken:
@@ -222,8 +222,8 @@ class RunnerPool:
                 slot.timed_out = True
                 slot.kill()
         taken = {slot.number for slot in self.slots if not slot.retiring}
-        numbers = (number for number in range(self.wanted) if number not in taken)
-        while start and now >= self._retry_at and sum(not s.retiring for s in self.slots) < self.wanted:
+        numbers = (number for number in range(self.size) if number not in taken)
+        while start and now >= self._retry_at and sum(not s.retiring for s in self.slots) < self.size:
             number = next(numbers)
             options, borrowed = self._next_options(number)
             try:

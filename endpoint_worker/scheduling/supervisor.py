@@ -94,7 +94,7 @@ class Supervisor(threading.Thread):
     def drain(self, seconds: float, why: str = Interruption.STOPPED) -> threading.Event:
         """Accept no more bundles, return what has not started, let running calls continue for ``seconds``.
 
-        The event is set when no bundle is left. ``why``: code of calls stopped then. Can be shortened.
+        The event is set when no bundle is left. ``why``: code of calls stopped then. May be shortened later.
         """
         self._commands.put(partial(self._drain, time.monotonic() + seconds, why))
         return self._drained
@@ -107,7 +107,7 @@ class Supervisor(threading.Thread):
     @property
     def slots(self) -> int:
         """Number of calls that run at once."""
-        return self._pool.wanted
+        return self._pool.size
 
     @property
     def busy(self) -> int:
@@ -219,10 +219,10 @@ class Supervisor(threading.Thread):
                 self._remove(slot, *describe_end(how, None if in_time else self._stop_code))
             elif not in_time and slot.execution is not None:
                 slot.kill()
-            elif slot.state == "idle" and slot.left and now - slot.idle_since > LEFTOVER_SECONDS:
+            elif slot.state == "idle" and slot.leftovers and now - slot.idle_since > LEFTOVER_SECONDS:
                 slot.kill()
         self._pool.replace(now, start=self._drain_until is None)
-        self._give_back_waiting(now)
+        self._return_overdue(now)
         self._queue.forget_cancelled(now)
 
     def _remove(self, slot: Slot, how: str, code: str | None) -> None:
@@ -234,7 +234,7 @@ class Supervisor(threading.Thread):
             )
             self._release(execution.job)
             if execution.stop_reason is None:
-                log.warning("slot %d, %s: %s", slot.number, execution.job.bundle.function.name, how)
+                log.warning("slot %d, function %s: %s", slot.number, execution.job.bundle.function.name, how)
         self._pool.remove(slot, how)
         if slot.environment_broken and not slot.retiring:
             for job in withdraw(self._queue, slot.key):
@@ -269,7 +269,7 @@ class Supervisor(threading.Thread):
             self._callbacks.append(partial(job.on_accept, job.bundle.id, slot.process.pid))
             self._next_check = min(self._next_check, now + TICK)
 
-    def _give_back_waiting(self, now: float) -> None:
+    def _return_overdue(self, now: float) -> None:
         """Return bundles that wait behind long calls; they keep their places in Celery's window."""
         for job, why in list(overdue(self._pool, self._queue, now)):
             self._return(job, why)
@@ -285,7 +285,7 @@ class Supervisor(threading.Thread):
             self._drain_until, self._stop_code = until, why
         while self._queue:
             job = self._queue.pop()
-            if not job.given_back:
+            if not job.returned:
                 self._return(job, STOPPING)
             self._discard(job)
         now = time.monotonic()

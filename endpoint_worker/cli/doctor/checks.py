@@ -225,7 +225,7 @@ def _permissions(url: str, endpoint: str) -> tuple[Finding, float | None]:
         return Finding("credentials", False, said, again), clock
     if refused:
         return Finding("credentials", False, "the broker refuses " + "; ".join(refused), again), clock
-    said = f"{names.broker_user(endpoint)} may take work and send reports"
+    said = f"{names.broker_user(endpoint)} may receive work and send reports"
     return Finding("credentials", True, said), clock
 
 

@@ -85,7 +85,7 @@ class Bench:
         self.said: dict[str, list[Outcome]] = defaultdict(list)
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "MARK": "clean"}
         chosen = RunnerOptions(**{"directory": folder / "work", "environment": environment, **options})
-        self.supervisor = Supervisor(chosen, slots, self._hear, _call_all)
+        self.supervisor = Supervisor(chosen, slots, self._receive, _call_all)
 
     def __enter__(self) -> Bench:
         self.supervisor.start()
@@ -100,7 +100,7 @@ class Bench:
         pool = self.supervisor._pool
         wait_until(lambda: not pool.starting and not pool.busy, 20, what="runners that are up and idle")
 
-    def _hear(self, bundle_id: str, outcomes: list[Outcome]) -> None:
+    def _receive(self, bundle_id: str, outcomes: list[Outcome]) -> None:
         self.said[bundle_id] += outcomes
 
     def start(

@@ -22,8 +22,8 @@ from umbel.protocol.records import Log
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine must not make calls be given back here."""
-    monkeypatch.setattr(execution, "GIVE_BACK_CALL", 60.0)
-    monkeypatch.setattr(execution, "GIVE_BACK_BUNDLE", 60.0)
+    monkeypatch.setattr(execution, "RETURN_AFTER_CALL", 60.0)
+    monkeypatch.setattr(execution, "RETURN_AFTER_BUNDLE", 60.0)
 
 
 def _text(outcome: Outcome) -> str:

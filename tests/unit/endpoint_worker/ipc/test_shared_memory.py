@@ -8,14 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from endpoint_worker.ipc import frames
-from endpoint_worker.ipc import shared_memory as shared_memory
+from endpoint_worker.ipc import frames, shared_memory
 from endpoint_worker.ipc.shared_memory import FAILED, SUCCEEDED, SharedProgress
 
 
 @pytest.fixture
 def sides() -> Iterator[tuple[SharedProgress, SharedProgress]]:
-    """Supervisor's and runner's view of one small journal, ready for five calls."""
+    """Supervisor's and runner's view of one small shared memory, ready for five calls."""
     fd = shared_memory.create(16 * 1024)
     ours, theirs = SharedProgress(fd), SharedProgress(fd)
     ours.reset(5, 1.0)
@@ -87,7 +86,7 @@ def test_lengths_that_lead_outside_are_not_followed(sides: tuple[SharedProgress,
     assert all(record.call >= 0 for _, record in ours.read(0))
 
 
-def test_descriptors_of_a_journal_cannot_shrink_it_or_write_it(
+def test_descriptors_of_shared_memory_cannot_shrink_it_or_write_it(
     sides: tuple[SharedProgress, SharedProgress],
 ) -> None:
     fd = shared_memory.create()

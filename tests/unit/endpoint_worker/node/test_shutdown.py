@@ -55,7 +55,7 @@ class Broker:
 
 
 class Watched:
-    """A leaver whose clock stands at ``now``, and the signals that it has sent to its process."""
+    """A shutdown monitor whose clock stands at ``now``, and the signals that it has sent to its process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **conditions: Any):
         self.now, self.node, self.broker = NOW, Node(), Broker()

@@ -86,11 +86,14 @@ def test_one_that_is_called_srun_by_itself_is_killed(tmp_path: Path) -> None:
         assert alone.wait(10) != 0 and not process_tree.pending()
 
 
-def test_programs_of_the_worker_itself_are_no_strays() -> None:
+def test_programs_of_the_worker_itself_are_not_leftovers() -> None:
     others = {child.pid for child in psutil.Process().children()}
-    with process_tree.exempt_program(["sleep", "600"]) as mine, subprocess.Popen(["sleep", "600"]) as stray:
+    with (
+        process_tree.exempt_program(["sleep", "600"]) as mine,
+        subprocess.Popen(["sleep", "600"]) as leftover,
+    ):
         assert process_tree.kill_leftovers(others) == 1
-        stray.wait(10)
+        leftover.wait(10)
         assert mine.poll() is None
         mine.kill()
         mine.wait(10)

@@ -67,9 +67,9 @@ def _returned(bundle: Running) -> bool:
 def test_in_a_sandbox_every_user_has_runners_and_a_folder_apart(tmp_path: Path) -> None:
     bundle, _ = make_bundle(_who, [()])
     base = RunnerOptions(tmp_path / "work/nobody", launcher=launcher(Sandbox("bubblewrap")))
-    places = RunnerOptionsBuilder(base)
-    ada, grace = (places.options(replace(bundle, user=user)) for user in ("ada", "grace"))
-    assert ada is places.options(bundle) and ada.key != grace.key
+    builder = RunnerOptionsBuilder(base)
+    ada, grace = (builder.options(replace(bundle, user=user)) for user in ("ada", "grace"))
+    assert ada is builder.options(bundle) and ada.key != grace.key
     assert (ada.directory, grace.directory) == (tmp_path / "work/ada", tmp_path / "work/grace")
     open_base = RunnerOptions(tmp_path / "work")
     assert RunnerOptionsBuilder(open_base).options(bundle) is open_base
