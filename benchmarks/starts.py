@@ -25,13 +25,13 @@ from typing import Any
 
 import psutil
 
-from endpoint_worker.config.directory import EndpointFolder
+from endpoint_worker.config.directory import EndpointDirectory
 from endpoint_worker.config.environments import Environments
 from endpoint_worker.config.sandbox import Sandbox
 from endpoint_worker.config.settings import Settings
-from endpoint_worker.intake.router import Reception
+from endpoint_worker.intake.router import Router
 from endpoint_worker.runners.job import Job, Sink
-from endpoint_worker.runners.options import Places, runner_options
+from endpoint_worker.runners.options import RunnerOptionsBuilder, runner_options
 from endpoint_worker.scheduling.supervisor import Supervisor
 from tests.support import rootfs, sandboxes, wheels
 from umbel import function
@@ -53,16 +53,16 @@ class Worker:
     """A worker of one slot without Celery; ``environment``: functions need a package, from a local wheel."""
 
     def __init__(self, folder: Path, settings: Settings, *, environment: bool):
-        endpoint = EndpointFolder(folder / "home", "bench")
-        places = Places(runner_options(endpoint, settings))
+        endpoint = EndpointDirectory(folder / "home", "bench")
+        builder = RunnerOptionsBuilder(runner_options(endpoint, settings))
         self._ended: dict[str, list[Outcome]] = {}
         self._done = threading.Event()
-        self._supervisor = Supervisor(places.base, 1, self._hear, _tell)
-        sink: Sink = self._hear
-        self._reception = Reception(
+        self._supervisor = Supervisor(builder.base, 1, self._receive, _tell)
+        sink: Sink = self._receive
+        self._router = Router(
             settings.environments,
             settings.rules,
-            places,
+            builder,
             endpoint.cache,
             self._supervisor.submit,
             sink,
@@ -82,7 +82,7 @@ class Worker:
         )
         self._done.clear()
         began = time.perf_counter()
-        self._reception.take(Job(bundle, data, on_done=self._done.set))
+        self._router.route(Job(bundle, data, on_done=self._done.set))
         if not self._done.wait(LIMIT):
             raise RuntimeError(f"no answer within {LIMIT:g} s: {self._supervisor.problem}")
         seconds = time.perf_counter() - began
@@ -93,14 +93,14 @@ class Worker:
 
     def renew(self) -> None:
         """End the runner; the next call waits for another one."""
-        self._supervisor.renew()
+        self._supervisor.replace_all()
 
     def close(self) -> None:
         """End everything."""
-        self._reception.close()
+        self._router.close()
         self._supervisor.stop()
 
-    def _hear(self, bundle: str, outcomes: list[Outcome]) -> None:
+    def _receive(self, bundle: str, outcomes: list[Outcome]) -> None:
         self._ended.setdefault(bundle, []).extend(outcomes)
 
 

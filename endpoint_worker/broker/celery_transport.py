@@ -1,12 +1,12 @@
-"""kombu's Redis transport with the repairs that a worker needs that shall live for months.
+"""kombu's Redis transport with the fixes that a long-running worker needs.
 
-- Messages are not put aside until they are acknowledged (``ack_emulation`` off): the ledger sends again what
-  is lost, and two round trips per message are saved. What a node holds when its connection breaks stays with
-  it; kombu would put it back into the queue and have it run twice.
-- ``Channel.close`` forgets an unanswered BRPOP on a dead connection. In kombu 5.7 it raises there, is
+- Messages are not stored until they are acknowledged (``ack_emulation`` off): the ledger resends lost ones,
+  and two round trips per message are saved. Bundles on a node whose connection breaks stay there; kombu
+  would put them back into the queue, and they would run twice.
+- ``Channel.close`` ignores an unanswered BRPOP on a dead connection. In kombu 5.7 it raises an error, is
   called a second time on a half-closed channel, and an AttributeError ends the worker.
-- A lost connection is tried again every few seconds for ever; kombu waits up to half a minute in between.
-- One client is kept for commands; kombu makes a new one for each, a quarter of the time of a message.
+- Reconnection is attempted every few seconds, indefinitely; kombu waits up to half a minute in between.
+- One client is kept for commands; kombu creates a new one for each, a quarter of the time of a message.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Channel(kombu_redis.Channel):
     _commands: tuple[Any, Any] | None = None
 
     def close(self) -> None:
-        """Close, whatever state the connection is in."""
+        """Close, whatever the state of the connection."""
         if self._in_poll:
             try:
                 self._brpop_read()
@@ -38,7 +38,7 @@ class Channel(kombu_redis.Channel):
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """A client for commands: ``client``, or one that this channel keeps."""
+        """Yield a client for commands: ``client``, or one that this channel keeps."""
         if client is None:
             pool = self.pool
             if self._commands is None or self._commands[0] is not pool:
@@ -48,7 +48,7 @@ class Channel(kombu_redis.Channel):
 
 
 class Connection(kombu.Connection):
-    """A connection that is tried again soon."""
+    """A connection with short retry intervals."""
 
     def ensure_connection(
         self, errback: Any = None, max_retries: Any = None, *args: Any, **options: Any
@@ -59,6 +59,6 @@ class Connection(kombu.Connection):
 
 
 class Transport(kombu_redis.Transport):
-    """Redis with the channels of this module."""
+    """The Redis transport with the channels of this module."""
 
     Channel = Channel

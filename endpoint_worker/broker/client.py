@@ -11,12 +11,12 @@ from redis.retry import Retry
 
 from umbel.system.redis import connection_options
 
-#: Errors of a broker that is down, far, full or unwilling.
+#: Errors of a broker that is down, unreachable or full, or that rejects a command.
 BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError, OSError)
 
 
 def connect(url: str, *, timeout: float = 10.0) -> redis.Redis:
-    """A client for ``url`` that answers or fails within ``timeout`` seconds and never retries by itself."""
+    """Return a client for ``url`` that responds or fails within ``timeout`` seconds and never retries."""
     return redis.Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
@@ -25,13 +25,13 @@ def connect(url: str, *, timeout: float = 10.0) -> redis.Redis:
 
 
 def at_address(url: str, address: str) -> str:
-    """The same URL with another ``host:port``, for an endpoint that reaches the broker by another way."""
+    """Return the URL with another ``host:port``, for an endpoint that reaches the broker by another route."""
     parts = urlsplit(url)
     account = f"{quote(parts.username or '', safe='')}:{quote(parts.password or '', safe='')}@"
     return urlunsplit(parts._replace(netloc=account + address))
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be logged."""
+    """Return the URL without its password, for logs."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{parts.hostname}:{parts.port or 6379}"))

@@ -1,4 +1,4 @@
-"""By which way a worker reaches the broker: the first of some that works from where it runs."""
+"""Chooses the route by which a worker reaches the broker: the first one that works."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .client import BROKER_ERRORS, at_address, connect
 
 log = logging.getLogger(__name__)
 
-#: Seconds that one way may take to answer, between two rounds, and in all.
+#: Seconds to wait for one route, between two rounds, and in total.
 TIMEOUT, PAUSE, PATIENCE = 3.0, 2.0, 90.0
 
 
-class NoWay(UmbelError):
+class NoRoute(UmbelError):
     """The broker cannot be reached from this machine."""
 
     default_code = "UNAVAILABLE"
 
 
-class Way(NamedTuple):
-    """A way to the broker. ``address``: ``host:port``; "": the one that the endpoint is registered with."""
+class Route(NamedTuple):
+    """A route to the broker. ``address``: ``host:port``, or "" for the registered address."""
 
     name: str
     address: str
 
     @classmethod
-    def parse(cls, text: str) -> Way:
-        """Read ``NAME=HOST:PORT``."""
+    def parse(cls, text: str) -> Route:
+        """Parse ``NAME=HOST:PORT``."""
         name, _, address = text.partition("=")
         return cls(name, address)
 
@@ -39,35 +39,39 @@ class Way(NamedTuple):
         return f"{self.name}={self.address}"
 
 
-def choose(url: str, ways: Sequence[Way], patience: float = PATIENCE) -> Way:
-    """The first way by which the broker itself answers with the account of ``url``.
+def choose(url: str, routes: Sequence[Route], patience: float = PATIENCE) -> Route:
+    """Return the first route by which the broker accepts the account of ``url``.
 
-    Tried in order, again and again for ``patience`` seconds: a relay or tunnel may just be coming back.
-    Raises NoWay with what each of them said.
+    Routes are tried in order, repeatedly for ``patience`` seconds: a relay or tunnel may be restarting.
+    Raises NoRoute with the error of each route.
     """
     deadline = time.monotonic() + patience
     while True:
-        said = {}
-        for way in ways:
-            error = _try(url, way)
+        errors = {}
+        for route in routes:
+            error = _try(url, route)
             if error is None:
-                log.info("the broker is reached by %s %s", way.name, way.address or "(its own address)")
-                return way
-            said[str(way)] = error
+                log.info(
+                    "broker reached by route %s, address %s", route.name, route.address or "as registered"
+                )
+                return route
+            errors[str(route)] = error
         if time.monotonic() >= deadline:
-            tries = "; ".join(f"{way}: {error}" for way, error in said.items())
-            raise NoWay(f"this machine does not reach the broker by any of {len(ways)} ways: {tries}")
+            tries = "; ".join(f"{route}: {error}" for route, error in errors.items())
+            raise NoRoute(
+                f"the broker cannot be reached from this machine by any of {len(routes)} routes: {tries}"
+            )
         time.sleep(PAUSE)
 
 
-def _try(url: str, way: Way) -> str | None:
-    """None if the way works, else what is wrong with it."""
+def _try(url: str, route: Route) -> str | None:
+    """Return None if the route works, else the error."""
     try:
-        # not only that somebody listens there: the account has to be known
-        with connect(at_address(url, way.address) if way.address else url, timeout=TIMEOUT) as client:
+        # log in: a listening port alone proves nothing
+        with connect(at_address(url, route.address) if route.address else url, timeout=TIMEOUT) as client:
             client.ping()
         return None
     except BROKER_ERRORS as error:
         return str(error)[:200]
     except ValueError as error:
-        return f"no address: {error}"
+        return f"invalid address: {error}"

@@ -1,4 +1,4 @@
-"""The process that runs user code: this folder, ``ipc`` and ``sandbox.bootstrap`` are all that it loads.
+"""The process that runs user code: it loads only this folder, ``ipc`` and ``sandbox.bootstrap``.
 
 In: frames with a function and its calls. Out: frames with outcomes. Only ``main`` imports
 ``umbel.serialize``.

@@ -1,4 +1,4 @@
-"""Favours that only Linux does for a family of processes and its C library; elsewhere nothing happens."""
+"""Linux features for groups of processes and for the C library; no effect on other systems."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import sys
 
 from umbel.system.processes import prctl
 
-#: Number of the system call sched_setattr, which Python has no function for, and its ``struct sched_attr``.
+#: Number of the system call sched_setattr, which Python does not wrap, and its ``struct sched_attr``.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
 _SCHED_ATTR = struct.Struct("=IIQiIQQQ")
 _SET_TIMER_SLACK, _SET_CHILD_SUBREAPER = 29, 36
 
 
 def adopt_orphans() -> bool:
-    """Make this process the parent of orphans below it; False where the system cannot."""
+    """Make this process the parent of orphans among its descendants; return False if unsupported."""
     return prctl(_SET_CHILD_SUBREAPER, 1)
 
 
 def exact_timers() -> bool:
-    """End this process's sleeps when they are over, not up to 50 us later; False where the system cannot."""
+    """Let sleeps of this process end on time instead of up to 50 us later; return False if unsupported."""
     return prctl(_SET_TIMER_SLACK, 1)
 
 
-def short_turns(seconds: float) -> bool:
-    """Have this process, and what it starts, take turns of ``seconds`` at a busy processor (Linux 6.12).
+def short_time_slices(seconds: float) -> bool:
+    """Request scheduler time slices of ``seconds`` for this process and its children (Linux 6.12).
 
-    Its share stays the same. But who asks for short turns need not wait for the end of another's long one
-    (2.8 ms): a call whose sleep or read is over goes on at once. False where the system cannot.
+    The share of processor time stays the same, but a process with short slices need not wait for the end of
+    another one's long slice (2.8 ms), so a call continues at once after a sleep or read. Returns False if
+    unsupported.
     """
     number = _SCHED_SETATTR.get(platform.machine())
     if sys.platform != "linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
@@ -42,7 +43,7 @@ def short_turns(seconds: float) -> bool:
 
 
 def unbuffer_c() -> None:
-    """Have C libraries write at once what they print, so that it is not taken for a later call's."""
+    """Disable output buffering in C libraries, so that output is not attributed to a later call."""
     if sys.platform != "linux":
         return
     library = ctypes.CDLL(None)

@@ -1,9 +1,9 @@
-"""The runner: the child process in which user code runs, and the only place where it does.
+"""The runner: the child process in which user code runs.
 
-It is started by the supervisor with a socket and a journal (two descriptors), in its own session, with a
-clean environment and nothing of the broker. It reads bundles from the socket, runs their calls one after
-another and writes outcomes into the journal; what does not fit there goes over the socket. It ends when the
-socket does.
+The supervisor starts it with a socket and shared memory (two descriptors), in its own session, with a clean
+environment and without broker credentials. It reads bundles from the socket, runs their calls one after
+another and writes outcomes to shared memory; outcomes that do not fit go over the socket. It ends when the
+socket is closed.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from umbel.serialize import dump_exception, dump_result, load_call, load_functio
 from umbel.system.processes import end_with_parent
 
 from ..ipc import frames, stream
-from ..ipc.output import Mouth
-from ..ipc.shared_memory import FAILED, SKIPPED, SPOKE, SUCCEEDED, Journal, protect
+from ..ipc.output import OutputWriter
+from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
 from . import linux, rlimits
 from .reset import Baseline
 from .usage import MEASURED_FROM, Meter
 
-#: A runner's turn at a processor that others want, too (seconds).
-TURN = 0.0005
-#: Longest message of a failure (characters); the traceback travels apart.
+#: A runner's time slice on a contended processor (seconds).
+TIME_SLICE = 0.0005
+#: Maximum length of a failure message (characters); the traceback is sent separately.
 MAX_MESSAGE = 500
 
 
 class Runner:
-    """Runs bundles that come over ``sock``; ``journal`` is shared with the supervisor."""
+    """Runs bundles received over ``sock``; ``progress`` is shared with the supervisor."""
 
-    def __init__(self, sock: socket.socket, journal: Journal, mouth: Mouth):
+    def __init__(self, sock: socket.socket, progress: SharedProgress, output: OutputWriter):
         self._sock = sock
-        self._journal = journal
-        self._mouth = mouth
+        self._progress = progress
+        self._output = output
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._baseline = Baseline(mouth)
+        self._baseline = Baseline(output)
         self._meter = Meter()
         self._streamed = False
 
     def serve(self) -> None:
-        """Say hello and run bundles until the supervisor closes the socket."""
-        self._sock.sendall(frames.pack(frames.HELLO, {"pid": os.getpid(), "mark": self._mouth.secret.hex()}))
+        """Send HELLO and run bundles until the supervisor closes the socket."""
+        self._sock.sendall(frames.pack(frames.HELLO, {"pid": os.getpid(), "mark": self._output.secret.hex()}))
         while (frame := frames.receive(self._sock)) is not None:
             files = frame.header.get("files")
             before = rlimits.lower_files(files) if files else None
@@ -63,7 +63,7 @@ class Runner:
             self._sock.sendall(frames.pack(frames.DONE, {"ran": ran, "left": left, "loaded": loaded}))
 
     def _bundle(self, header: dict[str, Any], body: bytes) -> int:
-        """Run a bundle's calls; return how many were begun (they are the first ones)."""
+        """Run the calls of a bundle; return how many of the first ones were started."""
         count: int = header["calls"]
         table = array("I", body[: 8 * count])
         function = self._function(header, body[8 * count : 8 * count + header["function"]], count)
@@ -71,43 +71,43 @@ class Runner:
             return count
         payloads = body[8 * count + header["function"] :]
         rlimits.limit_memory(header.get("memory"))
-        # a control group may hold the limit, and the system may refuse what is far beyond it
+        # a control group may enforce the limit, and the system may refuse allocations far beyond it
         limited = bool(header.get("limited"))
         return self._calls(function, table, payloads, limited)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
-        """Load the bundle's function, or fail all its calls."""
+        """Load the function of the bundle, or fail all its calls."""
         for digest in header["forget"]:
             self._functions.pop(digest, None)
         function = self._functions.get(header["sha256"])
         if function is not None:
             return function
-        self._journal.load(True, time.monotonic())
+        self._progress.load(True, time.monotonic())
         try:
             function = load_function(data)
-        except BaseException as error:  # loading runs code of the user's: it may raise anything
+        except BaseException as error:  # loading runs user code, which may raise anything
             code = getattr(error, "code", None)
             known = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
-            note = _note(known, getattr(error, "message", None) or _describe(error))
+            details = _details(known, getattr(error, "message", None) or _describe(error))
             for index in range(count):
-                self._journal.start(index, time.monotonic(), 0.0)
-                status = FAILED | SPOKE if self._mouth.spoke() and self._mouth.mark(index) else FAILED
-                self._put(index, status, time.time(), 0.0, note, b"")
+                self._progress.start(index, time.monotonic(), 0.0)
+                status = FAILED | WROTE if self._output.wrote() and self._output.mark(index) else FAILED
+                self._put(index, status, time.time(), 0.0, details, b"")
             self._baseline.after_call()
             return None
         finally:
-            self._journal.load(False, time.monotonic())
+            self._progress.load(False, time.monotonic())
         self._functions[header["sha256"]] = function
         self._baseline.after_call()
         return function
 
     def _calls(self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool) -> int:
-        """The hot loop: about nine microseconds for a call that does nothing."""
-        journal, baseline, mouth = self._journal, self._baseline, self._mouth
+        """Run the calls: the hot loop, about nine microseconds for a call that does nothing."""
+        progress, baseline, output = self._progress, self._baseline, self._output
         self._meter.begin()
-        tidy = baseline.after_call
-        start, finish, write, skip = journal.start, journal.finish, journal.write, journal.skip
-        spoke, drain = mouth.spoke, self._stream
+        reset = baseline.after_call
+        start, finish, write, skip = progress.start, progress.finish, progress.write, progress.skip
+        wrote, send_items = output.wrote, self._stream
         clock, processor = time.monotonic, time.process_time
         epoch = time.time() - clock()
         count = len(table) // 2
@@ -120,113 +120,117 @@ class Runner:
             if skip[index]:
                 self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
                 continue
-            status, note, payload = _call(function, data, limited, drain)
+            status, details, payload = _call(function, data, limited, send_items)
             if baseline.forked:
-                # the call forked and came back in the child, too: only the parent reports and goes on
+                # the call forked and also returned in the child: only the parent reports and continues
                 os._exit(0)
             wall = clock() - began
             if wall > MEASURED_FROM:
-                note = _measured(note, self._meter.end(cpu))
-            if spoke() and mouth.mark(index):
-                status |= SPOKE
-            # what was yielded went over the socket, and the end must not overtake it
-            if self._streamed or not write(index, status, epoch + began, wall, note, payload):
-                self._send(index, status, epoch + began, wall, note, payload)
+                details = _measured(details, self._meter.end(cpu))
+            if wrote() and output.mark(index):
+                status |= WROTE
+            # items went over the socket, and the outcome must not overtake them
+            if self._streamed or not write(index, status, epoch + began, wall, details, payload):
+                self._send(index, status, epoch + began, wall, details, payload)
             finish(index)
-            tidy()
+            reset()
         return count
 
     def _stream(self, generator: Generator[Any, Any, Any]) -> Any:
-        """Send what the running call yields; return what its generator returns."""
-        header = {"index": self._journal.started - 1}
+        """Send the items that the running call yields; return its generator's return value."""
+        header = {"index": self._progress.started - 1}
         self._streamed = True
 
         def put(item: bytes) -> None:
             if self._baseline.forked:
-                # the generator forked, and this is the child: its items are the parent's to send
+                # the generator forked, and this is the child: the parent sends the items
                 os._exit(0)
             try:
                 self._sock.sendall(frames.pack(frames.ITEM, header, item))
             except OSError as error:
-                # of a call that closes what is not its own the end goes by the journal
+                # the call closed the socket: its outcome goes through shared memory
                 self._streamed = False
-                raise RuntimeError("the call has closed the socket by which its items leave") from error
+                raise RuntimeError(
+                    "the call closed the runner's socket, so its items cannot be sent"
+                ) from error
 
         return stream.send(generator, dump_result, put)
 
-    def _put(self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes) -> None:
-        if not self._journal.write(index, status, started, wall, note, payload):
-            self._send(index, status, started, wall, note, payload)
-        self._journal.finish(index)
+    def _put(
+        self, index: int, status: int, started: float, wall: float, details: bytes, payload: bytes
+    ) -> None:
+        if not self._progress.write(index, status, started, wall, details, payload):
+            self._send(index, status, started, wall, details, payload)
+        self._progress.finish(index)
 
     def _send(
-        self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
+        self, index: int, status: int, started: float, wall: float, details: bytes, payload: bytes
     ) -> None:
-        """Send an outcome that the journal has no room for, or that follows items."""
-        header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(note)}
+        """Send an outcome that does not fit in shared memory, or that follows items."""
+        header = {"index": index, "status": status, "started": started, "wall": wall, "note": len(details)}
         if self._streamed:
             header["streamed"], self._streamed = True, False
-        self._sock.sendall(frames.pack(frames.OUTCOME, header, note, payload))
+        self._sock.sendall(frames.pack(frames.OUTCOME, header, details, payload))
 
 
 def _call(
-    function: Callable[..., Any], data: bytes, limited: bool, drain: Callable[[Any], Any]
+    function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any]
 ) -> tuple[int, bytes, bytes]:
-    """Run one call; return status, note and payload of its outcome, whatever the call raises.
+    """Run one call; return status, details and payload of its outcome, whatever the call raises.
 
-    ``drain`` takes the items of a generator and returns what that returns.
+    ``send_items`` sends the items of a generator and returns the generator's return value.
     """
     try:
         args, kwargs = load_call(data)
-    except BaseException as error:  # unpickling runs code of the user's: it may raise anything
+    except BaseException as error:  # unpickling runs user code, which may raise anything
         return _failure("DESERIALIZE_ERROR", error, limited)
     try:
         value = function(*args, **kwargs)
         if type(value) is GeneratorType:
-            value = drain(value)
-    except stream.NotCarried as error:
+            value = send_items(value)
+    except stream.NotTransferable as error:
         if error.__cause__ is not None:
             return _failure("RESULT_NOT_SERIALIZABLE", error.__cause__, limited)
-        return FAILED, _note("RESULT_TOO_LARGE", str(error)), b""
+        return FAILED, _details("RESULT_TOO_LARGE", str(error)), b""
     except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes of a call, too
         return _failure("TASK_ERROR", error, limited)
     try:
         payload = dump_result(value)
-    except BaseException as error:  # pickling runs code of the user's: it may raise anything
+    except BaseException as error:  # pickling runs user code, which may raise anything
         return _failure("RESULT_NOT_SERIALIZABLE", error, limited)
     if len(payload) > limits.MAX_PAYLOAD_BYTES:
         message = (
-            f"the result takes {len(payload):,} bytes, the service carries {limits.MAX_PAYLOAD_BYTES:,}: "
-            "write it to a file where the call runs and return the file's path, or return a part"
+            f"the result has {len(payload):,} bytes, the limit is {limits.MAX_PAYLOAD_BYTES:,}: "
+            "write it to a file where the call runs and return its path, or return a part of it"
         )
-        return FAILED, _note("RESULT_TOO_LARGE", message), b""
+        return FAILED, _details("RESULT_TOO_LARGE", message), b""
     return SUCCEEDED, b"", payload
 
 
 def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes, bytes]:
     if limited and (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
-        # the frames hold what filled the memory
+        # the frames reference the objects that filled the memory
         traceback.clear_frames(error.__traceback__)
         return (
             FAILED,
-            _note("MEMORY_LIMIT", "the call needed more memory than its limit: raise `memory`"),
+            _details("MEMORY_LIMIT", "the call exceeded its memory limit: raise `memory`"),
             b"",
         )
     if code == "DESERIALIZE_ERROR":
         code = getattr(error, "code", code)
         code = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
     message = getattr(error, "message", None) if code != "TASK_ERROR" else None
-    note = _note(code, message if isinstance(message, str) else _describe(error))
-    return FAILED, note, dump_exception(error) if code == "TASK_ERROR" else b""
+    details = _details(code, message if isinstance(message, str) else _describe(error))
+    return FAILED, details, dump_exception(error) if code == "TASK_ERROR" else b""
 
 
-def _note(code: str, message: str) -> bytes:
+def _details(code: str, message: str) -> bytes:
     return json.dumps({"code": code, "message": message[:MAX_MESSAGE]}).encode()
 
 
-def _measured(note: bytes, usage: dict[str, Any]) -> bytes:
-    """Add to a note what the call used."""
-    return json.dumps({**(json.loads(note) if note else {}), "usage": usage}).encode()
+def _measured(details: bytes, usage: dict[str, Any]) -> bytes:
+    """Add the resource usage of a call to its details."""
+    return json.dumps({**(json.loads(details) if details else {}), "usage": usage}).encode()
 
 
 def _describe(error: BaseException) -> str:
@@ -236,33 +240,34 @@ def _describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def main(sock_fd: int, journal_fd: int, speech_fd: int, parent: int, files: int = 0) -> None:
-    """Serve as a runner on three descriptors, with at most so many files; does not return.
+def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int = 0) -> None:
+    """Serve as a runner on three descriptors; does not return.
 
-    ``parent``: process id of the worker, or 0 where something else ends the runner with it.
+    ``parent``: process id of the worker, or 0 if something else ends the runner together with it; ``files``:
+    maximum number of open files (0: no limit).
     """
     if parent:
         end_with_parent(parent)
     linux.adopt_orphans()
     linux.exact_timers()
-    linux.short_turns(TURN)
+    linux.short_time_slices(TIME_SLICE)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # a call that crashes must not fill the site's disk with images of its memory
+    # a crashing call must not fill the site's disk with core dumps
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     rlimits.limit_files(files)
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)
-    journal = Journal(journal_fd)
-    protect(journal_fd)
-    os.close(journal_fd)
-    # standard error told of troubles at the start; from here on it is the call's
-    os.set_inheritable(speech_fd, False)
-    mouth = Mouth(speech_fd, journal)
+    progress = SharedProgress(progress_fd)
+    protect(progress_fd)
+    os.close(progress_fd)
+    # standard error showed problems during startup; from now on it belongs to the calls
+    os.set_inheritable(output_fd, False)
+    output = OutputWriter(output_fd, progress)
     linux.unbuffer_c()
     try:
-        Runner(sock, journal, mouth).serve()
-    except (OSError, frames.WireError):
-        # the socket is gone, or a call closed it: outcomes so far are in the journal
+        Runner(sock, progress, output).serve()
+    except (OSError, frames.FrameError):
+        # the socket is closed, possibly by a call: outcomes so far are in shared memory
         os._exit(70)
-    # threads that calls left behind must not keep this process
+    # threads left behind by calls must not keep this process alive
     os._exit(0)

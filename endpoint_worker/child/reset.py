@@ -1,9 +1,9 @@
-"""What a runner puts right between calls, so that the next one finds the process as it was.
+"""Restores the process between calls, so that the next call finds it unchanged.
 
-After every call: working directory, environment, signal handlers and timers, standard streams. After
-every bundle also what would cost too much per call: file mode mask, import path, descriptors 0 to 2.
-Threads and child processes that a call left behind cannot be undone inside the process; they are named,
-and the supervisor replaces the runner before it serves another function.
+After every call: working directory, environment, signal handlers and timers, standard streams. After every
+bundle also what would cost too much per call: umask, import path, descriptors 0 to 2. Threads and child
+processes that a call left behind cannot be undone inside the process; they are reported, and the supervisor
+replaces the runner before it runs another function.
 """
 
 from __future__ import annotations
@@ -17,69 +17,69 @@ from collections.abc import Callable
 from typing import Any
 
 try:
-    # the function behind signal.getsignal, without the search for a name, which takes ten times as long
+    # the function behind signal.getsignal, without the enum lookup, which takes ten times as long
     from _signal import getsignal as _handler  # type: ignore[import-not-found]
 except ImportError:
     from signal import getsignal as _handler
 
-from ..ipc.output import Mouth, open_stream
+from ..ipc.output import OutputWriter, open_stream
 
 _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 
 
 class Baseline:
-    """The state of this process now, to which ``after_call`` and ``after_bundle`` return it.
+    """The state of this process now, which ``after_call`` and ``after_bundle`` restore.
 
-    Changes of signal handlers are noticed by wrapping the functions of module ``signal`` that make them:
-    asking the system for sixty handlers after every call would cost more than most calls.
+    Changes of signal handlers are detected by wrapping the functions of module ``signal`` that make them:
+    reading sixty handlers after every call would cost more than most calls.
     """
 
-    def __init__(self, mouth: Mouth) -> None:
-        self._mouth = mouth
-        self._folder = os.getcwd()
-        # dicts of bytes, as os.environ keeps them: comparing them costs less than a microsecond
+    def __init__(self, output: OutputWriter) -> None:
+        self._output = output
+        self._directory = os.getcwd()
+        # dicts of bytes, as os.environ keeps them: comparing them takes less than a microsecond
         self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
         self._handlers = {number: _handler(number) for number in _catchable()}
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._path = list(sys.path)
-        self._mask = os.umask(0o022)
-        os.umask(self._mask)
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
         self._recursion = sys.getrecursionlimit()
         self._limits = [resource.getrlimit(kind) for kind in _LIMITS]
         self._threads = _thread._count()
         self._signals_touched = False
-        #: True in a child that a call forked: it must not go on as if it were the runner
+        #: True in a child process forked by a call: it must not continue as a runner
         self.forked = False
         for name in ("signal", "alarm", "setitimer", "siginterrupt", "set_wakeup_fd"):
             setattr(signal, name, self._watch(getattr(signal, name)))
-        os.register_at_fork(after_in_child=self._in_child)
+        os.register_at_fork(after_in_child=self._after_fork)
 
     def after_call(self) -> None:
-        """Put right what a call may have changed; costs about two microseconds when it changed nothing."""
+        """Undo the changes of a call; costs about two microseconds if it changed nothing."""
         if os.environ._data != self._environment:  # type: ignore[attr-defined]
             self._restore_environment()
         try:
-            moved = os.getcwd() != self._folder
+            moved = os.getcwd() != self._directory
         except OSError:
             moved = True
         if moved:
-            os.makedirs(self._folder, exist_ok=True)
-            os.chdir(self._folder)
+            os.makedirs(self._directory, exist_ok=True)
+            os.chdir(self._directory)
         if self._signals_touched:
             self._restore_signals()
         try:
-            # fails for a closed one, at a quarter of what fstat costs
+            # fails for a closed descriptor, at a quarter of the cost of fstat
             os.get_blocking(1), os.get_blocking(2)
         except OSError:
             _reopen()
-            self._mouth.repair()
+            self._output.repair()
         if (sys.stdin, sys.stdout, sys.stderr) != self._streams or sys.stdout.closed or sys.stderr.closed:
             self._restore_streams()
 
     def after_bundle(self) -> str:
-        """Put the rest right; return what could not be: "" or a few words."""
+        """Undo the remaining changes; return what cannot be undone, as a few words, or ""."""
         self._restore_signals()
-        os.umask(self._mask)
+        os.umask(self._umask)
         if sys.path != self._path:
             sys.path[:] = self._path
         if sys.getrecursionlimit() != self._recursion:
@@ -95,7 +95,7 @@ class Baseline:
         if _thread._count() > self._threads:
             found.append("threads")
         try:
-            # asks without reaping: a child's exit status belongs to the code that started it
+            # query without reaping: a child's exit status belongs to the code that started it
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             found.append("child processes")
         except ChildProcessError:
@@ -111,14 +111,14 @@ class Baseline:
             lost = os.fstat(0).st_rdev != os.stat(os.devnull).st_rdev
         except OSError:
             return True
-        return lost or not self._mouth.repair()
+        return lost or not self._output.repair()
 
     def _few_files_left(self) -> bool:
-        """True when what calls left open takes more than half of the files that may be open."""
+        """Return whether files left open by calls use more than half of the limit."""
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         try:
             return most != resource.RLIM_INFINITY and len(os.listdir("/proc/self/fd")) > most // 2
-        except FileNotFoundError:  # no /proc here
+        except FileNotFoundError:  # no /proc on this system
             return False
         except OSError:
             return True
@@ -143,16 +143,16 @@ class Baseline:
 
     def _restore_streams(self) -> None:
         _reopen()
-        self._mouth.repair()
+        self._output.repair()
         fresh = []
         for number, (stream, mode) in enumerate(zip(self._streams, "rww", strict=True)):
             if stream is None or stream.closed:
-                # lives as long as the process, and its descriptor is there whoever closes the stream
+                # lives as long as the process; closing the stream leaves the descriptor open
                 stream = open_stream(number) if number else open(number, mode, closefd=False)
             fresh.append(stream)
             setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
         self._streams = (fresh[0], fresh[1], fresh[2])
-        self._mouth.flush = fresh[1].flush
+        self._output.flush = fresh[1].flush
 
     def _watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any) -> Any:
@@ -163,12 +163,12 @@ class Baseline:
         watched.__doc__ = function.__doc__
         return watched
 
-    def _in_child(self) -> None:
+    def _after_fork(self) -> None:
         self.forked = True
 
 
 def _reopen() -> None:
-    """Give the standard descriptors that are closed back to the process: they lead nowhere."""
+    """Reopen closed standard descriptors on the null device."""
     for fd in (0, 1, 2):
         try:
             os.get_blocking(fd)

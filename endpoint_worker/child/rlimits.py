@@ -1,4 +1,4 @@
-"""What a runner lets its calls take: limits that the system holds for the whole process."""
+"""Resource limits for calls, enforced by the system for the whole process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 
 
 def limit_memory(extra: int | None) -> None:
-    """Let this process take ``extra`` more bytes than now (None: no limit)."""
+    """Limit the address space of this process to its current size plus ``extra`` bytes (None: no limit)."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = hard
     if extra:
@@ -20,22 +20,22 @@ def _address_space() -> int:
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:  # no /proc: count what an interpreter takes at most
+    except OSError:  # no /proc: assume the maximum that an interpreter uses
         return 512 * 1024 * 1024
 
 
 def limit_files(most: int) -> None:
-    """Let this process and what it starts have at most so many files open (0: as many as before)."""
+    """Limit open files of this process and its children to ``most`` (0: unchanged)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most and (hard == resource.RLIM_INFINITY or most < hard):
         hard = most
     if most:
-        # the hard limit, too: a call must not raise it again
+        # the hard limit, too: a call must not be able to raise it again
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def lower_files(most: int) -> int:
-    """Let calls have at most so many files open; return how many it were, for ``raise_files``."""
+    """Lower the limit of open files to ``most``; return the previous limit, for ``raise_files``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or most < soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
@@ -43,7 +43,7 @@ def lower_files(most: int) -> int:
 
 
 def raise_files(most: int) -> None:
-    """Let calls have so many files open again, or as many as a call that lowered its own limit has left."""
+    """Restore the limit of open files to ``most``, or to the hard limit if a call has lowered that."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and (most == resource.RLIM_INFINITY or most > hard):
         most = hard

@@ -1,7 +1,7 @@
-"""What a call used, measured by the runner itself: the quantities of a Lightweight Function Monitor.
+"""Resource usage of a call, measured by the runner itself: the quantities of a Lightweight Function Monitor.
 
-Between two baselines the process and its children are looked at, not each call: a baseline is taken before a
-bundle and after every call that is measured, so calls too short to be measured cost nothing.
+The process and its children are measured between two baselines, not at every call: a baseline is taken before
+a bundle and after every measured call, so calls too short to be measured cost nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 import time
 from typing import Any
 
-#: A call that ran for less (seconds) gets no resource record beside its run time and its place.
+#: Calls shorter than this (seconds) get no usage record, only run time and place.
 MEASURED_FROM = 0.01
-#: ``ru_maxrss`` is in kilobytes, except on macOS, which counts bytes.
+#: ``ru_maxrss`` is in kilobytes, except on macOS, where it is in bytes.
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -25,8 +25,8 @@ class Meter:
         self.begin()
 
     def begin(self) -> None:
-        """From here on counts what ``end`` tells."""
-        # Linux: forget the largest size so far; elsewhere the peak is that of the process's whole life
+        """Take a new baseline."""
+        # Linux: reset the peak size; elsewhere the peak is that of the process's whole lifetime
         try:
             file = os.open("/proc/self/clear_refs", os.O_WRONLY)
         except OSError:
@@ -42,16 +42,16 @@ class Meter:
         self._bytes = _bytes()
 
     def end(self, cpu: float) -> dict[str, Any]:
-        """Return what was used since ``begin``, and begin anew.
+        """Return the usage since ``begin`` and take a new baseline.
 
         ``cpu``: processor seconds that this process had used when the call began. The record: ``cpu``,
         ``user`` and ``system`` (seconds, children included), ``max_rss`` (bytes: the largest resident size of
-        the process, or of a child that was larger than any before), ``read`` and ``written`` (bytes that went
-        through files, pipes and devices; left out where the system does not count them).
+        the process, or of a child larger than any before), ``read`` and ``written`` (bytes through files,
+        pipes and devices; omitted where the system does not count them).
         """
         own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         user, system = own.ru_utime - self._own.ru_utime, own.ru_stime - self._own.ru_stime
-        # short calls since the baseline are in these: the exact sum is that of the call alone
+        # short calls since the baseline are included in these: the exact sum is that of the call alone
         exact = max(0.0, time.process_time() - cpu)
         share = user / (user + system) if user + system > 0 else 1.0
         user = exact * share + children.ru_utime - self._children.ru_utime
@@ -73,7 +73,7 @@ class Meter:
 
 
 def _bytes() -> tuple[int, int] | None:
-    """Bytes read and written so far by this process and the children that it waited for."""
+    """Return bytes read and written so far by this process and the children that it has waited for."""
     try:
         with open("/proc/self/io", "rb", buffering=0) as file:
             words = file.read(256).split()
@@ -83,7 +83,7 @@ def _bytes() -> tuple[int, int] | None:
 
 
 def _peak() -> int:
-    """Largest resident size (bytes) since it was last forgotten; 0 if unknown."""
+    """Return the peak resident size (bytes) since the last reset; 0 if unknown."""
     try:
         with open("/proc/self/status", "rb", buffering=0) as file:
             text = file.read(4096)

@@ -1,5 +1,5 @@
-"""The ``umbel-endpoint`` command and what it does to the machine.
+"""The ``umbel-endpoint`` command and its effects on the machine.
 
-In: the words of a command line. Out: a configured folder, a registration with the service, a running
-worker, a systemd unit, a relay, a diagnosis (``doctor``).
+In: a command line. Out: a configured directory, a registration with the service, a running worker, a systemd
+unit, a relay, a diagnosis (``doctor``).
 """

@@ -1,4 +1,4 @@
-"""Starting a worker in the background, and stopping what runs."""
+"""Starts workers in the background and stops running ones."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import endpoint_worker
 
-from ..config.directory import EndpointFolder, FolderError
+from ..config.directory import DirectoryError, EndpointDirectory
 
-#: A worker in the background must hold its place within this long (seconds).
+#: A worker in the background must have its lock within this long (seconds).
 START_TIMEOUT = 20.0
 
 
-def log_file(folder: EndpointFolder, node: str) -> Path:
-    """Log of a node that was started in the background."""
-    return folder.logs / f"{node}.log"
+def log_file(directory: EndpointDirectory, node: str) -> Path:
+    """Log file of a node that was started in the background."""
+    return directory.logs / f"{node}.log"
 
 
 def spawn(arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
-    """Start ``umbel-endpoint ARGUMENTS`` in a session of its own; its words go to a new file ``output``."""
+    """Start ``umbel-endpoint ARGUMENTS`` in its own session; its output goes to a new file ``output``."""
     with output.open("wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "endpoint_worker", *arguments],
@@ -37,30 +37,30 @@ def spawn(arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def detach(folder: EndpointFolder, node: str, arguments: list[str]) -> int:
-    """Start a worker in the background; return its process id once it holds its place. Raises FolderError."""
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    early = folder.logs / f"{node}.err"
+def detach(directory: EndpointDirectory, node: str, arguments: list[str]) -> int:
+    """Start a worker in the background; return its process id once it is up. Raises DirectoryError."""
+    directory.logs.mkdir(parents=True, exist_ok=True)
+    early = directory.logs / f"{node}.err"
     process = spawn(arguments, early)
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
-        if folder.running().get(node) == process.pid:
+        if directory.running().get(node) == process.pid:
             return process.pid
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    said = early.read_text(errors="replace").strip()[-2000:]
-    raise FolderError(f"the worker did not start: {said or f'see {log_file(folder, node)}'}")
+    text = early.read_text(errors="replace").strip()[-2000:]
+    raise DirectoryError(f"the worker did not start: {text or f'see {log_file(directory, node)}'}")
 
 
 def stop(pid: int, timeout: float) -> bool:
-    """Ask a process to end and wait for it; False when it still runs after ``timeout`` seconds."""
+    """Terminate a process and wait; return False if it still runs after ``timeout`` seconds."""
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
         return True
     except PermissionError:
-        raise FolderError(f"process {pid} belongs to another account: stop it from there") from None
+        raise DirectoryError(f"process {pid} belongs to another account: stop it as that account") from None
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if not _alive(pid):
@@ -77,18 +77,20 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        # a worker that has ended but whose parent has not asked yet does not count
+        # a zombie does not count as running
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return True
 
 
 def python_path() -> str:
-    """``PYTHONPATH`` with which a process that starts elsewhere finds this program."""
-    # this process may have been started inside a checkout: the child starts elsewhere
-    folders = [
-        os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder
+    """Return the ``PYTHONPATH`` with which a process in another directory finds this package."""
+    # this process may have been started inside a checkout, the child starts elsewhere
+    directories = [
+        os.path.abspath(directory)
+        for directory in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if directory
     ]
     return os.pathsep.join(
-        dict.fromkeys([*folders, str(Path(endpoint_worker.__file__).resolve().parents[1])])
+        dict.fromkeys([*directories, str(Path(endpoint_worker.__file__).resolve().parents[1])])
     )

@@ -1,4 +1,4 @@
-"""Registration with the service: the only time an endpoint talks to its API."""
+"""Registration with the service: the only time an endpoint uses its API."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import urllib3
 from umbel.protocol.envelope import Signer, new_private_key
 from umbel.protocol.errors import ServiceError, ServiceUnavailable, service_error
 
-from ..config.directory import Credentials, EndpointFolder, FolderError
+from ..config.directory import Credentials, DirectoryError, EndpointDirectory
 
-#: Seconds that the API may take to answer.
+#: Seconds to wait for a response of the API.
 TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
 class Login:
-    """Where the service is and who asks. ``code``: good for one registration, in place of the token."""
+    """Address and credentials for the service. ``code``: valid for one registration, instead of the token."""
 
     url: str
     token: str
@@ -30,9 +30,9 @@ class Login:
 
 
 def find_login(home: Path) -> Login:
-    """Address and token from ``UMBEL_API_URL`` and ``UMBEL_TOKEN``, else from ``client.json`` of the home.
+    """Return the login from ``UMBEL_API_URL`` and ``UMBEL_TOKEN``, or from ``client.json`` of the home.
 
-    With a one-time code in ``UMBEL_CODE`` no token is needed. Raises FolderError when there is none.
+    With a one-time code in ``UMBEL_CODE`` no token is needed. Raises DirectoryError if there is no login.
     """
     file = home / "client.json"
     try:
@@ -40,32 +40,32 @@ def find_login(home: Path) -> Login:
     except FileNotFoundError:
         known = {}
     except (OSError, ValueError) as error:
-        raise FolderError(f"{file} cannot be read: {error}") from None
+        raise DirectoryError(f"{file} cannot be read: {error}") from None
     url = os.environ.get("UMBEL_API_URL") or known.get("url")
     token = os.environ.get("UMBEL_TOKEN") or known.get("token")
     code = os.environ.get("UMBEL_CODE", "")
     if not url or not (token or code):
-        raise FolderError(
-            "it is not known where the service is and who you are: set UMBEL_API_URL and UMBEL_TOKEN "
-            f"(or UMBEL_CODE), or have the service's token file at {file}"
+        raise DirectoryError(
+            "no service address or token found: set UMBEL_API_URL and UMBEL_TOKEN "
+            f"(or UMBEL_CODE), or put the service's token file at {file}"
         )
     return Login(str(url).rstrip("/"), str(token or ""), code)
 
 
-def register(folder: EndpointFolder, login: Login, settings: str, description: str = "") -> Credentials:
-    """Make a key, register the endpoint and write its folder.
+def register(directory: EndpointDirectory, login: Login, settings: str, description: str = "") -> Credentials:
+    """Create a key, register the endpoint and write its directory.
 
-    Raises ServiceError when the service refuses, FolderError when the folder cannot be written.
+    Raises ServiceError if the service refuses, DirectoryError if the directory cannot be written.
     """
-    if folder.exists():
-        raise FolderError(
-            f"endpoint '{folder.name}' is configured already, in {folder.path}: edit its endpoint.toml, "
-            f"or start over with 'umbel-endpoint delete {folder.name}'"
+    if directory.exists():
+        raise DirectoryError(
+            f"endpoint '{directory.name}' is already configured in {directory.path}: edit its endpoint.toml, "
+            f"or start over with 'umbel-endpoint delete {directory.name}'"
         )
-    _check_writable(folder.path)
+    _check_writable(directory.path)
     key = new_private_key()
     request: dict[str, Any] = {
-        "name": folder.name,
+        "name": directory.name,
         "public_key": base64.b64encode(Signer(key).public_key).decode(),
     }
     if description:
@@ -75,24 +75,24 @@ def register(folder: EndpointFolder, login: Login, settings: str, description: s
         given = answer["credentials"]
         credentials = Credentials(
             str(given["endpoint_id"]),
-            folder.name,
+            directory.name,
             login.url,
             str(given["broker_url"]),
             base64.b64decode(given["service_key"], validate=True),
         )
     except (KeyError, TypeError, ValueError):
         raise ServiceUnavailable(
-            f"{login.url} answered without credentials: is it an Umbel service?"
+            f"{login.url} responded without credentials: is it an Umbel service?"
         ) from None
     try:
-        folder.write(credentials, key, settings)
+        directory.write(credentials, key, settings)
     except OSError as error:
-        raise FolderError(f"{folder.path} cannot be written: {error.strerror}") from None
+        raise DirectoryError(f"{directory.path} cannot be written: {error.strerror}") from None
     return credentials
 
 
 def unregister(endpoint_id: str, login: Login) -> None:
-    """Delete an endpoint at the service; one that is gone already is fine. Raises ServiceError."""
+    """Delete an endpoint at the service; ignore that it does not exist. Raises ServiceError."""
     try:
         ask(login, "DELETE", f"/v1/endpoints/{endpoint_id}", None)
     except ServiceError as error:
@@ -100,18 +100,18 @@ def unregister(endpoint_id: str, login: Login) -> None:
             raise
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(directory: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = folder / ".probe"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = directory / ".probe"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise FolderError(f"{folder} cannot be written: {error.strerror}") from None
+        raise DirectoryError(f"{directory} cannot be written: {error.strerror}") from None
 
 
 def ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    """Send one request to the service; return its answer. Raises ServiceError."""
+    """Send one request to the service; return its response. Raises ServiceError."""
     bearer = login.code or login.token
     headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
     try:
@@ -129,6 +129,6 @@ def ask(login: Login, method: str, path: str, body: dict[str, Any] | None) -> di
     if not isinstance(record, dict):
         record = {}
     if status >= 400:
-        message = str(record.get("message") or f"the service answered with status {status}")
+        message = str(record.get("message") or f"the service responded with status {status}")
         raise service_error(status, str(record.get("code") or "INTERNAL_ERROR"), message)
     return record

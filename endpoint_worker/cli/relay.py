@@ -1,7 +1,7 @@
-"""``umbel-endpoint relay``: carry connections of compute nodes to the broker, on a login node.
+"""``umbel-endpoint relay``: forwards connections of compute nodes to the broker, on a login node.
 
-A small process of the account, started by the provisioner's command when it is not there. It ends by itself:
-without connections for a quarter of an hour, when its endpoint's folder is gone, and with ``--stop``.
+A small process of the account, which the provisioner starts if it is not running. It exits by itself: without
+connections for a quarter of an hour, when its endpoint's directory is removed, and with ``--stop``.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ import psutil
 
 from umbel.system.files import home_directory
 
-from ..config.directory import EndpointFolder, FolderError, node_name
+from ..config.directory import DirectoryError, EndpointDirectory, node_name
 from .daemon import spawn
 
-#: Ports that are tried after the wanted one when others use it.
+#: Number of ports to try after the requested one if it is in use.
 PORTS = 20
-#: Seconds until a relay without connections ends, between two looks, to reach the broker, and to start.
-IDLE, LOOK, CONNECT, START = 900.0, 3.0, 10.0, 20.0
-#: Connections that are carried at once; a worker has some five.
-MOST = 8192
-#: Processes that this one has started and that outlive it.
+#: Seconds: idle time before a relay exits, between two checks, to connect to the broker, and to start.
+IDLE_TIMEOUT, CHECK_INTERVAL, CONNECT_TIMEOUT, START_TIMEOUT = 900.0, 3.0, 10.0, 20.0
+#: Maximum number of concurrent connections; a worker has about five.
+MAX_CONNECTIONS = 8192
+#: Processes started by this one that outlive it.
 _started: list[subprocess.Popen[bytes]] = []
-#: Beginnings of names of interfaces that lead to nobody but this machine.
+#: Prefixes of network interfaces that only this machine can reach.
 _VIRTUAL = ("docker", "br-", "veth", "virbr", "cni", "podman", "lxc")
 
 
 @dataclass
 class Relay:
-    """Carries connections to ``upstream`` (host, port). ``file``: says where, and that it shall."""
+    """Forwards connections to ``upstream`` (host, port); exits when ``file``, its state, is removed."""
 
     upstream: tuple[str, int]
     listen: Sequence[str]
@@ -54,32 +54,32 @@ class Relay:
     _used: float = field(default_factory=time.monotonic)
 
     async def serve(self) -> None:
-        """Listen until nobody needs it any more."""
+        """Listen until the relay is no longer needed."""
         servers = await self._bind()
         about = {"pid": os.getpid(), "upstream": list(self.upstream), "port": self.port}
         draft = self.file.with_suffix(".new")
         draft.write_text(json.dumps({**about, "addresses": list(self.listen)}), encoding="utf-8")
         os.replace(draft, self.file)
         try:
-            while self._wanted():
-                await asyncio.sleep(LOOK)
+            while self._needed():
+                await asyncio.sleep(CHECK_INTERVAL)
         finally:
             for server in servers:
                 server.close()
 
-    def _wanted(self) -> bool:
+    def _needed(self) -> bool:
         if _state(self.file).get("pid") != os.getpid():
             return False
-        return self._open > 0 or time.monotonic() - self._used < IDLE
+        return self._open > 0 or time.monotonic() - self._used < IDLE_TIMEOUT
 
     async def _bind(self) -> list[asyncio.Server]:
-        """One port on all addresses: the wanted one, or one of those after it."""
+        """Listen on one port on all addresses: the requested one, or one of the next."""
         last: OSError | None = None
         for port in range(self.port, self.port + PORTS if self.port else 1):
             servers: list[asyncio.Server] = []
             try:
                 for address in self.listen:
-                    servers.append(await asyncio.start_server(self._carry, address, port))
+                    servers.append(await asyncio.start_server(self._forward, address, port))
                     port = servers[0].sockets[0].getsockname()[1]
             except OSError as error:
                 last = error
@@ -88,16 +88,16 @@ class Relay:
                 continue
             self.port = port
             return servers
-        raise FolderError(f"no port from {self.port} on is free at {', '.join(self.listen)}: {last}")
+        raise DirectoryError(f"no free port from {self.port} on at {', '.join(self.listen)}: {last}")
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= MOST:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._open >= MAX_CONNECTIONS:
             writer.close()
             return
         self._open += 1
         try:
-            way = asyncio.open_connection(*self.upstream)
-            there_reader, there_writer = await asyncio.wait_for(way, CONNECT)
+            connecting = asyncio.open_connection(*self.upstream)
+            there_reader, there_writer = await asyncio.wait_for(connecting, CONNECT_TIMEOUT)
             await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
         except (OSError, asyncio.TimeoutError) as error:
             print(f"{time.strftime('%F %T')} {self.upstream}: {error!r}", file=sys.stderr, flush=True)
@@ -108,7 +108,7 @@ class Relay:
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    """Carry bytes one way; when they end, both ends are closed."""
+    """Forward bytes in one direction; close the sink at the end."""
     with suppress(OSError):
         while data := await source.read(65536):
             sink.write(data)
@@ -117,9 +117,9 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 def addresses() -> list[str]:
-    """Private IPv4 addresses of this machine, the one of its own name first; loopback if it has none.
+    """Return this machine's private IPv4 addresses, that of its host name first; loopback if none.
 
-    A public address is never listened on unless somebody asks for it.
+    Public addresses are used only on request.
     """
     found = []
     for name, entries in psutil.net_if_addrs().items():
@@ -135,21 +135,23 @@ def addresses() -> list[str]:
 
 
 def ensure(
-    folder: EndpointFolder, upstream: tuple[str, int], listen: Sequence[str], port: int
+    directory: EndpointDirectory, upstream: tuple[str, int], listen: Sequence[str], port: int
 ) -> dict[str, Any]:
-    """Have a relay run on this machine; return its ``pid``, ``port``, ``addresses``. Raises FolderError."""
-    file = _file(folder)
+    """Ensure that a relay runs here; return its ``pid``, ``port``, ``addresses``. Raises
+    DirectoryError.
+    """
+    file = _file(directory)
     known = _state(file)
     same = known.get("upstream") == list(upstream) and known.get("addresses") == list(listen)
     if _alive(file):
         if same:
             return known
-        stop(folder)
+        stop(directory)
     file.parent.mkdir(parents=True, exist_ok=True)
-    folder.logs.mkdir(parents=True, exist_ok=True)
+    directory.logs.mkdir(parents=True, exist_ok=True)
     words = [
         "relay",
-        folder.name,
+        directory.name,
         "--serve",
         "--upstream",
         f"{upstream[0]}:{upstream[1]}",
@@ -157,20 +159,20 @@ def ensure(
         str(port),
     ]
     words += [word for address in listen for word in ("--listen", address)]
-    process = spawn(words, folder.logs / f"{file.stem}.log")
+    process = spawn(words, directory.logs / f"{file.stem}.log")
     _started.append(process)
-    deadline = time.monotonic() + START
+    deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         if _state(file).get("pid") == process.pid:
             return _state(file)
         time.sleep(0.02)
     process.kill()
-    raise FolderError(f"the relay does not start: see {folder.logs / f'{file.stem}.log'}")
+    raise DirectoryError(f"the relay did not start: see {directory.logs / f'{file.stem}.log'}")
 
 
-def stop(folder: EndpointFolder) -> bool:
-    """End this machine's relay; False if there was none."""
-    file = _file(folder)
+def stop(directory: EndpointDirectory) -> bool:
+    """Stop this machine's relay; return False if there was none."""
+    file = _file(directory)
     pid = _state(file).get("pid") if _alive(file) else None
     file.unlink(missing_ok=True)
     if not pid:
@@ -184,9 +186,9 @@ def stop(folder: EndpointFolder) -> bool:
     return True
 
 
-def _file(folder: EndpointFolder) -> Path:
-    # homes are shared, processes are not
-    return folder.path / "run" / f"relay-{node_name()}.json"
+def _file(directory: EndpointDirectory) -> Path:
+    # homes may be shared between machines, processes are not
+    return directory.path / "run" / f"relay-{node_name()}.json"
 
 
 def _state(file: Path) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def _state(file: Path) -> dict[str, Any]:
 
 
 def _lock(file: Path) -> int:
-    """The lock that a relay holds as long as it lives. Raises BlockingIOError."""
+    """Acquire the lock that a relay holds while it runs. Raises BlockingIOError."""
     lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,27 +222,34 @@ def _alive(file: Path) -> bool:
 
 @click.command()
 @click.argument("name")
-@click.option("--upstream", metavar="HOST:PORT", help="Where this machine reaches the broker.")
-@click.option("--listen", multiple=True, metavar="ADDRESS", help="Default: its private addresses.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port, or one of those after it.")
+@click.option("--upstream", metavar="HOST:PORT", help="Address of the broker as seen from this machine.")
+@click.option(
+    "--listen", multiple=True, metavar="ADDRESS", help="Address to listen on (default: private addresses)."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port to listen on; if it is in use, one of the next.",
+)
 @click.option("--serve", is_flag=True, hidden=True)
-@click.option("--stop", "ends", is_flag=True, help="End it.")
+@click.option("--stop", "ends", is_flag=True, help="Stop the relay.")
 def relay(
     name: str, upstream: str | None, listen: tuple[str, ...], port: int, serve: bool, ends: bool
 ) -> None:
-    """Have a relay for endpoint NAME run on this machine, and print where it listens (JSON)."""
-    folder = EndpointFolder(home_directory(), name)
+    """Ensure that a relay for endpoint NAME runs on this machine, and print its addresses (JSON)."""
+    directory = EndpointDirectory(home_directory(), name)
     if ends:
-        stop(folder)
+        stop(directory)
         return
     host, _, number = (upstream or "").rpartition(":")
     if not host or not number.isdigit():
-        raise click.UsageError("--upstream wants HOST:PORT")
+        raise click.UsageError("--upstream must be HOST:PORT")
     listen = listen or tuple(addresses())
     if not serve:
-        click.echo(json.dumps(ensure(folder, (host, int(number)), listen, port)))
+        click.echo(json.dumps(ensure(directory, (host, int(number)), listen, port)))
         return
-    file = _file(folder)
+    file = _file(directory)
     lock = _lock(file)
     try:
         asyncio.run(Relay((host, int(number)), listen, port, file).serve())

@@ -1,4 +1,4 @@
-"""Commands of ``umbel-endpoint`` for the machine that an endpoint is on: check it, start with it."""
+"""Commands of ``umbel-endpoint`` for the endpoint's machine: check it, start the endpoint at boot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from umbel.system.files import home_directory
 
 from ..config import settings
-from ..config.directory import EndpointFolder
+from ..config.directory import EndpointDirectory
 from . import daemon, systemd
 from .doctor import checks
 
@@ -18,12 +18,12 @@ NAME = click.argument("name")
 
 @click.command("check")
 @NAME
-@click.option("--json", "as_json", is_flag=True, help="Tell programs: one JSON object.")
-@click.option("--no-api", is_flag=True, help="Leave out the service's API; a worker needs the broker only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@click.option("--no-api", is_flag=True, help="Skip the service's API; a worker needs only the broker.")
 def check_command(name: str, as_json: bool, no_api: bool) -> None:
-    """Find out what keeps endpoint NAME from working here, and what to do; exit code 1 if anything does."""
-    folder = _existing(name)
-    found = checks.check(folder, api=not no_api)
+    """Check everything that endpoint NAME needs here, and say what to do; exit code 1 if a check fails."""
+    directory = _existing(name)
+    found = checks.check(directory, api=not no_api)
     if as_json:
         click.echo(checks.to_json(name, found))
     for finding in [] if as_json else found:
@@ -37,40 +37,41 @@ def check_command(name: str, as_json: bool, no_api: bool) -> None:
 @click.command("enable-on-boot")
 @NAME
 def enable_on_boot(name: str) -> None:
-    """Have systemd start endpoint NAME with this machine, and again if it fails."""
-    folder = _existing(name)
-    chosen = settings.load(folder.settings_file, name)
+    """Let systemd start endpoint NAME when this machine boots, and restart it after failures."""
+    directory = _existing(name)
+    chosen = settings.load(directory.settings_file, name)
     text = systemd.unit_text(
-        folder, home_directory(), python_path=daemon.python_path(), stop_seconds=chosen.drain_seconds + 20.0
+        directory,
+        home_directory(),
+        python_path=daemon.python_path(),
+        stop_seconds=chosen.drain_seconds + 20.0,
     )
     left = systemd.enable(name, text)
     click.echo(f"Wrote {systemd.unit_file(name)}")
     if left:
-        click.echo("systemd of this account did not do all of it. Give these commands where it runs:")
+        click.echo("The systemd user instance did not accept all commands. Run these where it is available:")
         for command in left:
             click.echo(f"    {command}")
     else:
-        click.echo(f"Endpoint '{name}' starts with this machine")
+        click.echo(f"Endpoint '{name}' starts when this machine boots")
     click.echo(f"Start it now with: systemctl --user start {systemd.unit_name(name)}")
-    click.echo(f"Its log is shown by: journalctl --user --unit {systemd.unit_name(name)}")
+    click.echo(f"Show its log with: journalctl --user --unit {systemd.unit_name(name)}")
 
 
 @click.command("disable-on-boot")
 @NAME
 def disable_on_boot(name: str) -> None:
-    """Undo enable-on-boot; a worker that runs goes on."""
-    # by its name alone: the endpoint itself may be gone already
-    EndpointFolder(home_directory(), name)
+    """Undo enable-on-boot; a running worker continues."""
+    # by name only: the endpoint itself may already be deleted
+    EndpointDirectory(home_directory(), name)
     if systemd.disable(name):
         click.echo(f"Removed {systemd.unit_file(name)}")
     else:
-        click.echo(
-            f"Endpoint '{name}' does not start with this machine: there is no {systemd.unit_file(name)}"
-        )
+        click.echo(f"Endpoint '{name}' is not enabled on boot: {systemd.unit_file(name)} does not exist")
 
 
-def _existing(name: str) -> EndpointFolder:
-    folder = EndpointFolder(home_directory(), name)
-    if not folder.exists():
-        folder.credentials()  # says what is missing
-    return folder
+def _existing(name: str) -> EndpointDirectory:
+    directory = EndpointDirectory(home_directory(), name)
+    if not directory.exists():
+        directory.credentials()  # raises the error that describes what is missing
+    return directory

@@ -1,4 +1,4 @@
-"""Starting an endpoint with the machine: a unit of the account's own systemd."""
+"""Starting an endpoint at boot: a unit of the account's own systemd instance."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..config.directory import EndpointFolder
+from ..config.directory import EndpointDirectory
 
-#: Seconds that systemctl and loginctl may take.
+#: Seconds to wait for systemctl and loginctl.
 TIMEOUT = 20.0
 _UNIT = """\
-# Written by 'umbel-endpoint enable-on-boot {name}', which replaces it; change it by 'systemctl --user edit'.
+# Written by 'umbel-endpoint enable-on-boot {name}', which overwrites it; to change it: systemctl --user edit
 [Unit]
 Description=Umbel endpoint {name}
 
@@ -21,10 +21,10 @@ Environment={environment}
 ExecStart={command}
 Restart=on-failure
 RestartSec=10
-# 2: people must mend something first
+# 2: an error that a restart does not fix
 RestartPreventExitStatus=2
 KillMode=mixed
-# the worker makes groups of its own in there, which limit the memory of calls
+# lets the worker create control groups that limit the memory of calls
 Delegate=memory
 TimeoutStopSec={stop:g}
 
@@ -34,25 +34,25 @@ WantedBy=default.target
 
 
 def unit_name(name: str) -> str:
-    """Name of an endpoint's unit."""
+    """Return the name of an endpoint's unit."""
     return f"umbel-endpoint-{name}.service"
 
 
 def unit_file(name: str) -> Path:
-    """Where the account's systemd looks for an endpoint's unit."""
+    """Return the path of an endpoint's unit."""
     configured = os.environ.get("XDG_CONFIG_HOME")
-    folder = Path(configured) if configured else Path.home() / ".config"
-    return folder / "systemd" / "user" / unit_name(name)
+    directory = Path(configured) if configured else Path.home() / ".config"
+    return directory / "systemd" / "user" / unit_name(name)
 
 
-def unit_text(folder: EndpointFolder, home: Path, *, python_path: str, stop_seconds: float) -> str:
-    """The unit: it runs this Python with this ``PATH``, and lets a worker stop for ``stop_seconds``."""
+def unit_text(directory: EndpointDirectory, home: Path, *, python_path: str, stop_seconds: float) -> str:
+    """Return the unit: it uses this Python and ``PATH``, and gives a worker ``stop_seconds`` to stop."""
     environment = {"UMBEL_HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)}
     if python_path:
         environment["PYTHONPATH"] = python_path
-    command = [sys.executable, "-m", "endpoint_worker", "start", folder.name]
+    command = [sys.executable, "-m", "endpoint_worker", "start", directory.name]
     return _UNIT.format(
-        name=folder.name,
+        name=directory.name,
         environment=" ".join(_quoted(f"{key}={value}") for key, value in environment.items()),
         command=" ".join(_quoted(word).replace("$", "$$") for word in command),
         stop=stop_seconds,
@@ -60,9 +60,9 @@ def unit_text(folder: EndpointFolder, home: Path, *, python_path: str, stop_seco
 
 
 def enable(name: str, text: str) -> list[str]:
-    """Write the unit and have systemd start it at boot; return the commands that people must still give.
+    """Write and enable the unit; return the commands that the user must still run.
 
-    Raises OSError when the unit cannot be written.
+    Raises OSError if the unit cannot be written.
     """
     file = unit_file(name)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,18 +71,18 @@ def enable(name: str, text: str) -> list[str]:
     os.replace(draft, file)
     commands = [["systemctl", "--user", "daemon-reload"], ["systemctl", "--user", "enable", unit_name(name)]]
     left = [] if all(_run(command) for command in commands) else commands
-    # without it the account's systemd starts when the account logs in, and ends its units when it logs out
+    # without it, the account's systemd runs only while the account is logged in
     linger = ["loginctl", "enable-linger"]
     return [" ".join(command) for command in (left + ([] if not left and _run(linger) else [linger]))]
 
 
 def disable(name: str) -> bool:
-    """Remove the unit; False when there was none. A worker that runs goes on."""
+    """Remove the unit; return False if there was none. A running worker continues."""
     file = unit_file(name)
     if not file.exists():
         return False
     _run(["systemctl", "--user", "disable", unit_name(name)])
-    # what 'disable' does, for when systemd does not answer
+    # what 'disable' does, in case systemd does not respond
     (file.parent / "default.target.wants" / unit_name(name)).unlink(missing_ok=True)
     file.unlink(missing_ok=True)
     _run(["systemctl", "--user", "daemon-reload"])
@@ -104,6 +104,6 @@ def _run(command: list[str]) -> bool:
 
 
 def _quoted(word: str) -> str:
-    """A word as systemd reads it: quotes, and no specifiers."""
+    """Quote a word for systemd, without specifiers."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'

@@ -1,15 +1,15 @@
-"""An endpoint's folder: ``$UMBEL_HOME/endpoints/<name>``.
+"""An endpoint's directory: ``$UMBEL_HOME/endpoints/<name>``.
 
-===================== ============================================================
+===================== ==================================================================
 endpoint.toml         how this site runs calls
-credentials.json      who the endpoint is for service and broker (mode 0600)
-signing.key           its Ed25519 private key, made here and never sent (mode 0600)
+credentials.json      identity for service and broker (mode 0600)
+signing.key           its Ed25519 private key, created here and never sent (mode 0600)
 run/<node>.pid        process ids of running workers, locked while they run
-spool/<node>/         reports that the broker has not taken yet
+spool/<node>/         reports that the broker has not accepted yet
 cache/functions/      serialized functions
-work/                 where calls start
+work/                 working directory of calls
 logs/                 logs of workers started with --detach
-===================== ============================================================
+===================== ==================================================================
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from umbel.protocol.names import valid_name
 from umbel.system.files import write_private
 
 
-class FolderError(UmbelError):
-    """An endpoint's folder is missing, damaged or in use."""
+class DirectoryError(UmbelError):
+    """An endpoint's directory is missing, damaged or in use."""
 
     default_code = "BAD_REQUEST"
 
 
 def node_name(given: str | None = None) -> str:
-    """Name of this node: ``given``, else the host's name, made fit for file names and Celery."""
+    """Return ``given`` or the host's name, made valid for file names and Celery."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", given or socket.gethostname()) or "node"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who an endpoint is. ``service_key``: the service's Ed25519 public key (32 bytes)."""
+    """Identity of an endpoint. ``service_key``: the service's Ed25519 public key (32 bytes)."""
 
     endpoint_id: str
     name: str
@@ -54,14 +54,14 @@ class Credentials:
     service_key: bytes
 
 
-class EndpointFolder:
-    """Folder of the endpoint ``name`` below ``home``. Raises FolderError for names that cannot be one."""
+class EndpointDirectory:
+    """Directory of the endpoint ``name`` below ``home``. Raises DirectoryError for invalid names."""
 
     def __init__(self, home: Path, name: str):
         if not valid_name(name):
-            raise FolderError(
-                f"'{name}' cannot name an endpoint: use up to 63 letters, digits and _ . -, "
-                "not starting with a mark"
+            raise DirectoryError(
+                f"'{name}' is not a valid endpoint name: use up to 63 letters, digits and _ . -, "
+                "starting with a letter or digit"
             )
         self.name = name
         self.path = home / "endpoints" / name
@@ -74,11 +74,11 @@ class EndpointFolder:
         self._run = self.path / "run"
 
     def exists(self) -> bool:
-        """True when the endpoint has been configured here."""
+        """True if the endpoint is configured here."""
         return self._credentials_file.exists()
 
     def credentials(self) -> Credentials:
-        """Read who the endpoint is. Raises FolderError."""
+        """Read the endpoint's credentials. Raises DirectoryError."""
         raw = self._read(self._credentials_file)
         try:
             record = json.loads(raw)
@@ -89,13 +89,13 @@ class EndpointFolder:
                 record["endpoint_id"], record["name"], record["api_url"], record["broker_url"], key
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise FolderError(f"{self._credentials_file} is damaged ({error}): {self._again()}") from None
+            raise DirectoryError(f"{self._credentials_file} is damaged ({error}): {self._advice()}") from None
 
     def signing_key(self) -> bytes:
-        """Read the endpoint's private key. Raises FolderError."""
+        """Read the endpoint's private key. Raises DirectoryError."""
         key = self._read(self._key_file)
         if len(key) != 32:
-            raise FolderError(f"{self._key_file} is damaged: {self._again()}")
+            raise DirectoryError(f"{self._key_file} is damaged: {self._advice()}")
         return key
 
     def write(self, credentials: Credentials, signing_key: bytes, settings: str) -> None:
@@ -111,12 +111,12 @@ class EndpointFolder:
         write_private(self._key_file, signing_key)
         if not self.settings_file.exists():
             self.settings_file.write_text(settings, encoding="utf-8")
-        # last, because its presence makes the endpoint exist
+        # last, because the endpoint exists as soon as this file does
         write_private(self._credentials_file, (json.dumps(record, indent=1) + "\n").encode())
 
     @contextmanager
     def lock(self, node: str) -> Iterator[None]:
-        """Hold the place of a node; raises FolderError naming the process that has it."""
+        """Lock a node's pid file; raises DirectoryError naming the process that holds the lock."""
         self._run.mkdir(parents=True, exist_ok=True)
         file = self._run / f"{node}.pid"
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -124,8 +124,8 @@ class EndpointFolder:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise FolderError(
-                    f"endpoint '{self.name}' already runs here: {_who(file)}; stop it with "
+                raise DirectoryError(
+                    f"endpoint '{self.name}' is already running: {_owner(file)}; stop it with "
                     f"'umbel-endpoint stop {self.name}', or start another node of it with --node NAME"
                 ) from None
             os.ftruncate(fd, 0)
@@ -141,48 +141,50 @@ class EndpointFolder:
         """Nodes that run on this machine: name → process id."""
         found = {}
         for file in sorted(self._run.glob("*.pid")):
-            # a home on a shared file system holds the nodes of other machines, too
+            # a home on a shared file system also contains the nodes of other machines
             if _locked(file) and (held := _read(file))[1] == socket.gethostname():
                 found[file.stem] = held[0]
         return found
 
     def forget(self, node: str) -> None:
-        """Remove what a node that never comes back has left, unless reports are in it."""
+        """Remove the files of a node that will not return, unless it has unsent reports."""
         try:
             (self.spool / node).rmdir()
             (self._run / f"{node}.pid").unlink()
         except OSError:
-            pass  # not empty, or gone: the next look at the folder may tell
+            pass  # not empty, or already removed
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the directory."""
         shutil.rmtree(self.path)
 
     def _read(self, file: Path) -> bytes:
         try:
             return file.read_bytes()
         except FileNotFoundError:
-            raise FolderError(
-                f"there is no endpoint '{self.name}' in {self.path.parent}: {self._again()}"
+            raise DirectoryError(
+                f"endpoint '{self.name}' is not configured in {self.path.parent}: {self._advice()}"
             ) from None
         except OSError as error:
-            raise FolderError(f"{file} cannot be read: {error.strerror}") from None
+            raise DirectoryError(f"{file} cannot be read: {error.strerror}") from None
 
-    def _again(self) -> str:
-        return f"run 'umbel-endpoint configure {self.name}', or set UMBEL_HOME to the folder that has it"
+    def _advice(self) -> str:
+        return (
+            f"run 'umbel-endpoint configure {self.name}', or set UMBEL_HOME to the directory that contains it"
+        )
 
 
-def configured(home: Path) -> list[EndpointFolder]:
-    """All endpoints of a home, by name."""
-    folder = home / "endpoints"
-    if not folder.is_dir():
+def configured(home: Path) -> list[EndpointDirectory]:
+    """Return all endpoints of a home, by name."""
+    directory = home / "endpoints"
+    if not directory.is_dir():
         return []
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and valid_name(path.name))
-    return [found for found in (EndpointFolder(home, name) for name in names) if found.exists()]
+    names = sorted(path.name for path in directory.iterdir() if path.is_dir() and valid_name(path.name))
+    return [found for found in (EndpointDirectory(home, name) for name in names) if found.exists()]
 
 
 def _read(file: Path) -> tuple[int, str]:
-    """Process id and host in a pid file."""
+    """Read process id and host from a pid file."""
     try:
         pid, host = file.read_text().split()
         return int(pid), host
@@ -190,7 +192,7 @@ def _read(file: Path) -> tuple[int, str]:
         return 0, ""
 
 
-def _who(file: Path) -> str:
+def _owner(file: Path) -> str:
     pid, host = _read(file)
     return f"process {pid or '?'}" + (f" on {host}" if host != socket.gethostname() else "")
 

@@ -1,4 +1,4 @@
-"""What a worker logs: lines for people, or one JSON object per line; files that rotate, and reading them."""
+"""Logging of a worker: text lines, or one JSON object per line; rotating files, and reading them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-#: Bytes of one log file, and how many old ones are kept.
+#: Bytes of one log file, and the number of old files kept.
 LOG_BYTES, LOG_FILES = 10 * 1024 * 1024, 5
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-#: Seconds between two looks at a file that is followed.
-LOOK = 0.2
+#: Seconds between two reads of a followed file.
+POLL_INTERVAL = 0.2
 
 
 class JsonFormatter(logging.Formatter):
     """One object per line: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the log line."""
         entry = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, file: Path | None = None, log_format: str = "text") -> None:
-    """Log to standard error, or to a file that rotates; ``log_format``: text or json."""
+    """Log to standard error, or to a rotating file; ``log_format``: text or json."""
     handler: logging.Handler = logging.StreamHandler()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +46,13 @@ def set_up_logging(level: str, file: Path | None = None, log_format: str = "text
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Celery tells of every message twice at INFO, kombu of every reconnect: bundles are told of by Flower
+    # Celery logs every message twice at INFO, and kombu every reconnect; Flower shows bundles instead
     logging.getLogger("celery.worker.strategy").setLevel(max(logging.WARNING, root.level))
     logging.getLogger("celery.app.trace").setLevel(max(logging.WARNING, root.level))
 
 
 def read(file: Path, lines: int, *, follow: bool = False) -> Iterator[str]:
-    """Yield the last lines of a log; with ``follow`` also what is added, through rotations, for ever."""
+    """Yield the last lines of a log; with ``follow`` also new lines, across rotations, indefinitely."""
     log = file.open(encoding="utf-8", errors="replace")
     try:
         yield from log.readlines()[-lines:] if lines else []
@@ -64,14 +64,14 @@ def read(file: Path, lines: int, *, follow: bool = False) -> Iterator[str]:
                 log.close()
                 log = file.open(encoding="utf-8", errors="replace")
             else:
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL)
     finally:
         log.close()
 
 
 def _rotated(file: Path, descriptor: int) -> bool:
-    """True when another file has the name of the one that is open."""
+    """Return whether the open file has been rotated."""
     try:
         return file.stat().st_ino != os.fstat(descriptor).st_ino
-    except FileNotFoundError:  # between two names
+    except FileNotFoundError:  # rotation in progress
         return False

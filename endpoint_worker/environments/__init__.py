@@ -1,8 +1,8 @@
-"""Environments: what functions need beside their code, built once and kept.
+"""Environments: packages and Python versions that functions need, built once and cached.
 
 ======== ====================================================================
 settings table ``[environments]`` of ``endpoint.toml``
-store    the cache on disk: locks between workers, failures, what was used last
-build    making one with uv, or with venv and pip
+store    the cache on disk: locks between workers, failures, times of last use
+build    builds one with uv, or with venv and pip
 ======== ====================================================================
 """

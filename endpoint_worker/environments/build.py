@@ -1,4 +1,4 @@
-"""Making an environment: with uv where it is installed, else with venv and pip."""
+"""Builds an environment, with uv if it is installed, otherwise with venv and pip."""
 
 from __future__ import annotations
 
@@ -18,87 +18,88 @@ from typing import IO
 from umbel.protocol.environment import Environment
 
 from ..config.environments import OLDEST_PYTHON, Environments
-from ..runners.process_tree import own_program
+from ..runners.process_tree import exempt_program
 from .store import BuildError, Interrupted
 
-#: Lines and characters of a build's log that a failure shows.
-LINES, CHARACTERS = 12, 1500
-#: What signals a worker to stop may reach its builds first: so long (seconds) a killed one waits for that.
-FAREWELL = 3.0
+#: Lines and characters of a build's log that are shown after a failure.
+LOG_LINES, LOG_CHARACTERS = 12, 1500
+#: A signal that stops the worker may reach its builds first: a killed build waits this long (seconds) for
+#: ``stop``.
+STOP_SECONDS = 3.0
 
 
 class Builder:
-    """Builds environments by a site's settings; ``environ``: variables of the programs that do it."""
+    """Builds environments by a site's settings; ``environ``: variables of the build programs."""
 
     def __init__(self, settings: Environments, environ: Mapping[str, str]):
         self._settings = settings
         self._environ = {name: value for name, value in environ.items() if name != "VIRTUAL_ENV"}
         self._environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
         if "UV_CACHE_DIR" not in environ:
-            # a cache of its own would grow without bound; a site that wants one names it
+            # a cache of its own would grow without bound; a site that wants one sets the variable
             self._environ["UV_NO_CACHE"] = "1"
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
-    def make(self, environment: Environment, folder: Path, lock: int | None = None) -> tuple[str, str]:
-        """Fill ``folder``; return its interpreter and that one's home. Raises BuildError, OSError.
+    def make(self, environment: Environment, directory: Path, lock: int | None = None) -> tuple[str, str]:
+        """Fill ``directory``; return its interpreter and the base of that. Raises BuildError, OSError.
 
-        ``lock``: a file descriptor that each program keeps. Raises Interrupted when ``stop`` is called.
+        ``lock``: a file descriptor that each program inherits. Raises Interrupted when ``stop`` is called.
         """
         version = environment.python
         if version is not None and tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PYTHON:
-            raise BuildError(f"Python {version} is too old to run calls: 3.10 is the oldest")
+            raise BuildError(f"Python {version} is too old to run calls: 3.10 or later is required")
         if not self._settings.sources and any("@" in item for item in environment.requirements):
-            raise BuildError(
-                "requirements with an address need 'sources = true' in the site's [environments]"
-            )
+            raise BuildError("requirements with a URL need 'sources = true' in the site's [environments]")
         uv = find_uv()
         run = partial(self._run, time.monotonic() + self._settings.build_seconds, lock)
-        python = folder / "bin" / "python"
+        python = directory / "bin" / "python"
         options = list(self._settings.options)
         if not self._settings.sources:
             options += ["--only-binary", ":all:"]
-        # the requirements go through a file: nothing in them can be an option
+        # pass the requirements in a file, so that none of them can be an option
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
             wanted.write("\n".join(environment.requirements) + "\n")
             wanted.flush()
             if uv:
-                run([uv, "venv", "--python", version or sys.executable, str(folder)])
+                run([uv, "venv", "--python", version or sys.executable, str(directory)])
                 install = [uv, "pip", "install", "--python", str(python), *options]
             else:
-                run([find_python(version), "-m", "venv", str(folder)])
+                run([find_python(version), "-m", "venv", str(directory)])
                 install = [str(python), "-m", "pip", "install", *options]
-            # before anything is installed: packages can change what is said here, or what that Python does
-            base = base_of(folder) or folder
+            # before anything is installed, because packages can change this file or the interpreter
+            base = base_of(directory) or directory
             if environment.requirements:
                 run([*install, "-r", wanted.name])
         return str(python), str(base)
 
     def stop(self) -> None:
-        """End builds that run, and begin none."""
+        """Stop running builds and start no others."""
         self._stopped.set()
         for process in list(self._running):
             _kill(process)
 
     def _run(self, until: float, lock: int | None, argv: Sequence[str]) -> str:
-        """Run one program; return what it said. Raises BuildError with the last lines of it, Interrupted."""
+        """Run one program; return its output. Raises BuildError with the last lines of it, or Interrupted."""
         if self._stopped.is_set():
             raise Interrupted
         with tempfile.TemporaryFile() as output:
             code, why = self._wait(until, lock, argv, output)
             output.seek(max(0, output.seek(0, os.SEEK_END) - 20_000))
-            said = output.read().decode(errors="replace")
+            text = output.read().decode(errors="replace")
         if code != 0:
-            if self._stopped.wait(FAREWELL if code < 0 else 0.0):
+            if self._stopped.wait(STOP_SECONDS if code < 0 else 0.0):
                 raise Interrupted
-            raise BuildError(f"{why}:\n" + "\n".join(said.strip().splitlines()[-LINES:])[-CHARACTERS:])
-        return said
+            raise BuildError(
+                f"{why}:\n" + "\n".join(text.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:]
+            )
+        return text
 
     def _wait(
         self, until: float, lock: int | None, argv: Sequence[str], output: IO[bytes]
     ) -> tuple[int, str]:
-        """Run one program to its end; return its exit code and a sentence about that."""
-        with own_program(
+        """Run one program to its end; return its exit code and a sentence about it."""
+        with exempt_program(
             argv,
             env=self._environ,
             stdin=subprocess.DEVNULL,
@@ -109,7 +110,7 @@ class Builder:
         ) as process:
             self._running.add(process)
             if self._stopped.is_set():
-                # ``stop`` has not seen it
+                # ``stop`` has not seen this process
                 _kill(process)
             try:
                 code = process.wait(max(1.0, until - time.monotonic()))
@@ -124,24 +125,24 @@ class Builder:
 
 
 def find_uv() -> str | None:
-    """The program uv: beside this Python, where pip puts it, or on PATH."""
+    """Return the program uv: next to this Python, where pip installs it, or on PATH."""
     beside = Path(sys.executable).with_name("uv")
     return str(beside) if beside.exists() else shutil.which("uv")
 
 
 def find_python(version: str | None, which: Callable[[str], str | None] = shutil.which) -> str:
-    """A Python of this version (None: this one). Raises BuildError."""
+    """Return a Python of this version (None: this one). Raises BuildError."""
     own = ".".join(str(part) for part in sys.version_info[:3])
     if version is None or f"{own}.".startswith(f"{version}."):
         return sys.executable
     found = which(f"python{version}")
     if found is None:
-        raise BuildError(f"there is no Python {version} here: the site's own is {own}")
+        raise BuildError(f"the endpoint has no Python {version}; its own is {own}")
     return found
 
 
 def base_of(prefix: Path) -> Path | None:
-    """Where the Python is that a virtual environment was made from; None if it is none."""
+    """Return the directory of the Python that a virtual environment is based on; None if it is not one."""
     try:
         lines = (prefix / "pyvenv.cfg").read_text().splitlines()
     except OSError:

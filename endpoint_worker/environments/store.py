@@ -5,8 +5,8 @@
 ``<digest>.failed``  why it could not be built, and when
 ``<digest>.lock``    locked exclusively while it is built or removed, shared while a worker uses it
 
-Locks go with their process, so a worker that dies leaves none; what it had half built is built anew. The
-programs that build have the lock, too: one that outlives its worker keeps others out of the folder.
+Locks end with their process, so a worker that dies leaves none; what it had partly built is built again.
+Build programs inherit the lock: one that outlives its worker keeps other workers out of the directory.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at a lock that another worker has.
+#: Seconds between two attempts to get a lock that another worker holds.
 PAUSE = 0.25
 
-#: Fills a folder, given the lock; returns the interpreter and where that one's own library is.
+#: Fills a directory, given the lock; returns the interpreter and the base of it.
 Make = Callable[[Path, int], tuple[str, str]]
 
 
 class BuildError(Exception):
-    """An environment cannot be had; the message is for whoever asked for it."""
+    """An environment is not available; the message is for the caller who asked for it."""
 
 
 class Interrupted(BuildError):
-    """A build ended with its worker: that says nothing of the environment, and is not remembered."""
+    """A build was stopped together with its worker; this is not a failure and is not recorded."""
 
     def __init__(self) -> None:
-        super().__init__("its worker is stopping")
+        super().__init__("the worker is shutting down")
 
 
 @dataclass(frozen=True)
 class Built:
-    """A built environment. ``python``: its interpreter; ``base``: where that one's own library is."""
+    """A built environment. ``python``: its interpreter; ``base``: location of that one's library."""
 
     digest: str
     folder: str
@@ -55,20 +55,20 @@ class Built:
 
 
 class Store:
-    """Environments in ``folder``; ``most``: bytes, 0 for no limit; ``retry``: seconds a failure counts.
+    """Environments in ``directory``; ``most``: bytes, 0: no limit; ``retry``: seconds a failure is kept.
 
-    ``patience``: seconds that somebody else's build may take.
+    ``patience``: seconds to wait for a build by another worker.
     """
 
-    def __init__(self, folder: Path, *, most: int = 0, retry: float = 600.0, patience: float = math.inf):
-        self.folder = folder
+    def __init__(self, directory: Path, *, most: int = 0, retry: float = 600.0, patience: float = math.inf):
+        self.directory = directory
         self._most = most
         self._retry = retry
         self._patience = patience
         self._leases: dict[str, int] = {}
 
     def lease(self, digest: str) -> Built | None:
-        """Return an environment that is there, which then stays until ``release``; else None."""
+        """Return an environment that exists and keep it until ``release``; None if it does not exist."""
         known = digest in self._leases
         fd = self._leases[digest] if known else self._open(digest)
         try:
@@ -85,62 +85,62 @@ class Store:
         return built
 
     def leased(self) -> list[str]:
-        """Digests of what this worker keeps from being removed."""
+        """Digests of environments that this worker protects from removal."""
         return list(self._leases)
 
     def release(self, digest: str) -> None:
-        """This worker uses it no more."""
+        """End this worker's use of an environment."""
         fd = self._leases.pop(digest, None)
         if fd is not None:
             os.close(fd)
 
     def failure(self, digest: str) -> str | None:
-        """Why it could not be built, if that was lately."""
+        """Return the error of a recent failed build, if any."""
         try:
-            record = json.loads((self.folder / f"{digest}.failed").read_text())
+            record = json.loads((self.directory / f"{digest}.failed").read_text())
             return str(record["message"]) if time.time() - float(record["time"]) < self._retry else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def build(self, digest: str, make: Make, stop: Callable[[], bool]) -> None:
-        """Have it built unless it is there, by one worker at a time.
+        """Build an environment unless it exists; only one worker at a time does so.
 
-        ``make`` fills the folder and returns the interpreter and its base; raises BuildError or OSError. The
-        programs that it starts get the file descriptor, which is the lock.
-        ``stop``: tells whether waiting for another worker shall end. Raises BuildError, which is remembered
-        unless it is Interrupted.
+        ``make`` fills the directory and returns the interpreter and its base; it raises BuildError or
+        OSError. Programs that it starts inherit the file descriptor, which is the lock. ``stop`` returns
+        whether to stop waiting for another worker. Raises BuildError, which is recorded unless it is
+        Interrupted.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._alone(digest, stop) as lock:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._exclusive(digest, stop) as lock:
             if self._read(digest) is not None:
                 return
             if (failed := self.failure(digest)) is not None:
                 raise BuildError(failed)
-            folder = self.folder / digest
-            shutil.rmtree(folder, ignore_errors=True)
+            directory = self.directory / digest
+            shutil.rmtree(directory, ignore_errors=True)
             try:
-                python, base = make(folder, lock)
-                built = Built(digest, str(folder), python, base, _size(folder))
-                _write(self.folder / f"{digest}.json", asdict(built))
-                (self.folder / f"{digest}.failed").unlink(missing_ok=True)
+                python, base = make(directory, lock)
+                built = Built(digest, str(directory), python, base, _size(directory))
+                _write(self.directory / f"{digest}.json", asdict(built))
+                (self.directory / f"{digest}.failed").unlink(missing_ok=True)
             except (BuildError, OSError) as error:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(directory, ignore_errors=True)
                 if isinstance(error, Interrupted):
                     raise
-                _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": str(error)})
+                _write(self.directory / f"{digest}.failed", {"time": time.time(), "message": str(error)})
                 raise BuildError(str(error)) from None
         self.prune(keep=digest)
 
     def forget(self, digest: str, why: str) -> None:
-        """It was built and does not work: nobody shall use it for a while."""
+        """Mark an environment that was built but does not work as failed."""
         self.release(digest)
-        (self.folder / f"{digest}.json").unlink(missing_ok=True)
-        _write(self.folder / f"{digest}.failed", {"time": time.time(), "message": why})
+        (self.directory / f"{digest}.json").unlink(missing_ok=True)
+        _write(self.directory / f"{digest}.failed", {"time": time.time(), "message": why})
 
     def prune(self, keep: str = "") -> None:
-        """Remove what was used longest ago and by nobody now, until the rest is small enough."""
+        """Remove unused environments, least recently used first, until the total size is within the limit."""
         entries = []
-        for file in self.folder.glob("*.json"):
+        for file in self.directory.glob("*.json"):
             built = self._peek(file.stem)
             if built is not None:
                 entries.append((file.stat().st_mtime, built))
@@ -150,40 +150,40 @@ class Store:
                 return
             if built.digest != keep and self._remove(built.digest):
                 total -= built.size
-                log.info("environment %s is removed to make room", built.digest[:12])
+                log.info("environment %s removed to free space", built.digest[:12])
 
     def _remove(self, digest: str) -> bool:
         fd = self._open(digest)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # first what says that it is complete
-            (self.folder / f"{digest}.json").unlink(missing_ok=True)
-            shutil.rmtree(self.folder / digest, ignore_errors=True)
+            # first the file that marks it as complete
+            (self.directory / f"{digest}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.directory / digest, ignore_errors=True)
             return True
         except OSError:
-            return False  # somebody uses it
+            return False  # in use
         finally:
             os.close(fd)
 
     def _read(self, digest: str) -> Built | None:
         built = self._peek(digest)
         if built is not None:
-            os.utime(self.folder / f"{digest}.json")
+            os.utime(self.directory / f"{digest}.json")
         return built
 
     def _peek(self, digest: str) -> Built | None:
         try:
-            built = Built(**json.loads((self.folder / f"{digest}.json").read_text()))
+            built = Built(**json.loads((self.directory / f"{digest}.json").read_text()))
             return built if os.path.exists(built.python) else None
         except (OSError, ValueError, TypeError):
             return None
 
     def _open(self, digest: str) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return os.open(self.folder / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return os.open(self.directory / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     @contextmanager
-    def _alone(self, digest: str, stop: Callable[[], bool]) -> Iterator[int]:
+    def _exclusive(self, digest: str, stop: Callable[[], bool]) -> Iterator[int]:
         until = time.monotonic() + self._patience
         fd = self._open(digest)
         try:
@@ -195,7 +195,9 @@ class Store:
                     if stop():
                         raise Interrupted from None
                     if time.monotonic() > until:
-                        message = f"another build of it does not end: see what has {digest}.lock open"
+                        message = (
+                            f"another build of it does not end: find the process that has {digest}.lock open"
+                        )
                         raise BuildError(message) from None
                     time.sleep(PAUSE)
             yield fd
@@ -209,10 +211,10 @@ def _write(file: Path, record: dict[str, object]) -> None:
     os.replace(draft, file)
 
 
-def _size(folder: Path) -> int:
-    """Bytes on disk; a file with several names, as uv's cache gives them, counts where it is found first."""
+def _size(directory: Path) -> int:
+    """Return bytes on disk; hard links, as created from uv's cache, count once."""
     total, seen = 0, set()
-    for parent, _, files in os.walk(folder):
+    for parent, _, files in os.walk(directory):
         for name in files:
             status = os.lstat(os.path.join(parent, name))
             if (status.st_dev, status.st_ino) not in seen:

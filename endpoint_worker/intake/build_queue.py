@@ -1,4 +1,4 @@
-"""Bundles that wait until their environment is built, so that they keep nobody else waiting."""
+"""Bundles that wait until their environment is built, so that they do not block other bundles."""
 
 from __future__ import annotations
 
@@ -18,47 +18,48 @@ from ..runners.job import Job
 
 log = logging.getLogger(__name__)
 
-#: Environments that are built at once on one node.
+#: Number of environments that one node builds at once.
 BUILDERS = 2
-#: Seconds between two looks at what waits.
+#: Seconds between two checks of waiting bundles.
 TICK = 0.1
-#: All bundles but one for an environment go back after so long (seconds), doubled up to the most: they take
-#: room in the endpoint's window that calls of other users could use.
-FIRST_HOLD, LONGEST_HOLD = 1.0, 16.0
-#: An environment that no runner has and nobody asked for so long (seconds) may be removed from the cache.
+#: All bundles but one for an environment are returned after this long (seconds, doubled up to the maximum),
+#: because they take room in the endpoint's window that calls of other users could use.
+FIRST_WAIT, LONGEST_WAIT = 1.0, 16.0
+#: An unused environment may be removed from the cache after this long (seconds).
 LEASE = 60.0
 
 
 @dataclass
-class _Order:
-    """An environment that is being built, and who waits for it."""
+class _Build:
+    """An environment that is being built, and the bundles that wait for it."""
 
     environment: Environment
     jobs: list[Job] = field(default_factory=list)
-    hold: float = FIRST_HOLD
-    #: how it ended: "" for well
+    wait: float = FIRST_WAIT
+    #: None while it is being built, "" after success, otherwise the error
     problem: str | None = None
 
 
-class Desk:
-    """Takes bundles with an environment.
+class BuildQueue:
+    """Accepts bundles that need an environment.
 
-    ``go``: called with a bundle and its built environment; ``fail``: with a bundle and why it cannot run;
-    ``back``: with a bundle that goes back, and why. All from a thread of the desk's own, or the taker's.
+    ``run`` is called with a bundle and its built environment, ``fail`` with a bundle and the reason why it
+    cannot run, ``return_job`` with a returned bundle and the reason; from a thread of this class or the
+    caller's.
     """
 
     def __init__(
         self,
         store: Store,
         builder: Builder,
-        go: Callable[[Job, Built], None],
+        run: Callable[[Job, Built], None],
         fail: Callable[[Job, str], None],
-        back: Callable[[Job, str], None],
+        return_job: Callable[[Job, str], None],
     ):
         self._store, self._builder = store, builder
-        self._go, self._fail, self._back = go, fail, back
+        self._run, self._fail, self._return_job = run, fail, return_job
         self._lock = threading.RLock()
-        self._orders: dict[str, _Order] = {}
+        self._builds: dict[str, _Build] = {}
         self._used: dict[str, float] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._thread: threading.Thread | None = None
@@ -66,43 +67,43 @@ class Desk:
 
     @property
     def held(self) -> list[str]:
-        """Ids of the bundles that wait."""
+        """Ids of the waiting bundles."""
         with self._lock:
-            return [job.bundle.id for order in self._orders.values() for job in order.jobs]
+            return [job.bundle.id for build in self._builds.values() for job in build.jobs]
 
-    def take(self, job: Job, environment: Environment) -> None:
-        """Have a bundle run in an environment: now, or when it is built."""
+    def add(self, job: Job, environment: Environment) -> None:
+        """Run a bundle in an environment: now, or when the environment is built."""
         digest = environment.digest
         with self._lock:
             if self._closed.is_set():
-                self._back(job, "its worker is stopping")
+                self._return_job(job, "the worker is shutting down")
                 return
-            order = self._orders.get(digest)
-            if order is None:
+            build = self._builds.get(digest)
+            if build is None:
                 built = self._store.lease(digest)
                 if built is not None:
                     self._used[digest] = time.monotonic()
-                    self._go(job, built)
+                    self._run(job, built)
                     return
-                order = self._orders[digest] = _Order(environment)
-                self._start(digest, order)
+                build = self._builds[digest] = _Build(environment)
+                self._start(digest, build)
             job.arrived = time.monotonic()
-            order.jobs.append(job)
+            build.jobs.append(job)
 
     def cancel(self, task_ids: Iterable[str]) -> None:
-        """These calls shall not run when their environment is there."""
+        """Skip these calls when their environment is ready."""
         wanted = set(task_ids)
         with self._lock:
-            for order in self._orders.values():
-                for job in order.jobs:
+            for build in self._builds.values():
+                for job in build.jobs:
                     job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in wanted)
 
-    def broken(self, digest: str, why: str) -> None:
-        """A runner could not start in this environment."""
+    def mark_broken(self, digest: str, why: str) -> None:
+        """Record that a runner could not start in this environment."""
         self._store.forget(digest, why)
 
-    def tidy(self, in_use: Iterable[str]) -> None:
-        """Let go of environments that no runner has; ``in_use``: digests of those that some have."""
+    def release_unused(self, in_use: Iterable[str]) -> None:
+        """Release environments that no runner uses; ``in_use``: digests of those in use."""
         keep = set(in_use)
         now = time.monotonic()
         with self._lock:
@@ -111,65 +112,67 @@ class Desk:
                     self._store.release(digest)
 
     def close(self) -> None:
-        """Give back what waits and end what is being built."""
+        """Return waiting bundles and stop running builds."""
         self._closed.set()
         with self._lock:
-            orders, self._orders = self._orders, {}
+            builds, self._builds = self._builds, {}
             pool = self._pool
-        # after nobody waits for them: their end is not the calls' failure
+        # after the bundles are removed: a stopped build must not fail them
         self._builder.stop()
-        for order in orders.values():
-            for job in order.jobs:
-                self._back(job, "its worker is stopping")
+        for build in builds.values():
+            for job in build.jobs:
+                self._return_job(job, "the worker is shutting down")
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self, digest: str, order: _Order) -> None:
+    def _start(self, digest: str, build: _Build) -> None:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(BUILDERS, thread_name_prefix="umbel-build")
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="umbel-environments", daemon=True)
             self._thread.start()
-        self._pool.submit(self._build, digest, order)
+        self._pool.submit(self._build, digest, build)
 
-    def _build(self, digest: str, order: _Order) -> None:
+    def _build(self, digest: str, build: _Build) -> None:
         began = time.monotonic()
         try:
-            self._store.build(digest, partial(self._builder.make, order.environment), self._closed.is_set)
+            self._store.build(digest, partial(self._builder.make, build.environment), self._closed.is_set)
         except Interrupted:
-            log.info("building environment %s ends with the worker", digest[:12])
+            log.info("environment %s: build stopped because the worker is shutting down", digest[:12])
         except (BuildError, OSError) as error:
-            order.problem = str(error)
-            log.warning("environment %s cannot be built: %s", digest[:12], error)
+            build.problem = str(error)
+            log.warning("environment %s: build failed: %s", digest[:12], error)
         else:
-            order.problem = ""
-            log.info("environment %s is ready after %.1f s", digest[:12], time.monotonic() - began)
+            build.problem = ""
+            log.info("environment %s: ready after %.1f s", digest[:12], time.monotonic() - began)
 
     def _serve(self) -> None:
         while not self._closed.wait(TICK):
             with self._lock:
-                for digest, order in list(self._orders.items()):
-                    if order.problem is not None:
-                        del self._orders[digest]
-                        self._deliver(digest, order)
+                for digest, build in list(self._builds.items()):
+                    if build.problem is not None:
+                        del self._builds[digest]
+                        self._deliver(digest, build)
                     else:
-                        self._let_others_in(order)
+                        self._return_others(build)
 
-    def _deliver(self, digest: str, order: _Order) -> None:
-        built = self._store.lease(digest) if not order.problem else None
+    def _deliver(self, digest: str, build: _Build) -> None:
+        built = self._store.lease(digest) if not build.problem else None
         self._used[digest] = time.monotonic()
-        for job in order.jobs:
+        for job in build.jobs:
             if built is not None:
-                self._go(job, built)
-            elif order.problem:
-                self._fail(job, order.problem)
+                self._run(job, built)
+            elif build.problem:
+                self._fail(job, build.problem)
             else:
-                self._back(job, "its environment was removed at once: there is no room for it")
+                self._return_job(
+                    job, "its environment was removed immediately: the cache is too small for it"
+                )
 
-    def _let_others_in(self, order: _Order) -> None:
+    def _return_others(self, build: _Build) -> None:
         now = time.monotonic()
-        if len(order.jobs) > 1 and now - order.jobs[1].arrived > order.hold:
-            for job in order.jobs[1:]:
-                self._back(job, "its environment is being built")
-            del order.jobs[1:]
-            order.hold = min(LONGEST_HOLD, 2 * order.hold)
+        if len(build.jobs) > 1 and now - build.jobs[1].arrived > build.wait:
+            for job in build.jobs[1:]:
+                self._return_job(job, "its environment is being built")
+            del build.jobs[1:]
+            build.wait = min(LONGEST_WAIT, 2 * build.wait)

@@ -1,6 +1,6 @@
-"""From a Celery message to a checked bundle with its function's bytes.
+"""From a Celery message to a verified bundle with its function's bytes.
 
-Nothing is unpickled here, and nothing that the service has not signed for this endpoint goes on.
+Nothing is unpickled here. Bundles that the service has not signed for this endpoint are rejected.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ..runners.job import unstarted
 
 log = logging.getLogger(__name__)
 
-#: Bytes of serialized functions kept in memory, and on disk.
+#: Maximum bytes of serialized functions in memory and on disk.
 MEMORY_BYTES = 64 * 1024 * 1024
 DISK_BYTES = 1024 * 1024 * 1024
 
 
 class Unavailable(Exception):
-    """A genuine bundle cannot be run now: something that belongs to it is missing.
+    """A genuine bundle cannot run now because its body or function is missing.
 
-    ``outcomes``: all its calls go back, but those that are ``refused``.
+    ``outcomes``: all its calls are returned, except those in ``refused``.
     """
 
     def __init__(self, bundle: Bundle, message: str, refused: Iterable[Outcome] = ()):
@@ -49,9 +49,9 @@ class Unavailable(Exception):
 
 
 class Opened(NamedTuple):
-    """A checked bundle: its calls that may run, its function's bytes, and outcomes of calls that may not run.
+    """A verified bundle: calls that may run, bytes of its function, and outcomes of calls that may not run.
 
-    Where no call may run, nothing is fetched: ``function`` is empty.
+    If no call may run, nothing is fetched and ``function`` is empty.
     """
 
     bundle: Bundle
@@ -60,9 +60,9 @@ class Opened(NamedTuple):
 
 
 class Intake:
-    """Opens messages for one endpoint (its id); ``client`` reads what travels beside them.
+    """Opens messages for one endpoint (its id); ``client`` reads bodies and functions from the broker.
 
-    ``rules``: what the site lets run; ``closed``: it runs in a sandbox.
+    ``rules``: the site's policy; ``closed``: the endpoint runs calls in a sandbox.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class Intake:
         self._client = client
         self._clock = clock
         self._rules = rules or Rules()
-        self._closed = closed
+        self._sandboxed = closed
 
     def open(self, raw: bytes | str) -> Opened:
-        """Check a message's content (JSON), judge it by the site's rules, fetch what belongs to it.
+        """Verify a message (JSON), apply the site's rules, and fetch the body and the function.
 
-        Raises ProtocolError when it cannot be trusted and Unavailable when it cannot be run.
+        Raises ProtocolError if it cannot be trusted and Unavailable if it cannot run now.
         """
         head, inline = _arguments(raw)
         bundle, header = Bundle.open_head(self._verifier, head, endpoint=self._endpoint, now=self._clock())
-        bundle, refused = self._rules.judge(bundle, closed=self._closed)
+        bundle, refused = self._rules.judge(bundle, closed=self._sandboxed)
         if refused:
-            log.warning("bundle %s of %s: %s", bundle.id, bundle.user, refused[0].message)
+            log.warning("bundle %s of user %s: %s", bundle.id, bundle.user, refused[0].message)
             if not bundle.calls:
                 self._drop_body(bundle, inline)
                 return Opened(bundle, b"", refused)
@@ -115,7 +115,7 @@ class Intake:
             try:
                 self._client.delete(names.body_key(self._endpoint, bundle.id))
             except BROKER_ERRORS as error:
-                log.debug("the body of bundle %s stays in the broker: %s", bundle.id, error)
+                log.debug("bundle %s: its body cannot be deleted from the broker: %s", bundle.id, error)
 
     def _body(self, bundle: Bundle, inline: bytes | None) -> bytes:
         if inline is not None:
@@ -139,7 +139,9 @@ class Intake:
         if data is None:
             raise Unavailable(bundle, "FUNCTION_MISSING")
         if hashlib.sha256(data).hexdigest() != digest:
-            log.error("function %s in the broker is not the one that was registered", bundle.function.id)
+            log.error(
+                "function %s: the bytes in the broker do not match the registered digest", bundle.function.id
+            )
             raise Unavailable(bundle, "FUNCTION_MISSING")
         return bytes(data)
 
@@ -149,46 +151,46 @@ def _arguments(raw: bytes | str) -> tuple[bytes, bytes | None]:
         head, body = json.loads(raw)[0]
         return base64.b64decode(head), None if body is None else base64.b64decode(body)
     except (ValueError, TypeError, IndexError, KeyError, binascii.Error, RecursionError):
-        raise ProtocolError("a message on the endpoint's queue is no bundle") from None
+        raise ProtocolError("a message on the endpoint's queue is not a bundle") from None
 
 
 class FunctionCache:
-    """Serialized functions by their SHA-256: in memory, and in ``folder`` over restarts."""
+    """Serialized functions by their SHA-256: in memory, and in ``directory`` across restarts."""
 
-    def __init__(self, folder: Path, *, memory: int = MEMORY_BYTES, disk: int = DISK_BYTES):
-        self._folder = folder
+    def __init__(self, directory: Path, *, memory: int = MEMORY_BYTES, disk: int = DISK_BYTES):
+        self._directory = directory
         self._memory = memory
         self._disk = disk
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
 
     def get(self, digest: str) -> bytes | None:
-        """The function with this digest, or None."""
+        """Return the function with this digest, or None."""
         data = self._kept.get(digest)
         if data is not None:
             self._kept.move_to_end(digest)
             return data
         try:
-            data = (self._folder / digest).read_bytes()
+            data = (self._directory / digest).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(data).hexdigest() != digest:
-            log.warning("%s is damaged and is fetched again", self._folder / digest)
+            log.warning("%s is damaged; fetching the function again", self._directory / digest)
             return None
         self._remember(digest, data)
         return data
 
     def put(self, digest: str, data: bytes) -> None:
-        """Keep a function; a disk that is full or read-only is only logged."""
+        """Store a function; a full or read-only disk is only logged."""
         self._remember(digest, data)
         try:
-            draft = self._folder / f".{digest}.{os.getpid()}"
+            draft = self._directory / f".{digest}.{os.getpid()}"
             draft.write_bytes(data)
-            os.replace(draft, self._folder / digest)
+            os.replace(draft, self._directory / digest)
             self._prune()
         except OSError as error:
-            log.warning("function %s is not kept on disk: %s", digest[:12], error)
+            log.warning("function %s: cannot be cached on disk: %s", digest[:12], error)
 
     def _remember(self, digest: str, data: bytes) -> None:
         self._size += len(data) - len(self._kept.get(digest, b""))
@@ -197,9 +199,9 @@ class FunctionCache:
             self._size -= len(self._kept.popitem(last=False)[1])
 
     def _prune(self) -> None:
-        """Remove the oldest files when there are too many bytes of them."""
+        """Remove the oldest files while their total size exceeds the limit."""
         found: list[tuple[float, int, Any]] = []
-        with os.scandir(self._folder) as entries:
+        with os.scandir(self._directory) as entries:
             for entry in entries:
                 status = entry.stat()
                 found.append((status.st_mtime, status.st_size, entry.path))

@@ -1,7 +1,7 @@
 """Frames on the socket between the supervisor and a runner.
 
-A frame is a kind (1 byte), the length of a JSON header, the length of a body, then both. The supervisor
-reads what a runner sends without trusting it: anything that is not a frame raises ``WireError``.
+A frame consists of a kind (1 byte), the length of a JSON header, the length of a body, the header and the
+body. The supervisor does not trust data from a runner: anything that is not a frame raises ``FrameError``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
-#: Supervisor to runner: a bundle's calls.
+#: Supervisor to runner: the calls of a bundle.
 RUN = 1
-#: Runner to supervisor: ready for bundles; one outcome that did not fit the journal; end of a bundle.
+#: Runner to supervisor: ready for bundles; an outcome that did not fit in shared memory; end of a bundle.
 HELLO, OUTCOME, DONE = 2, 3, 4
-#: Runner to supervisor: an item that a call yields.
+#: Runner to supervisor: an item yielded by a call.
 ITEM = 5
 
 _HEAD = struct.Struct("<BII")
@@ -23,8 +23,8 @@ _MAX_HEADER = 16 * 1024 * 1024
 _MAX_BODY = 64 * 1024 * 1024
 
 
-class WireError(Exception):
-    """What came over the socket is no frame; the other side is broken or hostile."""
+class FrameError(Exception):
+    """The data on the socket is not a frame; the other side is broken or malicious."""
 
 
 class Frame(NamedTuple):
@@ -36,19 +36,19 @@ class Frame(NamedTuple):
 
 
 def pack(kind: int, header: dict[str, Any], *parts: bytes) -> bytes:
-    """Return a frame whose body is ``parts`` one after another."""
+    """Return a frame whose body is the concatenation of ``parts``."""
     raw = json.dumps(header, separators=(",", ":")).encode()
     return b"".join((_HEAD.pack(kind, len(raw), sum(map(len, parts))), raw, *parts))
 
 
 class Reader:
-    """Cuts a stream of bytes into frames."""
+    """Splits a byte stream into frames."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Add ``data``; return the frames that are complete. Raises WireError."""
+        """Add ``data`` and return the frames that are now complete. Raises FrameError."""
         self._data += data
         frames = []
         while (frame := self._next()) is not None:
@@ -61,23 +61,23 @@ class Reader:
             return None
         kind, head, body = _HEAD.unpack_from(data)
         if kind not in (RUN, HELLO, OUTCOME, DONE, ITEM) or head > _MAX_HEADER or body > _MAX_BODY:
-            raise WireError(f"no frame: kind {kind}, {head} and {body} bytes")
+            raise FrameError(f"not a frame: kind {kind}, header of {head} bytes, body of {body} bytes")
         end = _HEAD.size + head + body
         if len(data) < end:
             return None
         try:
             header = json.loads(data[_HEAD.size : _HEAD.size + head])
         except (ValueError, RecursionError):
-            raise WireError("a frame's header is not JSON") from None
+            raise FrameError("the header of a frame is not JSON") from None
         if not isinstance(header, dict):
-            raise WireError("a frame's header is not an object")
+            raise FrameError("the header of a frame is not a JSON object")
         frame = Frame(kind, header, bytes(data[_HEAD.size + head : end]))
         del data[:end]
         return frame
 
 
 def receive(sock: socket.socket) -> Frame | None:
-    """Wait for one frame on a blocking socket; None at its end. Raises WireError."""
+    """Wait for one frame on a blocking socket; return None at the end of the stream. Raises FrameError."""
     head = _exactly(sock, _HEAD.size)
     if head is None:
         return None

@@ -1,13 +1,12 @@
-"""Memory that the supervisor and one runner share, so that progress costs no system call per call.
+"""Memory shared by the supervisor and one runner, so that progress costs no system call per call.
 
-The runner writes how far it is and each outcome; the supervisor reads both at any time, also after the
-runner died: what was written before stays. The supervisor writes how far the runner may go and which
-calls to skip.
+The runner writes its progress and each outcome. The supervisor can read both at any time, even after the
+runner has died. The supervisor writes how far the runner may proceed and which calls to skip.
 
-Giving back must be exact: a call reported as returned has certainly not started. The runner first
-writes "I start call i" and then looks at the limit; the supervisor first lowers the limit and, no
-sooner than ``SETTLE`` later, looks at what has started. A processor may let a read overtake an
-earlier write for some nanoseconds, never for ``SETTLE``, so one of the two always sees the other.
+Returning calls must be exact: a call reported as returned has certainly not started. The runner first writes
+that it starts call i and then reads the limit. The supervisor first lowers the limit and reads the started
+count no sooner than ``LIMIT_DELAY`` later. A processor may reorder a read before an earlier write for some
+nanoseconds, never for ``LIMIT_DELAY``, so at least one of the two sees the other's write.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Seconds between lowering the limit and believing what has started.
-SETTLE = 0.002
-#: Bytes of one journal; pages are taken from the system only when they are written.
+#: Seconds between lowering the limit and trusting the started count.
+LIMIT_DELAY = 0.002
+#: Size of the shared memory in bytes; the system allocates pages only when they are written.
 SIZE = 1024 * 1024
-#: Most calls of one bundle that a journal can flag as skipped.
+#: Maximum number of calls of one bundle that can be flagged as skipped.
 MAX_CALLS = 4096
 
 SUCCEEDED, FAILED, SKIPPED = 0, 1, 2
-#: Added to a status: the call wrote something, which has been marked as its own (see ``speech``).
-SPOKE = 0x40
+#: Added to a status: the call wrote output, which is marked in the pipe (see ``output``).
+WROTE = 0x40
 
 _LIMIT, _STARTED, _FINISHED, _TAIL, _LOADING = range(5)
 _BEGAN, _CPU = 5, 6
-_TAKEN = 7
+_OUTPUT_READS = 7
 _FLAGS = 64
 _DATA = _FLAGS + MAX_CALLS
 #: Linux 5.1; not in module fcntl before Python 3.13.
@@ -42,42 +41,43 @@ _RECORD = struct.Struct("<IBddII")
 
 
 class Record(NamedTuple):
-    """One outcome as the runner wrote it; ``note`` is JSON with code, message and usage, or empty."""
+    """One outcome as written by the runner; ``details`` is JSON with code, message and usage, or empty."""
 
     call: int
     status: int
     started: float
     wall: float
-    note: bytes
+    details: bytes
     payload: bytes
 
 
 def create(size: int = SIZE) -> int:
-    """Return a file descriptor of fresh shared memory that no path leads to."""
+    """Return a file descriptor of new anonymous shared memory."""
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
         os.ftruncate(fd, size)
         return fd
-    fd = os.memfd_create("umbel-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create("umbel-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
-    # a call that truncates whatever is open must not kill the supervisor when it looks here
+    # a call that truncates every open file must not crash the supervisor when it reads this memory
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return fd
 
 
 def protect(fd: int) -> None:
-    """Runner: let nobody write through the descriptor, which Python keeps open; mappings go on."""
+    """Runner: forbid writing through the descriptor, which Python keeps open; mappings still work."""
     if hasattr(fcntl, "F_ADD_SEALS"):
         try:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE)
         except OSError:
-            # Linux before 5.1: a call that writes to descriptors that are not its own harms its own bundle
+            # Linux before 5.1: a call that writes to descriptors it does not own can only damage its own
+            # bundle
             pass
 
 
-class Journal:
-    """The shared memory behind ``fd``; either side makes its own object. The caller closes ``fd``."""
+class SharedProgress:
+    """The shared memory behind ``fd``; each side creates its own object. The caller closes ``fd``."""
 
     def __init__(self, fd: int):
         self._size = os.fstat(fd).st_size
@@ -85,11 +85,11 @@ class Journal:
         view = memoryview(self._map)
         self._words = view[:_FLAGS].cast("Q")
         self._times = view[:_FLAGS].cast("d")
-        #: One byte per call, not 0: the runner shall skip it.
+        #: One byte per call; non-zero: the runner skips the call.
         self.skip = view[_FLAGS:_DATA]
 
     def reset(self, calls: int, now: float) -> None:
-        """Make ready for a bundle of ``calls`` calls; only while the runner is idle."""
+        """Prepare for a bundle of ``calls`` calls; only while the runner is idle."""
         words = self._words
         words[_STARTED] = words[_FINISHED] = words[_TAIL] = 0
         words[_LIMIT] = calls
@@ -109,12 +109,12 @@ class Journal:
 
     @property
     def started(self) -> int:
-        """How many calls have started."""
+        """Number of calls that have started."""
         return self._words[_STARTED]
 
     @property
     def finished(self) -> int:
-        """How many calls have finished; one is running when this is less than ``started``."""
+        """Number of calls that have finished; one is running if this is less than ``started``."""
         return self._words[_FINISHED]
 
     @property
@@ -124,9 +124,9 @@ class Journal:
 
     @property
     def began(self) -> float:
-        """When the running call, or the loading of the function, began (monotonic clock).
+        """Start of the running call, or of loading the function (monotonic clock).
 
-        Read ``started`` first: then a call that begins in between looks young, never old.
+        Read ``started`` first: a call that starts between the two reads then looks young, never old.
         """
         return self._times[_BEGAN]
 
@@ -136,21 +136,21 @@ class Journal:
         return self._times[_CPU]
 
     @property
-    def taken(self) -> int:
-        """How often the supervisor has taken what calls wrote."""
-        return self._words[_TAKEN]
+    def output_reads(self) -> int:
+        """Number of times that the supervisor has read output of calls."""
+        return self._words[_OUTPUT_READS]
 
-    @taken.setter
-    def taken(self, value: int) -> None:
-        self._words[_TAKEN] = value
+    @output_reads.setter
+    def output_reads(self, value: int) -> None:
+        self._words[_OUTPUT_READS] = value
 
     def load(self, loading: bool, now: float) -> None:
-        """Runner: the function is being loaded, or is ready."""
+        """Runner: set whether the function is being loaded."""
         self._times[_BEGAN] = now
         self._words[_LOADING] = loading
 
     def start(self, index: int, now: float, cpu: float) -> bool:
-        """Runner: start call ``index``; False when the supervisor has taken it away."""
+        """Runner: start call ``index``; return False if the supervisor has withdrawn it."""
         times, words = self._times, self._words
         times[_BEGAN] = now
         times[_CPU] = cpu
@@ -161,49 +161,54 @@ class Journal:
         return True
 
     def finish(self, index: int) -> None:
-        """Runner: call ``index`` is over and its outcome is written or sent."""
+        """Runner: call ``index`` has ended and its outcome is written or sent."""
         self._words[_FINISHED] = index + 1
 
     def write(
-        self, index: int, status: int, started: float, wall: float, note: bytes, payload: bytes
+        self, index: int, status: int, started: float, wall: float, details: bytes, payload: bytes
     ) -> bool:
-        """Runner: write an outcome; False when there is no room for it."""
+        """Runner: write an outcome; return False if it does not fit."""
         tail = self._words[_TAIL]
         begin = _DATA + tail
         body = begin + _RECORD.size
-        end = body + len(note) + len(payload)
+        end = body + len(details) + len(payload)
         if end > self._size:
             return False
         memory = self._map
-        _RECORD.pack_into(memory, begin, index, status, started, wall, len(note), len(payload))
-        if note:
-            memory[body : body + len(note)] = note
+        _RECORD.pack_into(memory, begin, index, status, started, wall, len(details), len(payload))
+        if details:
+            memory[body : body + len(details)] = details
         memory[end - len(payload) : end] = payload
-        # only now does the record exist: a runner that dies before leaves nothing half written
+        # the record becomes valid only now: a runner that dies earlier leaves no partial record
         self._words[_TAIL] = end - _DATA
         return True
 
     def read(self, position: int) -> Iterator[tuple[int, Record]]:
         """Supervisor: yield the records from ``position`` on, each with the position after it.
 
-        A runner may write nonsense; reading stops where lengths do not fit.
+        A runner may write garbage: reading stops at lengths that exceed the memory.
         """
         tail = min(self._words[_TAIL], self._size - _DATA)
         while position + _RECORD.size <= tail:
             begin = _DATA + position
-            index, status, started, wall, note, payload = _RECORD.unpack_from(self._map, begin)
+            index, status, started, wall, details, payload = _RECORD.unpack_from(self._map, begin)
             body = begin + _RECORD.size
-            end = body + note + payload
+            end = body + details + payload
             if end > _DATA + tail:
                 return
             position = end - _DATA
             record = Record(
-                index, status, started, wall, self._map[body : body + note], self._map[body + note : end]
+                index,
+                status,
+                started,
+                wall,
+                self._map[body : body + details],
+                self._map[body + details : end],
             )
             yield position, record
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._words.release()
         self._times.release()
         self.skip.release()

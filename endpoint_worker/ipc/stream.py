@@ -1,8 +1,8 @@
-"""A call that yields: its items go out while it runs.
+"""Items of a call that yields, sent while the call runs.
 
-In the runner ``send`` takes items from the generator, each to be written to the socket. The supervisor keeps
-those that have come in a ``Stream`` and tells them at intervals, many at once. Where they come faster than
-that, it stops reading, and the call waits in its ``yield``.
+In the runner, ``send`` takes items from the generator and writes each one to the socket. The supervisor
+collects them in a ``Stream`` and reports them in batches at intervals. If items arrive faster than they can
+be reported, it stops reading, and the call blocks in its ``yield``.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any
 from umbel.protocol.limits import MAX_PAYLOAD_BYTES, MAX_STREAM_BYTES, MAX_STREAM_ITEMS
 from umbel.protocol.records import Items
 
-#: A runner is not read while so many bytes wait to be told; and about so many are told at once.
-BACKLOG, TELL_BYTES = 4 * 1024 * 1024, 1024 * 1024
-#: Items are told at most this often (seconds), of a call that runs for long less often (a share of its run
-#: time), but at least so often (seconds): each time is a report and a transaction at the service.
-TELL_ITEMS, TELL_SHARE, TELL_LATEST = 0.1, 1 / 60, 1.0
-#: What an item counts beside its bytes, so that many small ones are not free.
+#: The supervisor stops reading from a runner at this backlog (bytes); size of one batch (bytes).
+BACKLOG, REPORT_BYTES = 4 * 1024 * 1024, 1024 * 1024
+#: Shortest interval between two batches (seconds), the interval as a share of the call's run time, and the
+#: longest interval (seconds). Each batch is a report and a transaction at the service.
+REPORT_INTERVAL, REPORT_SHARE, REPORT_LATEST = 0.1, 1 / 60, 1.0
+#: Overhead counted per item in addition to its bytes, so that many small items are not free.
 _OVERHEAD = 64
 
 
-class NotCarried(Exception):
-    """A call has yielded what does not travel; with a cause: what serializing it raised."""
+class NotTransferable(Exception):
+    """A yielded item cannot be transferred; the cause, if any, is the serialization error."""
 
 
 def send(
     generator: Generator[Any, Any, Any], dump: Callable[[Any], bytes], put: Callable[[bytes], None]
 ) -> Any:
-    """Hand each item, serialized, to ``put``; return what the generator returns.
+    """Pass each serialized item to ``put``; return the generator's return value.
 
-    Raises NotCarried; what the generator and ``put`` raise is passed on. The generator is closed in any case.
+    Raises NotTransferable, and whatever the generator or ``put`` raises. The generator is always closed.
     """
     count = size = 0
     try:
@@ -44,18 +44,18 @@ def send(
             count += 1
             try:
                 data = dump(item)
-            except BaseException as error:  # pickling runs code of the user's: it may raise anything
-                raise NotCarried(f"item {count} cannot be turned into bytes") from error
+            except BaseException as error:  # pickling runs user code, which may raise anything
+                raise NotTransferable(f"item {count} cannot be serialized") from error
             size += len(data)
             if len(data) > MAX_PAYLOAD_BYTES:
-                raise NotCarried(
-                    f"item {count} takes {len(data):,} bytes, the service carries {MAX_PAYLOAD_BYTES:,}: "
-                    "write it to a file where the call runs and yield the file's path, or yield it in parts"
+                raise NotTransferable(
+                    f"item {count} has {len(data):,} bytes, the limit is {MAX_PAYLOAD_BYTES:,}: "
+                    "write it to a file where the call runs and yield its path, or yield it in parts"
                 )
             if count > MAX_STREAM_ITEMS or size > MAX_STREAM_BYTES:
-                raise NotCarried(
+                raise NotTransferable(
                     f"the call yields more than {MAX_STREAM_ITEMS:,} items or {MAX_STREAM_BYTES:,} bytes, "
-                    "the most that the service carries of a call: write to files, or yield less often"
+                    "the limits for one call: write to files, or yield less often"
                 )
             put(data)
             del item, data
@@ -64,38 +64,38 @@ def send(
 
 
 class Stream:
-    """The items of one call that are not told yet, and how many were."""
+    """Items of one call that are not reported yet, and the number of those that are."""
 
     def __init__(self, call: int):
         self.call = call
-        self._told = float("-inf")
-        self._first = self._taken = self._all = self._size = 0
+        self._reported_at = float("-inf")
+        self._first = self._count = self._bytes = self._size = 0
         self._items: deque[bytes] = deque()
 
     @property
     def full(self) -> bool:
-        """True when no more should be taken from the runner for now."""
+        """True if no more items should be read from the runner for now."""
         return self._size >= BACKLOG
 
     def add(self, item: bytes) -> None:
-        """Take the next item; one beyond the limits, which no runner sends that is whole, is dropped."""
-        if self._taken < MAX_STREAM_ITEMS and self._all + len(item) <= MAX_STREAM_BYTES:
+        """Append an item; drop it if it exceeds the limits, which a correct runner never does."""
+        if self._count < MAX_STREAM_ITEMS and self._bytes + len(item) <= MAX_STREAM_BYTES:
             self._items.append(item)
-            self._taken += 1
-            self._all += len(item)
+            self._count += 1
+            self._bytes += len(item)
             self._size += len(item) + _OVERHEAD
 
-    def news(self, now: float, elapsed: float) -> Items | None:
-        """What is to be told now of a call that has run ``elapsed`` seconds; None if nothing is."""
-        much = self._size >= TELL_BYTES
-        pause = TELL_ITEMS if much else max(TELL_ITEMS, min(elapsed * TELL_SHARE, TELL_LATEST))
-        if not self._items or now - self._told < pause:
+    def next_items(self, now: float, elapsed: float) -> Items | None:
+        """Return the items to report now for a call that has run ``elapsed`` seconds; None if none."""
+        much = self._size >= REPORT_BYTES
+        pause = REPORT_INTERVAL if much else max(REPORT_INTERVAL, min(elapsed * REPORT_SHARE, REPORT_LATEST))
+        if not self._items or now - self._reported_at < pause:
             return None
-        self._told = now
+        self._reported_at = now
         return self._take()
 
-    def rest(self, *, ended: bool) -> list[Items]:
-        """All that is left, in pieces, the last of them with the total if the call has ``ended``."""
+    def remaining(self, *, ended: bool) -> list[Items]:
+        """Return all remaining items in batches; the last one has the total if the call has ``ended``."""
         pieces = [self._take()]
         while self._items:
             pieces.append(self._take())
@@ -104,10 +104,10 @@ class Stream:
         return pieces
 
     def _take(self) -> Items:
-        """About ``TELL_BYTES`` bytes of items, one at least if there is any."""
+        """Remove and return about ``REPORT_BYTES`` bytes of items, at least one if there is any."""
         first, size = self._first, 0
         taken: list[bytes] = []
-        while self._items and (not taken or size + len(self._items[0]) <= TELL_BYTES):
+        while self._items and (not taken or size + len(self._items[0]) <= REPORT_BYTES):
             taken.append(self._items.popleft())
             size += len(taken[-1]) + _OVERHEAD
         self._first += len(taken)

@@ -1,4 +1,4 @@
-"""The Celery worker of an endpoint, put together and started."""
+"""Creates and starts the Celery worker of an endpoint."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from umbel.system.redis import connection_options
 from ..broker.celery_transport import Connection
 from ..broker.client import without_password
 from .node import Node
-from .shutdown import Leaver, Terms
+from .shutdown import ShutdownConditions, ShutdownMonitor
 
 log = logging.getLogger(__name__)
 
-#: Seconds after the drain's end at which a worker that does not stop is ended by force.
+#: Seconds after the end of the drain at which a worker that has not stopped is terminated.
 FORCE_AFTER = 12.0
-#: Celery's events (for Flower) are sent together, this often (seconds), or when there are so many.
+#: Celery events (for Flower) are sent in batches at this interval (seconds), or at this number of events.
 EVENTS_INTERVAL, EVENTS_AT_ONCE = 0.25, 1000
 
 
-class Attached(bootsteps.StartStopStep):
-    """What is to be done each time that Celery has connected to the broker.
+class OnConnect(bootsteps.StartStopStep):
+    """Runs each time Celery has connected to the broker.
 
-    The node looks for what it missed. And events are sent a few times per second together: Celery sends them
-    after every message, which takes longer than all else that the main thread does for it.
+    The node catches up on what it missed. Events are sent in batches a few times per second: by default
+    Celery sends them after every message, which takes longer than all other work of the main thread for that
+    message.
     """
 
     requires = {"celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.events:Events"}
@@ -44,15 +45,15 @@ class Attached(bootsteps.StartStopStep):
         super().__init__(c, **options)
 
     def start(self, c: Any) -> None:
-        """Celery consumes (again)."""
+        """Called when Celery starts or resumes consuming."""
         c.event_dispatcher.on_send_buffered = None
         c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
         self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
-        c.app.umbel_node.poke()
-        c.app.umbel_leaver.attach(c)
+        c.app.umbel_node.on_connected()
+        c.app.umbel_shutdown.attach(c)
 
     def stop(self, c: Any) -> None:
-        """The connection is gone or goes."""
+        """Called when the connection is lost or closed."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -67,21 +68,21 @@ def cancel_calls(state: Any, task_ids: list[str] | None = None, **_: Any) -> dic
 
 
 @control_command(name=names.LEAVE_COMMAND, args=[("reason", str)], signature="<reason>")
-def leave(state: Any, reason: str = "", **_: Any) -> dict[str, str]:
-    """Remote-control command: take nothing more, finish what was taken, and end."""
-    state.app.umbel_leaver.leave(str(reason)[:200] or "asked to")
+def shut_down(state: Any, reason: str = "", **_: Any) -> dict[str, str]:
+    """Remote-control command: accept no more bundles, finish accepted ones, and exit."""
+    state.app.umbel_shutdown.shut_down(str(reason)[:200] or "requested by the service")
     return {"ok": "leaving"}
 
 
 class BundleRequest(Request):
-    """A bundle as Celery sees it."""
+    """A bundle as seen by Celery."""
 
     def cancel(self, *_: Any, **__: Any) -> None:
-        """What a cold shutdown asks of all that runs: the node stops it, and nobody has cancelled it."""
+        """Do nothing: Celery cancels requests in a cold shutdown, but the node stops them itself."""
 
 
-def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
-    """Celery app of one endpoint, whose tasks are all ``names.RUN_TASK``."""
+def make_app(node: Node, monitor: ShutdownMonitor | None = None) -> Celery:
+    """Return the Celery app of one endpoint, whose only task is ``names.RUN_TASK``."""
     app = Celery("umbel-endpoint", broker=node.broker_url, set_as_current=False)
     app.conf.update(
         broker_transport="endpoint_worker.broker.celery_transport:Transport",
@@ -111,25 +112,25 @@ def make_app(node: Node, leaver: Leaver | None = None) -> Celery:
         event_queue_expires=None,
     )
     app.amqp.Connection = Connection
-    app.umbel_node, app.umbel_leaver = node, leaver or Leaver(node, Terms())
-    app.steps["consumer"].add(Attached)
+    app.umbel_node, app.umbel_shutdown = node, monitor or ShutdownMonitor(node, ShutdownConditions())
+    app.steps["consumer"].add(OnConnect)
 
     @app.task(name=names.RUN_TASK, ignore_result=True, Request=BundleRequest)
     def run(head: str, body: str | None) -> None:
-        raise RuntimeError("bundles are run by the endpoint's own pool")
+        raise RuntimeError("bundles run in the endpoint's own pool, not as Celery tasks")
 
     return app
 
 
-def serve(node: Node, terms: Terms | None = None) -> int:
-    """Run the node's Celery worker until it is told to stop, or its terms end; return an exit code."""
-    # with Python's default of 5 ms a message waits behind whatever another thread computes
+def serve(node: Node, conditions: ShutdownConditions | None = None) -> int:
+    """Run the node's Celery worker until it is stopped or its conditions end it; return an exit code."""
+    # with Python's default of 5 ms, a message would wait while another thread computes
     sys.setswitchinterval(0.0002)
-    # Celery warns of root, of settings to come and of every lost connection; what matters is logged anyway
+    # Celery warns about root, future settings and every lost connection; important events are logged anyway
     warnings.filterwarnings("ignore", module=r"celery\.")
-    leaver = Leaver(node, terms or Terms())
-    app = make_app(node, leaver)
-    leaver.start()
+    monitor = ShutdownMonitor(node, conditions or ShutdownConditions())
+    app = make_app(node, monitor)
+    monitor.start()
     signals.setup_logging.connect(_logging_is_set_up)
     stopping = _Stopping(node)
     signals.worker_shutting_down.connect(stopping)
@@ -145,7 +146,7 @@ def serve(node: Node, terms: Terms | None = None) -> int:
     )
     worker = app.Worker(
         hostname=f"worker@{node.settings.name}.{host}",
-        pool="endpoint_worker.node.celery_pool:RunnerPool",
+        pool="endpoint_worker.node.celery_pool:CeleryPool",
         concurrency=node.settings.worker_slots,
         queues=[names.QUEUE],
         loglevel=node.settings.log_level,
@@ -159,7 +160,7 @@ def serve(node: Node, terms: Terms | None = None) -> int:
 
 
 class _Stopping:
-    """Starts the drain the moment a signal asks for it, whatever Celery's main thread is doing."""
+    """Starts the drain as soon as a signal requests it, whatever Celery's main thread is doing."""
 
     def __init__(self, node: Node):
         self._node = node
@@ -172,16 +173,14 @@ class _Stopping:
 
 
 def _force() -> None:
-    log.critical(
-        "the worker did not stop by itself and is ended; reports that were not sent are in the spool"
-    )
+    log.critical("the worker did not stop in time and is terminated; unsent reports remain in the spool")
     os._exit(1)
 
 
 def _hang_up_is_stop(**_: Any) -> None:
-    """A terminal that is closed stops the worker; Celery would start it again by its own command line."""
+    """Let SIGHUP stop the worker; Celery would restart it with its own command line."""
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
 
 
 def _logging_is_set_up(**_: Any) -> None:
-    """Keeps Celery from setting up logging: the command has done it."""
+    """Keep Celery from configuring logging: the command has done so."""

@@ -1,7 +1,7 @@
-"""The Celery pool: a door to the node's supervisor.
+"""The Celery pool: the interface between Celery and the node's supervisor.
 
-A message is accepted (which acknowledges it and lets Celery fetch the next one) only when a slot takes its
-bundle, so Celery's prefetch bounds what a node holds: one bundle that runs and one that waits per slot.
+A message is accepted (acknowledged, and Celery fetches the next one) only when a slot takes its bundle.
+Celery's prefetch therefore bounds the bundles of a node: per slot one that runs and one that waits.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from .node import Node
 
 
 class Token(int):
-    """What Celery knows a running bundle by: the runner's process id, and the bundle behind it."""
+    """Celery's identifier of a running bundle: the runner's process id, with the bundle's id attached."""
 
     bundle: str
 
     def __new__(cls, pid: int, bundle: str) -> Token:
-        """A token for ``bundle`` in process ``pid``."""
+        """Create a token for ``bundle`` in process ``pid``."""
         token = super().__new__(cls, pid)
         token.bundle = bundle
         return token
 
 
-class RunnerPool(BasePool):
-    """Celery's view of the runners; the app that it belongs to carries the node as ``umbel_node``."""
+class CeleryPool(BasePool):
+    """Celery's view of the runners; its app has the node as attribute ``umbel_node``."""
 
     body_can_be_buffer = True
 
     @property
     def node(self) -> Node:
-        """The node whose runners these are."""
+        """The node that owns the runners."""
         return self.app.umbel_node
 
     def on_start(self) -> None:
@@ -50,7 +50,7 @@ class RunnerPool(BasePool):
         accept_callback: Callable[[int, float], None] | None = None,
         **options: Any,
     ) -> None:
-        """Take a message. ``target`` would run it in this process and is not called."""
+        """Receive a message. ``target`` would run it in this process and is not called."""
         began = time.monotonic()
 
         def accept(bundle: str, pid: int) -> None:
@@ -62,7 +62,7 @@ class RunnerPool(BasePool):
                 callback((False, None, time.monotonic() - began))
 
         body = args[3]
-        self.node.take(bytes(body) if isinstance(body, memoryview) else body, accept, done)
+        self.node.receive(bytes(body) if isinstance(body, memoryview) else body, accept, done)
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Stop a bundle's calls (Celery's ``revoke`` with ``terminate``); they end as cancelled."""
@@ -70,11 +70,11 @@ class RunnerPool(BasePool):
             self.node.supervisor.cancel_bundle(pid.bundle)
 
     def on_stop(self) -> None:
-        """Warm shutdown: running calls get the endpoint's ``drain_seconds``, the rest goes back."""
+        """Warm shutdown: running calls get the endpoint's ``drain_seconds``, all others are returned."""
         self.node.close()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: what runs is stopped at once."""
+        """Cold shutdown: stop running calls at once."""
         self.node.drain(at_once=True)
         self.node.close()
 
@@ -83,16 +83,16 @@ class RunnerPool(BasePool):
         self.node.supervisor.resize(n)
 
     def shrink(self, n: int = 1) -> None:
-        """Remove slots, each when its bundle has ended."""
+        """Remove slots, each at the end of its bundle."""
         self.node.supervisor.resize(-n)
 
     def restart(self) -> None:
-        """Replace all runners, each when its bundle has ended."""
-        self.node.supervisor.renew()
+        """Replace all runners, each at the end of its bundle."""
+        self.node.supervisor.replace_all()
 
     @property
     def num_processes(self) -> int:
-        """How many slots there are."""
+        """Number of slots."""
         return self.node.supervisor.slots
 
     def _get_info(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a node says of itself: its machine and its software."""
+"""What a node reports about itself: its machine and its software."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from umbel.protocol.version import __version__
 
 from ..config.hardware import memory, processors
 
-#: Most packages that are told of, and most bytes of their names and versions together.
+#: Maximum number of reported packages, and maximum bytes of their names and versions together.
 MAX_PACKAGES, MAX_PACKAGE_BYTES = 500, 12_000
-#: Where the drivers of NVIDIA and AMD say which cards there are. No driver is asked: that
-#: takes seconds, and keeps memory on the card.
+#: Where the NVIDIA and AMD drivers list their cards. The driver itself is not called: that takes seconds and
+#: allocates memory on the card.
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 _CARDS = Path("/sys/class/drm")
 _INSTALLED = re.compile(r"([A-Za-z0-9_.]+)-([A-Za-z0-9_.+!]+)\.dist-info")
@@ -27,7 +27,7 @@ _MAKERS = {"0x10de": "NVIDIA", "0x1002": "AMD"}
 
 
 def of_node() -> dict[str, Any]:
-    """Facts that hold as long as this process runs, few enough for every heartbeat.
+    """Facts that do not change while this process runs, few enough for every heartbeat.
 
     ``memory``: bytes; ``cpus``: processors that the worker may use; ``gpus``: names of accelerators.
     """
@@ -47,14 +47,14 @@ def of_node() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Versions by name of the packages of this Python, which runners without a sandbox have, too."""
+    """Package versions by name in this Python, which runners without a sandbox use, too."""
     found: dict[str, str] = {}
-    for folder in sys.path:
+    for directory in sys.path:
         try:
-            names = os.listdir(folder or ".")
+            names = os.listdir(directory or ".")
         except OSError:
             continue
-        # by the names of their folders: to read each one's description takes a thousand times as long
+        # from directory names: reading each package's metadata takes a thousand times as long
         for match in filter(None, map(_INSTALLED.fullmatch, names)):
             found.setdefault(match[1].lower().replace("_", "-"), match[2])
     size = 0
@@ -68,7 +68,7 @@ def packages() -> dict[str, str]:
 
 
 def cpu_model(file: Path = Path("/proc/cpuinfo")) -> str:
-    """What the processor is called, as far as the system knows."""
+    """Processor model, as far as the system reports it."""
     try:
         match = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", file.read_text(), re.MULTILINE)
     except OSError:
@@ -77,7 +77,7 @@ def cpu_model(file: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def gpus(nvidia: Path = _NVIDIA, cards: Path = _CARDS) -> list[str]:
-    """Names of the accelerators of this machine, whether or not slots are told of them."""
+    """Names of the accelerators of this machine, whether or not they are assigned to slots."""
     found = []
     for card in sorted(nvidia.glob("*/information")):
         match = re.search(r"^Model:\s*(.+)$", _read(card), re.MULTILINE)
@@ -86,10 +86,10 @@ def gpus(nvidia: Path = _NVIDIA, cards: Path = _CARDS) -> list[str]:
         return found[:64]
     for card in sorted(cards.glob("card[0-9]*")):
         if not card.name[4:].isdigit():
-            continue  # a socket of a card, not a card
+            continue  # a connector of a card, not a card
         device = card / "device"
         maker = _MAKERS.get(_read(device / "vendor").strip())
-        # a mainboard's graphics has no memory of its own; only AMD's driver says how much there is
+        # integrated graphics have no memory of their own; only AMD's driver reports the size
         if maker == "NVIDIA" or (maker == "AMD" and (device / "mem_info_vram_total").exists()):
             found.append(_read(device / "product_name").strip() or maker)
     return found[:64]

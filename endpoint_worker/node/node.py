@@ -1,4 +1,4 @@
-"""A worker node: what it is made of, apart from Celery."""
+"""A worker node and its parts, independent of Celery."""
 
 from __future__ import annotations
 
@@ -19,224 +19,228 @@ from umbel.protocol.messages import Bundle, Heartbeat, Outcome
 
 from ..broker.client import BROKER_ERRORS, connect
 from ..child.linux import adopt_orphans
-from ..config.directory import EndpointFolder
+from ..config.directory import EndpointDirectory
 from ..config.settings import Settings
 from ..intake.receive import FunctionCache, Intake, Unavailable
-from ..intake.router import Reception
+from ..intake.router import Router
 from ..reporting.outbox import Origin, Outbox
 from ..runners import cgroups
 from ..runners.job import Accepted, Job, unstarted
-from ..runners.options import Places, runner_options
+from ..runners.options import RunnerOptionsBuilder, runner_options
 from ..scheduling.supervisor import Supervisor
 from . import inventory
 
 log = logging.getLogger(__name__)
 
-#: A cancelled call is looked for this long (seconds) before the newest one that was seen: clocks and
-#: transactions overlap.
+#: Cancelled calls are read from this long (seconds) before the newest one seen: clocks and transactions
+#: overlap.
 OVERLAP = 60.0
-#: That a message was refused is told with heartbeats for so long (seconds): often two clocks differ.
-TELL_REFUSED = 600.0
-#: With so many heartbeats after each connection what is installed here is told.
-INTRODUCTIONS = 2
+#: A rejected message is reported with heartbeats for this long (seconds); clock differences are a frequent
+#: cause.
+REPORT_REFUSED = 600.0
+#: Number of heartbeats after each connection that include the installed packages.
+PACKAGE_HEARTBEATS = 2
 
 
 def _fits(bundle: Bundle) -> bool:
     return True
 
 
-class Teller(threading.Thread):
-    """Runs callbacks one after another, so that whoever has them need not wait for what they do."""
+class CallbackThread(threading.Thread):
+    """Runs callbacks one after another, so that other threads need not wait for them."""
 
     def __init__(self) -> None:
-        super().__init__(name="umbel-teller", daemon=True)
-        self._inbox: SimpleQueue[list[Callable[[], None]] | None] = SimpleQueue()
+        super().__init__(name="umbel-callbacks", daemon=True)
+        self._queue: SimpleQueue[list[Callable[[], None]] | None] = SimpleQueue()
 
-    def tell(self, callbacks: list[Callable[[], None]]) -> None:
-        """Have these called soon."""
-        self._inbox.put(callbacks)
+    def submit(self, callbacks: list[Callable[[], None]]) -> None:
+        """Run these callbacks soon."""
+        self._queue.put(callbacks)
 
     def close(self, timeout: float) -> None:
-        """Run what there is and end."""
-        self._inbox.put(None)
+        """Run the remaining callbacks and end."""
+        self._queue.put(None)
         self.join(timeout)
 
     def run(self) -> None:
         """Run callbacks until ``close``."""
-        while (callbacks := self._inbox.get()) is not None:
+        while (callbacks := self._queue.get()) is not None:
             for callback in callbacks:
                 try:
                     callback()
                 except Exception:
-                    # Celery's bookkeeping over a broken connection may raise anything; bundles go on
-                    log.warning("a bundle's progress could not be told to Celery", exc_info=True)
+                    # Celery's bookkeeping over a broken connection may raise anything; bundles continue
+                    log.warning("cannot report the progress of a bundle to Celery", exc_info=True)
 
 
 class Node:
-    """One running worker node of an endpoint. ``name``: its name, kept over restarts.
+    """One running worker node of an endpoint. ``name``: its name, kept across restarts.
 
-    ``way``: what is said of how it reaches the broker, if there was a choice.
+    ``route``: how it reaches the broker, if there was a choice.
     """
 
-    def __init__(self, folder: EndpointFolder, settings: Settings, name: str, way: str = ""):
-        credentials = folder.credentials()
+    def __init__(self, directory: EndpointDirectory, settings: Settings, name: str, route: str = ""):
+        credentials = directory.credentials()
         self.endpoint = credentials.endpoint_id
         self.name = name
         self.settings = settings
         self.broker_url = settings.broker_url(credentials.broker_url)
         origin = Origin(self.endpoint, name, names.new_id())
-        self.outbox = Outbox(
-            Signer(folder.signing_key()), origin, folder.spool / name, connect(self.broker_url)
-        )
+        signer = Signer(directory.signing_key())
+        self.outbox = Outbox(signer, origin, directory.spool / name, connect(self.broker_url))
         self.intake = Intake(
             self.endpoint,
             Verifier(credentials.service_key),
-            FunctionCache(folder.cache / "functions"),
+            FunctionCache(directory.cache / "functions"),
             connect(self.broker_url, timeout=5.0),
             rules=settings.rules,
             closed=settings.sandbox.kind != "none",
         )
-        self.teller = Teller()
-        options = runner_options(folder, settings)
-        self.places = Places(replace(options, cgroups=cgroups.find() if settings.cgroup else None))
+        self.callbacks = CallbackThread()
+        groups = cgroups.find() if settings.cgroup else None
+        options = replace(runner_options(directory, settings), cgroups=groups)
+        self.options_builder = RunnerOptionsBuilder(options)
         self.supervisor = Supervisor(
-            self.places.base,
+            self.options_builder.base,
             settings.worker_slots,
             self.outbox.add,
-            self.teller.tell,
-            sweeps=adopt_orphans(),
+            self.callbacks.submit,
+            adopts_orphans=adopt_orphans(),
         )
-        #: whether a bundle's calls can end before this node does; set by whoever knows the node's end
+        #: whether a bundle's calls can end before this node does; replaced by ``ShutdownMonitor``
         self.fits: Callable[[Bundle], bool] = _fits
-        self.way = way
-        self.reception = self._open_reception(folder)
+        self.route = route
+        self.router = self._make_router(directory)
         self._client = connect(self.broker_url, timeout=5.0)
         self._newest_cancelled = 0.0
-        self._refused = (-TELL_REFUSED, "")
-        self._standing, self._packages = inventory.of_node(), inventory.packages()
-        self._introduce = INTRODUCTIONS
-        self._ear = threading.Event()
-        self._over = False
-        self._pulse = threading.Thread(target=self._beat_for_ever, name="umbel-pulse", daemon=True)
+        self._refused = (-REPORT_REFUSED, "")
+        self._inventory, self._packages = inventory.of_node(), inventory.packages()
+        self._package_heartbeats = PACKAGE_HEARTBEATS
+        self._wake = threading.Event()
+        self._stopped = False
+        self._heartbeats = threading.Thread(target=self._heartbeat_loop, name="umbel-heartbeat", daemon=True)
 
-    def _open_reception(self, folder: EndpointFolder) -> Reception:
+    def _make_router(self, directory: EndpointDirectory) -> Router:
         chosen = self.settings
-        to = self.supervisor.submit, self.outbox.add, self.teller.tell
-        return Reception(chosen.environments, chosen.rules, self.places, folder.cache, *to)
+        outputs = self.supervisor.submit, self.outbox.add, self.callbacks.submit
+        return Router(chosen.environments, chosen.rules, self.options_builder, directory.cache, *outputs)
 
-    def hire(self) -> None:
-        """Start the runners, before all else: they take a moment to be ready."""
+    def start_runners(self) -> None:
+        """Start the runners, before everything else, because they take a moment to be ready."""
         self.supervisor.start()
 
     def start(self) -> None:
-        """Start the threads: runners if they are not there yet, reports, heartbeat."""
-        for thread in (self.supervisor, self.outbox, self.teller, self._pulse):
+        """Start the threads: runners if not started yet, reports, heartbeat."""
+        for thread in (self.supervisor, self.outbox, self.callbacks, self._heartbeats):
             if thread.ident is None:
                 thread.start()
 
-    def take(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
-        """Take a message. Both callbacks are called in any case, sooner or later, from another thread."""
+    def receive(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
+        """Receive a message. Both callbacks are always called eventually, from another thread."""
         try:
             bundle, function, refused = self.intake.open(raw)
         except ProtocolError as error:
-            # nothing can be reported of a bundle that may be anybody's; the service misses it and sends again
-            log.error("a message is dropped: %s", error)
+            # no report is possible for a bundle of unknown origin; the service detects the loss and sends it
+            # again
+            log.error("message dropped: %s", error)
             self._refused = (time.monotonic(), f"a message was refused: {error.message}")
         except Unavailable as error:
-            log.warning("bundle %s goes back: %s", error.bundle.id, error.message)
+            log.warning("bundle %s returned: %s", error.bundle.id, error.message)
             self.outbox.add(error.bundle.id, error.outcomes)
         else:
             if bundle.id in self.held():
-                log.warning("bundle %s came twice", bundle.id)
+                log.warning("bundle %s received twice; ignoring the second copy", bundle.id)
             elif not self.fits(bundle):
-                self.outbox.add(bundle.id, [*unstarted(bundle, "its worker ends before"), *refused])
+                self.outbox.add(
+                    bundle.id, [*unstarted(bundle, "the worker ends before the call could finish"), *refused]
+                )
             elif self._run(Job(bundle, function, on_accept, on_done), refused):
                 return
-        self.teller.tell([partial(on_accept, "", 0), on_done])
+        self.callbacks.submit([partial(on_accept, "", 0), on_done])
 
     def _run(self, job: Job, refused: list[Outcome]) -> bool:
-        """Have a bundle's calls run and tell of those that may not; False if none may."""
-        # first what runs: a bundle of which something is unsent counts as held
+        """Run a bundle's calls and report those that may not run; return False if none may run."""
+        # run first: a bundle with unsent reports counts as held
         if job.bundle.calls:
-            self.reception.take(job)
+            self.router.route(job)
         if refused:
             self.outbox.add(job.bundle.id, refused)
         return bool(job.bundle.calls)
 
     def held(self) -> list[str]:
-        """Ids of bundles whose calls are not all accounted for at the service."""
-        # the supervisor's list first: a bundle that ends in between is then in both, never in none
-        return list({*self.reception.held, *self.supervisor.held, *self.outbox.unsent})
+        """Ids of bundles with calls that are not yet accounted for at the service."""
+        # the supervisor's list first: a bundle that ends in between is then in both, never in neither
+        return list({*self.router.held, *self.supervisor.held, *self.outbox.unsent})
 
     def cancel(self, task_ids: Iterable[str]) -> None:
         """Skip or stop these calls."""
         chosen = set(task_ids)
-        self.reception.cancel(chosen)
+        self.router.cancel(chosen)
         self.supervisor.cancel(chosen)
 
-    def poke(self) -> None:
-        """Send a heartbeat and look for cancelled calls now: the broker is there (again)."""
+    def on_connected(self) -> None:
+        """Send a heartbeat and read cancelled calls now: the broker is reachable (again)."""
         self._newest_cancelled = 0.0
-        self._refused = (-TELL_REFUSED, "")
-        self._introduce = INTRODUCTIONS
-        self._ear.set()
+        self._refused = (-REPORT_REFUSED, "")
+        self._package_heartbeats = PACKAGE_HEARTBEATS
+        self._wake.set()
 
     def drain(self, *, at_once: bool = False) -> threading.Event:
-        """Stop taking bundles; the event is set when nothing is held any more."""
-        self.reception.close()
+        """Stop accepting bundles; the event is set when no bundle is left."""
+        self.router.close()
         return self.supervisor.drain(0.0 if at_once else self.settings.drain_seconds)
 
     def close(self) -> None:
-        """Give back what is left, say goodbye, end the threads."""
+        """Return what is left, send a goodbye, and end the threads."""
         self.drain().wait(self.settings.drain_seconds + 3.0)
-        self._over = True
-        self._ear.set()
+        self._stopped = True
+        self._wake.set()
         self.supervisor.stop()
-        self.teller.close(2.0)
+        self.callbacks.close(2.0)
         if not self.outbox.close(3.0):
-            log.warning("some reports are kept in the spool and are sent at the next start")
+            log.warning("unsent reports remain in the spool and will be sent at the next start")
 
-    def _beat_for_ever(self) -> None:
-        while not self._over:
-            self._ear.clear()
+    def _heartbeat_loop(self) -> None:
+        while not self._stopped:
+            self._wake.clear()
             self.outbox.heartbeat(self._heartbeat)
-            self._hear_cancelled()
-            self.reception.tidy(self.supervisor.keys)
-            self._ear.wait(limits.HEARTBEAT_INTERVAL)
+            self._read_cancelled()
+            self.router.release_unused(self.supervisor.keys)
+            self._wake.wait(limits.HEARTBEAT_INTERVAL)
 
     def _heartbeat(self) -> Heartbeat:
         supervisor = self.supervisor
         return Heartbeat(supervisor.slots, supervisor.busy, self.held(), self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        said: dict[str, Any] = {
-            **self._standing,
+        facts: dict[str, Any] = {
+            **self._inventory,
             "load": round(os.getloadavg()[0], 2),
             "queue": self.supervisor.waiting,
             "time": time.time(),
         }
-        if self._introduce > 0:
-            # large, and always the same: the service keeps them
-            self._introduce -= 1
-            said["packages"] = self._packages
-        if self.way:
-            said["way"] = self.way
+        if self._package_heartbeats > 0:
+            # large and constant: the service stores them
+            self._package_heartbeats -= 1
+            facts["packages"] = self._packages
+        if self.route:
+            facts["way"] = self.route
         problem = self.supervisor.problem
-        if not problem and time.monotonic() - self._refused[0] < TELL_REFUSED:
+        if not problem and time.monotonic() - self._refused[0] < REPORT_REFUSED:
             problem = self._refused[1]
         if problem:
-            said["problem"] = problem[:500]
-        return said
+            facts["problem"] = problem[:500]
+        return facts
 
-    def _hear_cancelled(self) -> None:
-        """Learn what was cancelled while no control command could reach this node."""
+    def _read_cancelled(self) -> None:
+        """Read calls that were cancelled while no control command could reach this node."""
         key = names.cancelled_key(self.endpoint)
         try:
             found: Any = self._client.zrangebyscore(
                 key, self._newest_cancelled - OVERLAP, "+inf", withscores=True
             )
         except BROKER_ERRORS as error:
-            log.debug("cancelled calls cannot be read now: %s", error)
+            log.debug("cannot read cancelled calls now: %s", error)
             return
         if found:
             self._newest_cancelled = max(score for _, score in found)

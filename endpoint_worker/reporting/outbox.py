@@ -1,8 +1,8 @@
-"""The outbox: what this node has to tell the service, told once and in order.
+"""The outbox: delivers this node's reports to the service once and in order.
 
-Outcomes are signed, written to the spool folder, pushed to the broker and only then removed: a node cut off
-from the broker, or started again, delivers later. Outcomes that are ready together travel together, but
-nothing ever waits for more.
+Outcomes are signed, written to the spool directory, pushed to the broker and only then removed, so a node
+that was disconnected or restarted delivers them later. Outcomes that are ready at the same time share a
+report, but no outcome waits for others.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ..broker.client import BROKER_ERRORS
 
 log = logging.getLogger(__name__)
 
-#: A report is closed when its payloads, logs and items reach this many bytes (one larger outcome makes a
+#: A report is closed when its payloads, logs and items reach this many bytes (a single larger outcome gets a
 #: report of its own).
 REPORT_BYTES = 2 * 1024 * 1024
-#: Seconds between attempts while the broker cannot be reached: doubled each time up to the most.
+#: Seconds between attempts while the broker is unreachable: doubled each time up to the maximum.
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0
 _SUFFIX = ".report"
 
 
 class Origin(NamedTuple):
-    """Who reports: the endpoint, the node, and this run of it."""
+    """The sender of reports: the endpoint, the node, and the instance of the node."""
 
     endpoint: str
     node: str
@@ -50,7 +50,7 @@ class _Spooled(NamedTuple):
 
 
 class Outbox(threading.Thread):
-    """Sends reports of one node through ``client``; ``spool`` is a folder that only this node uses."""
+    """Sends reports of one node through ``client``; ``spool`` is a directory used only by this node."""
 
     def __init__(self, signer: Signer, origin: Origin, spool: Path, client: redis.Redis):
         super().__init__(name="umbel-outbox", daemon=True)
@@ -58,76 +58,76 @@ class Outbox(threading.Thread):
         self._origin = origin
         self._spool = spool
         self._client = client
-        self._inbox: SimpleQueue[tuple[str, list[Outcome]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[str, list[Outcome]] | None] = SimpleQueue()
         self._backlog: deque[_Spooled] = deque()
         self._unsent: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._beat: Callable[[], Heartbeat] | None = None
+        self._make_heartbeat: Callable[[], Heartbeat] | None = None
         self._delay = 0.0
-        self._over = False
+        self._stopped = False
         spool.mkdir(parents=True, exist_ok=True)
-        self._adopt()
+        self._load_spool()
 
     def add(self, bundle_id: str, outcomes: list[Outcome]) -> None:
         """Report these outcomes; never blocks."""
         with self._lock:
             self._unsent[bundle_id] += 1
-        self._inbox.put((bundle_id, outcomes))
+        self._queue.put((bundle_id, outcomes))
 
     def heartbeat(self, make: Callable[[], Heartbeat]) -> None:
-        """Report ``make()`` once everything before it is sent; dropped when the broker cannot be reached."""
-        self._beat = make
-        self._inbox.put(None)
+        """Report ``make()`` after everything before it is sent; dropped if the broker is unreachable."""
+        self._make_heartbeat = make
+        self._queue.put(None)
 
     @property
     def unsent(self) -> list[str]:
-        """Ids of the bundles of which an outcome has not reached the broker."""
+        """Ids of bundles with an outcome that has not reached the broker."""
         with self._lock:
             return list(self._unsent)
 
     def close(self, timeout: float) -> bool:
-        """Send what there is and a goodbye, for at most ``timeout`` seconds; tell whether all was sent."""
+        """Send what is left and a goodbye within ``timeout`` seconds; return whether everything was sent."""
         deadline = time.monotonic() + timeout
         while self.unsent and time.monotonic() < deadline:
             time.sleep(0.01)
-        self._over = True
-        self._inbox.put(None)
+        self._stopped = True
+        self._queue.put(None)
         self.join(max(0.5, deadline - time.monotonic()))
         if self.unsent or self.is_alive():
             return False
         try:
             self._push([self._seal({}, goodbye=True)])
         except BROKER_ERRORS as error:
-            log.warning("the service could not be told that this node stops: %s", error)
+            log.warning("cannot send the goodbye of this node to the service: %s", error)
             return False
         return True
 
     def run(self) -> None:
         """Send until ``close``."""
-        while not self._over or not self._inbox.empty():
+        while not self._stopped or not self._queue.empty():
             for batch in self._batches(self._wait()):
-                self._keep(batch)
+                self._spool_report(batch)
             self._send()
 
-    def _adopt(self) -> None:
-        """Take over what an earlier run of this node could not send."""
+    def _load_spool(self) -> None:
+        """Load reports that an earlier instance of this node could not send."""
         for path in sorted(self._spool.iterdir()):
             if path.suffix == _SUFFIX:
                 self._backlog.append(_Spooled(path, None, ()))
             else:
                 path.unlink(missing_ok=True)
         if self._backlog:
-            log.info("%d reports of an earlier run are still to be sent", len(self._backlog))
+            log.info("sending %d reports left by an earlier run", len(self._backlog))
 
     def _wait(self) -> list[tuple[str, list[Outcome]]]:
-        """Wait for something to do; return the outcomes that are there."""
+        """Wait for something to do; return the available outcomes."""
         items = []
         try:
-            item = self._inbox.get(timeout=self._delay) if self._backlog else self._inbox.get()
+            item = self._queue.get(timeout=self._delay) if self._backlog else self._queue.get()
             while True:
                 if item is not None:
                     items.append(item)
-                item = self._inbox.get_nowait()
+                item = self._queue.get_nowait()
         except Empty:
             return items
 
@@ -146,19 +146,19 @@ class Outbox(threading.Thread):
                 if outcome.items is not None:
                     size += sum(map(len, outcome.items.items))
         with self._lock:
-            # from counting what was added to counting the reports that hold it
+            # count the reports that contain the outcomes instead of the calls of ``add``
             for batch in batches:
                 self._unsent.update(batch.keys())
             for bundle_id, _ in items:
-                self._forget(bundle_id)
+                self._discount(bundle_id)
         return batches
 
-    def _forget(self, bundle_id: str) -> None:
+    def _discount(self, bundle_id: str) -> None:
         self._unsent[bundle_id] -= 1
         if self._unsent[bundle_id] <= 0:
             del self._unsent[bundle_id]
 
-    def _keep(self, batch: dict[str, list[Outcome]]) -> None:
+    def _spool_report(self, batch: dict[str, list[Outcome]]) -> None:
         """Sign a report and write it to the spool."""
         data = self._seal(batch)
         path = self._spool / f"{time.time_ns():020d}-{names.new_id()[:8]}{_SUFFIX}"
@@ -167,10 +167,10 @@ class Outbox(threading.Thread):
             draft.write_bytes(data)
             os.replace(draft, path)
         except OSError as error:
-            log.error("a report cannot be kept in %s and is held in memory only: %s", self._spool, error)
+            log.error("a report cannot be kept in %s; keeping it in memory only: %s", self._spool, error)
             self._backlog.append(_Spooled(path, data, tuple(batch)))
             return
-        # bytes stay in memory only when they are about to be sent
+        # keep the bytes in memory only if they are about to be sent
         self._backlog.append(_Spooled(path, None if self._delay else data, tuple(batch)))
 
     def _seal(self, outcomes: dict[str, list[Outcome]], *, goodbye: bool = False) -> bytes:
@@ -178,8 +178,8 @@ class Outbox(threading.Thread):
         return report.seal(self._signer, time.time(), names.new_id())
 
     def _send(self) -> None:
-        """Push what is in the backlog, then the heartbeat; on failure wait longer before the next attempt."""
-        make, self._beat = self._beat, None
+        """Push the backlog, then the heartbeat; on failure increase the delay before the next attempt."""
+        make, self._make_heartbeat = self._make_heartbeat, None
         if make is None and not self._backlog:
             return
         try:
@@ -190,11 +190,11 @@ class Outbox(threading.Thread):
                 self._push([report.seal(self._signer, time.time(), names.new_id())])
         except BROKER_ERRORS as error:
             if not self._delay:
-                log.warning("the broker does not take reports; they are kept and sent later: %s", error)
+                log.warning("cannot send reports to the broker; they are kept and sent later: %s", error)
             self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
             return
         if self._delay:
-            log.info("the broker takes reports again")
+            log.info("the broker accepts reports again")
         self._delay = 0.0
 
     def _send_first(self) -> None:
@@ -204,17 +204,17 @@ class Outbox(threading.Thread):
             try:
                 data = first.path.read_bytes()
             except FileNotFoundError:
-                log.error("a report is gone from the spool: %s", first.path)
+                log.error("a report is missing from the spool: %s", first.path)
         if data is not None:
             self._push([data])
         self._backlog.popleft()
         try:
             first.path.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("%s was sent but cannot be removed: %s", first.path, error)
+            log.warning("report %s was sent but cannot be removed from the spool: %s", first.path, error)
         with self._lock:
             for bundle_id in first.bundles:
-                self._forget(bundle_id)
+                self._discount(bundle_id)
 
     def _push(self, reports: list[bytes]) -> None:
         self._client.lpush(names.REPORTS_KEY, *reports)

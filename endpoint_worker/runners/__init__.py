@@ -1,5 +1,5 @@
-"""Runner processes as the supervisor sees them: started, fed, watched, limited and killed.
+"""Runner processes as seen by the supervisor: start, assign, monitor, limit and kill.
 
 In: a job and the options of its runner. Out: the outcome of each call with its usage record. ``process_tree``
-and ``cgroups`` find and end whatever calls leave behind.
+and ``cgroups`` find and end processes that calls leave behind.
 """

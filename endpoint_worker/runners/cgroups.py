@@ -1,10 +1,10 @@
-"""Control groups of Linux: a limit of memory that holds for a call with everything that it starts.
+"""Linux control groups: a memory limit for a call together with everything that it starts.
 
-Where this process may make groups below its own, each runner gets one; elsewhere ``RLIMIT_AS`` has to do,
-which counts what is reserved rather than used, and by each process for itself. Both versions of the
-interface are known (kernel documentation, ``admin-guide/cgroup-v2`` and ``admin-guide/cgroup-v1/memory``).
-In version 2 only groups without processes may limit those below them, so the worker steps down into a group
-of its own first, unless others than itself live in its group.
+Where this process may create groups below its own, each runner gets one; elsewhere ``RLIMIT_AS`` is used,
+which counts reserved instead of used memory, separately for each process. Both versions of the interface are
+supported (kernel documentation, ``admin-guide/cgroup-v2`` and ``admin-guide/cgroup-v1/memory``). In version 2
+only groups without processes may limit the groups below them, so the worker first moves into a child group of
+its own, unless other processes share its group.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .process_tree import descendants
 log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
-#: Names of the worker's own group (version 2), and the beginning of the runners'.
+#: Name of the worker's own group (version 2), and prefix of the runners' groups.
 WORKER, RUNNER = "umbel-worker", "umbel-runner-"
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class _Files:
-    """What one version calls things."""
+    """File names and values of one version."""
 
     limit: str
     none: str
@@ -46,34 +46,34 @@ class Group:
     """The group of one runner."""
 
     def __init__(self, parent: Path, version: int):
-        """Make it. Raises OSError."""
+        """Create the group. Raises OSError."""
         self._files = _VERSIONS[version]
-        self.folder = parent / f"{RUNNER}{os.getpid()}-{next(_numbers)}"
-        self.folder.mkdir()
+        self.directory = parent / f"{RUNNER}{os.getpid()}-{next(_numbers)}"
+        self.directory.mkdir()
         self._limit: int | None = None
         self._kills = 0
         for name, value in self._files.setup:
             try:
                 self._write(name, value)
             except OSError:
-                # older kernels and machines without swap do not know all of them
+                # older kernels and machines without swap do not have all of these
                 pass
 
     def enter(self) -> list[str]:
-        """Words before a command that have it run in the group."""
-        return ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(self.folder)]
+        """Return the words to put before a command so that it runs in the group."""
+        return ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(self.directory)]
 
     def limit(self, size: int | None) -> bool:
-        """Let all that is in the group take ``size`` bytes together (None: no limit); tell if that holds."""
+        """Limit the memory of the whole group to ``size`` bytes (None: no limit); return success."""
         if size is not None:
-            # only who is limited can be over a limit: a bundle without one costs no look at the group
+            # only a limited group can exceed a limit: a bundle without one needs no read of the counter
             self._kills = self._count()
         if size == self._limit:
             return True
         try:
             self._write(self._files.limit, self._files.none if size is None else str(size))
         except OSError as error:
-            log.warning("%s takes no limit of %s bytes: %s", self.folder, size, error)
+            log.warning("control group %s: cannot set a limit of %s bytes: %s", self.directory, size, error)
             return False
         self._limit = size
         return True
@@ -84,37 +84,37 @@ class Group:
         return self._limit is not None
 
     def exceeded(self) -> bool:
-        """Tell whether the kernel has ended something in the group since the limit was set."""
+        """Return whether the kernel has killed a process of the group since the limit was set."""
         return self.limited and self._count() > self._kills
 
     def close(self) -> bool:
-        """Remove the group; False while a process of it still ends."""
+        """Remove the group; return False while one of its processes is still ending."""
         try:
-            self.folder.rmdir()
+            self.directory.rmdir()
         except OSError:
-            return not self.folder.exists()
+            return not self.directory.exists()
         return True
 
     def _write(self, name: str, value: str) -> None:
-        (self.folder / name).write_text(value)
+        (self.directory / name).write_text(value)
 
     def _count(self) -> int:
         try:
-            lines = (self.folder / self._files.events).read_text().splitlines()
+            lines = (self.directory / self._files.events).read_text().splitlines()
             return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
         except (OSError, ValueError):
             return 0
 
 
 class Cgroups:
-    """Where groups for runners are made: below ``parent``, by the rules of ``version``."""
+    """Creates groups for runners below ``parent``; ``version``: 1 or 2 of the interface."""
 
     def __init__(self, parent: Path, version: int):
         self.parent, self.version = parent, version
         self._closing: list[Group] = []
 
     def close(self, group: Group | None = None, patience: float = 0.0) -> None:
-        """Remove ``group`` and those that could not be removed before, trying for ``patience`` seconds."""
+        """Remove ``group`` and those that could not be removed before; retry for ``patience`` seconds."""
         self._closing += [] if group is None else [group]
         until = time.monotonic() + patience
         while True:
@@ -124,18 +124,18 @@ class Cgroups:
             time.sleep(0.01)
 
     def group(self) -> Group | None:
-        """A new group; None when the system refuses."""
+        """Return a new group, or None if the system refuses."""
         try:
             return Group(self.parent, self.version)
         except OSError as error:
-            log.warning("no control group for a runner below %s: %s", self.parent, error)
+            log.warning("cannot create a control group for a runner below %s: %s", self.parent, error)
             return None
 
 
 def find() -> Cgroups | None:
-    """The place for this process's runners; None where it may make no groups that limit memory.
+    """Return where to create groups for runners; None if memory cannot be limited by groups here.
 
-    Removes what a worker that is gone has left there.
+    Removes groups left behind by workers that no longer run.
     """
     for version in (2, 1):
         own = _own(version)
@@ -146,7 +146,7 @@ def find() -> Cgroups | None:
             probe = Group(own, version)
         except OSError:
             continue
-        fits = (probe.folder / _VERSIONS[version].limit).exists()
+        fits = (probe.directory / _VERSIONS[version].limit).exists()
         probe.close()
         if fits:
             return Cgroups(own, version)
@@ -159,12 +159,12 @@ def _sweep(own: Path) -> None:
             try:
                 left.rmdir()
             except OSError:
-                # something in it still ends, or it is another account's
+                # a process in it is still ending, or it belongs to another account
                 pass
 
 
 def _own(version: int) -> Path | None:
-    """Folder of the group that this process is in, or was before it stepped down."""
+    """Return the directory of this process's group, or of its parent if the process has moved down."""
     try:
         lines = [line.split(":", 2) for line in (PROC / "self/cgroup").read_text().splitlines()]
         mounts = [line.split() for line in (PROC / "self/mounts").read_text().splitlines()]
@@ -176,13 +176,13 @@ def _own(version: int) -> Path | None:
     roots = [m[1] for m in mounts if m[2] == kind and (version == 2 or "memory" in m[3].split(","))]
     if not paths or not roots:
         return None
-    folder = Path(roots[0]) / paths[0].lstrip("/")
-    folder = folder.parent if folder.name == WORKER else folder
-    return folder if os.access(folder, os.W_OK) else None
+    directory = Path(roots[0]) / paths[0].lstrip("/")
+    directory = directory.parent if directory.name == WORKER else directory
+    return directory if os.access(directory, os.W_OK) else None
 
 
 def _prepared(own: Path, version: int) -> bool:
-    """See that groups below ``own`` may limit memory."""
+    """Ensure that groups below ``own`` may limit memory; return whether they may."""
     if version == 1:
         return True
     try:

@@ -1,4 +1,4 @@
-"""How the runners of an endpoint are started: by its settings, and for whom and what a bundle is."""
+"""How to start the runners of an endpoint: from its settings, and per user and environment of a bundle."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pathlib import Path
 
 from umbel.protocol.messages import Bundle
 
-from ..config.directory import EndpointFolder
+from ..config.directory import EndpointDirectory
 from ..config.mounts import Mount
 from ..config.settings import Settings, SettingsError
 from ..sandbox import runtime_copy
 from ..sandbox.launchers import launcher
 from .process import RunnerOptions
 
-Equip = Callable[[RunnerOptions], RunnerOptions]
-#: So many kinds of runners are remembered.
-MOST_KINDS = 1000
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z")
+Adapt = Callable[[RunnerOptions], RunnerOptions]
+#: Maximum number of runner kinds that are cached.
+MAX_KINDS = 1000
+_DIRECTORY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z")
 
 
-def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
-    """How a runner of an endpoint is started, when nothing is known of what it shall run.
+def runner_options(directory: EndpointDirectory, settings: Settings) -> RunnerOptions:
+    """Return the default options for runners of an endpoint.
 
-    Raises SettingsError when the sandbox would show what it must hide, OSError when the disk is full.
+    Raises SettingsError if the sandbox would expose private files, OSError if the disk is full.
     """
-    closed = launcher(settings.sandbox)
+    sandbox_launcher = launcher(settings.sandbox)
     options = RunnerOptions(
-        folder=settings.work_folder(folder.path / "work"),
+        directory=settings.work_folder(directory.path / "work"),
         environment=settings.runner_environment(os.environ),
         timeout=settings.timeout or None,
         memory=settings.memory or None,
@@ -41,63 +41,65 @@ def runner_options(folder: EndpointFolder, settings: Settings) -> RunnerOptions:
         open_files=settings.open_files,
         recycle_calls=settings.recycle_calls,
         recycle_memory=settings.recycle_memory,
-        launcher=closed,
+        launcher=sandbox_launcher,
         layout=settings.hardware.layout(settings.worker_slots),
         setup=settings.setup,
     )
-    if not closed.closed:
+    if not sandbox_launcher.sandboxed:
         return options
     try:
-        binds = settings.sandbox.mounts(folder.path)
+        binds = settings.sandbox.mounts(directory.path)
     except ValueError as error:
-        raise SettingsError(f"{folder.settings_file}, [sandbox]: {error}") from None
+        raise SettingsError(f"{directory.settings_file}, [sandbox]: {error}") from None
     python, mounts = ((settings.sandbox.python,), binds)
     if not settings.sandbox.image:
         python, mounts = ((sys.executable,), [*_interpreter(), *binds])
     return replace(
         options,
-        folder=options.folder / "nobody",
+        directory=options.directory / "nobody",
         python=python,
         mounts=mounts,
-        hidden=(folder.path.parent.parent,),
-        kit=runtime_copy.make(folder.cache),
+        hidden=(directory.path.parent.parent,),
+        runtime_copy=runtime_copy.make(directory.cache),
     )
 
 
 def _interpreter() -> list[Mount]:
-    """What this Python consists of, wherever it is installed."""
-    folders = dict.fromkeys((sys.base_prefix, sys.prefix))
-    return [Mount(Path(folder), folder) for folder in folders if folder not in ("/", "/usr")]
+    """Mounts for this Python, wherever it is installed."""
+    directories = dict.fromkeys((sys.base_prefix, sys.prefix))
+    return [Mount(Path(directory), directory) for directory in directories if directory not in ("/", "/usr")]
 
 
-class Places:
-    """Options of runners: one object for each kind of runner that a node has."""
+class RunnerOptionsBuilder:
+    """Creates runner options: one object for each kind of runner on a node."""
 
     def __init__(self, base: RunnerOptions):
         self.base = base
-        self._work = base.folder.parent if base.launcher.closed else base.folder
+        self._work = base.directory.parent if base.launcher.sandboxed else base.directory
         self._known: dict[tuple[str, str], RunnerOptions] = {}
 
-    def options(self, bundle: Bundle, environment: str = "", equip: Equip | None = None) -> RunnerOptions:
-        """How a runner for this bundle is started: in a sandbox each user's are apart, with their folder.
+    def options(self, bundle: Bundle, environment: str = "", adapt: Adapt | None = None) -> RunnerOptions:
+        """Return options for a bundle's runner; in a sandbox runners and directories are per user.
 
-        ``environment``: key of one that the bundle needs; ``equip``: fits options out for it.
+        ``environment``: key of the environment that the bundle needs; ``adapt``: adapts options to it.
         """
-        user = bundle.user if self.base.launcher.closed else ""
-        if not environment and not self.base.launcher.closed:
+        user = bundle.user if self.base.launcher.sandboxed else ""
+        if not environment and not self.base.launcher.sandboxed:
             return self.base
         known = self._known.get((environment, user))
         if known is None:
-            if len(self._known) > MOST_KINDS:
-                self._known.clear()  # runners keep theirs; equal keys mean equal options
-            folder = self._work / user_folder(user) if self.base.launcher.closed else self.base.folder
-            known = replace(self.base, folder=folder, key=(environment, user))
-            known = self._known[environment, user] = equip(known) if equip is not None else known
+            if len(self._known) > MAX_KINDS:
+                self._known.clear()  # runners keep their options; equal keys mean equal options
+            directory = (
+                self._work / user_directory(user) if self.base.launcher.sandboxed else self.base.directory
+            )
+            known = replace(self.base, directory=directory, key=(environment, user))
+            known = self._known[environment, user] = adapt(known) if adapt is not None else known
         return known
 
 
-def user_folder(user: str) -> str:
-    """Name of a user's folder below the work folder."""
-    if _FOLDER_NAME.match(user) and user != "nobody":
+def user_directory(user: str) -> str:
+    """Name of a user's directory below the work directory."""
+    if _DIRECTORY_NAME.match(user) and user != "nobody":
         return user
     return "user-" + hashlib.sha256(user.encode()).hexdigest()[:16]

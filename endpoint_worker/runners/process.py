@@ -1,6 +1,6 @@
-"""A runner's process: how it is started, measured, killed and buried.
+"""A runner's process: start, measure, kill and clean up.
 
-Nothing here blocks: the supervisor's thread calls it.
+Nothing here blocks, because the supervisor's thread calls it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from umbel.protocol.run_options import RunOptions
 
 from ..config.hardware import BoundTo, Layout
 from ..config.mounts import Mount, Start
-from ..ipc import shared_memory as journals
-from ..ipc.output import Ear, open_pipe
-from ..ipc.shared_memory import Journal
-from ..sandbox.channel import Door, Pair
+from ..ipc import shared_memory
+from ..ipc.output import OutputReader, open_pipe
+from ..ipc.shared_memory import SharedProgress
+from ..sandbox.channel import MountedSocket, SocketPair
 from ..sandbox.launchers import Launcher
 from . import process_tree
 from .cgroups import Cgroups
 
-#: Makes the command ``module`` known, which login shells know only.
+#: Defines the command ``module``, which otherwise only login shells have.
 _MODULES = """for file in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/*modules.sh \\
     /etc/profile.d/*lmod.sh; do
     if ! type module >/dev/null 2>&1 && [ -r "$file" ]; then . "$file"; fi
@@ -43,19 +43,19 @@ done"""
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """How runners are started and what limits hold where a bundle names none (None: no limit).
+    """How to start runners, and which limits apply where a bundle sets none (None: no limit).
 
     ``python``: argv of the interpreter; ``timeout``: seconds; ``memory``: bytes; ``cpu``: seconds;
-    ``output``: bytes kept of what a call writes; ``open_files``: most descriptors of the process (0: as many
-    as the worker may have); ``recycle_calls``: a runner is replaced after that many calls (0: never);
-    ``recycle_memory``: when its resident size is larger (bytes, 0: never). ``key``: what runners of these
-    options are for, where a node has several kinds of them. ``launcher``: what closes them in; ``mounts`` and
-    ``hidden``: what they see there, and what never. ``kit``: folder with what a runner needs, for an
-    interpreter that does not have it. ``equipped``: the interpreter is of an environment that a function
-    asked for. ``setup``: lines of shell that are run first.
+    ``output``: bytes kept of a call's output; ``open_files``: maximum descriptors of the process (0: as the
+    worker); ``recycle_calls``: replace a runner after that many calls (0: never); ``recycle_memory``: or
+    above that resident size (bytes, 0: never). ``key``: identifies this kind of runner among those of a node.
+    ``launcher``: starts the sandbox; ``mounts`` and ``hidden``: what is visible in it and what must not be.
+    ``runtime_copy``: directory with the packages of a runner, for an interpreter without them.
+    ``for_environment``: the interpreter belongs to an environment that a function requires. ``setup``: shell
+    lines to run first.
     """
 
-    folder: Path
+    directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     python: Sequence[str] = (sys.executable,)
     timeout: float | None = None
@@ -69,18 +69,18 @@ class RunnerOptions:
     launcher: Launcher = field(default_factory=Launcher)
     mounts: Sequence[Mount] = ()
     hidden: Sequence[Path] = ()
-    kit: Path | None = None
-    #: slots that a call of such a runner occupies, and what of the node belongs to each slot
+    runtime_copy: Path | None = None
+    #: slots that a call occupies, and the hardware of each slot
     cores: int = 1
     layout: Layout = field(default_factory=Layout)
-    equipped: bool = False
+    for_environment: bool = False
     setup: Sequence[str] = ()
-    #: where groups are made that limit what calls take with all that they start
+    #: creates groups that limit the memory of a call and everything it starts
     cgroups: Cgroups | None = None
 
     @property
     def limits(self) -> RunOptions:
-        """What holds for every call, whatever its bundle says."""
+        """Limits for every call, whatever its bundle says."""
         return RunOptions(
             timeout=self.timeout or None,
             memory=self.memory or None,
@@ -90,44 +90,44 @@ class RunnerOptions:
         )
 
 
-class Child:
-    """A runner process on the slots ``numbers``: its socket, its journal, the pipe of what calls write."""
+class RunnerProcess:
+    """A runner process on the slots ``numbers``, with its socket, shared memory and output pipe."""
 
     def __init__(self, options: RunnerOptions, numbers: Sequence[int] = (0,)):
         self._options = options
         self._numbers = numbers
         self._launcher = options.launcher
         self._killed = False
-        #: it was killed, from which nothing follows for its interpreter
-        self.cut_off = False
+        #: it was killed from outside, which says nothing about its interpreter
+        self.ended_by_signal = False
         here = options.cgroups if self._launcher.keeps_cgroup else None
         #: the runner's control group, if it has one
         self.cgroup = None if here is None else here.group()
         self._errors: IO[bytes] = tempfile.TemporaryFile()
-        fd = journals.create()
+        fd = shared_memory.create()
         reading, writing = open_pipe()
-        self._line = Pair(fd, writing) if self._launcher.in_place else Door(fd, writing)
-        #: what the runner says, as ``socket.recv``
-        self.receive = self._line.receive
+        self._channel = SocketPair(fd, writing) if self._launcher.in_place else MountedSocket(fd, writing)
+        #: reads from the runner, as ``socket.recv``
+        self.receive = self._channel.receive
         try:
-            self.journal = Journal(fd)
+            self.progress = SharedProgress(fd)
             self._process = self._spawn()
         except BaseException:
-            self._line.close()
+            self._channel.close()
             self._errors.close()
             os.close(reading)
-            self._leave_cgroup()
+            self._remove_cgroup()
             raise
         finally:
-            self._line.started()
-        self.ear = Ear(reading, self.journal)
+            self._channel.started()
+        self.output = OutputReader(reading, self.progress)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         options = self._options
-        options.folder.mkdir(parents=True, exist_ok=True)
+        options.directory.mkdir(parents=True, exist_ok=True)
         start = Start(
-            [*options.python, "-c", self._code()],
-            options.folder,
+            [*options.python, "-c", self._start_code()],
+            options.directory,
             [*options.mounts, *self._own_mounts()],
             {**options.environment, **options.layout.environment(self._numbers)},
             options.hidden,
@@ -135,51 +135,51 @@ class Child:
         enter = [] if self.cgroup is None else self.cgroup.enter()
         with BoundTo(options.layout.affinity(self._numbers)):
             return subprocess.Popen(
-                [*enter, *shell(options.setup), *self._launcher.command(start)],
-                cwd=options.folder,
+                [*enter, *setup_command(options.setup), *self._launcher.command(start)],
+                cwd=options.directory,
                 env=self._launcher.environment(start),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                pass_fds=self._line.passed,
+                pass_fds=self._channel.passed,
                 start_new_session=True,
             )
 
-    def _code(self) -> str:
-        """What the runner's Python is told to run."""
+    def _start_code(self) -> str:
+        """Return the program for the runner's Python."""
         launcher, files = self._launcher, self._options.open_files
-        path = _import_path() if self._options.kit is None else [str(self._options.kit)]
-        path = [launcher.inside("kit")] if launcher.closed else path
+        path = _import_path() if self._options.runtime_copy is None else [str(self._options.runtime_copy)]
+        path = [launcher.inside("kit")] if launcher.sandboxed else path
         code = f"import sys; sys.path[:1] = {path!r}; "
-        if isinstance(self._line, Door):
+        if isinstance(self._channel, MountedSocket):
             code += "from endpoint_worker.sandbox.bootstrap import main; "
             return code + f"main({launcher.inside('line')!r} + '/line', {files}, {launcher.keeper})"
-        sock, journal, speech = self._line.passed
+        sock, progress, output = self._channel.passed
         code += "from endpoint_worker.child.main import main; "
-        return code + f"main({sock}, {journal}, {speech}, {os.getpid()}, {files})"
+        return code + f"main({sock}, {progress}, {output}, {os.getpid()}, {files})"
 
     def _own_mounts(self) -> list[Mount]:
         mounts = []
-        if self._launcher.closed and self._options.kit is not None:
-            mounts.append(Mount(self._options.kit, self._launcher.inside("kit")))
-        if isinstance(self._line, Door):
-            mounts.append(Mount(self._line.folder, self._launcher.inside("line"), "rw"))
+        if self._launcher.sandboxed and self._options.runtime_copy is not None:
+            mounts.append(Mount(self._options.runtime_copy, self._launcher.inside("kit")))
+        if isinstance(self._channel, MountedSocket):
+            mounts.append(Mount(self._channel.directory, self._launcher.inside("line"), "rw"))
         return mounts
 
     @property
     def sock(self) -> socket.socket:
-        """The end of the line that has something to read when the runner has something to say."""
-        return self._line.sock
+        """The socket that becomes readable when the runner sends something."""
+        return self._channel.sock
 
     @property
-    def outer(self) -> int:
-        """Process id, and id of the process group, of what was started: the runner, or what closes it in."""
+    def outer_pid(self) -> int:
+        """Process id and process group id of what was started: the runner, or its sandbox."""
         return self._process.pid
 
     @property
     def pid(self) -> int:
-        """Process id of the runner on this machine, as far as it is known."""
-        return self._line.runner or self._process.pid
+        """Process id of the runner on this machine, as far as known."""
+        return self._channel.runner_pid or self._process.pid
 
     @property
     def killed(self) -> bool:
@@ -187,7 +187,7 @@ class Child:
         return self._killed
 
     def limit_memory(self, size: int | None) -> bool:
-        """Let the runner and all that it starts take ``size`` bytes more than now (None: no limit).
+        """Limit the runner and everything it starts to ``size`` bytes more than now (None: no limit).
 
         False: there is no control group for that, and the runner must limit itself.
         """
@@ -196,7 +196,7 @@ class Child:
         return self.cgroup.limit(None if size is None else self.resident() + size)
 
     def cpu_seconds(self) -> float:
-        """Processor time that the process has used so far."""
+        """Processor time used by the process so far."""
         try:
             times = psutil.Process(self.pid).cpu_times()
         except psutil.Error:
@@ -212,68 +212,68 @@ class Child:
 
     def kill(self) -> None:
         """Kill the runner and everything that it started."""
-        below = [] if self._killed else self._below()
+        descendants = [] if self._killed else self._descendants()
         self._killed = True
-        # the runner first: a call that waits for a child must not see it die and end as if it were well
+        # the runner first: a call that waits for a child must not see the child die and return normally
         self._kill_group()
-        process_tree.kill(below)
+        process_tree.kill(descendants)
 
-    def _below(self) -> list[int]:
-        """All that belongs to the runner, itself first where it is not what was started."""
-        first, runner = self._line.first, self._line.runner
+    def _descendants(self) -> list[int]:
+        """Return all processes of the runner, itself first if it runs inside a sandbox."""
+        first, runner = self._channel.first_pid, self._channel.runner_pid
         found = [] if runner is None else [runner]
         if first is not None:
             # a container need not descend from the command that started it
             found += [*process_tree.descendants(first), first]
-        return found + process_tree.descendants(self.outer)
+        return found + process_tree.descendants(self.outer_pid)
 
     def _kill_group(self) -> None:
         try:
-            os.killpg(self.outer, signal.SIGKILL)
+            os.killpg(self.outer_pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
 
     def ended(self, started: bool) -> str | None:
-        """How the runner ended, as a sentence, or None while it lives. Kills what is left of its group.
+        """Return how the runner ended, as a sentence, or None while it is alive. Kills the rest of its group.
 
-        ``started``: it had said hello; otherwise the sentence holds what it wrote to standard error.
+        ``started``: it had sent HELLO; otherwise the sentence contains its standard error.
         """
-        info = os.waitid(os.P_PID, self.outer, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        info = os.waitid(os.P_PID, self.outer_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if info is None:
             return None
-        # before the runner is reaped its process group's number cannot be given to anybody else
+        # before the runner is reaped, its process group id cannot be reused
         self._kill_group()
         code = self._process.wait()
         if code > 128 and not self._launcher.in_place:
-            # it passes on as a shell does what signal ended the runner
+            # like a shell, it encodes the signal that ended the runner
             code = 128 - code
-        self.cut_off = code in (-signal.SIGKILL, -signal.SIGTERM)
+        self.ended_by_signal = code in (-signal.SIGKILL, -signal.SIGTERM)
         if not started:
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
             text = self._errors.read().decode(errors="replace").strip()
-            return f"the runner could not start (exit code {code}): {text or 'it said nothing'}"
-        return death(code)
+            return f"the runner could not start (exit code {code}): {text or 'no output'}"
+        return describe_exit(code)
 
-    def bury(self) -> None:
-        """Let go of what a dead runner leaves."""
-        self._line.close()
+    def close(self) -> None:
+        """Release the resources of a dead runner."""
+        self._channel.close()
         self._errors.close()
-        self.ear.close()
-        self.journal.close()
-        self._leave_cgroup()
+        self.output.close()
+        self.progress.close()
+        self._remove_cgroup()
 
-    def _leave_cgroup(self) -> None:
+    def _remove_cgroup(self) -> None:
         if self._options.cgroups is not None and self.cgroup is not None:
             self._options.cgroups.close(self.cgroup)
 
 
-def shell(setup: Sequence[str]) -> list[str]:
-    """Words before a command that have these lines run first; a line that fails ends it."""
+def setup_command(setup: Sequence[str]) -> list[str]:
+    """Return the words to put before a command so that these lines run first; a failing line ends it."""
     return ["bash", "-c", "\n".join([_MODULES, "set -e", *setup, 'exec "$0" "$@"'])] if setup else []
 
 
-def death(code: int) -> str:
-    """Say how a process ended, for a person."""
+def describe_exit(code: int) -> str:
+    """Describe how a process ended."""
     if code >= 0:
         return f"the process that ran the call exited with code {code}: a call must not end its process"
     try:
@@ -281,19 +281,19 @@ def death(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     hints = {
-        "SIGKILL": "perhaps the system was out of memory",
-        "SIGSEGV": "compiled code went wrong, or recursion went too deep",
-        "SIGBUS": "compiled code went wrong, or a disk is full",
-        "SIGABRT": "compiled code gave up",
+        "SIGKILL": "the system may have run out of memory",
+        "SIGSEGV": "invalid memory access in compiled code, or recursion too deep",
+        "SIGBUS": "invalid memory access in compiled code, or a full disk",
+        "SIGABRT": "compiled code called abort()",
     }
     hint = hints.get(name)
     return f"the process that ran the call was killed by {name}" + (f": {hint}" if hint else "")
 
 
 def _import_path() -> list[str]:
-    """Folders that a runner needs to find this program, when it is not installed as others are."""
-    folders = [
+    """Directories that a runner needs on its path to find this package, if it is not installed normally."""
+    directories = [
         str(Path(module).resolve().parents[1]) for module in (endpoint_worker.__file__, umbel.__file__)
     ]
     installed = {str(Path(f).resolve()) for f in (*site.getsitepackages(), site.getusersitepackages())}
-    return [folder for folder in dict.fromkeys(folders) if folder not in installed]
+    return [directory for directory in dict.fromkeys(directories) if directory not in installed]

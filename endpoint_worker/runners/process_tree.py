@@ -1,12 +1,12 @@
-"""Processes that calls started and that got away from their runner.
+"""Processes started by calls that have escaped from their runner.
 
-A child that made a session of its own, or whose parent ended, is not reached through its runner's process
-group. Linux gives such orphans to the nearest ancestor that asked for them: the runner while it lives, then
-the worker. Whatever child the worker has that is no runner is a stray.
+A child with its own session, or whose parent has ended, is not reached through its runner's process group.
+Linux reparents orphans to the nearest ancestor that is a subreaper: the runner while it is alive, then the
+worker. A child of the worker that is neither a runner nor a program of the worker is a leftover.
 
-Slurm's ``srun`` is two processes. What it started on other nodes is nobody's child here: when the first
-process is killed, the second one has Slurm end the step on all its nodes, and ends. So it is not killed with
-the first, but a little later if it is still there.
+Slurm's ``srun`` consists of two processes. What it started on other nodes is not a descendant here: when the
+first process is killed, the second one makes Slurm end the step on all its nodes, and exits. So the second
+one is not killed together with the first, but later if it still exists.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from typing import Any
 
 import psutil
 
-#: Seconds that the second process of an ``srun`` has for its work.
-MERCY = 10.0
-#: Those that are at it: process id → until when (monotonic clock).
+#: Seconds that the second process of an ``srun`` gets to end its step.
+SRUN_SECONDS = 10.0
+#: Spared processes: process id → deadline (monotonic clock).
 _spared: dict[int, float] = {}
-#: Programs that the worker itself has started, from before anybody can see them.
-_own: set[int] = set()
+#: Programs that the worker itself has started, registered before other threads can see them.
+_exempt: set[int] = set()
 _starting = threading.Lock()
 
 
 @contextmanager
-def own_program(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program that is no stray as long as the block lasts, which waits for its end.
+def exempt_program(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program that is not treated as a leftover within the block, which must wait for its end.
 
     ``options``: those of ``subprocess.Popen``. Raises OSError.
     """
     with _starting:
         process = subprocess.Popen(argv, **options)
-        _own.add(process.pid)
+        _exempt.add(process.pid)
     try:
         yield process
     finally:
-        _own.discard(process.pid)
+        _exempt.discard(process.pid)
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids of everything below a process."""
+    """Process ids of all descendants of a process."""
     try:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
@@ -55,10 +55,10 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill(pids: Iterable[int]) -> None:
-    """Kill processes; those that are gone already are fine."""
+    """Kill processes; processes that no longer exist are ignored."""
     wanted = list(pids)
-    spared = _shepherds(wanted)
-    _spared.update(dict.fromkeys(spared, time.monotonic() + MERCY))
+    spared = _second_srun_processes(wanted)
+    _spared.update(dict.fromkeys(spared, time.monotonic() + SRUN_SECONDS))
     for pid in wanted:
         if pid not in spared:
             _kill(pid)
@@ -71,8 +71,8 @@ def _kill(pid: int) -> None:
         pass
 
 
-def _shepherds(pids: list[int]) -> set[int]:
-    """Those that are the second process of an ``srun`` whose first one is among them, too."""
+def _second_srun_processes(pids: list[int]) -> set[int]:
+    """Return those that are the second process of an ``srun`` whose first process is also in ``pids``."""
     among, found = set(pids), set()
     for pid in pids:
         try:
@@ -86,21 +86,21 @@ def _shepherds(pids: list[int]) -> set[int]:
 
 
 def pending() -> bool:
-    """Whether there are spared processes whose time is not over, or that are still to be killed."""
+    """Return whether spared processes still have time left or are still to be killed."""
     return bool(_spared)
 
 
-def kill_strays(runners: set[int]) -> int:
-    """Kill and reap every child of this process that is not in ``runners``; return how many there were.
+def kill_leftovers(runners: set[int]) -> int:
+    """Kill and reap all children of this process that are not in ``runners``; return their number.
 
-    Programs that the worker itself runs (``own_program``) are none of them.
+    Programs that the worker itself runs (``exempt_program``) are excluded.
     """
     now = time.monotonic()
     spared = {pid for pid, until in _spared.items() if until > now}
     with _starting:
-        kept = runners | _own
-        strays = [child.pid for child in psutil.Process().children() if child.pid not in kept]
-    for pid in strays:
+        kept = runners | _exempt
+        leftovers = [child.pid for child in psutil.Process().children() if child.pid not in kept]
+    for pid in leftovers:
         if pid not in spared:
             kill([*descendants(pid), pid])
         try:
@@ -109,6 +109,6 @@ def kill_strays(runners: set[int]) -> int:
             pass
     for pid in [pid for pid in _spared if pid not in spared or not psutil.pid_exists(pid)]:
         if pid not in spared:
-            _kill(pid)  # wherever it is: its time is over
+            _kill(pid)  # wherever it runs: its time is over
         del _spared[pid]
-    return len(strays)
+    return len(leftovers)

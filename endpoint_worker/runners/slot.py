@@ -1,6 +1,6 @@
-"""One runner process, seen from the supervisor: started, fed, listened to, limited and killed.
+"""One runner process from the supervisor's point of view: start, assign, read, limit and kill.
 
-All methods are called by the supervisor's thread and none of them blocks.
+The supervisor's thread calls all methods; none of them blocks.
 """
 
 from __future__ import annotations
@@ -16,55 +16,54 @@ from typing import Any
 from umbel.protocol.messages import Outcome, Status
 from umbel.protocol.records import Place
 
-from ..ipc import frames
-from ..ipc import shared_memory as journals
-from .execution import Run, Verdict
+from ..ipc import frames, shared_memory
+from .execution import Execution, StopReason
 from .job import Job
-from .process import Child, RunnerOptions
+from .process import RunnerOptions, RunnerProcess
 
 log = logging.getLogger(__name__)
 
-#: A runner keeps this many functions loaded.
+#: A runner keeps at most this many functions loaded.
 MAX_FUNCTIONS = 64
 _CHUNK = 256 * 1024
 
 
 class Slot:
-    """One place where a call can run, or several as one. States: starting, idle, busy, dead."""
+    """A slot, or several used as one, with its runner. States: starting, idle, busy, dead."""
 
     def __init__(self, number: int, options: RunnerOptions, borrowed: Sequence[int] = ()):
         self.number = number
-        #: other slots, whose own runners do nothing as long as this one is there
+        #: other slots, whose own runners stay idle while this one exists
         self.borrowed = borrowed
         self.state = "starting"
-        self.run: Run | None = None
+        self.execution: Execution | None = None
         self.retiring = False
-        #: another kind of runner takes its place
-        self.given_up = False
-        #: the runner has said hello once
-        self.greeted = False
-        #: it has taken too long to say so
-        self.late = False
-        #: the socket will say nothing more
+        #: a runner of another kind takes its place
+        self.replaced = False
+        #: the runner has sent HELLO
+        self.was_ready = False
+        #: it did not become ready in time
+        self.timed_out = False
+        #: the socket is closed
         self.eof = False
-        #: what the last bundle left behind that only a new process cures
-        self.left = ""
+        #: leftovers of the last bundle that only a new process removes
+        self.leftovers = ""
         self.born = time.monotonic()
         self.idle_since = 0.0
         self.function: str | None = None
         self.options = self._options = options
-        #: of each call of the bundle that runs
+        #: limits for each call of the running bundle
         self._limits = options.limits
         self._functions: OrderedDict[str, None] = OrderedDict()
         self._calls = 0
         self._out = memoryview(b"")
         self._reader = frames.Reader()
         self._kill_at: float | None = None
-        self.child = Child(options, (number, *borrowed))
-        self._journal = self.child.journal
+        self.process = RunnerProcess(options, (number, *borrowed))
+        self._progress = self.process.progress
 
     def begin(self, job: Job, now: float) -> None:
-        """Hand the runner a bundle; only when idle."""
+        """Send a bundle to the runner; only when idle."""
         bundle = job.bundle
         digest = bundle.function.sha256
         known = digest in self._functions
@@ -81,14 +80,14 @@ class Slot:
             "sha256": digest,
             "function": len(function),
             "forget": forget,
-            "memory": None if self.child.limit_memory(limits.memory) else limits.memory,
+            "memory": None if self.process.limit_memory(limits.memory) else limits.memory,
             "limited": limits.memory is not None,
-            # the endpoint's own limit holds for the whole process
+            # the endpoint's own limit applies to the whole process
             "files": None if bundle.options.open_files is None else limits.open_files,
         }
-        self.child.ear.begin(limits.output or 0)
-        place = Place(socket.gethostname(), self.child.pid, self.number)
-        self.run = Run(job, self._journal, self.child.ear, place, now)
+        self.process.output.begin(limits.output or 0)
+        place = Place(socket.gethostname(), self.process.pid, self.number)
+        self.execution = Execution(job, self._progress, self.process.output, place, now)
         self.state = "busy"
         self.function = digest
         self._calls += len(bundle.calls)
@@ -97,176 +96,184 @@ class Slot:
 
     @property
     def sock(self) -> socket.socket:
-        """What to listen to; another one once a runner in a container has called."""
-        return self.child.sock
+        """The socket to watch; it changes once a runner in a container has connected."""
+        return self.process.sock
 
     @property
     def key(self) -> Hashable:
-        """What this slot's runner is for."""
+        """Key of the runner's kind."""
         return self._options.key
 
     @property
-    def unfit(self) -> bool:
-        """Once it has ended: its runner could not start in an environment that a function asked for."""
-        return self._options.equipped and not self.greeted and (self.late or not self.child.cut_off)
+    def environment_broken(self) -> bool:
+        """After its end: the runner could not start in an environment that a function requires."""
+        return (
+            self._options.for_environment
+            and not self.was_ready
+            and (self.timed_out or not self.process.ended_by_signal)
+        )
 
     @property
-    def stuffed(self) -> bool:
-        """True while what the runner says shall wait in the socket: it yields faster than can be told."""
-        return self.run is not None and self.run.stuffed
+    def backlogged(self) -> bool:
+        """True while the socket must not be read: the call yields faster than items can be reported."""
+        return self.execution is not None and self.execution.backlogged
 
     @property
-    def wants_to_write(self) -> bool:
-        """True while the runner has not read all that it was sent."""
+    def has_unsent(self) -> bool:
+        """True while the runner has not read everything it was sent."""
         return bool(self._out)
 
     def write(self) -> None:
-        """Send what the socket takes now."""
+        """Send as much as the socket accepts now."""
         try:
             while self._out:
                 self._out = self._out[self.sock.send(self._out) :]
         except BlockingIOError:
             pass
         except OSError:
-            # the runner is gone; its death is noticed by ``ended``
+            # the runner is gone; ``ended`` detects its death
             self._out = memoryview(b"")
 
     def read(self, *, dead: bool = False) -> tuple[list[Outcome], bool]:
-        """Take what the runner says: (outcomes, whether the bundle has ended); all of it when it is dead."""
+        """Read from the runner, all of it if ``dead``; return (outcomes, whether the bundle has ended)."""
         outcomes: list[Outcome] = []
         finished = False
         try:
             while True:
-                data = self.child.receive(_CHUNK)
+                data = self.process.receive(_CHUNK)
                 if not data:
-                    self._hang_up()
+                    self._socket_closed()
                     break
                 for frame in self._reader.feed(data):
                     finished = self._frame(frame, outcomes) or finished
-                if not dead and (len(data) < _CHUNK or self.stuffed):
+                if not dead and (len(data) < _CHUNK or self.backlogged):
                     break
         except BlockingIOError:
             pass
-        except (OSError, frames.WireError) as error:
-            log.warning("runner %d is stopped: %s", self.child.pid, error)
+        except (OSError, frames.FrameError) as error:
+            log.warning(
+                "runner %d: killed because of invalid data or a socket error: %s", self.process.pid, error
+            )
             self.eof = True
             self.kill()
         return outcomes, finished
 
-    def _hang_up(self) -> None:
-        """The runner's end of the socket is closed: it has died, or a call closed it."""
+    def _socket_closed(self) -> None:
+        """The runner has died, or a call has closed its end of the socket."""
         self.eof = True
-        if self.run is None:
+        if self.execution is None:
             self.kill()
-        elif not self._journal.loading:
-            # it ends by itself after the call that it is in, whose outcome comes by the journal
-            self.run.close(time.monotonic(), keep=0)
+        elif not self._progress.loading:
+            # it ends by itself after the running call, whose outcome comes through shared memory
+            self.execution.close(time.monotonic(), keep=0)
 
     def _frame(self, frame: frames.Frame, outcomes: list[Outcome]) -> bool:
         if frame.kind == frames.HELLO and self.state == "starting":
             self.state = "idle"
-            self.greeted = True
-            self.child.ear.know(frame.header.get("mark"))
+            self.was_ready = True
+            self.process.output.set_secret(frame.header.get("mark"))
             self.idle_since = time.monotonic()
-        elif frame.kind == frames.OUTCOME and self.run is not None:
+        elif frame.kind == frames.OUTCOME and self.execution is not None:
             size = frame.header.get("note")
             if not isinstance(size, int) or not 0 <= size <= len(frame.body):
-                raise frames.WireError("an outcome without a note's size")
-            outcomes += self.run.late(frame.header, frame.body[:size], frame.body[size:])
-        elif frame.kind == frames.ITEM and self.run is not None:
-            self.run.item(frame.header.get("index"), frame.body)
-        elif frame.kind == frames.DONE and self.run is not None:
+                raise frames.FrameError("an outcome frame without a valid size of its details")
+            outcomes += self.execution.add_outcome(frame.header, frame.body[:size], frame.body[size:])
+        elif frame.kind == frames.ITEM and self.execution is not None:
+            self.execution.add_item(frame.header.get("index"), frame.body)
+        elif frame.kind == frames.DONE and self.execution is not None:
             ran = frame.header.get("ran")
             if not isinstance(ran, int):
-                raise frames.WireError("an end without a count")
-            outcomes += self.run.done(ran)
+                raise frames.FrameError("an end-of-bundle frame without a count")
+            outcomes += self.execution.finish(ran)
             if not frame.header.get("loaded") and self.function is not None:
                 self._functions.pop(self.function, None)
-            self.left = str(frame.header.get("left", ""))[:200]
+            self.leftovers = str(frame.header.get("left", ""))[:200]
             self.state = "idle"
             self.idle_since = time.monotonic()
             return True
         else:
-            raise frames.WireError(f"a frame of kind {frame.kind} while {self.state}")
+            raise frames.FrameError(f"unexpected frame of kind {frame.kind} in state {self.state}")
         return False
 
     def check(self, now: float) -> list[Outcome]:
-        """Look at a running bundle: return its news, and stop a call that is over a limit."""
-        run = self.run
-        if run is None:
+        """Return new outcomes of the running bundle, and stop a call that exceeds a limit."""
+        execution = self.execution
+        if execution is None:
             return []
-        outcomes = run.news(now)
-        if run.verdict is None:
-            run.verdict = self._over_memory(run) or self._judge(run, now)
-        if run.verdict is not None and not self.child.killed:
-            self._execute(run, run.verdict, now)
+        outcomes = execution.new_outcomes(now)
+        if execution.stop_reason is None:
+            execution.stop_reason = self._over_memory(execution) or self._over_time(execution, now)
+        if execution.stop_reason is not None and not self.process.killed:
+            self._stop_call(execution, execution.stop_reason, now)
         return outcomes
 
-    def _over_memory(self, run: Run) -> Verdict | None:
-        if self.child.cgroup is None or not self.child.cgroup.exceeded():
+    def _over_memory(self, execution: Execution) -> StopReason | None:
+        if self.process.cgroup is None or not self.process.cgroup.exceeded():
             return None
-        message = "the call and what it started needed more memory than its limit: raise `memory`"
-        return Verdict(run.running() or 0, Status.FAILED, "MEMORY_LIMIT", message)
+        message = "the call and its processes exceeded the memory limit: raise `memory`"
+        return StopReason(execution.running() or 0, Status.FAILED, "MEMORY_LIMIT", message)
 
-    def _judge(self, run: Run, now: float) -> Verdict | None:
+    def _over_time(self, execution: Execution, now: float) -> StopReason | None:
         timeout, cpu = self._limits.timeout, self._limits.cpu
         if timeout is None and cpu is None:
             return None
-        index = run.running()
-        if index is None and not self._journal.loading:
+        index = execution.running()
+        if index is None and not self._progress.loading:
             return None
-        elapsed = now - self._journal.began
+        elapsed = now - self._progress.began
         if timeout is not None and elapsed > timeout:
             what = "the call" if index is not None else "loading the function"
-            message = f"{what} ran longer than its time limit of {timeout:g} s: raise `timeout` or do less"
-            return Verdict(index or 0, Status.FAILED, "TIMEOUT", message)
+            message = f"{what} exceeded the time limit of {timeout:g} s: raise `timeout` or do less"
+            return StopReason(index or 0, Status.FAILED, "TIMEOUT", message)
         if cpu is not None and index is not None and elapsed > 0.5:
-            used = self.child.cpu_seconds() - self._journal.cpu
+            used = self.process.cpu_seconds() - self._progress.cpu
             if used > cpu:
-                message = f"the call used more than its limit of {cpu:g} s of processor time: raise `cpu`"
-                return Verdict(index, Status.FAILED, "TIMEOUT", message)
+                message = f"the call exceeded the limit of {cpu:g} s of processor time: raise `cpu`"
+                return StopReason(index, Status.FAILED, "TIMEOUT", message)
         return None
 
-    def _execute(self, run: Run, verdict: Verdict, now: float) -> None:
-        """Kill the runner for a call, but only while it still is in that call."""
+    def _stop_call(self, execution: Execution, stop_reason: StopReason, now: float) -> None:
+        """Kill the runner because of a call, but only while it is still running that call."""
         if self._kill_at is None:
-            # no other call may begin and be hit in its place
-            run.close(now, keep=verdict.call + 1)
-            self._kill_at = now + journals.SETTLE
+            # no other call may start and be killed instead
+            execution.close(now, keep=stop_reason.call + 1)
+            self._kill_at = now + shared_memory.LIMIT_DELAY
         elif now >= self._kill_at:
             self._kill_at = None
-            index = run.running()
-            if index == verdict.call or (index is None and self._journal.loading):
+            index = execution.running()
+            if index == stop_reason.call or (index is None and self._progress.loading):
                 self.kill()
             else:
-                run.verdict = None
+                execution.stop_reason = None
 
     @property
-    def restless(self) -> bool:
-        """True while ``check`` should be called again in a moment."""
-        run = self.run
-        return run is not None and (run.settling or self._kill_at is not None or self.child.ear.busy)
+    def needs_check(self) -> bool:
+        """True while ``check`` should be called again soon."""
+        execution = self.execution
+        return execution is not None and (
+            execution.limit_pending or self._kill_at is not None or self.process.output.busy
+        )
 
-    def worn(self) -> bool:
-        """True when the runner has served long enough or grown too large."""
+    def due_for_recycling(self) -> bool:
+        """True if the runner has run enough calls or has grown too large."""
         options = self._options
         if options.recycle_calls and self._calls >= options.recycle_calls:
             return True
-        return bool(options.recycle_memory) and self.child.resident() > options.recycle_memory
+        return bool(options.recycle_memory) and self.process.resident() > options.recycle_memory
 
     def kill(self) -> None:
         """Kill the runner and everything that it started."""
-        self.child.kill()
+        self.process.kill()
 
     def ended(self) -> str | None:
-        """How the runner ended, as a sentence, or None while it lives. Buries it."""
-        how = self.child.ended(self.greeted)
+        """Return how the runner ended, as a sentence, or None while it is alive."""
+        how = self.process.ended(self.was_ready)
         if how is not None:
             self.state = "dead"
-            if self.run is not None and self.run.verdict is None:
-                self.run.verdict = self._over_memory(self.run)
+            if self.execution is not None and self.execution.stop_reason is None:
+                self.execution.stop_reason = self._over_memory(self.execution)
         return how
 
     def facts(self) -> dict[str, Any]:
-        """What people may want to know of this slot."""
-        return {"slot": self.number, "pid": self.child.pid, "state": self.state}
+        """Return a description of this slot."""
+        return {"slot": self.number, "pid": self.process.pid, "state": self.state}

@@ -1,27 +1,27 @@
-"""Notes: what a runner says of a call's end beside its result, read without trusting it."""
+"""Details that a runner records at the end of a call beside its result, read without trusting them."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-#: What a resource record may hold.
+#: Fields of a usage record.
 USAGE = {"cpu": float, "user": float, "system": float, "max_rss": int, "read": int, "written": int}
 
 
-def read_note(note: bytes) -> dict[str, Any]:
-    """Return ``code``, ``message`` and ``usage`` of a note; nonsense gives a failure that says so."""
-    facts: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
+def read_usage_record(details: bytes) -> dict[str, Any]:
+    """Return ``code``, ``message`` and ``usage`` of a call's details; invalid details give a failure."""
+    record: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
     try:
-        given = json.loads(note) if note else {}
+        given = json.loads(details) if details else {}
         if isinstance(given.get("code"), str):
-            facts["code"] = given["code"][:32]
+            record["code"] = given["code"][:32]
         if isinstance(given.get("message"), str):
-            facts["message"] = given["message"][:2000]
+            record["message"] = given["message"][:2000]
         if isinstance(given.get("usage"), dict):
-            facts["usage"] = {
+            record["usage"] = {
                 key: kind(given["usage"][key]) for key, kind in USAGE.items() if key in given["usage"]
             }
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        facts["message"] = "the call's runner wrote a damaged record"
-    return facts
+        record["message"] = "the runner wrote an invalid record for this call"
+    return record

@@ -1,7 +1,7 @@
-"""A runner's first steps inside a container: it calls the worker, gets its descriptors, and is kept.
+"""Startup of a runner inside a container: connect to the worker, receive descriptors, fork the runner.
 
-The *keeper* is the first process in there. It does nothing but wait: for the runner's end, which it passes on
-as its own, and for the worker's, after which nothing shall go on.
+The *keeper* is the first process in the container. It only waits: for the end of the runner, whose exit code
+it returns, and for the end of the worker, after which it kills the runner.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from ..child.main import main as run
 
 
 def main(path: str, files: int = 0, keeper: bool = False) -> None:
-    """Call the worker at ``path`` and serve as a runner; does not return."""
+    """Connect to the worker at ``path`` and serve as a runner; does not return."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(path)
-    _, (journal, speech, *_), _, _ = socket.recv_fds(sock, 1, 2)
+    _, (progress, output, *_), _, _ = socket.recv_fds(sock, 1, 2)
     if keeper:
         child = os.fork()
         if child:
-            os.close(journal)
-            os.close(speech)
+            os.close(progress)
+            os.close(output)
             _keep(sock, child)
         os.setsid()
         end_with_parent(os.getppid())
-    run(sock.detach(), journal, speech, 0, files)
+    run(sock.detach(), progress, output, 0, files)
 
 
 def _keep(sock: socket.socket, child: int) -> None:
-    """Wait until the runner has ended, or the worker has hung up; does not return."""
+    """Wait until the runner has ended or the worker has closed the socket; does not return."""
     linux.adopt_orphans()
     ours, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     poll = select.poll()
-    poll.register(sock, 0)  # no events: hanging up is told always
+    poll.register(sock, 0)  # no events: hang-ups are always reported
     poll.register(ours, select.POLLIN)
     while True:
         status = _reap(child)
         if status is not None:
             _end(os.waitstatus_to_exitcode(status))
-        told = [fd for fd, _ in poll.poll()]
-        if sock.fileno() in told:
-            os.killpg(child, signal.SIGKILL)  # not reaped yet: the number is still its own
+        ready = [fd for fd, _ in poll.poll()]
+        if sock.fileno() in ready:
+            os.killpg(child, signal.SIGKILL)  # not reaped yet, so the number is still its own
             _end(-signal.SIGKILL)
         os.read(ours, 512)
 
 
 def _reap(child: int) -> int | None:
-    """Take note of what has ended; return the runner's status if it has."""
+    """Reap ended processes; return the runner's status if it is among them."""
     found = None
     while True:
         try:
@@ -69,8 +69,8 @@ def _reap(child: int) -> int | None:
 
 
 def _end(code: int) -> None:
-    """End with the runner's exit code as a shell tells it; what it left behind ends, too."""
-    # the first process of a namespace takes the others with it; any other has to see to it
+    """Exit with the runner's exit code as a shell reports it, after killing what it left behind."""
+    # the first process of a pid namespace ends the others; any other process must kill them
     while os.getpid() != 1 and (left := _children()):
         for pid in left:
             os.kill(pid, signal.SIGKILL)

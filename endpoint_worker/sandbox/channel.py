@@ -1,8 +1,9 @@
-"""The worker's end of the line to one runner: the socket that both talk over, and two descriptors.
+"""The worker's end of the connection to one runner: a socket and two descriptors.
 
-They are those of the journal and of the pipe of what calls write. A runner that is started in place inherits
-all. One inside a container cannot, so a socket waits for it in a folder of its own that is mounted there: it
-calls, is given the descriptors, and the folder goes away. Nothing here blocks.
+The descriptors are those of the shared memory and of the output pipe. A runner started directly inherits all
+of them. A runner inside a container cannot, so a listening socket waits in a directory of its own that is
+mounted there: the runner connects, receives the descriptors, and the directory is removed. Nothing here
+blocks.
 """
 
 from __future__ import annotations
@@ -15,51 +16,51 @@ import tempfile
 from pathlib import Path
 
 _CREDENTIALS = struct.Struct("3i")
-#: Not in module socket everywhere.
+#: Not in module socket on all systems.
 _SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", 2)
 
 
-class Pair:
-    """A pair of connected sockets, of which the runner inherits one; and its other descriptors."""
+class SocketPair:
+    """A pair of connected sockets, one of which the runner inherits, and its other descriptors."""
 
-    def __init__(self, journal: int, speech: int):
+    def __init__(self, progress: int, output: int):
         self.sock, self._theirs = socket.socketpair()
         self.sock.setblocking(False)
-        self._given = journal, speech
+        self._descriptors = progress, output
         self.receive = self.sock.recv
-        #: process ids on this machine, where they are not those of the process that was started
-        self.first: int | None = None
-        self.runner: int | None = None
+        #: process ids on this machine, if they differ from that of the started process
+        self.first_pid: int | None = None
+        self.runner_pid: int | None = None
 
     @property
     def passed(self) -> tuple[int, ...]:
-        """Descriptors that the runner inherits: its socket, the journal, the pipe of what calls write."""
-        return self._theirs.fileno(), *self._given
+        """Descriptors that the runner inherits: its socket, the shared memory, the output pipe."""
+        return self._theirs.fileno(), *self._descriptors
 
     def started(self) -> None:
-        """The runner has its ends: drop ours of them."""
+        """Close this side's copies of the runner's descriptors."""
         self._theirs.close()
-        for fd in self._given:
+        for fd in self._descriptors:
             os.close(fd)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         self.sock.close()
 
 
-class Door:
-    """A socket in a folder of its own, for a runner that calls from inside a container."""
+class MountedSocket:
+    """A listening socket in a directory of its own, for a runner that connects from inside a container."""
 
     passed: tuple[int, ...] = ()
 
-    def __init__(self, journal: int, speech: int):
-        self._given: tuple[int, ...] = journal, speech
-        self.first: int | None = None
-        self.runner: int | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="umbel-line-"))
+    def __init__(self, progress: int, output: int):
+        self._descriptors: tuple[int, ...] = progress, output
+        self.first_pid: int | None = None
+        self.runner_pid: int | None = None
+        self.directory = Path(tempfile.mkdtemp(prefix="umbel-line-"))
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.sock.bind(str(self.folder / "line"))
+            self.sock.bind(str(self.directory / "line"))
             self.sock.listen(1)
             self.sock.setblocking(False)
         except BaseException:
@@ -67,19 +68,19 @@ class Door:
             raise
 
     def started(self) -> None:
-        """The descriptors go to the runner when it calls."""
+        """Do nothing: the runner receives its descriptors when it connects."""
 
     def receive(self, size: int) -> bytes:
-        """As ``socket.recv``. Raises BlockingIOError while there is nothing, OSError."""
-        if self.first is None:
+        """Like ``socket.recv``. Raises BlockingIOError while there is no data, and OSError."""
+        if self.first_pid is None:
             self._accept()
-        if self.runner is not None:
+        if self.runner_pid is not None:
             return self.sock.recv(size)
         data, extra, _, _ = self.sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, content in extra:
             if (level, kind) == (socket.SOL_SOCKET, _SCM_CREDENTIALS):
-                # the kernel says who wrote it, by the number that this side knows
-                self.runner = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
+                # the kernel reports the sender's process id in this process's namespace
+                self.runner_pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         return data
 
@@ -88,20 +89,20 @@ class Door:
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.first = _CREDENTIALS.unpack(peer)[0]
-        # only after this does the runner say anything
-        socket.send_fds(connection, [b"j"], list(self._given))
-        self._let_go()
+        self.first_pid = _CREDENTIALS.unpack(peer)[0]
+        # the runner sends nothing before this
+        socket.send_fds(connection, [b"j"], list(self._descriptors))
+        self._release()
         self.sock.close()
         self.sock = connection
 
-    def _let_go(self) -> None:
-        for fd in self._given:
+    def _release(self) -> None:
+        for fd in self._descriptors:
             os.close(fd)
-        self._given = ()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._descriptors = ()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Hang up, and leave nothing."""
-        self._let_go()
+        """Close the socket and remove the directory."""
+        self._release()
         self.sock.close()

@@ -1,11 +1,11 @@
-"""The command line that starts a runner inside each kind of sandbox.
+"""The command line that starts a runner in each kind of sandbox.
 
-A launcher says how it treats what the worker hands over:
+Attributes of a launcher:
 
-* ``in_place``: the program becomes the runner itself, so descriptors, process id and process group stay.
-  Otherwise the runner calls back over a socket in a folder that is mounted for it (``line``, ``inside``).
+* ``in_place``: the program becomes the runner itself and keeps descriptors, process id and process group.
+  Otherwise the runner connects to a socket in a directory that is mounted for it (``line``, ``inside``).
 * ``keeper``: nothing else ends the runner when the worker dies, so its first process watches that socket.
-* ``shares_processes``: it is in the machine's own process namespace, and what its calls leave behind, too.
+* ``shares_processes``: runner and leftovers are in the machine's own process namespace.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 from ..config.mounts import ROOM, Mount, Start
 from ..config.sandbox import KINDS, Sandbox
 
-#: What of the machine a bubblewrap sandbox without an image sees, read-only.
+#: Directories of the machine that a bubblewrap sandbox without an image sees, read-only.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/sys")
-#: Accelerators and fast networks, given to every sandbox that would hide them.
+#: Accelerators and fast networks, passed to every sandbox that would hide them.
 DEVICES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri", "/dev/infiniband")
-#: Variables that name places of the machine, which an image does not have.
-PLACES = ("PATH", "HOME", "SHELL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "MODULEPATH", "LOADEDMODULES")
-PLACE_PREFIXES = ("CONDA_", "LMOD_", "XDG_", "PYTHON")
+#: Variables with paths of the machine, which do not exist in an image.
+HOST_VARIABLES = tuple("PATH HOME SHELL TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV MODULEPATH LOADEDMODULES".split())
+HOST_PREFIXES = ("CONDA_", "LMOD_", "XDG_", "PYTHON")
 
 
 class Launcher:
-    """No sandbox: the runner is a process like any other."""
+    """No sandbox: the runner is an ordinary process."""
 
     in_place = True
     keeper = False
@@ -41,20 +41,20 @@ class Launcher:
         self.settings = settings or Sandbox()
 
     @property
-    def closed(self) -> bool:
-        """True when calls are closed in."""
+    def sandboxed(self) -> bool:
+        """True if calls run in a sandbox."""
         return self.settings.kind != "none"
 
     def inside(self, name: str) -> str:
-        """Where runners find one of their own things."""
+        """Path of one of Umbel's own mounts inside the sandbox."""
         return f"{ROOM}/{name}"
 
-    def work(self, folder: Path) -> str:
-        """Where the folder is in which runners start."""
-        return str(folder)
+    def work(self, directory: Path) -> str:
+        """Path of the directory in which runners start."""
+        return str(directory)
 
     def command(self, start: Start) -> list[str]:
-        """The whole command line."""
+        """The complete command line."""
         return list(start.argv)
 
     def environment(self, start: Start) -> dict[str, str]:
@@ -66,13 +66,13 @@ class Launcher:
 
 
 class Bubblewrap(Launcher):
-    """``bwrap``: a file system put together from the machine's own, or an image's folder, for each runner."""
+    """``bwrap``: a file system made of the machine's own directories, or of an image's, per runner."""
 
     in_place = False
     shares_processes = False
 
     def command(self, start: Start) -> list[str]:
-        """Everything is unshared; what is not mounted does not exist."""
+        """All namespaces are unshared; only mounted paths exist."""
         argv = [*self._program(), "--unshare-all"]
         if self.settings.network:
             argv += ["--share-net"]
@@ -84,12 +84,12 @@ class Bubblewrap(Launcher):
         resolver = Path("/etc/resolv.conf")
         if self.settings.network and resolver.is_symlink() and resolver.exists():
             argv += ["--ro-bind", str(resolver.resolve()), str(resolver.resolve())]
-        own = [mount for mount in start.mounts if _deep(mount, start)]
+        own = [mount for mount in start.mounts if _after_hidden(mount, start)]
         for mount in start.mounts:
             argv += _bwrap(mount) if mount not in own else []
-        for folder in start.hidden:
-            if any(_covers(mount, folder) for mount in (*start.mounts, *self._roots())):
-                argv += ["--tmpfs", str(folder)]
+        for directory in start.hidden:
+            if any(_covers(mount, directory) for mount in (*start.mounts, *self._roots())):
+                argv += ["--tmpfs", str(directory)]
         argv += ["--bind", str(start.work), str(start.work)]
         for mount in own:
             argv += _bwrap(mount)
@@ -111,7 +111,7 @@ class Bubblewrap(Launcher):
 
 
 class _Image(Launcher):
-    """A container from an image, whose variables and folders are its own."""
+    """A container from an image with its own variables and directories."""
 
     in_place = False
     keeper = True
@@ -121,7 +121,7 @@ class _Image(Launcher):
         chosen = {
             name: value
             for name, value in start.environment.items()
-            if name not in PLACES and not name.startswith(PLACE_PREFIXES)
+            if name not in HOST_VARIABLES and not name.startswith(HOST_PREFIXES)
         }
         return {**chosen, "HOME": self.work(start.work)}
 
@@ -130,13 +130,13 @@ class _Image(Launcher):
 
 
 class Podman(_Image):
-    """``podman run``, rootless or not; an image that is a folder is used as it is, and never changed."""
+    """``podman run``, rootless or not; an image that is a directory is used in place and never changed."""
 
     #: containers get groups of their own
     keeps_cgroup = False
 
     def command(self, start: Start) -> list[str]:
-        """The container is removed when it ends; nothing is fetched."""
+        """The container is removed when it ends; nothing is downloaded."""
         argv = [*self._program(), "run", "--rm", "--pull", "never", "--log-driver", "none", "--init=false"]
         argv += [
             "--network",
@@ -150,13 +150,13 @@ class Podman(_Image):
         for device in _devices():
             argv += ["--device", device]
         for name, value in sorted(self._variables(start).items()):
-            # a value that is the program's own, too, is not told to everybody who lists processes
+            # pass a value that the program has by name only, so that it does not show in process lists
             argv += ["--env", name if start.environment.get(name) == value else f"{name}={value}"]
         argv += ["--workdir", self.work(start.work), *self.settings.options]
         return [*argv, "--entrypoint", start.argv[0], *self._image(), *start.argv[1:]]
 
     def _user(self) -> list[str]:
-        # the same account inside, so that files of calls are the endpoint's
+        # the same account inside, so that the endpoint owns the files of calls
         return [] if os.getuid() == 0 else ["--userns", "keep-id"]
 
     def _image(self) -> list[str]:
@@ -165,7 +165,7 @@ class Podman(_Image):
 
 
 class Docker(Podman):
-    """``docker run``: as podman, but the daemon starts the container, as the endpoint's account."""
+    """``docker run``: like podman, but the daemon starts the container, as the endpoint's account."""
 
     def _user(self) -> list[str]:
         return ["--user", f"{os.getuid()}:{os.getgid()}"]
@@ -180,7 +180,7 @@ class Apptainer(_Image):
     prefix = "APPTAINERENV_"
 
     def command(self, start: Start) -> list[str]:
-        """Nothing of home, /tmp and the environment but what is named here."""
+        """Home, /tmp and the environment contain only what is named here."""
         argv = [*self._program(), "exec", "--containall", "--cleanenv", "--no-home", "--pid", "--ipc"]
         if not self.settings.network:
             argv += ["--net", "--network", "none"]
@@ -194,48 +194,48 @@ class Apptainer(_Image):
         return [*argv, self.settings.image, *start.argv]
 
     def environment(self, start: Start) -> dict[str, str]:
-        """Its own variables, and those for inside under a prefix."""
+        """Its own variables, and those for the container with a prefix."""
         inner = {f"{self.prefix}{name}": value for name, value in self._variables(start).items()}
         return {**start.environment, **inner}
 
 
 class Singularity(Apptainer):
-    """``singularity exec``: as Apptainer, by its old name."""
+    """``singularity exec``: like Apptainer, by its old name."""
 
     prefix = "SINGULARITYENV_"
 
 
 class Charliecloud(_Image):
-    """``ch-run``: the image's files instead of the machine's, in place; processes and network are shared."""
+    """``ch-run``: the image's files instead of the machine's, in place; shares processes and network."""
 
     in_place = True
     keeper = False
     shares_processes = True
 
     def inside(self, name: str) -> str:
-        """Below the private /tmp: the image is read-only and need not have a folder for it."""
+        """Below the private /tmp: the image is read-only and need not have a directory for it."""
         return f"/tmp/.umbel/{name}"
 
-    def work(self, folder: Path) -> str:
-        """The same path where the image has it or /tmp can; else /tmp/work."""
-        there = Path(self.settings.image) / folder.relative_to("/")
-        return str(folder) if there.is_dir() or folder.is_relative_to("/tmp") else "/tmp/work"
+    def work(self, directory: Path) -> str:
+        """The same path if the image has it or /tmp can have it; otherwise /tmp/work."""
+        there = Path(self.settings.image) / directory.relative_to("/")
+        return str(directory) if there.is_dir() or directory.is_relative_to("/tmp") else "/tmp/work"
 
     def command(self, start: Start) -> list[str]:
-        """ch-run makes folders for mounts in its private /tmp, which is mounted first."""
+        """ch-run creates mount points in its private /tmp, which is mounted first."""
         argv = [*self._program(), "--private-tmp", "--cd", self.work(start.work)]
         for mount in self._mounts(start):
             argv += ["--bind", f"{mount.source}:{mount.target}"]
         return [*argv, *self.settings.options, self.settings.image, "--", *start.argv]
 
     def environment(self, start: Start) -> dict[str, str]:
-        """Variables go through as they are; ch-run itself wants to know the account's name."""
+        """Variables are passed unchanged; ch-run itself needs the account's name."""
         kept = {name: start.environment[name] for name in ("PATH",) if name in start.environment}
         return {"USER": "umbel", "PATH": os.defpath, **kept, **self._variables(start)}
 
 
 class Shifter(_Image):
-    """``shifter``: images that the site's gateway has made ready; processes and network are shared."""
+    """``shifter``: images prepared by the site's gateway; shares processes and network."""
 
     shares_processes = True
 
@@ -244,14 +244,14 @@ class Shifter(_Image):
         return f"/tmp/.umbel/{name}"
 
     def command(self, start: Start) -> list[str]:
-        """Mounts are volumes; only site folders may be mounted, as the gateway's settings say."""
+        """Mounts are volumes; the gateway's settings restrict which directories may be mounted."""
         argv = [*self._program(), f"--image={self.settings.image}", f"--workdir={self.work(start.work)}"]
         for mount in self._mounts(start):
             argv += [f"--volume={mount.source}:{mount.target}{':ro' if mount.mode == 'ro' else ''}"]
         return [*argv, *self.settings.options, "--", *start.argv]
 
     def environment(self, start: Start) -> dict[str, str]:
-        """Variables go through as they are."""
+        """Variables are passed unchanged."""
         kept = {name: start.environment[name] for name in ("PATH",) if name in start.environment}
         return {**kept, **self._variables(start)}
 
@@ -269,12 +269,12 @@ _LAUNCHERS: Mapping[str, type[Launcher]] = {
 
 
 def launcher(settings: Sandbox) -> Launcher:
-    """The launcher that settings ask for."""
+    """Return the launcher for these settings."""
     return _LAUNCHERS[settings.kind](settings)
 
 
 def missing(settings: Sandbox) -> str:
-    """The sandbox's program if it is not there, else ""."""
+    """Return the sandbox's program if it is not installed, else ""."""
     program = (list(settings.command) or [KINDS[settings.kind]])[0]
     return "" if settings.kind == "none" or shutil.which(program) else program
 
@@ -288,12 +288,12 @@ def _bwrap(mount: Mount) -> list[str]:
     return [word, str(mount.source), mount.target]
 
 
-def _deep(mount: Mount, start: Start) -> bool:
-    """It is mounted after what is hidden, in the middle of which it may be."""
+def _after_hidden(mount: Mount, start: Start) -> bool:
+    """Return whether it must be mounted after the hidden directories, because it may lie in one of them."""
     return mount.target.startswith(ROOM) or any(
-        Path(mount.target).is_relative_to(folder) for folder in start.hidden
+        Path(mount.target).is_relative_to(directory) for directory in start.hidden
     )
 
 
-def _covers(mount: Mount, folder: Path) -> bool:
-    return Path(folder).is_relative_to(mount.target)
+def _covers(mount: Mount, directory: Path) -> bool:
+    return Path(directory).is_relative_to(mount.target)

@@ -1,7 +1,7 @@
-"""The kit: copies of the pure-Python packages that a runner needs, for an interpreter that has none of them.
+"""Copies of the pure-Python packages that a runner needs, for an interpreter without them.
 
-It lies in the endpoint's cache under the digest of its content, so that nodes of different versions may share
-a folder; a sandbox mounts it, and a runner of another environment has it on its path.
+A copy is in the endpoint's cache under the digest of its content, so that nodes of different versions can
+share a directory. A sandbox mounts it, and a runner of another environment has it on its import path.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ import umbel
 
 
 def _packages() -> list[Path]:
-    """Their folders. The third is not imported: only runners unpickle."""
+    """Directories of the packages. cloudpickle is not imported here: only runners unpickle."""
     found = importlib.util.find_spec("cloudpickle")
-    places = (umbel.__file__, endpoint_worker.__file__, found.origin if found else None)
-    return [Path(str(place)).resolve().parent for place in places]
+    files = (umbel.__file__, endpoint_worker.__file__, found.origin if found else None)
+    return [Path(str(place)).resolve().parent for place in files]
 
 
 def make(cache: Path) -> Path:
-    """Return the kit's folder below ``cache``; it is made if it is not there. Raises OSError."""
+    """Return the directory of the copy below ``cache``, creating it if needed. Raises OSError."""
     files = dict(_files())
     digest = hashlib.sha256()
     for name, file in files.items():
         digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
-    kit = cache / "kit" / digest.hexdigest()[:16]
-    if kit.is_dir():
-        return kit
-    kit.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=kit.parent, prefix=".draft-"))
+    copy = cache / "kit" / digest.hexdigest()[:16]
+    if copy.is_dir():
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=copy.parent, prefix=".draft-"))
     try:
         for name, file in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, draft / name)
-        # it is mounted read-only: what is not compiled now would be compiled at every start
+        # mounted read-only: without this, every start would compile the modules
         compileall.compile_dir(draft, stripdir=str(draft), quiet=2)
         draft.chmod(0o755)
-        os.rename(draft, kit)
+        os.rename(draft, copy)
     except OSError:
-        # another node was faster: its kit is the same
-        if not kit.is_dir():
+        # another node was faster and has made the same copy
+        if not copy.is_dir():
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return kit
+    return copy
 
 
 def _files() -> list[tuple[str, Path]]:

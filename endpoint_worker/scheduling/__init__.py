@@ -1,5 +1,5 @@
 """Which runner runs which bundle, and when.
 
-In: verified jobs and commands (cancel, resize, stop). Out: bundles assigned to idle runners, the pool of
-runners kept at its size, jobs handed back that no runner may take.
+In: verified jobs and commands (cancel, resize, stop). Out: bundles assigned to idle runners, a pool of
+runners of the configured size, and returned jobs that no runner can take.
 """

@@ -9,26 +9,26 @@ from queue import Empty, SimpleQueue
 Command = Callable[[], None]
 
 
-class Inbox:
-    """Any thread puts commands in and wakes the one that waits for ``sock`` to be readable."""
+class CommandQueue:
+    """A queue of commands; adding one wakes the thread that waits for ``sock`` to be readable."""
 
     def __init__(self) -> None:
-        self._bell, self.sock = socket.socketpair()
-        self._bell.setblocking(False)
+        self._wake, self.sock = socket.socketpair()
+        self._wake.setblocking(False)
         self.sock.setblocking(False)
         self._commands: SimpleQueue[Command] = SimpleQueue()
 
     def put(self, command: Command) -> None:
-        """Have ``command`` called by the thread that owns this inbox; safe in a signal handler."""
+        """Have ``command`` called by the thread that owns the queue; safe in a signal handler."""
         self._commands.put(command)
         try:
-            self._bell.send(b"\0")
+            self._wake.send(b"\0")
         except OSError:
             # full: the thread is awake anyway; closed: it has ended
             pass
 
-    def commands(self) -> Iterator[Command]:
-        """What was put in since the last time, in order."""
+    def take_all(self) -> Iterator[Command]:
+        """Yield the commands added since the last time, in order."""
         try:
             while self.sock.recv(4096):
                 pass
@@ -41,6 +41,6 @@ class Inbox:
                 return
 
     def close(self) -> None:
-        """Let go of the sockets; commands put in later are ignored."""
+        """Close the sockets; later commands are ignored."""
         self.sock.close()
-        self._bell.close()
+        self._wake.close()

@@ -1,4 +1,4 @@
-"""Which idle runner takes which waiting bundle, and when a runner gives way to one of another kind."""
+"""Which idle runner takes which waiting bundle, and when a runner is replaced by one of another kind."""
 
 from __future__ import annotations
 
@@ -9,84 +9,84 @@ from dataclasses import replace
 from ..runners.job import Job
 from ..runners.process import RunnerOptions
 from ..runners.slot import Slot
-from .queue import Waiting
-from .runner_pool import Crew
+from .queue import JobQueue
+from .runner_pool import RunnerPool
 
-#: A bundle that waited less (seconds) does not replace an idle runner for which others wait: changing back
-#: and forth would cost more than it gives.
+#: A bundle that has waited less than this (seconds) does not replace an idle runner that other bundles wait
+#: for: switching back and forth would cost more than it gains.
 SWITCH_AFTER = 0.2
-#: A bundle that waited this long (seconds) behind running ones is given back; and where no runner starts.
+#: Bundles are returned after waiting this long (seconds) behind running ones, or for a runner to start.
 WAIT_FOR_SLOT, WAIT_FOR_RUNNER = 0.4, 5.0
 
 
 def widened(options: RunnerOptions, cores: int) -> RunnerOptions:
-    """The same for runners whose calls occupy so many slots."""
+    """The same options for runners whose calls occupy ``cores`` slots."""
     return options if cores == 1 else replace(options, key=(options.key, cores), cores=cores)
 
 
 def place(
-    crew: Crew, waiting: Waiting, default: RunnerOptions, now: float
+    pool: RunnerPool, queue: JobQueue, default: RunnerOptions, now: float
 ) -> Iterator[tuple[Slot | None, Job]]:
-    """Take bundles out of ``waiting`` that can begin now, each with its slot; None for a hollow one.
+    """Remove bundles from ``queue`` that can start now, each with its slot; None if it was returned before.
 
     First come, first served among bundles for one kind of runner. A bundle whose kind has no idle runner does
-    not hold up those of other kinds behind it, and gets one in place of a runner that nobody waits for, or
-    after a while of any idle one: the longest wait comes first, so nobody starves.
+    not block bundles of other kinds behind it. It replaces an idle runner that no bundle waits for or, after
+    a while, any idle runner; the longest wait comes first, so no bundle starves.
 
-    A bundle that wants several slots holds up all behind it until there are enough: each slot that becomes
-    free is kept for it, so nobody overtakes it.
+    A bundle that needs several slots blocks all bundles behind it until there are enough: each slot that
+    becomes free is reserved for it, so no bundle overtakes it.
     """
-    if not waiting:
+    if not queue:
         return
-    jobs = waiting.jobs()
+    jobs = queue.jobs()
     blocked: Counter[Hashable] = Counter()
     for job in jobs:
-        if not crew.idle:
+        if not pool.idle:
             return
-        if job.hollow:
-            waiting.remove(job)
+        if job.returned:
+            queue.remove(job)
             yield None, job
             continue
-        if job.cores > crew.wanted:
+        if job.cores > pool.size:
             continue
         options = job.options or default
-        slot = crew.choose(job.bundle.function.sha256, options.key)
+        slot = pool.choose(job.bundle.function.sha256, options.key)
         if slot is not None:
-            waiting.remove(job)
+            queue.remove(job)
             yield slot, job
             continue
         if options.cores > 1:
-            if crew.widen(options):
+            if pool.widen(options):
                 continue
             return
         blocked[options.key] += 1
         spared: set[Hashable] = set()
         if now - job.arrived < SWITCH_AFTER:
             spared = {(other.options or default).key for other in jobs}
-        crew.convert(options, blocked[options.key], spared)
+        pool.convert(options, blocked[options.key], spared)
 
 
-def overdue(crew: Crew, waiting: Waiting, now: float) -> Iterator[tuple[Job, str]]:
-    """Bundles that must not wait here any longer, for other nodes may be free; and why.
+def overdue(pool: RunnerPool, queue: JobQueue, now: float) -> Iterator[tuple[Job, str]]:
+    """Yield bundles that must not wait here any longer, because other nodes may be free, and the reason.
 
-    The first one that wants several slots stays while some are kept for it, and when it comes a second time:
-    else it might be sent round for ever.
+    The first one that needs several slots stays while slots are reserved for it, and when it arrives a second
+    time; otherwise it might be passed around indefinitely.
     """
-    behind = crew.busy and not crew.starting
+    behind = pool.busy and not pool.starting
     limit = WAIT_FOR_SLOT if behind else WAIT_FOR_RUNNER
-    stays = next((job for job in waiting.jobs() if not job.hollow and 1 < job.cores <= crew.wanted), None)
-    for job in waiting.overdue(now, WAIT_FOR_SLOT):
-        if job.cores > crew.wanted:
-            yield job, f"it wants {job.cores} slots, this node has {crew.wanted}"
+    stays = next((job for job in queue.jobs() if not job.returned and 1 < job.cores <= pool.size), None)
+    for job in queue.overdue(now, WAIT_FOR_SLOT):
+        if job.cores > pool.size:
+            yield job, f"it needs {job.cores} slots, this node has {pool.size}"
         elif now - job.arrived <= limit:
             continue
-        elif job is not stays or not (crew.idle or waiting.returned(job)):
-            yield job, "it waited behind long calls" if behind else "no runner starts"
+        elif job is not stays or not (pool.idle or queue.returned(job)):
+            yield job, "it waited behind long calls" if behind else "no runner could be started"
 
 
-def withdraw(waiting: Waiting, key: Hashable) -> list[Job]:
-    """Take out all bundles, but hollow ones, that want a kind of runner that does not start: others go on."""
-    found = [j for j in waiting.jobs() if j.options is not None and j.options.key == key and not j.hollow]
+def withdraw(queue: JobQueue, key: Hashable) -> list[Job]:
+    """Remove all bundles, except returned ones, that need a kind of runner that cannot start."""
+    found = [j for j in queue.jobs() if j.options is not None and j.options.key == key and not j.returned]
     for job in found:
-        waiting.remove(job)
+        queue.remove(job)
     return found

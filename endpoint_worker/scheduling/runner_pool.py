@@ -1,4 +1,4 @@
-"""The runners of a node as a group: how many, which one next, and replacements for those that end."""
+"""The runners of a node as a group: their number, the choice of the next one, and replacements."""
 
 from __future__ import annotations
 
@@ -10,69 +10,70 @@ from collections import deque
 from collections.abc import Collection, Hashable
 
 from ..runners import process_tree
-from ..runners.execution import Run
+from ..runners.execution import Execution
 from ..runners.process import RunnerOptions
 from ..runners.slot import Slot
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait before a runner that could not start is tried again: doubled each time up to the most.
+#: Delay before another attempt to start a runner (seconds): doubled each time up to the maximum.
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
-#: A runner that has not said hello after so long (seconds) is given up.
+#: A runner that is not ready after this long (seconds) is killed.
 START_TIMEOUT = 90.0
-#: For so long (seconds) after a runner ended its orphans are looked for.
-SWEEP = 0.5
+#: Orphans are looked for during this time (seconds) after the end of a runner.
+CLEANUP_SECONDS = 0.5
 
 
-class Crew:
-    """Slots of one supervisor, whose thread calls all methods; ``selector`` hears their sockets."""
+class RunnerPool:
+    """Slots of one supervisor, whose thread calls all methods; ``selector`` watches their sockets."""
 
     def __init__(
         self,
         options: RunnerOptions,
-        wanted: int,
+        size: int,
         selector: selectors.BaseSelector,
         *,
-        sweeps: bool = False,
+        adopts_orphans: bool = False,
     ):
         self.slots: list[Slot] = []
-        self.wanted = wanted
+        #: number of slots that there should be
+        self.size = size
         self.problem = ""
         self._options = options
         self._selector = selector
-        self._listening: dict[Slot, tuple[socket.socket, int]] = {}
-        #: what the next runners shall be for, in place of those that were dismissed for them
-        self._orders: deque[RunnerOptions] = deque()
-        #: numbers of slots that a wide runner stands on beside its own, also while it is still to be started
-        self._lent: set[int] = set()
-        #: wide runners to be started: number, options, and the numbers of the other slots
+        self._registered: dict[Slot, tuple[socket.socket, int]] = {}
+        #: options of the next runners, in place of runners that were killed for them
+        self._requested: deque[RunnerOptions] = deque()
+        #: numbers of slots that a multi-slot runner occupies beside its own, also before it is started
+        self._borrowed: set[int] = set()
+        #: multi-slot runners to be started: number, options, and the numbers of the other slots
         self._wide: dict[int, tuple[RunnerOptions, list[int]]] = {}
         self._delay = 0.0
-        self._hire_at = 0.0
-        self._sweep_until = 0.0
-        #: this process adopts orphans: a child that is no runner, nor a program of its own, got away from one
-        self._sweeps = sweeps
+        self._retry_at = 0.0
+        self._cleanup_until = 0.0
+        #: this process adopts orphans: its children that are neither runners nor exempt are leftovers
+        self._adopts_orphans = adopts_orphans
 
     @property
     def busy(self) -> int:
-        """How many slots run a bundle, or belong to one that does."""
-        return sum(1 + len(slot.borrowed) for slot in tuple(self.slots) if slot.run is not None)
+        """Number of slots that run a bundle, or belong to one that does."""
+        return sum(1 + len(slot.borrowed) for slot in tuple(self.slots) if slot.execution is not None)
 
     @property
-    def runs(self) -> list[Run]:
-        """The bundles that run."""
-        return [slot.run for slot in self.slots if slot.run is not None]
+    def executions(self) -> list[Execution]:
+        """The running bundles."""
+        return [slot.execution for slot in self.slots if slot.execution is not None]
 
     @property
     def starting(self) -> bool:
-        """True while a runner has not said hello, or is still to be started in place of one that goes."""
-        coming = any(slot.state == "starting" or slot.child.killed for slot in self.slots)
-        return coming or len(self.slots) < self.wanted
+        """True while a runner is not ready yet, or is still to be started to replace another one."""
+        coming = any(slot.state == "starting" or slot.process.killed for slot in self.slots)
+        return coming or len(self.slots) < self.size
 
     @property
-    def restless(self) -> bool:
-        """True while some slot should be looked at in a moment."""
-        return any(slot.restless or slot.child.killed for slot in self.slots)
+    def needs_check(self) -> bool:
+        """True while some slot should be checked soon."""
+        return any(slot.needs_check or slot.process.killed for slot in self.slots)
 
     @property
     def idle(self) -> bool:
@@ -80,47 +81,47 @@ class Crew:
         return any(self._free(slot) for slot in self.slots)
 
     def _free(self, slot: Slot) -> bool:
-        if slot.state != "idle" or slot.retiring or slot.child.killed:
+        if slot.state != "idle" or slot.retiring or slot.process.killed:
             return False
-        return slot.number not in self._lent
+        return slot.number not in self._borrowed
 
     def choose(self, function: str, key: Hashable = ()) -> Slot | None:
-        """An idle slot of this key for a bundle of this function: best one that has it loaded."""
+        """Return an idle slot of this kind, preferably one that has the function loaded."""
         best = None
         for slot in self.slots:
             if not self._free(slot) or slot.key != key:
                 continue
             if slot.function == function:
                 return slot
-            if slot.left:
-                # what the last call left behind must not meet another function
+            if slot.leftovers:
+                # leftovers of the last call must not affect another function
                 slot.kill()
             elif best is None:
                 best = slot
         return best
 
     def convert(self, options: RunnerOptions, wanted: int, spared: Collection[Hashable]) -> None:
-        """See that ``wanted`` runners of these options are on their way, in place of idle ones of other keys.
+        """Ensure that ``wanted`` runners of these options are starting, in place of idle ones of other kinds.
 
         ``spared``: keys whose idle runners stay.
         """
         key = options.key
         coming = sum(slot.key == key and slot.state == "starting" for slot in self.slots)
-        coming += sum(order.key == key for order in self._orders)
-        # the one that had nothing to do for longest: what was used a moment ago is likely to be wanted again
+        coming += sum(order.key == key for order in self._requested)
+        # the longest idle runner first: a recently used one is likely to be needed again
         for slot in sorted(self.slots, key=lambda slot: slot.idle_since):
             if coming >= wanted:
                 return
             if self._free(slot) and slot.key != key and slot.key not in spared:
-                slot.given_up = True
+                slot.replaced = True
                 slot.kill()
-                self._orders.append(options)
+                self._requested.append(options)
                 coming += 1
 
     def widen(self, options: RunnerOptions) -> bool:
-        """See that a runner on several slots is on its way as soon as so many are free; tell if it is.
+        """Start a runner on several slots if enough of them are free; return whether it is starting.
 
-        Its own slot's runner ends, those of the others stay warm and do nothing.
+        Its own slot's runner ends; the runners of the other slots stay loaded but idle.
         """
         if any(slot.key == options.key and slot.state == "starting" for slot in self.slots):
             return True
@@ -136,23 +137,23 @@ class Crew:
         first, *others = free
         borrowed = [slot.number for slot in others]
         self._wide[first.number] = options, borrowed
-        self._lent.update(borrowed)
+        self._borrowed.update(borrowed)
         first.kill()
         return True
 
-    def listen(self, slot: Slot) -> None:
-        """Hear what a slot's socket has to say, as long as it says anything."""
+    def register(self, slot: Slot) -> None:
+        """Watch the socket of a slot for what it needs now."""
         wanted = 0
         if not slot.eof:
-            wanted = 0 if slot.stuffed else selectors.EVENT_READ
-            wanted |= selectors.EVENT_WRITE if slot.wants_to_write else 0
-        sock, had = self._listening.get(slot, (slot.sock, 0))
+            wanted = 0 if slot.backlogged else selectors.EVENT_READ
+            wanted |= selectors.EVENT_WRITE if slot.has_unsent else 0
+        sock, had = self._registered.get(slot, (slot.sock, 0))
         if wanted == had and sock is slot.sock:
             return
         if had and (not wanted or sock is not slot.sock):
-            # by its object: a socket that was closed meanwhile has no number any more
+            # by its object: a socket that was closed meanwhile has no descriptor any more
             self._selector.unregister(sock)
-            del self._listening[slot]
+            del self._registered[slot]
             had = 0
         if not wanted:
             return
@@ -160,90 +161,90 @@ class Crew:
             self._selector.modify(sock, wanted, slot)
         else:
             self._selector.register(slot.sock, wanted, slot)
-        self._listening[slot] = (slot.sock, wanted)
+        self._registered[slot] = (slot.sock, wanted)
 
-    def check_wear(self, slot: Slot) -> None:
-        """After a bundle: replace a runner that has served long enough, or that is not wanted any more."""
-        if slot.retiring or slot.worn():
+    def recycle_if_due(self, slot: Slot) -> None:
+        """After a bundle: replace a runner that has served long enough or is no longer needed."""
+        if slot.retiring or slot.due_for_recycling():
             slot.kill()
 
     def resize(self, difference: int) -> None:
-        """Want more or fewer slots (at least one)."""
-        self.wanted = max(1, self.wanted + difference)
-        spare = sum(not slot.retiring for slot in self.slots) - self.wanted
-        for slot in sorted(self.slots, key=lambda slot: slot.run is not None):
+        """Change the number of slots (at least one)."""
+        self.size = max(1, self.size + difference)
+        spare = sum(not slot.retiring for slot in self.slots) - self.size
+        for slot in sorted(self.slots, key=lambda slot: slot.execution is not None):
             if spare > 0 and not slot.retiring:
                 spare -= 1
                 slot.retiring = True
-                if slot.run is None:
+                if slot.execution is None:
                     slot.kill()
 
-    def renew(self) -> None:
-        """Replace every runner, each when it is idle."""
+    def replace_all(self) -> None:
+        """Replace every runner once it is idle."""
         for slot in self.slots:
             if not slot.retiring and slot.key != self._options.key and slot.options.cores == 1:
-                self._orders.append(slot.options)
+                self._requested.append(slot.options)
             slot.retiring = True
-            if slot.run is None:
+            if slot.execution is None:
                 slot.kill()
 
-    def bury(self, slot: Slot, how: str) -> None:
-        """Forget a slot whose runner has ended."""
+    def remove(self, slot: Slot, how: str) -> None:
+        """Remove a slot whose runner has ended."""
         slot.eof = True
-        self.listen(slot)
+        self.register(slot)
         self.slots.remove(slot)
-        self._lent.difference_update(slot.borrowed)
-        slot.child.bury()
-        self._sweep_until = time.monotonic() + SWEEP
-        if slot.greeted:
+        self._borrowed.difference_update(slot.borrowed)
+        slot.process.close()
+        self._cleanup_until = time.monotonic() + CLEANUP_SECONDS
+        if slot.was_ready:
             self._delay = 0.0
-            staying = sum(not other.retiring for other in self.slots) + len(self._orders)
+            staying = sum(not other.retiring for other in self.slots) + len(self._requested)
             alone = slot.options.cores == 1 and slot.number not in self._wide
-            if alone and not slot.given_up and staying < self.wanted:
-                # the next one is likely to be wanted for the same
-                self._orders.append(slot.options)
-        elif not slot.retiring and not slot.unfit:
+            if alone and not slot.replaced and staying < self.size:
+                # the next bundle is likely to need the same kind
+                self._requested.append(slot.options)
+        elif not slot.retiring and not slot.environment_broken:
             if how != self.problem:
                 log.error("slot %d: %s", slot.number, how)
             self.problem = how
             self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
-            self._hire_at = time.monotonic() + self._delay
+            self._retry_at = time.monotonic() + self._delay
 
-    def replace(self, now: float, *, hire: bool) -> None:
+    def replace(self, now: float, *, start: bool) -> None:
         """Start runners for slots that have none."""
-        if self.problem and any(slot.greeted for slot in self.slots):
+        if self.problem and any(slot.was_ready for slot in self.slots):
             self.problem = ""
-        sweep = now < self._sweep_until or process_tree.pending()
-        if self._sweeps and sweep and self._options.launcher.shares_processes:
-            process_tree.kill_strays({slot.child.outer for slot in self.slots})
+        cleanup = now < self._cleanup_until or process_tree.pending()
+        if self._adopts_orphans and cleanup and self._options.launcher.shares_processes:
+            process_tree.kill_leftovers({slot.process.outer_pid for slot in self.slots})
         for slot in self.slots:
             if slot.state == "starting" and now - slot.born > START_TIMEOUT:
-                slot.late = True
+                slot.timed_out = True
                 slot.kill()
         taken = {slot.number for slot in self.slots if not slot.retiring}
-        numbers = (number for number in range(self.wanted) if number not in taken)
-        while hire and now >= self._hire_at and sum(not s.retiring for s in self.slots) < self.wanted:
+        numbers = (number for number in range(self.size) if number not in taken)
+        while start and now >= self._retry_at and sum(not s.retiring for s in self.slots) < self.size:
             number = next(numbers)
-            options, borrowed = self._order(number)
+            options, borrowed = self._next_options(number)
             try:
                 slot = Slot(number, options, borrowed)
             except OSError as error:
-                self.problem = f"no runner can be started: {error}"
+                self.problem = f"cannot start a runner: {error}"
                 log.error("%s", self.problem)
                 self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
-                self._hire_at = now + self._delay
+                self._retry_at = now + self._delay
                 return
-            if self._wide.pop(number, None) is None and self._orders:
-                self._orders.popleft()
+            if self._wide.pop(number, None) is None and self._requested:
+                self._requested.popleft()
             self.slots.append(slot)
-            self.listen(slot)
+            self.register(slot)
 
-    def _order(self, number: int) -> tuple[RunnerOptions, list[int]]:
-        """What the next runner of a slot shall be, and the other slots that it stands on."""
-        return self._wide.get(number) or (self._orders[0] if self._orders else self._options, [])
+    def _next_options(self, number: int) -> tuple[RunnerOptions, list[int]]:
+        """Options of the next runner of a slot, and the other slots that it occupies."""
+        return self._wide.get(number) or (self._requested[0] if self._requested else self._options, [])
 
-    def dismiss(self) -> None:
-        """Kill all runners and wait a moment until they are gone."""
+    def shut_down(self) -> None:
+        """Kill all runners and wait a moment for their end."""
         for slot in self.slots:
             slot.retiring = True
             slot.kill()
@@ -251,7 +252,7 @@ class Crew:
         while self.slots and time.monotonic() < deadline:
             for slot in list(self.slots):
                 if slot.ended() is not None:
-                    self.bury(slot, "stopped")
+                    self.remove(slot, "stopped")
             time.sleep(0.005)
         if self._options.cgroups is not None:
             self._options.cgroups.close(patience=1.0)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from endpoint_worker.cli.systemd import unit_name, unit_text
-from endpoint_worker.config.directory import EndpointFolder
+from endpoint_worker.config.directory import EndpointDirectory
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="wants systemd-analyze")
 @pytest.mark.parametrize("folder", ["plain", 'a "b" 100% $HOME \\ c'])
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, folder: str) -> None:
     home = tmp_path / folder
-    text = unit_text(EndpointFolder(home, "lab"), home, python_path=str(home / "code"), stop_seconds=25)
+    text = unit_text(EndpointDirectory(home, "lab"), home, python_path=str(home / "code"), stop_seconds=25)
     file = tmp_path / unit_name("lab")
     file.write_text(text)
     assert _verify(file) == ""

@@ -1,6 +1,6 @@
-"""What may keep an endpoint from working, looked at one by one: ``umbel-endpoint check``.
+"""The checks of ``umbel-endpoint check``.
 
-Nothing is changed: nothing is taken from the queue, and no report is sent.
+They change nothing: no message is taken from the queue, and no report is sent.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
 from ...broker.client import BROKER_ERRORS, connect, without_password
 from ...config import settings as site
-from ...config.directory import Credentials, EndpointFolder
+from ...config.directory import Credentials, EndpointDirectory
 from ...runners.options import runner_options
 from ...runners.slot import Slot
 from . import sandbox
 
-#: Seconds that service and broker may take to answer, and that a runner may take to start.
+#: Seconds to wait for a response of service and broker, and for a runner to start.
 TIMEOUT, RUNNER_TIMEOUT = 5.0, 20.0
-#: What is not looked at where credentials or settings are missing.
-NEEDY = ("broker", "credentials", "clock", "sandbox", "runner")
-#: Clocks may differ by so much (seconds) before it is worth a word, well before messages are refused.
+#: Checks that are skipped if credentials or settings are missing.
+NEED_CREDENTIALS = ("broker", "credentials", "clock", "sandbox", "runner")
+#: Clocks may differ by this much (seconds) before it is reported, well before messages are rejected.
 MAX_SKEW = envelope.LEEWAY / 5
-#: Less free space (bytes) is too little for results, functions and logs.
+#: Minimum free space (bytes) for results, functions and logs.
 LEAST_SPACE = 256 * 1024**2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. ``ok``: None where it could not be; ``advice``: what to do next."""
+    """The result of one check. ``ok``: None if it was skipped; ``advice``: what to do next."""
 
     name: str
     ok: bool | None
@@ -56,49 +56,52 @@ class Finding:
     advice: str = ""
 
 
-def check(folder: EndpointFolder, *, api: bool = True) -> list[Finding]:
-    """Look at everything; ``api``: also at the service's API, which a running worker does not need."""
+def check(directory: EndpointDirectory, *, api: bool = True) -> list[Finding]:
+    """Run all checks; ``api``: also of the service's API, which a running worker does not need."""
     found = [_python()]
-    credentials = _try(found, "files", lambda: _files(folder))
-    chosen = _try(found, "settings", lambda: _settings(folder))
-    found.append(_disk(folder, chosen))
+    credentials = _try(found, "files", lambda: _files(directory))
+    chosen = _try(found, "settings", lambda: _settings(directory))
+    found.append(_disk(directory, chosen))
     clock = None
     if credentials is not None and api:
         finding, clock = _api(credentials.api_url)
         found.append(finding)
     if credentials is None or chosen is None:
-        why = "not looked at: the files and settings above come first"
-        return found + [Finding(name, None, why) for name in NEEDY]
+        why = "skipped: fix the files and settings above first"
+        return found + [Finding(name, None, why) for name in NEED_CREDENTIALS]
     url = chosen.broker_url(credentials.broker_url)
     found.append(_broker(url))
     if found[-1].ok:
-        finding, heard = _rights(url, credentials.endpoint_id)
+        finding, broker_clock = _permissions(url, credentials.endpoint_id)
         found.append(finding)
-        clock = heard if clock is None else clock
+        clock = broker_clock if clock is None else clock
     else:
-        found.append(Finding("credentials", None, "not looked at: the broker cannot be reached"))
+        found.append(Finding("credentials", None, "skipped: the broker cannot be reached"))
     found.append(_clock(clock))
-    found.append(Finding("sandbox", *sandbox.look(folder, chosen)))
-    return [*found, _runner(folder, chosen)]
+    found.append(Finding("sandbox", *sandbox.check(directory, chosen)))
+    return [*found, _runner(directory, chosen)]
 
 
 def to_json(name: str, found: list[Finding]) -> str:
-    """The findings as a JSON object."""
+    """Return the findings as a JSON object."""
     return json.dumps(
         {"endpoint": name, "ok": healthy(found), "checks": [asdict(f) for f in found]}, indent=1
     )
 
 
 def healthy(found: list[Finding]) -> bool:
-    """True when everything is as it should be."""
+    """Return whether all checks passed."""
     return all(finding.ok for finding in found)
 
 
-def _try(found: list[Finding], name: str, look: Callable[[], tuple[Finding, Any]]) -> Any:
+def _try(found: list[Finding], name: str, run_check: Callable[[], tuple[Finding, Any]]) -> Any:
     try:
-        finding, value = look()
+        finding, value = run_check()
     except UmbelError as error:
-        finding, value = Finding(name, False, error.message, "mend or replace what is named here"), None
+        finding, value = (
+            Finding(name, False, error.message, "correct or replace the file or setting named here"),
+            None,
+        )
     found.append(finding)
     return value
 
@@ -111,46 +114,46 @@ def _python() -> Finding:
     return Finding("python", True, said)
 
 
-def _files(folder: EndpointFolder) -> tuple[Finding, Credentials]:
-    credentials = folder.credentials()
-    folder.signing_key()
-    for file in (folder.path / "credentials.json", folder.path / "signing.key"):
+def _files(directory: EndpointDirectory) -> tuple[Finding, Credentials]:
+    credentials = directory.credentials()
+    directory.signing_key()
+    for file in (directory.path / "credentials.json", directory.path / "signing.key"):
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
-            said = f"others may read or change {file} (mode {mode:04o})"
+            said = f"other accounts can read or change {file} (mode {mode:04o})"
             return Finding("files", False, said, f"chmod 600 {file}"), credentials
-    return Finding("files", True, f"endpoint {credentials.endpoint_id} in {folder.path}"), credentials
+    return Finding("files", True, f"endpoint {credentials.endpoint_id} in {directory.path}"), credentials
 
 
-def _settings(folder: EndpointFolder) -> tuple[Finding, site.Settings]:
-    chosen = site.load(folder.settings_file, folder.name)
-    return Finding("settings", True, f"{folder.settings_file}: {chosen.worker_slots} slots"), chosen
+def _settings(directory: EndpointDirectory) -> tuple[Finding, site.Settings]:
+    chosen = site.load(directory.settings_file, directory.name)
+    return Finding("settings", True, f"{directory.settings_file}: {chosen.worker_slots} slots"), chosen
 
 
-def _disk(folder: EndpointFolder, chosen: site.Settings | None) -> Finding:
-    work = chosen.work_folder(folder.path / "work") if chosen is not None else folder.path / "work"
+def _disk(directory: EndpointDirectory, chosen: site.Settings | None) -> Finding:
+    work = chosen.work_folder(directory.path / "work") if chosen is not None else directory.path / "work"
     least = None
-    for place in (folder.path, folder.spool, folder.cache, folder.logs, work):
+    for path in (directory.path, directory.spool, directory.cache, directory.logs, work):
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place) as probe:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path) as probe:
                 probe.write(b"\0" * 4096)
                 probe.flush()
-            free = shutil.disk_usage(place).free
+            free = shutil.disk_usage(path).free
         except OSError as error:
-            advice = f"make room, or let this account write there: see 'df {place}' and 'ls -ld {place}'"
-            return Finding("disk", False, f"{place} cannot be written: {error.strerror}", advice)
+            advice = f"free space or allow this account to write: see 'df {path}' and 'ls -ld {path}'"
+            return Finding("disk", False, f"{path} cannot be written: {error.strerror}", advice)
         least = free if least is None else min(least, free)
         if free < LEAST_SPACE:
-            said = f"only {free // 1024**2} MiB are free for {place}"
-            return Finding("disk", False, said, f"make room: {LEAST_SPACE // 1024**2} MiB are the least")
-    return Finding("disk", True, f"{(least or 0) / 1024**3:.1f} GiB are free, and all folders can be written")
+            said = f"only {free // 1024**2} MiB free for {path}"
+            return Finding("disk", False, said, f"free space: {LEAST_SPACE // 1024**2} MiB are required")
+    return Finding("disk", True, f"{(least or 0) / 1024**3:.1f} GiB free, all directories writable")
 
 
 def _api(url: str) -> tuple[Finding, float | None]:
-    """Look at the service; also how far its clock is ahead of this one (seconds)."""
-    reach = f"see whether the service runs and whether this machine reaches it: curl {url}/health"
-    advice = reach + "; where only the broker is meant to be reached, use --no-api"
+    """Check the service; also return how far its clock is ahead of this one (seconds)."""
+    reach = f"check that the service is running and reachable from this machine: curl {url}/health"
+    advice = reach + "; use --no-api if only the broker needs to be reachable"
     began = time.time()
     try:
         with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as http:
@@ -158,55 +161,55 @@ def _api(url: str) -> tuple[Finding, float | None]:
             record = json.loads(answer.data)
             version, protocol = str(record["version"]), int(record["protocol"])
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        return Finding("api", False, f"{url} does not answer: {error}", advice), None
+        return Finding("api", False, f"{url} does not respond: {error}", advice), None
     except (ValueError, KeyError, TypeError):
-        said = f"what answers at {url} is no Umbel service (status {answer.status})"
-        return Finding("api", False, said, "see whether a proxy or another program is at that address"), None
-    clock = _ahead(answer.headers.get("Date"), began)
+        said = f"the server at {url} is not an Umbel service (status {answer.status})"
+        return Finding("api", False, said, "check whether a proxy or another program uses that address"), None
+    clock = _clock_offset(answer.headers.get("Date"), began)
     if protocol != PROTOCOL_VERSION:
-        said = f"{url} speaks protocol {protocol}, this endpoint {PROTOCOL_VERSION}"
+        said = f"{url} uses protocol {protocol}, this endpoint protocol {PROTOCOL_VERSION}"
         return Finding("api", False, said, f"install umbel {version} here, or update the service"), clock
     return Finding("api", True, f"{url}, umbel {version}"), clock
 
 
-def _ahead(date: str | None, began: float) -> float | None:
+def _clock_offset(date: str | None, began: float) -> float | None:
     try:
-        # the header has whole seconds, cut off
+        # the header has whole seconds, rounded down
         return parsedate_to_datetime(date or "").timestamp() + 0.5 - (began + time.time()) / 2
     except (ValueError, TypeError):
         return None
 
 
 def _broker(url: str) -> Finding:
-    place = urlsplit(url)
+    path = urlsplit(url)
     address = without_password(url)
     advice = (
-        "see whether the broker runs and a firewall lets this machine reach it; "
-        "if it is reached another way from here, set broker_address in endpoint.toml"
+        "check that the broker is running and that no firewall blocks it; "
+        "if it has another address from this machine, set broker_address in endpoint.toml"
     )
     try:
-        with socket.create_connection((place.hostname or "", place.port or 6379), TIMEOUT) as sock:
+        with socket.create_connection((path.hostname or "", path.port or 6379), TIMEOUT) as sock:
             sock.settimeout(TIMEOUT)
-            # a Redis says something to strangers, too, be it that they must log in
+            # a Redis responds even without a login, if only with an error
             sock.sendall(b"PING\r\n")
             said = sock.recv(64)
     except OSError as error:
         return Finding("broker", False, f"{address} cannot be reached: {error}", advice)
     if not said.startswith((b"+", b"-")):
-        return Finding("broker", False, f"what answers at {address} is no Redis", advice)
+        return Finding("broker", False, f"the server at {address} is not Redis", advice)
     return Finding("broker", True, address)
 
 
-def _rights(url: str, endpoint: str) -> tuple[Finding, float | None]:
-    """Log in and see whether what a worker does is permitted; also the broker's clock, as ``_api``."""
-    again = "have the service make the account again, or delete the endpoint and configure it anew"
+def _permissions(url: str, endpoint: str) -> tuple[Finding, float | None]:
+    """Log in and check a worker's permissions; also return the broker's clock, as ``_api``."""
+    again = "let the service recreate the account, or delete and configure the endpoint again"
     clock = None
     refused = []
     try:
         with connect(url, timeout=TIMEOUT) as pool, pool.client() as client:
             client.ping()
             clock = _broker_clock(client)
-            # the broker looks at permissions when a command is queued, and what is discarded never happens
+            # the broker checks permissions when a command is queued; discarded commands are never executed
             client.execute_command("MULTI")
             for command in _needed(endpoint):
                 try:
@@ -216,13 +219,13 @@ def _rights(url: str, endpoint: str) -> tuple[Finding, float | None]:
             client.execute_command("DISCARD")
     except AuthenticationError as error:
         said = f"the broker does not accept {names.broker_user(endpoint)}: {error}"
-        return Finding("credentials", False, said, f"see whether the endpoint was deleted; {again}"), clock
+        return Finding("credentials", False, said, f"check whether the endpoint was deleted; {again}"), clock
     except BROKER_ERRORS as error:
         said = f"{names.broker_user(endpoint)} cannot use the broker: {error}"
         return Finding("credentials", False, said, again), clock
     if refused:
         return Finding("credentials", False, "the broker refuses " + "; ".join(refused), again), clock
-    said = f"{names.broker_user(endpoint)} may take work and send reports"
+    said = f"{names.broker_user(endpoint)} may receive work and send reports"
     return Finding("credentials", True, said), clock
 
 
@@ -233,7 +236,7 @@ def _broker_clock(client: redis.Redis) -> float:
 
 
 def _needed(endpoint: str) -> list[tuple[Any, ...]]:
-    """What a worker must be allowed to do."""
+    """Return commands that a worker must be allowed to run."""
     return [
         ("BRPOP", names.queue_key(endpoint), 1),
         ("LPUSH", names.REPORTS_KEY, ""),
@@ -245,34 +248,34 @@ def _needed(endpoint: str) -> list[tuple[Any, ...]]:
 
 def _clock(ahead: float | None) -> Finding:
     if ahead is None:
-        return Finding("clock", None, "not looked at: neither service nor broker told the time")
-    way = "ahead of" if ahead < 0 else "behind"
-    said = f"this clock is {abs(ahead):.1f} s {way} the service's"
+        return Finding("clock", None, "skipped: neither the service nor the broker reported its time")
+    direction = "ahead of" if ahead < 0 else "behind"
+    said = f"this clock is {abs(ahead):.1f} s {direction} the service's"
     if abs(ahead) <= MAX_SKEW:
         return Finding("clock", True, said)
-    advice = f"set it by NTP (timedatectl set-ntp true): over {envelope.LEEWAY:g} s messages are refused"
+    advice = f"use NTP (timedatectl set-ntp true): above {envelope.LEEWAY:g} s messages are rejected"
     return Finding("clock", False, said, advice)
 
 
-def _runner(folder: EndpointFolder, chosen: site.Settings) -> Finding:
+def _runner(directory: EndpointDirectory, chosen: site.Settings) -> Finding:
     began = time.monotonic()
-    advice = "see what it said; PATH, LD_LIBRARY_PATH and limits of runners come from endpoint.toml"
+    advice = "read its output; PATH, LD_LIBRARY_PATH and limits of runners come from endpoint.toml"
     try:
-        slot = Slot(0, runner_options(folder, chosen))
+        slot = Slot(0, runner_options(directory, chosen))
     except (OSError, UmbelError) as error:
-        return Finding("runner", False, f"no runner can be started: {error}", advice)
+        return Finding("runner", False, f"cannot start a runner: {error}", advice)
     try:
-        how = _greeting(slot, began + RUNNER_TIMEOUT)
+        how = _wait_until_ready(slot, began + RUNNER_TIMEOUT)
     finally:
-        _dismiss(slot)
-    if slot.greeted:
+        _stop(slot)
+    if slot.was_ready:
         return Finding("runner", True, f"a runner started in {time.monotonic() - began:.1f} s")
     return Finding("runner", False, how or f"a runner did not start in {RUNNER_TIMEOUT:g} s", advice)
 
 
-def _greeting(slot: Slot, deadline: float) -> str | None:
-    """Wait until a runner says hello; return how it ended if it did."""
-    while not slot.greeted and not slot.eof and time.monotonic() < deadline:
+def _wait_until_ready(slot: Slot, deadline: float) -> str | None:
+    """Wait until a runner is ready; return how it ended if it did."""
+    while not slot.was_ready and not slot.eof and time.monotonic() < deadline:
         if select.select([slot.sock], [], [], 0.1)[0]:
             slot.read()
         elif (how := slot.ended()) is not None:
@@ -285,10 +288,10 @@ def _greeting(slot: Slot, deadline: float) -> str | None:
     return None
 
 
-def _dismiss(slot: Slot) -> None:
+def _stop(slot: Slot) -> None:
     deadline = time.monotonic() + 2.0
     while slot.state != "dead" and time.monotonic() < deadline:
         slot.kill()
         slot.ended()
         time.sleep(0.005)
-    slot.child.bury()
+    slot.process.close()

@@ -1,4 +1,4 @@
-"""Whether the sandbox of an endpoint works and hides what it must: a part of ``umbel-endpoint check``."""
+"""Whether the sandbox of an endpoint works and hides private files: a part of ``umbel-endpoint check``."""
 
 from __future__ import annotations
 
@@ -6,67 +6,75 @@ import subprocess
 
 from umbel.protocol.errors import UmbelError
 
-from ...config.directory import EndpointFolder
+from ...config.directory import EndpointDirectory
 from ...config.mounts import Start
 from ...config.settings import Settings
 from ...runners.options import runner_options
 from ...sandbox.launchers import missing
 
-#: Seconds that a first start may take: an image may have to be read from a slow disk.
+#: Seconds for a first start: the image may have to be read from a slow disk.
 TIMEOUT = 60.0
 _SEEN, _UNWRITABLE = 41, 42
 _HINTS = {
     "bubblewrap": "install bubblewrap (Debian, Ubuntu: apt install bubblewrap)",
     "podman": "install podman",
     "docker": "install docker and let this account use it",
-    "apptainer": "install apptainer, or load its module in the environment in which the endpoint is started",
+    "apptainer": "install apptainer, or load its module before starting the endpoint",
     "charliecloud": "install charliecloud (Debian, Ubuntu: apt install charliecloud-runtime)",
 }
 
 
-def look(folder: EndpointFolder, chosen: Settings) -> tuple[bool, str, str]:
-    """Try the sandbox; return whether all is well, what was seen, and what to do."""
+def check(directory: EndpointDirectory, chosen: Settings) -> tuple[bool, str, str]:
+    """Try the sandbox; return whether it works, what was found, and what to do."""
     kind = chosen.sandbox.kind
     if kind == "none":
         if chosen.rules.sandbox:
-            advice = "set 'kind' in [sandbox] of endpoint.toml, or take the rule away"
-            return False, "rule sandbox refuses every call: the endpoint has no sandbox", advice
-        return True, "none: calls may do what this account may", ""
+            advice = "set 'kind' in [sandbox] of endpoint.toml, or remove the rule"
+            return False, "rule 'sandbox' rejects every call, because the endpoint has no sandbox", advice
+        return True, "none: calls have all permissions of this account", ""
     program = missing(chosen.sandbox)
     if program:
         hint = _HINTS.get(kind, f"install {kind}")
-        return False, f"there is no program '{program}'", f"{hint}, or name it by 'command' in [sandbox]"
+        return False, f"program '{program}' not found", f"{hint}, or set 'command' in [sandbox]"
     try:
-        code, said = _probe(folder, chosen)
+        code, said = _probe(directory, chosen)
     except UmbelError as error:
-        return False, error.message, "mend [sandbox] of endpoint.toml"
+        return False, error.message, "correct [sandbox] in endpoint.toml"
     except (OSError, subprocess.SubprocessError) as error:
-        return False, f"{kind} cannot be started: {error}", "try its command by hand"
+        return False, f"{kind} cannot be started: {error}", "run its command by hand to see the error"
     if code == 0:
         network = "" if chosen.sandbox.network else ", without network"
-        return True, f"{kind}{network}: calls do not see the endpoint's folder", ""
+        return True, f"{kind}{network}: calls cannot see the endpoint's directory", ""
     if code == _SEEN:
-        return False, f"calls can read {folder.path} in {kind}", "take the bind or option away that shows it"
+        return (
+            False,
+            f"calls can read {directory.path} in {kind}",
+            "remove the bind or option that exposes it",
+        )
     if code == _UNWRITABLE:
-        return False, f"calls cannot write to their folder in {kind}", "see 'work' and who owns that folder"
+        return (
+            False,
+            f"calls cannot write to their directory in {kind}",
+            "check 'work' and the owner of that directory",
+        )
     return (
         False,
         f"{kind} does not run Python (exit code {code}): {said}",
-        ("see what it said; where namespaces are refused, ask root to allow them to this account"),
+        ("read its output; if namespaces are disabled, ask an administrator to enable them for this account"),
     )
 
 
-def _probe(folder: EndpointFolder, chosen: Settings) -> tuple[int, str]:
-    """Run a little program inside, as runners are started."""
-    options = runner_options(folder, chosen)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    secret = str(folder.path / "credentials.json")
+def _probe(directory: EndpointDirectory, chosen: Settings) -> tuple[int, str]:
+    """Run a small program in the sandbox, in the same way as a runner."""
+    options = runner_options(directory, chosen)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    secret = str(directory.path / "credentials.json")
     code = (
         f"import os, sys, tempfile; os.path.exists({secret!r}) and sys.exit({_SEEN}); "
         f"os.access('.', os.W_OK) or sys.exit({_UNWRITABLE})"
     )
     start = Start(
-        [*options.python, "-c", code], options.folder, options.mounts, options.environment, options.hidden
+        [*options.python, "-c", code], options.directory, options.mounts, options.environment, options.hidden
     )
     run = subprocess.run(
         options.launcher.command(start),

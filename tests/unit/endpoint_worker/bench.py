@@ -84,8 +84,8 @@ class Bench:
     def __init__(self, folder: Path, slots: int = 1, **options: Any):
         self.said: dict[str, list[Outcome]] = defaultdict(list)
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "MARK": "clean"}
-        chosen = RunnerOptions(**{"folder": folder / "work", "environment": environment, **options})
-        self.supervisor = Supervisor(chosen, slots, self._hear, _call_all)
+        chosen = RunnerOptions(**{"directory": folder / "work", "environment": environment, **options})
+        self.supervisor = Supervisor(chosen, slots, self._receive, _call_all)
 
     def __enter__(self) -> Bench:
         self.supervisor.start()
@@ -97,10 +97,10 @@ class Bench:
 
     def until_idle(self) -> None:
         """Wait until every runner has started and none runs a bundle."""
-        crew = self.supervisor._crew
-        wait_until(lambda: not crew.starting and not crew.busy, 20, what="runners that are up and idle")
+        pool = self.supervisor._pool
+        wait_until(lambda: not pool.starting and not pool.busy, 20, what="runners that are up and idle")
 
-    def _hear(self, bundle_id: str, outcomes: list[Outcome]) -> None:
+    def _receive(self, bundle_id: str, outcomes: list[Outcome]) -> None:
         self.said[bundle_id] += outcomes
 
     def start(

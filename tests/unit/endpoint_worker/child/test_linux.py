@@ -14,7 +14,7 @@ ASK = """
 import ctypes, json, os, struct, sys
 from endpoint_worker.child import linux
 os.nice(3)
-done = linux.short_turns(0.0005)
+done = linux.short_time_slices(0.0005)
 attributes = ctypes.create_string_buffer(48)
 number = {"x86_64": 315, "aarch64": 275}[os.uname().machine]
 failed = ctypes.CDLL(None).syscall(number, 0, attributes, 48, 0)
@@ -37,7 +37,7 @@ def test_who_has_another_policy_keeps_it() -> None:
     code = (
         "import os; from endpoint_worker.child import linux; "
         "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); "
-        "print(linux.short_turns(0.0005), os.sched_getscheduler(0) == os.SCHED_BATCH)"
+        "print(linux.short_time_slices(0.0005), os.sched_getscheduler(0) == os.SCHED_BATCH)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.split() == ["False", "True"]

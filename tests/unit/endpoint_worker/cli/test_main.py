@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from endpoint_worker.cli.main import main
-from endpoint_worker.config.directory import EndpointFolder
+from endpoint_worker.config.directory import EndpointDirectory
 from umbel.protocol.envelope import Signer
 from umbel.protocol.version import __version__
 
@@ -92,7 +92,7 @@ def run(*words: str, **options: Any) -> Result:
 def test_configure_registers_a_key_made_here(home: Path, service: Service) -> None:
     result = run("configure", "lab", "--slots", "3", "--description", "in the cellar")
     assert result.exit_code == 0, result.output
-    folder = EndpointFolder(home, "lab")
+    folder = EndpointDirectory(home, "lab")
     method, path, token, asked = service.asked[0]
     assert (method, path, token) == ("POST", "/v1/endpoints", "Bearer umb_1")
     public = Signer(folder.signing_key()).public_key
@@ -133,14 +133,14 @@ def test_a_refusal_is_a_sentence(home: Path, service: Service, answer: Any, said
     assert result.exit_code == 2
     assert said in result.output
     assert len(result.output.strip().splitlines()) == 1
-    assert not EndpointFolder(home, "lab").exists()
+    assert not EndpointDirectory(home, "lab").exists()
 
 
 def test_a_service_that_is_not_there_is_a_sentence(home: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("UMBEL_API_URL", "http://127.0.0.1:9")
     result = run("configure", "lab")
     assert (result.exit_code, len(result.output.strip().splitlines())) == (2, 1)
-    assert "http://127.0.0.1:9 cannot be reached" in result.output
+    assert "http://127.0.0.1:9" in result.output
 
 
 def test_without_a_login_it_says_what_to_set(home: Path) -> None:
@@ -154,7 +154,7 @@ def test_nothing_is_configured_twice(home: Path, service: Service) -> None:
     assert run("configure", "lab").exit_code == 0
     result = run("configure", "lab")
     assert result.exit_code == 2
-    assert "is configured already" in result.output
+    assert "'lab'" in result.output and "umbel-endpoint delete lab" in result.output
     assert len(service.asked) == 1
 
 
@@ -171,19 +171,20 @@ def test_a_home_that_cannot_be_written_asks_nobody(home: Path, service: Service)
 
 
 def test_list_and_status_of_what_does_not_run(home: Path) -> None:
-    assert "There are no endpoints" in run("list").output
+    assert str(home) in run("list").output
     run("configure", "lab")
     assert run("list").output.split() == ["lab", "stopped"]
     result = run("status", "lab")
     assert result.exit_code == 3
     assert "0b7d3c0e-0000-4000-8000-00000000000a" in result.output
     assert "secret" not in result.output
-    assert "does not run" in run("stop", "lab").output
+    stopped = run("stop", "lab")
+    assert (stopped.exit_code, "'lab'" in stopped.output, "Stopped" in stopped.output) == (0, True, False)
 
 
 def test_a_second_start_names_the_first_ones_process(home: Path) -> None:
     run("configure", "lab")
-    with EndpointFolder(home, "lab").lock("n1"):
+    with EndpointDirectory(home, "lab").lock("n1"):
         for words in (["start", "lab", "--node", "n1"], ["start", "lab", "--node", "n1", "--detach"]):
             result = run(*words)
             assert result.exit_code == 2
@@ -191,12 +192,12 @@ def test_a_second_start_names_the_first_ones_process(home: Path) -> None:
         assert "running: n1" in run("list").output
         result = run("delete", "lab", "--yes")
         assert result.exit_code == 2
-        assert "stop it first" in result.output
+        assert "umbel-endpoint stop lab" in result.output
 
 
 def test_start_refuses_settings_that_it_does_not_know(home: Path) -> None:
     run("configure", "lab")
-    file = EndpointFolder(home, "lab").settings_file
+    file = EndpointDirectory(home, "lab").settings_file
     file.write_text("slot = 3\n" + file.read_text())
     result = run("start", "lab")
     assert result.exit_code == 2
@@ -215,7 +216,7 @@ def test_an_endpoint_that_is_not_there_is_a_sentence(home: Path, command: str) -
 def test_delete_asks_and_then_deletes_both_halves(home: Path, service: Service) -> None:
     run("configure", "lab")
     assert run("delete", "lab", input="n\n").exit_code == 1
-    assert EndpointFolder(home, "lab").exists()
+    assert EndpointDirectory(home, "lab").exists()
     result = run("delete", "lab", "--yes")
     assert result.exit_code == 0
     assert service.asked[-1][:2] == ("DELETE", "/v1/endpoints/0b7d3c0e-0000-4000-8000-00000000000a")
@@ -227,9 +228,9 @@ def test_delete_keeps_the_folder_when_the_service_refuses(home: Path, service: S
     service.answer = (409, b'{"code": "IN_USE", "message": "it has 3 unfinished tasks"}')
     result = run("delete", "lab", "--yes")
     assert (result.exit_code, "3 unfinished tasks" in result.output) == (2, True)
-    assert EndpointFolder(home, "lab").exists()
+    assert EndpointDirectory(home, "lab").exists()
     assert run("delete", "lab", "--yes", "--local").exit_code == 0
-    assert not EndpointFolder(home, "lab").exists()
+    assert not EndpointDirectory(home, "lab").exists()
 
 
 def test_delete_of_what_the_service_has_forgotten(home: Path, service: Service) -> None:
@@ -240,8 +241,8 @@ def test_delete_of_what_the_service_has_forgotten(home: Path, service: Service) 
 
 def test_logs_shows_the_last_lines(home: Path) -> None:
     run("configure", "lab")
-    assert "only workers started with --detach" in run("logs", "lab").output
-    folder = EndpointFolder(home, "lab")
+    assert "--detach" in run("logs", "lab").output
+    folder = EndpointDirectory(home, "lab")
     folder.logs.mkdir()
     (folder.logs / "n1.log").write_text("".join(f"line {i}\n" for i in range(100)))
     assert run("logs", "lab", "--node", "n1", "-n", "2").output == "line 98\nline 99\n"

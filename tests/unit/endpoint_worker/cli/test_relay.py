@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from endpoint_worker.broker import routes
-from endpoint_worker.broker.routes import NoWay, Way
+from endpoint_worker.broker.routes import NoRoute, Route
 from endpoint_worker.cli import relay
 from endpoint_worker.cli.main import main
-from endpoint_worker.config.directory import EndpointFolder
+from endpoint_worker.config.directory import EndpointDirectory
 from tests.support.wait import wait_until
 
 
@@ -58,9 +58,9 @@ def broker() -> Iterator[Answering]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointFolder]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointDirectory]:
     monkeypatch.setenv("UMBEL_HOME", str(tmp_path))
-    folder = EndpointFolder(tmp_path, "hpc")
+    folder = EndpointDirectory(tmp_path, "hpc")
     yield folder
     relay.stop(folder)
 
@@ -72,7 +72,7 @@ def _say(address: str, port: int) -> bytes:
 
 
 def test_it_carries_bytes_runs_once_and_ends_with_its_endpoint(
-    folder: EndpointFolder, broker: Answering
+    folder: EndpointDirectory, broker: Answering
 ) -> None:
     upstream = ("127.0.0.1", broker.port)
     made = relay.ensure(folder, upstream, ["127.0.0.1"], 0)
@@ -91,7 +91,7 @@ def test_it_carries_bytes_runs_once_and_ends_with_its_endpoint(
     wait_until(lambda: _gone(again["pid"]), 15.0, what="the end of the relay")
 
 
-def test_another_upstream_replaces_it_and_stop_ends_it(folder: EndpointFolder, broker: Answering) -> None:
+def test_another_upstream_replaces_it_and_stop_ends_it(folder: EndpointDirectory, broker: Answering) -> None:
     first = relay.ensure(folder, ("127.0.0.1", 1), ["127.0.0.1"], 0)
     assert _say_nothing(first["port"])
     second = relay.ensure(folder, ("127.0.0.1", broker.port), ["127.0.0.1"], 0)
@@ -100,7 +100,7 @@ def test_another_upstream_replaces_it_and_stop_ends_it(folder: EndpointFolder, b
     assert not relay.stop(folder)
 
 
-def test_the_command_prints_where_it_listens(folder: EndpointFolder, broker: Answering) -> None:
+def test_the_command_prints_where_it_listens(folder: EndpointDirectory, broker: Answering) -> None:
     words = ["relay", "hpc", "--upstream", f"127.0.0.1:{broker.port}", "--listen", "127.0.0.1"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
@@ -119,16 +119,18 @@ def test_it_listens_on_private_addresses_only() -> None:
 
 def test_the_first_way_that_works_is_taken(broker: Answering) -> None:
     url = "redis://ep:secret@127.0.0.1:1/0"
-    good = Way.parse(f"relay=127.0.0.1:{broker.port}")
-    assert routes.choose(url, [Way.parse("direct="), good, Way("tunnel", "127.0.0.1:1")]) == good
+    good = Route.parse(f"relay=127.0.0.1:{broker.port}")
+    assert routes.choose(url, [Route.parse("direct="), good, Route("tunnel", "127.0.0.1:1")]) == good
     assert any(b"secret" in data for data in broker.heard), "the account itself has been tried"
     assert str(good) == f"relay=127.0.0.1:{broker.port}"
 
 
 def test_no_way_is_told_with_every_reason() -> None:
-    with pytest.raises(NoWay, match="direct=: .*relay=127.0.0.1:1: ") as raised:
+    with pytest.raises(NoRoute, match="direct=: .*relay=127.0.0.1:1: ") as raised:
         routes.choose(
-            "redis://ep:secret@127.0.0.1:1/0", [Way("direct", ""), Way("relay", "127.0.0.1:1")], patience=0
+            "redis://ep:secret@127.0.0.1:1/0",
+            [Route("direct", ""), Route("relay", "127.0.0.1:1")],
+            patience=0,
         )
     assert "secret" not in str(raised.value)
 

@@ -269,7 +269,7 @@ def test_a_node_with_too_few_slots_gives_a_wide_call_back_and_goes_on(tmp_path: 
         assert bench.value(look)[0] == "1"
         (outcome,) = wide.wait()
         assert outcome.status == Status.RETURNED
-        assert outcome.message == "it wants 3 slots, this node has 2"
+        assert "3 slots" in str(outcome.message)
 
 
 def die() -> None:

@@ -60,7 +60,7 @@ def test_json_is_one_object_per_line_whatever_is_said(tmp_path: Path, root: logg
 
 
 def test_following_goes_on_in_the_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "LOOK", 0.01)
+    monkeypatch.setattr(logs, "POLL_INTERVAL", 0.01)
     file = tmp_path / "n1.log"
     file.write_text("a\nb\nc\n")
     lines = logs.read(file, 2, follow=True)

@@ -10,7 +10,13 @@ import pytest
 
 from endpoint_worker.broker import client
 from endpoint_worker.config import settings
-from endpoint_worker.config.directory import Credentials, EndpointFolder, FolderError, configured, node_name
+from endpoint_worker.config.directory import (
+    Credentials,
+    DirectoryError,
+    EndpointDirectory,
+    configured,
+    node_name,
+)
 from endpoint_worker.config.environments import Environments
 from endpoint_worker.config.policy import Rules
 from endpoint_worker.config.sandbox import Sandbox
@@ -167,8 +173,8 @@ def test_the_broker_can_be_reached_another_way() -> None:
     assert "p%40ss" not in client.without_password(url)
 
 
-def make(home: Path, name: str = "lab") -> EndpointFolder:
-    folder = EndpointFolder(home, name)
+def make(home: Path, name: str = "lab") -> EndpointDirectory:
+    folder = EndpointDirectory(home, name)
     key = new_private_key()
     folder.write(Credentials("id-1", name, "http://api", "redis://u:p@h:1/0", bytes(32)), key, "")
     return folder
@@ -186,19 +192,20 @@ def test_secrets_are_private_and_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 64])
 def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FolderError, match="cannot name an endpoint"):
-        EndpointFolder(tmp_path, name)
+    with pytest.raises(DirectoryError) as raised:
+        EndpointDirectory(tmp_path, name)
+    assert raised.value.code == "BAD_REQUEST" and f"'{name}'" in raised.value.message
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="there is no endpoint 'lab'.*configure lab"):
-        EndpointFolder(tmp_path, "lab").credentials()
+    with pytest.raises(DirectoryError, match="'lab'.*umbel-endpoint configure lab"):
+        EndpointDirectory(tmp_path, "lab").credentials()
     folder = make(tmp_path)
     (folder.path / "credentials.json").write_text("{}")
-    with pytest.raises(FolderError, match="damaged"):
+    with pytest.raises(DirectoryError, match=r"credentials\.json.*umbel-endpoint configure lab"):
         folder.credentials()
     (folder.path / "signing.key").write_bytes(b"short")
-    with pytest.raises(FolderError, match="damaged"):
+    with pytest.raises(DirectoryError, match=r"signing\.key.*umbel-endpoint configure lab"):
         folder.signing_key()
 
 
@@ -207,7 +214,7 @@ def test_one_node_runs_once(tmp_path: Path) -> None:
     assert folder.running() == {}
     with folder.lock("n1"):
         assert folder.running() == {"n1": os.getpid()}
-        with pytest.raises(FolderError, match=f"process {os.getpid()}"), folder.lock("n1"):
+        with pytest.raises(DirectoryError, match=f"process {os.getpid()}"), folder.lock("n1"):
             raise AssertionError("locked twice")
         with folder.lock("n2"):
             assert set(folder.running()) == {"n1", "n2"}

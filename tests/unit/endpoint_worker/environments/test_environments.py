@@ -19,8 +19,8 @@ from endpoint_worker.config.policy import Rules
 from endpoint_worker.environments import build
 from endpoint_worker.environments.build import Builder, base_of, find_python
 from endpoint_worker.environments.store import BuildError, Interrupted, Store
-from endpoint_worker.intake.router import equip
-from endpoint_worker.runners.process import RunnerOptions, shell
+from endpoint_worker.intake.router import with_environment
+from endpoint_worker.runners.process import RunnerOptions, setup_command
 from endpoint_worker.sandbox import runtime_copy
 from endpoint_worker.scheduling import runner_pool
 from tests.support import scripts, wheels
@@ -138,9 +138,9 @@ def test_builds_never_run_code_of_packages_unless_the_site_says_so(tmp_path: Pat
 
 
 def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="too old"):
+    with pytest.raises(BuildError, match=r"3\.8"):
         Builder(Environments(), ENVIRON).make(Environment(python="3.8"), tmp_path / "env")
-    with pytest.raises(BuildError, match="there is no Python 3.99"):
+    with pytest.raises(BuildError, match=r"3\.99"):
         find_python("3.99", lambda name: None)
     assert find_python(None) == find_python(f"3.{sys.version_info[1]}") == sys.executable
     with pytest.raises(BuildError, match=r"3\.99"):
@@ -162,7 +162,7 @@ def test_a_program_that_outlives_its_worker_keeps_others_out_of_the_folder(tmp_p
 
     with pytest.raises(Interrupted):
         Store(tmp_path).build("d", leave, lambda: False)
-    with pytest.raises(BuildError, match=r"does not end: see what has d\.lock open"):
+    with pytest.raises(BuildError, match=r"d\.lock"):
         Store(tmp_path, patience=0.1).build("d", _fill, lambda: False)
     left[0].kill()
     left[0].wait(10)
@@ -181,7 +181,7 @@ def test_programs_that_build_have_the_lock(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("slow_uv")
 def test_a_build_that_takes_too_long_or_whose_worker_stops_is_ended(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="took longer than 0.2 s"):
+    with pytest.raises(BuildError, match=r"0\.2 s"):
         Builder(Environments(build_seconds=0.2), ENVIRON).make(Environment(["x"]), tmp_path / "env")
     builder = Builder(Environments(), ENVIRON)
     with _building(builder, tmp_path) as ended:
@@ -198,7 +198,7 @@ def test_a_build_that_something_else_killed_failed_unless_its_worker_stops_then(
         next(iter(builder._running)).terminate()
         builder.stop()
     assert isinstance(ended.pop(), Interrupted) and Store(tmp_path).failure("d") is None
-    monkeypatch.setattr(build, "FAREWELL", 0.1)
+    monkeypatch.setattr(build, "STOP_SECONDS", 0.1)
     builder = Builder(Environments(), ENVIRON)
     with _building(builder, tmp_path) as ended:
         next(iter(builder._running)).kill()
@@ -249,7 +249,7 @@ def test_an_environment_whose_python_does_not_start_ends_its_calls_and_no_others
         base = RunnerOptions(tmp_path / "work", ENVIRON, key=("broken", ""))
         running = Running(bench, *make_bundle(pow, [(2, 3), (2, 4)]))
         heard: list[str] = []
-        running.job.options = equip(str(python), [], tmp_path, base)
+        running.job.options = with_environment(str(python), [], tmp_path, base)
         running.job.on_broken = heard.append
         bench.supervisor.submit(running.job)
         outcomes = running.wait()
@@ -267,7 +267,7 @@ def test_an_environment_whose_python_takes_for_ever_ends_its_calls(
         python = scripts.write(tmp_path / "python", "exec sleep 60")
         base = RunnerOptions(tmp_path / "work", ENVIRON, key=("slow", ""))
         running = Running(bench, *make_bundle(pow, [(2, 3)]))
-        running.job.options = equip(str(python), [], tmp_path, base)
+        running.job.options = with_environment(str(python), [], tmp_path, base)
         bench.supervisor.submit(running.job)
         assert [outcome.code for outcome in running.wait()] == ["ENVIRONMENT_ERROR"]
 
@@ -280,7 +280,7 @@ def test_a_runner_that_is_killed_while_it_starts_does_not_spoil_its_environment(
         base = RunnerOptions(tmp_path / "work", ENVIRON, key=("spoilt", ""))
         running = Running(bench, *make_bundle(pow, [(2, 3), (2, 4)]))
         heard: list[str] = []
-        running.job.options = equip(str(python), [], runtime_copy.make(tmp_path / "cache"), base)
+        running.job.options = with_environment(str(python), [], runtime_copy.make(tmp_path / "cache"), base)
         running.job.on_broken = heard.append
         bench.supervisor.submit(running.job)
         assert [(o.status, o.message) for o in running.wait()] == 2 * [(Status.SUCCEEDED, None)]
@@ -289,13 +289,18 @@ def test_a_runner_that_is_killed_while_it_starts_does_not_spoil_its_environment(
 
 def test_setup_lines_run_before_the_command_and_a_bad_one_ends_it(tmp_path: Path) -> None:
     def run(*lines: str) -> subprocess.CompletedProcess[str]:
-        command = [*shell(lines), sys.executable, "-c", "import os; print(os.environ.get('A'), os.getppid())"]
+        command = [
+            *setup_command(lines),
+            sys.executable,
+            "-c",
+            "import os; print(os.environ.get('A'), os.getppid())",
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
     assert run("export A='x y'").stdout.split() == ["x", "y", str(os.getpid())]
     bad = run("module load no-such-module", "export A=1")
     assert bad.returncode != 0 and bad.stdout == ""
-    assert shell(()) == []
+    assert setup_command(()) == []
 
 
 def test_base_of_what_is_no_virtual_environment(tmp_path: Path) -> None:

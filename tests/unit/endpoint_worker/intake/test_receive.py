@@ -146,7 +146,7 @@ def test_a_damaged_function_on_disk_is_fetched_again(
     (tmp_path / "functions" / bundle.function.sha256).write_bytes(b"rotten")
     with caplog.at_level(logging.WARNING):
         assert make_intake(broker, tmp_path).open(message(bundle)).function == function
-    assert "damaged" in caplog.text
+    assert bundle.function.sha256 in caplog.text
 
 
 def test_the_function_cache_is_bounded(tmp_path: Path) -> None:

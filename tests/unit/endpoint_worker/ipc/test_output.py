@@ -22,8 +22,8 @@ from umbel.protocol.records import Log
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine must not make calls be given back here."""
-    monkeypatch.setattr(execution, "GIVE_BACK_CALL", 60.0)
-    monkeypatch.setattr(execution, "GIVE_BACK_BUNDLE", 60.0)
+    monkeypatch.setattr(execution, "RETURN_AFTER_CALL", 60.0)
+    monkeypatch.setattr(execution, "RETURN_AFTER_BUNDLE", 60.0)
 
 
 def _text(outcome: Outcome) -> str:
@@ -159,7 +159,7 @@ def test_a_call_that_closes_everything_has_its_outcome(bench: Bench) -> None:
 def test_what_a_running_call_wrote_is_told_while_it_runs(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "TELL_OUTPUT", 0.1)
+    monkeypatch.setattr(execution, "REPORT_OUTPUT_INTERVAL", 0.1)
 
     def speak(path: str) -> None:
         print("first")
@@ -168,7 +168,7 @@ def test_what_a_running_call_wrote_is_told_while_it_runs(
         print("second")
         time.sleep(60)
 
-    signal = str(bench.supervisor._crew._options.folder / "go")
+    signal = str(bench.supervisor._pool._options.directory / "go")
     running = bench.start(speak, [(signal,)])
     told = _told(running)
     wait_until(lambda: "first\n" in told(), what="the first line is told")
@@ -219,7 +219,7 @@ def test_the_place_and_the_use_of_a_call_are_told(bench: Bench) -> None:
             pass
         return os.getpid()
 
-    path = str(bench.supervisor._crew._options.folder / "data")
+    path = str(bench.supervisor._pool._options.directory / "data")
     (big,) = bench.run(work, [(path,)])
     assert big.usage is not None and big.place is not None
     assert big.usage["max_rss"] > 80 << 20

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from endpoint_worker.ipc import frames
-from endpoint_worker.ipc import shared_memory as journals
-from endpoint_worker.ipc.shared_memory import FAILED, SUCCEEDED, Journal
+from endpoint_worker.ipc import frames, shared_memory
+from endpoint_worker.ipc.shared_memory import FAILED, SUCCEEDED, SharedProgress
 
 
 @pytest.fixture
-def sides() -> Iterator[tuple[Journal, Journal]]:
-    """Supervisor's and runner's view of one small journal, ready for five calls."""
-    fd = journals.create(16 * 1024)
-    ours, theirs = Journal(fd), Journal(fd)
+def sides() -> Iterator[tuple[SharedProgress, SharedProgress]]:
+    """Supervisor's and runner's view of one small shared memory, ready for five calls."""
+    fd = shared_memory.create(16 * 1024)
+    ours, theirs = SharedProgress(fd), SharedProgress(fd)
     ours.reset(5, 1.0)
     yield ours, theirs
     ours.close()
@@ -25,7 +24,7 @@ def sides() -> Iterator[tuple[Journal, Journal]]:
     os.close(fd)
 
 
-def test_what_one_side_writes_the_other_reads(sides: tuple[Journal, Journal]) -> None:
+def test_what_one_side_writes_the_other_reads(sides: tuple[SharedProgress, SharedProgress]) -> None:
     ours, theirs = sides
     assert theirs.start(0, 10.0, 0.5)
     assert (ours.started, ours.finished, ours.began, ours.cpu) == (1, 0, 10.0, 0.5)
@@ -42,7 +41,7 @@ def test_what_one_side_writes_the_other_reads(sides: tuple[Journal, Journal]) ->
     assert (ours.started, ours.finished) == (2, 2)
 
 
-def test_no_call_starts_behind_the_limit(sides: tuple[Journal, Journal]) -> None:
+def test_no_call_starts_behind_the_limit(sides: tuple[SharedProgress, SharedProgress]) -> None:
     ours, theirs = sides
     assert theirs.start(0, 1.0, 0.0)
     ours.limit = 1
@@ -50,7 +49,9 @@ def test_no_call_starts_behind_the_limit(sides: tuple[Journal, Journal]) -> None
     assert ours.started == 1
 
 
-def test_a_record_that_does_not_fit_is_refused_and_harms_nothing(sides: tuple[Journal, Journal]) -> None:
+def test_a_record_that_does_not_fit_is_refused_and_harms_nothing(
+    sides: tuple[SharedProgress, SharedProgress],
+) -> None:
     ours, theirs = sides
     assert theirs.write(0, SUCCEEDED, 0.0, 0.0, b"", b"a" * 8000)
     assert not theirs.write(1, SUCCEEDED, 0.0, 0.0, b"", b"b" * 8000)
@@ -58,7 +59,7 @@ def test_a_record_that_does_not_fit_is_refused_and_harms_nothing(sides: tuple[Jo
     assert [record.payload[:1] for _, record in ours.read(0)] == [b"a", b"c"]
 
 
-def test_a_new_bundle_finds_nothing_of_the_last_one(sides: tuple[Journal, Journal]) -> None:
+def test_a_new_bundle_finds_nothing_of_the_last_one(sides: tuple[SharedProgress, SharedProgress]) -> None:
     ours, theirs = sides
     theirs.start(0, 1.0, 0.0)
     theirs.write(0, SUCCEEDED, 0.0, 0.0, b"", b"a")
@@ -76,22 +77,24 @@ def test_a_new_bundle_finds_nothing_of_the_last_one(sides: tuple[Journal, Journa
     assert list(ours.read(0)) == []
 
 
-def test_lengths_that_lead_outside_are_not_followed(sides: tuple[Journal, Journal]) -> None:
+def test_lengths_that_lead_outside_are_not_followed(sides: tuple[SharedProgress, SharedProgress]) -> None:
     ours, theirs = sides
     assert theirs.write(0, SUCCEEDED, 0.0, 0.0, b"", b"abc")
-    journals._RECORD.pack_into(theirs._map, journals._DATA, 0, 0, 0.0, 0.0, 2**32 - 1, 2**32 - 1)
+    shared_memory._RECORD.pack_into(theirs._map, shared_memory._DATA, 0, 0, 0.0, 0.0, 2**32 - 1, 2**32 - 1)
     assert list(ours.read(0)) == []
-    theirs._words[journals._TAIL] = 2**63
+    theirs._words[shared_memory._TAIL] = 2**63
     assert all(record.call >= 0 for _, record in ours.read(0))
 
 
-def test_descriptors_of_a_journal_cannot_shrink_it_or_write_it(sides: tuple[Journal, Journal]) -> None:
-    fd = journals.create()
+def test_descriptors_of_shared_memory_cannot_shrink_it_or_write_it(
+    sides: tuple[SharedProgress, SharedProgress],
+) -> None:
+    fd = shared_memory.create()
     try:
         with pytest.raises(OSError):
             os.ftruncate(fd, 0)
-        mine = Journal(fd)
-        journals.protect(fd)
+        mine = SharedProgress(fd)
+        shared_memory.protect(fd)
         with pytest.raises(OSError):
             os.pwrite(fd, b"x", 0)
         mine.limit = 7
@@ -121,7 +124,7 @@ def test_frames_survive_any_cutting() -> None:
     ],
 )
 def test_what_is_no_frame_is_refused(data: bytes) -> None:
-    with pytest.raises(frames.WireError):
+    with pytest.raises(frames.FrameError):
         frames.Reader().feed(data)
 
 

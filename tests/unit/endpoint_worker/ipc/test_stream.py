@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from endpoint_worker.ipc import stream
-from endpoint_worker.ipc.stream import NotCarried, Stream
+from endpoint_worker.ipc.stream import NotTransferable, Stream
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench, Running
 from umbel.protocol.limits import MAX_STREAM_BYTES, MAX_STREAM_ITEMS
@@ -118,7 +118,7 @@ def test_what_does_not_travel_ends_the_call(bench: Bench) -> None:
 
 def test_a_fast_call_waits_and_nothing_is_lost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "BACKLOG", 128 * 1024)
-    monkeypatch.setattr(stream, "TELL_BYTES", 64 * 1024)
+    monkeypatch.setattr(stream, "REPORT_BYTES", 64 * 1024)
     full = []
     add = Stream.add
 
@@ -198,26 +198,26 @@ def test_a_stream_is_bounded_whatever_a_runner_sends() -> None:
     stream = Stream(0)
     for _ in range(10):
         stream.add(bytes(MAX_STREAM_BYTES // 8))
-    pieces = stream.rest(ended=True)
+    pieces = stream.remaining(ended=True)
     assert sum(len(piece.items) for piece in pieces) == 8 and pieces[-1].total == 8
     stream = Stream(0)
     for _ in range(MAX_STREAM_ITEMS + 5):
         stream.add(b"")
-    assert stream.rest(ended=True)[-1].total == MAX_STREAM_ITEMS
-    assert Stream(0).rest(ended=False) == [Items(0, [])]
+    assert stream.remaining(ended=True)[-1].total == MAX_STREAM_ITEMS
+    assert Stream(0).remaining(ended=False) == [Items(0, [])]
 
 
 def test_news_are_paced() -> None:
     stream = Stream(0)
-    assert stream.news(100.0, 0.0) is None
+    assert stream.next_items(100.0, 0.0) is None
     stream.add(b"a")
-    assert stream.news(100.0, 0.0) == Items(0, [b"a"])
+    assert stream.next_items(100.0, 0.0) == Items(0, [b"a"])
     stream.add(b"b")
-    assert stream.news(100.05, 0.05) is None and stream.news(100.5, 3600.0) is None
-    assert stream.news(101.1, 3600.0) == Items(1, [b"b"])
+    assert stream.next_items(100.05, 0.05) is None and stream.next_items(100.5, 3600.0) is None
+    assert stream.next_items(101.1, 3600.0) == Items(1, [b"b"])
     # much is told sooner
     stream.add(bytes(2 << 20))
-    assert stream.news(101.3, 3600.0) == Items(2, [bytes(2 << 20)])
+    assert stream.next_items(101.3, 3600.0) == Items(2, [bytes(2 << 20)])
 
 
 def test_send_closes_the_generator() -> None:
@@ -232,6 +232,6 @@ def test_send_closes_the_generator() -> None:
     def refuse(_: Any) -> bytes:
         raise ValueError("no")
 
-    with pytest.raises(NotCarried):
+    with pytest.raises(NotTransferable):
         stream.send(generate(), refuse, lambda item: None)  # type: ignore[arg-type]
     assert closed == [1]

@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ConnectionError as BrokerGone
 
 from endpoint_worker.node import shutdown
-from endpoint_worker.node.shutdown import Leaver, Terms
+from endpoint_worker.node.shutdown import ShutdownConditions, ShutdownMonitor
 from tests.support.wait import wait_until
 from umbel.protocol.messages import Bundle, Call, FunctionRef, Interruption
 
@@ -30,6 +30,7 @@ class Supervisor:
 class Node:
     """A node with nothing behind it; ``work``: ids of bundles that it holds."""
 
+    name = "n1"
     broker_url = "redis://nobody@127.0.0.1:1/0"
 
     def __init__(self) -> None:
@@ -54,20 +55,21 @@ class Broker:
 
 
 class Watched:
-    """A leaver whose clock stands at ``now``, and the signals that it has sent to its process."""
+    """A shutdown monitor whose clock stands at ``now``, and the signals that it has sent to its process."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **terms: Any):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **conditions: Any):
         self.now, self.node, self.broker = NOW, Node(), Broker()
         self.signals: list[int] = []
         monkeypatch.setattr(shutdown, "connect", lambda *_, **__: self.broker)
         monkeypatch.setattr(shutdown.os, "kill", lambda _, number: self.signals.append(number))
-        for name, value in {"TICK": 0.01, "SETTLE": 0.0, "ASK_BROKER": 0.01}.items():
+        for name, value in {"TICK": 0.01, "IN_FLIGHT": 0.0, "PING_INTERVAL": 0.01}.items():
             monkeypatch.setattr(shutdown, name, value)
-        self.leaver = Leaver(self.node, Terms(**terms), lambda: self.now)  # type: ignore[arg-type]
+        chosen = ShutdownConditions(**conditions)
+        self.monitor = ShutdownMonitor(self.node, chosen, lambda: self.now)  # type: ignore[arg-type]
 
     def run(self) -> None:
         """Let it watch until it has ended its process."""
-        self.leaver.start()
+        self.monitor.start()
         wait_until(lambda: self.signals == [signal.SIGTERM], 10.0, what="the end of the worker")
 
 
@@ -79,25 +81,25 @@ def test_before_its_jobs_end_it_drains_and_what_is_cut_off_is_the_jobs_doing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     watched = Watched(monkeypatch, block="b", walltime_end=NOW + 3600, drain_margin=60)
-    watched.leaver.start()
+    watched.monitor.start()
     time.sleep(0.1)
     assert watched.node.supervisor.drained == []
     watched.now = NOW + 3545
     wait_until(lambda: bool(watched.node.supervisor.drained), 10.0)
     wait_until(lambda: watched.signals == [signal.SIGTERM], 10.0)
     ((left, why),) = watched.node.supervisor.drained
-    assert left == pytest.approx(55 - shutdown.LAST_WORDS) and why == Interruption.WALLTIME
+    assert left == pytest.approx(55 - shutdown.REPORT_SECONDS) and why == Interruption.WALLTIME
 
 
 def test_what_runs_may_go_on_until_shortly_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch, walltime_end=NOW + 3600, drain_margin=60)
     watched.node.work = ["b"]
     watched.now = NOW + 3545
-    watched.leaver.start()
+    watched.monitor.start()
     wait_until(lambda: bool(watched.node.supervisor.drained), 10.0)
     time.sleep(0.3)
     assert watched.signals == []
-    watched.now = NOW + 3600 - shutdown.LAST_WORDS + 1
+    watched.now = NOW + 3600 - shutdown.REPORT_SECONDS + 1
     wait_until(lambda: watched.signals == [signal.SIGTERM], 10.0)
 
 
@@ -124,7 +126,7 @@ def test_without_work_it_leaves_after_a_time(monkeypatch: pytest.MonkeyPatch) ->
 def test_with_work_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch, idle=0.05)
     watched.node.work = ["b"]
-    watched.leaver.start()
+    watched.monitor.start()
     time.sleep(0.4)
     assert watched.node.supervisor.drained == [] and watched.signals == []
     watched.node.work = []
@@ -134,7 +136,7 @@ def test_with_work_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_broker_it_leaves_even_with_work(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch, broker_gone=0.3)
     watched.node.work = ["b"]
-    watched.leaver.start()
+    watched.monitor.start()
     time.sleep(0.6)
     assert watched.signals == []
     watched.broker.there = False
@@ -152,7 +154,7 @@ def test_it_leaves_when_it_is_asked_to_and_stops_to_take(monkeypatch: pytest.Mon
             self.cancelled.append(name)
 
     watched = Watched(monkeypatch)
-    watched.leaver.attach(Consumer())
-    watched.leaver.leave("drained")
+    watched.monitor.attach(Consumer())
+    watched.monitor.shut_down("drained")
     watched.run()
     assert Consumer.cancelled

@@ -22,7 +22,7 @@ import redis
 from celery import Celery
 
 from endpoint_worker.config import settings
-from endpoint_worker.config.directory import Credentials, EndpointFolder
+from endpoint_worker.config.directory import Credentials, EndpointDirectory
 from federation.registry.broker_accounts import rules
 from federation.standalone import redis_server
 from tests.support.broker import running_broker
@@ -50,8 +50,8 @@ class Site:
         self.let_in()
         key = new_private_key()
         self._verifier = Verifier(Signer(key).public_key)
-        self.folder = EndpointFolder(home, "lab")
-        self.folder.write(
+        self.directory = EndpointDirectory(home, "lab")
+        self.directory.write(
             Credentials(ENDPOINT, "lab", "http://127.0.0.1:9", self.account, SERVICE.public_key),
             key,
             settings.template("lab", slots=2),
@@ -223,7 +223,7 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     assert site.ended(running) == ["succeeded", "returned"]
     assert site.ended(waiting) == ["WORKER_STOPPED"]
     site.until(lambda: site.beats[-1].goodbye, "the goodbye")
-    assert not list(site.folder.spool.glob("*/*"))
+    assert not list(site.directory.spool.glob("*/*"))
     assert any("refused" in b.heartbeat.facts.get("problem", "") for b in site.beats if b.heartbeat)
     assert "pw@" not in (site.home / "worker.log").read_text()
 
@@ -239,7 +239,7 @@ def test_the_sites_rules_hold_whatever_the_service_sends(tmp_path: Path) -> None
             return text[:1]
 
         allowed, _ = make_bundle(touch, [("a",)])
-        with site.folder.settings_file.open("a") as file:
+        with site.directory.settings_file.open("a") as file:
             file.write(
                 f'[rules]\nallowed_functions = ["{allowed.function.sha256}"]\n'
                 'allowed_users = ["ada"]\nlargest_payload = 1000\n'

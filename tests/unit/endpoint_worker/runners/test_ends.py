@@ -24,8 +24,8 @@ from umbel.serialize import load_exception, load_result
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine must not make calls be given back here."""
-    monkeypatch.setattr(execution, "GIVE_BACK_CALL", 60.0)
-    monkeypatch.setattr(execution, "GIVE_BACK_BUNDLE", 60.0)
+    monkeypatch.setattr(execution, "RETURN_AFTER_CALL", 60.0)
+    monkeypatch.setattr(execution, "RETURN_AFTER_BUNDLE", 60.0)
 
 
 def echo(value: Any = None) -> Any:
@@ -43,7 +43,7 @@ def test_a_thousand_calls_in_one_bundle(bench: Bench) -> None:
     assert [load_result(o.payload) for o in outcomes] == list(range(1000))
 
 
-def test_results_that_do_not_fit_the_journal(bench: Bench) -> None:
+def test_results_that_do_not_fit_in_shared_memory(bench: Bench) -> None:
     outcomes = bench.run(lambda n: bytes([n]) * 400_000, [(i,) for i in range(12)])
     assert [load_result(o.payload) for o in outcomes] == [bytes([i]) * 400_000 for i in range(12)]
 
@@ -112,7 +112,7 @@ def test_a_runner_that_dies_while_it_loads_the_function_loses_all_calls(bench: B
     bomb = Bomb()
     outcomes = bench.run(lambda i: (bomb, i), [(i,) for i in range(3)])
     assert statuses(outcomes) == ["lost"] * 3
-    assert "while it loaded the function" in (outcomes[0].message or "")
+    assert "loading the function" in (outcomes[0].message or "")
     assert bench.value(echo, 5) == 5
 
 

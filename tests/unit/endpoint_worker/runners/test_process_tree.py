@@ -52,18 +52,18 @@ def test_sruns_second_process_may_end_the_step(pair: Pair) -> None:
     wait_until(pair.note.exists, 10.0, what="the second process's work")
     assert process_tree.pending()
     wait_until(lambda: not pair.second.is_running(), 10.0, what="its end")
-    process_tree.kill_strays({child.pid for child in psutil.Process().children()})
+    process_tree.kill_leftovers({child.pid for child in psutil.Process().children()})
     assert not process_tree.pending()
 
 
 @pytest.mark.parametrize("pair", [("srun", "sleep 600;")], indirect=True)
 def test_its_time_is_limited(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_tree, "MERCY", 0.3)
+    monkeypatch.setattr(process_tree, "SRUN_SECONDS", 0.3)
     process_tree.kill([pair.first.pid, *process_tree.descendants(pair.first.pid)])
     assert pair.second.is_running()
     others = {child.pid for child in psutil.Process().children()}
     wait_until(
-        lambda: process_tree.kill_strays(others) or not process_tree.pending(),
+        lambda: process_tree.kill_leftovers(others) or not process_tree.pending(),
         10.0,
         what="the end of its time",
     )
@@ -86,15 +86,18 @@ def test_one_that_is_called_srun_by_itself_is_killed(tmp_path: Path) -> None:
         assert alone.wait(10) != 0 and not process_tree.pending()
 
 
-def test_programs_of_the_worker_itself_are_no_strays() -> None:
+def test_programs_of_the_worker_itself_are_not_leftovers() -> None:
     others = {child.pid for child in psutil.Process().children()}
-    with process_tree.own_program(["sleep", "600"]) as mine, subprocess.Popen(["sleep", "600"]) as stray:
-        assert process_tree.kill_strays(others) == 1
-        stray.wait(10)
+    with (
+        process_tree.exempt_program(["sleep", "600"]) as mine,
+        subprocess.Popen(["sleep", "600"]) as leftover,
+    ):
+        assert process_tree.kill_leftovers(others) == 1
+        leftover.wait(10)
         assert mine.poll() is None
         mine.kill()
         mine.wait(10)
-    assert not process_tree._own
+    assert not process_tree._exempt
 
 
 def _alive(process: psutil.Process) -> bool:

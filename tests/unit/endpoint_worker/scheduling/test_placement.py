@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from endpoint_worker.config.sandbox import Sandbox
-from endpoint_worker.runners.options import Places, user_folder
+from endpoint_worker.runners.options import RunnerOptionsBuilder, user_directory
 from endpoint_worker.runners.process import RunnerOptions
 from endpoint_worker.sandbox.launchers import launcher
 from tests.unit.endpoint_worker.bench import Bench, Running, make_bundle
@@ -67,16 +67,16 @@ def _returned(bundle: Running) -> bool:
 def test_in_a_sandbox_every_user_has_runners_and_a_folder_apart(tmp_path: Path) -> None:
     bundle, _ = make_bundle(_who, [()])
     base = RunnerOptions(tmp_path / "work/nobody", launcher=launcher(Sandbox("bubblewrap")))
-    places = Places(base)
-    ada, grace = (places.options(replace(bundle, user=user)) for user in ("ada", "grace"))
-    assert ada is places.options(bundle) and ada.key != grace.key
-    assert (ada.folder, grace.folder) == (tmp_path / "work/ada", tmp_path / "work/grace")
+    builder = RunnerOptionsBuilder(base)
+    ada, grace = (builder.options(replace(bundle, user=user)) for user in ("ada", "grace"))
+    assert ada is builder.options(bundle) and ada.key != grace.key
+    assert (ada.directory, grace.directory) == (tmp_path / "work/ada", tmp_path / "work/grace")
     open_base = RunnerOptions(tmp_path / "work")
-    assert Places(open_base).options(bundle) is open_base
+    assert RunnerOptionsBuilder(open_base).options(bundle) is open_base
 
 
 def test_a_users_name_never_leads_out_of_the_work_folder() -> None:
     for name in ("..", ".", "", "a/b", "nobody", "-x", "ä", "a\n", "x" * 65):
-        folder = user_folder(name)
+        folder = user_directory(name)
         assert folder.startswith("user-") and "/" not in folder
-    assert user_folder("ada@lab.example") == "ada@lab.example"
+    assert user_directory("ada@lab.example") == "ada@lab.example"
