@@ -76,13 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         default=CACHE / "results.json",
         help="file for the records (default: .bench/results.json)",
     )
-    parser.add_argument(
-        "--plot", type=Path, help="file for the plot (default: the output file with the extension .svg)"
-    )
+    parser.add_argument("--plot", type=Path, help="file for the plot (default: --output as .svg)")
     parser.add_argument("--add", action="store_true", help="add the rounds to the existing records")
-    parser.add_argument(
-        "--publish", action="store_true", help="make these the reference records of the manual"
-    )
+    parser.add_argument("--publish", action="store_true", help="write the reference records of the manual")
     return parser
 
 

@@ -230,7 +230,7 @@ class Reconciler:
             log.info("%s: %s", site.endpoint_name, reason)
         words = "; ".join(dict.fromkeys(action.reason for action in decision.actions)) or decision.waiting_for
         if decision.waiting_for and not decision.actions and decision.waiting_for != self._last_waiting_for:
-            log.info("%s: no more blocks: %s", site.endpoint_name, decision.waiting_for)
+            log.info("%s: not submitting more blocks: %s", site.endpoint_name, decision.waiting_for)
         self._last_waiting_for = decision.waiting_for
         begun, surplus = decision.planner_state.begun, decision.planner_state.surplus_since
         if (begun, surplus) != (site.planner_state.begun, site.planner_state.surplus_since):

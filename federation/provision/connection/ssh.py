@@ -114,8 +114,8 @@ class SSHShell:
             self._slots.release()
         found = re.search(rf"{mark}-begin\n(.*)\n{mark}-end (\d+)\n", out, re.DOTALL)
         if not found:
-            said = (err or out).strip()[-200:]
-            raise Unreachable(f"{self.address}: incomplete output of '{command[:60]}': {said!r}")
+            end = (err or out).strip()[-200:]
+            raise Unreachable(f"{self.address}: incomplete output of '{command[:60]}': {end!r}")
         return CommandResult(int(found[2]), found[1], err)
 
     def _execute(self, text: bytes, deadline: float) -> tuple[str, str]:

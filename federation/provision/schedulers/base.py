@@ -144,13 +144,13 @@ def run_submit(shell: Shell, words: Sequence[str], pattern: str, *, input: str =
 
 def submission_error(command: str, done: CommandResult) -> SiteError:
     """Return the error for a failed submission command."""
-    said = f"{command}: {done.message}"
-    if _LIMITS.search(said) and not _NO_LIMITS.search(said):
-        return LimitReached(said)
+    text = f"{command}: {done.message}"
+    if _LIMITS.search(text) and not _NO_LIMITS.search(text):
+        return LimitReached(text)
     # 124, 137, 143: the command was killed and may have submitted the job before
-    if _UNCERTAIN.search(said) or done.code in (124, 137, 143) or done.code < 0:
-        return OutcomeUnknown(said)
-    return Refused(said)
+    if _UNCERTAIN.search(text) or done.code in (124, 137, 143) or done.code < 0:
+        return OutcomeUnknown(text)
+    return Refused(text)
 
 
 def query(shell: Shell, words: Sequence[str], *, accept: str = "", input: str = "") -> str:
