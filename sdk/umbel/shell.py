@@ -168,6 +168,9 @@ class ShellFunction:
         Args:
             **arguments: Values of the placeholders.
 
+        Returns:
+            The command line, a string.
+
         Raises:
             ShellError: An argument is missing, or the command is not a valid template.
         """
@@ -286,6 +289,9 @@ class MPIFunction(ShellFunction):
 
         Args:
             **arguments: Values of the placeholders.
+
+        Returns:
+            The command line, a string.
 
         Raises:
             ShellError: An argument is missing, or there is no MPI launcher.

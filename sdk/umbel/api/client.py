@@ -102,6 +102,9 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
 
         Args:
             function: What ``umbel.serialize.dump_function`` returns.
+
+        Returns:
+            The id, a string.
         """
         digest = hashlib.sha256(function.data).hexdigest()
         with self._lock:

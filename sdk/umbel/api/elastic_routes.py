@@ -53,6 +53,9 @@ class ElasticRoutes(Routes):
             site: As in ``add_elastic_endpoint``.
             policy: As in ``add_elastic_endpoint``.
 
+        Returns:
+            The script, a string.
+
         Raises:
             BadRequest: A setting or a rule is not valid.
         """

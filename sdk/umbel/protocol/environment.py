@@ -91,6 +91,9 @@ class Environment:
         Args:
             record: The object.
 
+        Returns:
+            The environment.
+
         Raises:
             ValueError: The object is not valid.
         """

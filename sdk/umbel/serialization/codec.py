@@ -141,6 +141,9 @@ def dump_result(value: Any) -> bytes:
     Args:
         value: The result.
 
+    Returns:
+        The bytes; ``load_result`` reads them.
+
     Raises:
         SerializeError: It cannot be pickled.
     """
@@ -155,6 +158,9 @@ def load_result(data: bytes) -> Any:
     Args:
         data: Result of ``dump_result``, such as the decoded ``result`` of ``Client.get_task_result``.
 
+    Returns:
+        The value.
+
     Raises:
         DeserializeError: The result cannot be loaded here.
         VersionMismatch: It contains code of another Python version.
@@ -167,6 +173,9 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
 
     Args:
         fn: The function, with its environment and limits (``umbel.function``).
+
+    Returns:
+        The body: ``data`` (bytes to register), ``name``, and ``source`` if it is known.
 
     Raises:
         SerializeError: The function or something that it refers to cannot be pickled.
@@ -200,6 +209,9 @@ def load_function(data: bytes) -> Callable[..., Any]:
 
     Args:
         data: ``data`` of the result of ``dump_function``.
+
+    Returns:
+        The function.
 
     Raises:
         DeserializeError: The function cannot be loaded here; usually a package is not installed.

@@ -61,6 +61,9 @@ class LocalService:
         Args:
             endpoint: Name of the endpoint.
             **options: Other arguments of ``Executor``, except ``client``.
+
+        Returns:
+            The executor; close it or use it in a ``with`` block.
         """
         return Executor(endpoint, client=self.client(), **options)
 
