@@ -144,6 +144,11 @@ class Sender:
             if self._thread is None:
                 self._ended()
 
+    def join(self, timeout: float = 10.0) -> None:
+        """Wait for the thread, which must have nothing left to do, unless this is a callback in it."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
     def discard_unsent(self) -> list[UmbelFuture]:
         """Discard unsent calls and return their futures; a submission that failed is not repeated."""
         with self._changed:

@@ -113,6 +113,7 @@ class Session:
             with self.pending.changed:
                 if not self.pending.changed.wait_for(lambda: self.pending.done, timeout):
                     return False
+            self.sender.join()
             self.release()
         return True
 
