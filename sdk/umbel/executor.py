@@ -190,8 +190,7 @@ class Executor(BaseExecutor):
             body = replace(self._get_function(run), name=function_name(fn))  # once, not for every chunk
             tasks = (self._submit_body(body, chunk) for chunk in _chunks(calls, chunksize))
         # calls are submitted now, not when the first result is requested
-        with self._session.sender.gathering():
-            futures = deque(itertools.islice(tasks, buffersize))
+        futures = deque(itertools.islice(tasks, buffersize))
         results = self._results(futures, tasks, deadline)
         return results if chunksize == 1 else itertools.chain.from_iterable(results)
 

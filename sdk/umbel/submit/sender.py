@@ -11,8 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,15 +32,6 @@ MAX_UNSENT_CALLS = 20_000
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 #: Most calls of the first submission of a burst, and how much larger each of the next may be.
 FIRST_CALLS, GROWTH = 64, 8
-#: Bytes of the first submission for each of its calls; they grow with it.
-FIRST_CALL_BYTES = 16 * 1024
-#: A thread that submits in a loop steps aside (seconds) when it has woken the sender, and every so many calls
-#: while a request is under way. Otherwise each step of a request waits until Python has the busy thread give
-#: way, 5 ms (``sys.getswitchinterval``), and a burst's first call starts 20 ms later.
-STEP_ASIDE, GLIMPSE, GLIMPSE_EVERY = 0.0005, 0.00005, 64
-#: Where many calls are known to come, the first submission waits at most so long (seconds) to be full: one
-#: call alone would keep one slot busy, and the others idle until the second submission is written down.
-GATHER = 0.002
 #: Bytes of a call in addition to its arguments.
 CALL_OVERHEAD = 8
 
@@ -82,8 +72,6 @@ class Sender:
         self._most = FIRST_CALLS
         self._idle = False
         self._busy = False
-        #: number of threads inside ``gathering``
-        self._gathering = 0
         self._closed = False
         self._given_up = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,24 +92,8 @@ class Sender:
             calls.append(call)
             self._calls += 1
             self._bytes += len(call.payload)
-            woken = self._calls == FIRST_CALLS if self._gathering else self._idle
-            if woken or self._idle or self._calls == self._route.batch_size:
+            if self._idle or self._calls == self._route.batch_size:
                 self._wake()
-            pause = STEP_ASIDE if woken else GLIMPSE if self._busy else 0.0
-        if pause and (woken or not self._calls % GLIMPSE_EVERY):
-            time.sleep(pause)
-
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Context in which calls follow each other quickly, so that the first ones are submitted together."""
-        with self._changed:
-            self._gathering += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._gathering -= 1
-                self._changed.notify_all()
 
     def enqueue_job(self, job: Callable[[], object]) -> None:
         """Run a request in the sending thread when no calls are waiting. Its failure is only logged."""
@@ -206,19 +178,11 @@ class Sender:
                 self._most = FIRST_CALLS
                 self._changed.wait()
             self._idle = False
-            if self._calls:
-                self._collect()
+            interval, full = self._route.batch_interval, self._route.batch_size
+            if self._calls and interval > 0:
+                self._changed.wait_for(lambda: self._closed or self._calls >= full, interval)
             self._busy = True
             return True
-
-    def _collect(self) -> None:
-        """Wait for more calls to go with those that are there, where that was asked for."""
-        interval, full = self._route.batch_interval, self._route.batch_size
-        if interval > 0:
-            self._changed.wait_for(lambda: self._closed or self._calls >= full, interval)
-        elif self._gathering:
-            full = min(self._most, full)
-            self._changed.wait_for(lambda: self._calls >= full or not self._gathering, GATHER)
 
     def _take(self) -> tuple[FunctionBody, list[Call]] | None:
         """Return the calls of one function that go into the next submission."""
@@ -229,11 +193,10 @@ class Sender:
             calls: list[Call] = []
             size = 0
             most = min(self._most, self._route.batch_size)
-            most_bytes = min(self._most * FIRST_CALL_BYTES, SUBMISSION_BYTES)
             self._most *= GROWTH
             while queue and len(calls) < most:
                 size += len(queue[0].payload) + CALL_OVERHEAD
-                if calls and size > most_bytes:
+                if calls and size > SUBMISSION_BYTES:
                     break
                 calls.append(queue.popleft())
             # functions take turns

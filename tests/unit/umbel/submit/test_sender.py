@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -49,18 +48,6 @@ def test_a_lone_call_goes_at_once_and_what_comes_meanwhile_goes_together(service
         executor.submit(square, number)
     close(executor, service)
     assert service.batches() == [1, 499]
-
-
-@pytest.mark.parametrize(("calls", "first"), [(1000, sender.FIRST_CALLS), (10, 10), (1, 1)])
-def test_the_first_calls_of_a_map_go_together(
-    service: ScriptedService, monkeypatch: pytest.MonkeyPatch, calls: int, first: int
-) -> None:
-    monkeypatch.setattr(sender, "GATHER", 3600.0)
-    executor = service.executor()
-    executor.map(square, range(calls))
-    wait_until(lambda: sum(service.batches()) == calls, what="all calls")
-    assert service.batches()[0] == first
-    close(executor, service)
 
 
 def test_a_slow_source_of_arguments_does_not_hold_the_first_call(service: ScriptedService) -> None:
@@ -131,14 +118,14 @@ def test_large_arguments_are_spread_over_submissions(service: ScriptedService) -
         assert sum(map(len, request.blobs or ())) <= sender.SUBMISSION_BYTES
 
 
-def test_the_first_submissions_of_large_arguments_are_small(service: ScriptedService) -> None:
+def test_the_submissions_of_a_burst_grow(service: ScriptedService) -> None:
     service.hold()
     executor = service.executor()
-    executor.map(len, [random.Random(1).randbytes(100_000)] * 300)
+    executor.map(square, range(2000))
     close(executor, service)
-    sizes = [sum(map(len, request.blobs or ())) for request in service.submissions]
-    assert sum(service.batches()) == 300
-    assert sizes[0] <= sender.FIRST_CALLS * sender.FIRST_CALL_BYTES < sizes[1]
+    first, *others = service.batches()
+    assert sum(service.batches()) == 2000
+    assert first <= sender.FIRST_CALLS and max(others) <= sender.FIRST_CALLS * sender.GROWTH ** len(others)
 
 
 def test_one_call_may_be_larger_than_a_usual_submission(service: ScriptedService) -> None:
