@@ -95,9 +95,15 @@ def _fingerprints(host_keys: Any) -> list[dict[str, str]]:
 
 
 def _script(fed: Federation, settings: SiteSettings, policy: Policy, name: str) -> str:
-    absolute = (
-        settings if settings.folder.startswith("/") else replace(settings, folder=f"/home/{settings.folder}")
-    )
+    try:
+        # the folder is below a home directory whose path is unknown
+        absolute = (
+            settings
+            if settings.folder.startswith("/")
+            else replace(settings, folder=f"/home/{settings.folder}")
+        )
+    except ValueError as error:
+        raise BadRequest(f"site: {error}") from None
     example = "00000000-0000-0000-0000-000000000000"
     if settings.address != "local":
         absolute = replace(absolute, host_keys=("ssh-ed25519 AAAA",) * (len(settings.jumps) + 1), agent=True)

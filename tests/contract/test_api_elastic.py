@@ -65,6 +65,7 @@ def test_an_ordinary_endpoint_has_no_blocks(api: Api) -> None:
         {"hosts": 7},
         {"python": "python3; true"},
         {"folder": "../../etc"},
+        {"folder": "f" * 200},
         {"scheduler": "cron"},
         {"directives": ["a\nb"]},
         {"nonsense": 1},
