@@ -71,13 +71,13 @@ class Rules:
                 )
         object.__setattr__(self, "allowed_functions", given)
 
-    def judge(self, bundle: Bundle, *, closed: bool = False) -> tuple[Bundle, list[Outcome]]:
+    def judge(self, bundle: Bundle, *, sandboxed: bool = False) -> tuple[Bundle, list[Outcome]]:
         """Return the bundle with the calls that may run, and an outcome for each rejected call.
 
-        ``closed``: the endpoint runs calls in a sandbox.
+        ``sandboxed``: the endpoint runs calls in a sandbox.
         """
         whole = self._against_bundle(bundle)
-        if whole is None and self.sandbox and not closed:
+        if whole is None and self.sandbox and not sandboxed:
             whole = (
                 "rule sandbox of the endpoint's site allows calls only in a sandbox, and the endpoint has "
                 "none: ask its owner to set 'kind' in [sandbox] of endpoint.toml"

@@ -62,7 +62,7 @@ class Opened(NamedTuple):
 class Intake:
     """Opens messages for one endpoint (its id); ``client`` reads bodies and functions from the broker.
 
-    ``rules``: the site's policy; ``closed``: the endpoint runs calls in a sandbox.
+    ``rules``: the site's policy; ``sandboxed``: the endpoint runs calls in a sandbox.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Intake:
         client: redis.Redis,
         clock: Callable[[], float] = time.time,
         rules: Rules | None = None,
-        closed: bool = False,
+        sandboxed: bool = False,
     ):
         self._endpoint = endpoint
         self._verifier = verifier
@@ -81,7 +81,7 @@ class Intake:
         self._client = client
         self._clock = clock
         self._rules = rules or Rules()
-        self._sandboxed = closed
+        self._sandboxed = sandboxed
 
     def open(self, raw: bytes | str) -> Opened:
         """Verify a message (JSON), apply the site's rules, and fetch the body and the function.
@@ -90,7 +90,7 @@ class Intake:
         """
         head, inline = _arguments(raw)
         bundle, header = Bundle.open_head(self._verifier, head, endpoint=self._endpoint, now=self._clock())
-        bundle, refused = self._rules.judge(bundle, closed=self._sandboxed)
+        bundle, refused = self._rules.judge(bundle, sandboxed=self._sandboxed)
         if refused:
             log.warning("bundle %s of user %s: %s", bundle.id, bundle.user, refused[0].message)
             if not bundle.calls:

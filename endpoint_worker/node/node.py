@@ -94,7 +94,7 @@ class Node:
             FunctionCache(directory.cache / "functions"),
             connect(self.broker_url, timeout=5.0),
             rules=settings.rules,
-            closed=settings.sandbox.kind != "none",
+            sandboxed=settings.sandbox.kind != "none",
         )
         self.callbacks = CallbackThread()
         groups = cgroups.find() if settings.cgroup else None

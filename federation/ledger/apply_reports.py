@@ -206,7 +206,7 @@ def _finish(
     completions = [
         _completion(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in finished
     ]
-    samples.record(connection, finished, {said.task_id: said.log.total for said in report.logs}, now)
+    samples.record(connection, finished, {each.task_id: each.log.total for each in report.logs}, now)
     result.finished += len(completions)
     result.groups.update(finish_tasks(connection, completions, now))
 

@@ -46,14 +46,14 @@ _of_task = Statement(
 )
 
 
-def store(connection: Connection, said: Sequence[TaskLog], found: Mapping[str, Task]) -> list[str]:
+def store(connection: Connection, written: Sequence[TaskLog], found: Mapping[str, Task]) -> list[str]:
     """Store the output in a report; return the ids of tasks with new output.
 
     ``found``: the endpoint's tasks by id, as read before the report is applied. Output of finished tasks does
     not change, except after a cancellation: what a task wrote before it was stopped arrives later.
     """
     values, updated = [], []
-    for task_id, attempt, log in said:
+    for task_id, attempt, log in written:
         task = found.get(task_id)
         if task is None or attempt > task.attempt + (task.state == TaskState.QUEUED):
             continue

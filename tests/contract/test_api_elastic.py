@@ -42,7 +42,7 @@ def test_pause_resume_and_policy(api: Api) -> None:
         "paused": "maintenance"
     }
     assert api.ada("GET", "/v1/endpoints/hpc/blocks").json["status"] == "paused"
-    sites.update_planner_state(api.fed, no, lambda memory: failures.limit_reached(memory, time.time()))
+    sites.update_planner_state(api.fed, no, lambda state: failures.limit_reached(state, time.time()))
     assert api.ada("POST", "/v1/endpoints/hpc/resume", {}).json == {"paused": ""}
     assert sites.find(api.fed, no).planner_state.retry_at == 0.0
     changed = api.ada("PATCH", "/v1/endpoints/hpc/policy", {"max_blocks": 5}).json

@@ -214,7 +214,7 @@ def pause(fed: Federation, user: User, name_or_id: str, reason: str) -> dict[str
     """Stop submitting blocks for an endpoint until it is resumed. Raises NotFound."""
     no = registry.find(fed, user, name_or_id).no
     return update_planner_state(
-        fed, no, lambda memory: replace(memory, paused=reason.strip()[:300] or "by its owner")
+        fed, no, lambda state: replace(state, paused=reason.strip()[:300] or "by its owner")
     )
 
 
@@ -239,10 +239,10 @@ def update_planner_state(
 ) -> dict[str, Any]:
     """Apply a function to an endpoint's planner state, in one transaction. Raises NotFound."""
     with fed.database.write() as connection:
-        memory = change(PlannerState.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
-        values = {"memory": json.dumps(memory.to_dict())}
+        state = change(PlannerState.from_dict(json.loads(_row(connection, endpoint_no, change=True).memory)))
+        values = {"memory": json.dumps(state.to_dict())}
         connection.execute(update(sites).where(sites.c.endpoint_no == endpoint_no).values(**values))
-    return {"paused": memory.paused}
+    return {"paused": state.paused}
 
 
 def _row(connection: Connection, endpoint_no: int, *, change: bool = False) -> Row:
