@@ -185,6 +185,7 @@ def test_an_account_that_is_gone(site: Site) -> None:
     answer = look()
     assert (answer.code, answer.failed) == (1, ["credentials"])
     assert names.broker_user(ENDPOINT) in answer.found["credentials"][1]
+    assert "deleted" in answer.found["credentials"][2], "not only that the broker cannot be used"
 
 
 @pytest.mark.parametrize("right", ["-brpop", "-lpush", "-multi", "resetkeys"])
