@@ -79,13 +79,17 @@ class History:
         return f"{len(self.made):,} calls ({ends}), {starts:,} starts, {again:,} started again"
 
     def _futures(self) -> Iterator[str]:
-        """Every call's future ends, once, as it should."""
+        """Every call's future ends, once, as it should.
+
+        ``WORKER_LOST`` is right for any call whose every allowed start was killed, and for no other.
+        """
         for number, made in self.made.items():
             ended = self.ended.get(number, [])
             if len(ended) != 1:
                 yield f"call {number}: its future ended {len(ended)} times"
             for event in ended:
-                if event["outcome"] not in made["may"]:
+                killed = event["outcome"] == "WORKER_LOST" and self.starts[number] == made["starts"]
+                if event["outcome"] not in made["may"] and not killed:
                     yield f"call {number}: ended as {event['outcome']}, allowed: {', '.join(made['may'])}"
 
     def _results(self) -> Iterator[str]:

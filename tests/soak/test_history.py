@@ -45,6 +45,17 @@ def test_a_good_history_has_no_fault() -> None:
     assert history.summary() == "3 calls (value 2, ValueError 1), 4 starts, 1 started again"
 
 
+def test_a_call_may_be_lost_after_all_its_starts_and_not_before() -> None:
+    for more, right in (([3], True), ([], False)):
+        events, starts = _history()
+        for event in events:
+            if event["event"] == "ended" and event["number"] == 3:
+                event["outcome"] = "WORKER_LOST"
+            elif event["event"] == "seen" and event["task"] == "t3":
+                event.update(state="failed", code="WORKER_LOST")
+        assert (History(events, starts + more).faults() == []) is right
+
+
 def _drop(events: Events, **like: Any) -> None:
     events[:] = [event for event in events if not like.items() <= event.items()]
 

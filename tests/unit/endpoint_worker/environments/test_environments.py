@@ -230,7 +230,7 @@ def _building(builder: Builder, folder: Path) -> Iterator[list[BuildError]]:
         ({}, Environment(["numpy"]), None),
         ({"environments": "none"}, Environment(["numpy"]), "rule environments"),
         ({"environments": "none"}, Environment(name="ready"), "rule environments"),
-        ({"environments": "named"}, Environment(["numpy"]), "by its name"),
+        ({"environments": "named"}, Environment(["numpy"]), "rule environments"),
         ({"environments": "named"}, Environment(name="ready"), None),
         ({"allowed_requirements": ["NumPy", "scikit-*"]}, Environment(["numpy>1", "Scikit_Learn"]), None),
         ({"allowed_requirements": ["numpy"]}, Environment(["numpy", "evil"]), "'evil'"),
