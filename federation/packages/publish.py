@@ -123,7 +123,7 @@ class OwnWheel:
         with tempfile.TemporaryDirectory(prefix=".draft-", dir=self._directory) as draft:
             wheel = build.build(Path(draft), self._root)
             record = {"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(), "sources": sources}
-            # in this order a crash in between leaves no wheel, and never one that the record does not know
+            # in this order a crash in between leaves no wheel, and never one that is missing from the record
             self._file.unlink(missing_ok=True)
             write_private(self._record, json.dumps(record))
             os.replace(wheel, self._file)

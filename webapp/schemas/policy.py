@@ -16,7 +16,7 @@ DESCRIPTIONS = {
     "unknown_call": "Assumed run time in seconds of calls that have not been measured. Default: 1.",
     "idle_time": "Seconds without work after which a block is drained or a pending one cancelled. "
     "Default: 120.",
-    "submit_burst": "Most submissions in one round. Default: 4.",
+    "submit_burst": "Maximum number of submissions in one round. Default: 4.",
     "max_pending": "Most jobs that are pending in the batch system. Default: 10.",
     "budget_day": "Node-hours that may be used in any 24 hours; 0: no limit. Default: 0.",
     "budget_total": "Node-hours that may be used in total; 0: no limit. Default: 0.",
