@@ -1,4 +1,4 @@
-"""The packages of a service: the wheel of its own release, built when it is first asked for, and others."""
+"""The packages of a service: the wheel of its own release, built when it is first requested, and others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Packages:
         self._own = OwnWheel(path, root)
 
     def wheels(self) -> list[Wheel]:
-        """All wheels by project and file name. Raises ServiceUnavailable while the own one is built."""
+        """All wheels by project and file name. Raises ServiceUnavailable while the service's own is built."""
         self._own.provide()
         return self._directory.wheels()
 
