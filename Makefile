@@ -1,4 +1,4 @@
-# Umbel. `make` alone explains itself.
+# Umbel. `make` without a target lists the targets.
 #
 # demo, up and test need nothing but make and a Python >= 3.10: they create .venv and install into it once, and
 # again only when setup.cfg has changed.
@@ -79,7 +79,7 @@ clean: ## remove .venv and everything built
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf sdk/*.egg-info
 
-# A Python that does not work, or a half-made environment, must not leave a directory that looks finished.
+# A broken Python or an incomplete environment must not leave a directory that looks complete.
 $(BIN)/python:
 	@python=$$(PYTHON='$(PYTHON)' .ci/find-python) || exit 2; \
 	echo "Creating $(VENV) with $$python"; \

@@ -49,7 +49,7 @@ class Packages:
     def open(self, project: str, name: str) -> tuple[Wheel, BinaryIO]:
         """A wheel of a project and its content; the caller closes the file.
 
-        Raises NotFound, and ServiceUnavailable when too many files are open or the own wheel is being built.
+        Raises NotFound, and ServiceUnavailable when too many files are open or the wheel is being built.
         """
         if name == build.WHEEL:
             self._own.provide()
