@@ -1,4 +1,4 @@
-# Umbel. `make` alone explains itself.
+# Umbel. `make` without a target lists the targets.
 #
 # demo, up and test need nothing but make and a Python >= 3.10: they create .venv and install into it once, and
 # again only when setup.cfg has changed.
@@ -28,16 +28,16 @@ help: ## show this list
 
 setup: $(DEV_STAMP) ## create .venv with everything for development
 
-demo: $(RUN_STAMP) ## run real work through an embedded federation, check it, leave nothing behind
+demo: $(RUN_STAMP) ## run a real workload on an embedded federation, check the results, clean up
 	@$(BIN)/python examples/metadata_extraction.py $(ARGS)
 
 up: $(RUN_STAMP) ## start the embedded federation (HOST=, PORT=, ARGS="--flower --workers 4"); Ctrl-C stops it
 	@exec $(BIN)/python -m federation up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
-test: $(DEV_STAMP) ## run every test that needs nothing but Python
+test: $(DEV_STAMP) ## run all tests that need only Python
 	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/soak/test_soak.py $(ARGS)
 
-e2e: $(DEV_STAMP) ## run the tests over real processes and services (installs those when root)
+e2e: $(DEV_STAMP) ## run the tests with real processes and services (as root: installs the services)
 	@.ci/services
 	UMBEL_E2E=1 $(BIN)/python -m pytest $(JOURNEYS) $(OVER_SERVICES) -m "not long" $(ARGS)
 
@@ -50,20 +50,20 @@ cluster: $(DEV_STAMP) ## as root: the provisioner on real sshd, Slurm and GridEn
 	@.ci/services
 	UMBEL_E2E=1 $(BIN)/python -m pytest tests/e2e/provision $(ARGS)
 
-soak: $(DEV_STAMP) ## a quarter of an hour of random work while processes die, then proof from the logs
+soak: $(DEV_STAMP) ## random work for a quarter of an hour while processes are killed, verified from the logs
 	SOAK_SECONDS=$${SOAK_SECONDS:-900} SOAK_INTERVAL=$${SOAK_INTERVAL:-20} $(BIN)/python -m pytest -s tests/soak/test_soak.py $(ARGS)
 
-bench: $(DEV_STAMP) ## measure Umbel and its peers side by side
+bench: $(DEV_STAMP) ## compare the performance of Umbel and its peers
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(DEV_STAMP) ## black, isort, flake8, mypy, import-linter: look, change nothing
+lint: $(DEV_STAMP) ## black, isort, flake8, mypy, import-linter: report only, change nothing
 	$(BLACK) --check --diff $(ALL_CODE)
 	$(BIN)/isort --quiet --check-only --diff $(ALL_CODE)
 	$(BIN)/flake8 $(ALL_CODE)
 	$(BIN)/mypy $(CODE)
 	PYTHONPATH=sdk:. $(BIN)/lint-imports --config setup.cfg
 
-format: $(DEV_STAMP) ## let black and isort rewrite the code
+format: $(DEV_STAMP) ## format the code with black and isort
 	$(BIN)/isort --quiet $(ALL_CODE)
 	$(BLACK) $(ALL_CODE)
 
@@ -79,7 +79,7 @@ clean: ## remove .venv and everything built
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf sdk/*.egg-info
 
-# A Python that does not work, or a half-made environment, must not leave a directory that looks finished.
+# A broken Python or an incomplete environment must not leave a directory that looks complete.
 $(BIN)/python:
 	@python=$$(PYTHON='$(PYTHON)' .ci/find-python) || exit 2; \
 	echo "Creating $(VENV) with $$python"; \

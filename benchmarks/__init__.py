@@ -1,4 +1,4 @@
-"""Benchmarks of Umbel and other task systems on the same works: ``make bench``.
+"""Benchmarks of Umbel and other task systems on the same workloads: ``make bench``.
 
 ``python -m benchmarks`` makes a virtual environment for each peer, then runs rounds; in each round every
 system gets a session of its own (``benchmarks.session``, started with the interpreter of its environment),

@@ -42,7 +42,7 @@ STAGES = (
     "submit() .. start of the server's transaction",
     "commit, dispatch, fetch, check, pass to a runner .. start of the function",
     "run time of the function",
-    "shared memory, report, broker .. start of the collector's transaction",
+    "outcome record, report, broker .. start of the collector's transaction",
     "commit, answer to the long poll .. return of result()",
 )
 COUNTING = Path(__file__).with_name("counting")

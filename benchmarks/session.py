@@ -1,4 +1,4 @@
-"""One session of one system: start it, warm it up, run works, check all results, stop it.
+"""One session of one system: start it, warm it up, run workloads, check all results, stop it.
 
 Runs with the interpreter of the system's environment: ``python -m benchmarks.session --peer celery ...``.
 Prints one JSON record per run; output of the system goes to standard error.

@@ -1,4 +1,4 @@
-"""The works: functions, numbers of calls, arguments and expected results."""
+"""The workloads: functions, numbers of calls, arguments and expected results."""
 
 from __future__ import annotations
 

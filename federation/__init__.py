@@ -4,9 +4,9 @@
 
     webapp ──▶ ledger ──▶ dispatch ──▶ broker ──▶ the endpoint's Celery queue
                  ▲                                             │
-                 └── services.collector ◀── broker ◀── the endpoint's reports queue
+                 └── services.collector ◀── broker ◀── reports list (all endpoints)
 
-Each directory is one stop of that journey or one supporting subject; its docstring says what comes in and
-what goes out. ``context.Federation`` holds what every server process needs. Imports between directories point
-one way; see the ``layers`` contracts in ``setup.cfg``.
+Each folder is one step of that journey or one supporting subject; its docstring states its input and output.
+``context.Federation`` contains what every server process needs. Imports between folders point one way: see
+the ``layers`` contracts in ``setup.cfg``.
 """

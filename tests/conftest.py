@@ -104,7 +104,7 @@ def _describe(item: object) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """An end-to-end test whose service is missing skips at a desk, but fails where CI=true."""
+    """An end-to-end test whose service is missing skips on a developer's machine, but fails where CI=true."""
     report = yield
     skipped = report.skipped and not hasattr(report, "wasxfail")
     if skipped and os.environ.get("CI") == "true" and E2E in item.path.parents:

@@ -10,7 +10,7 @@ blueprint   declaration, parsing and documentation of routes
 auth        bearer tokens and one-time codes
 errors      every error as ``{"code", "message", "details"}``
 strict_json strict JSON
-long_polls  requests that wait for news
+long_polls  requests that wait for new results
 pages       ``/docs`` and ``/openapi.json``
 schemas/    request and response bodies; the OpenAPI document is generated from them
 resources/  the routes

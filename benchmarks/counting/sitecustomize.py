@@ -29,15 +29,15 @@ def _follow(folder: Path) -> None:
 
     counts: dict[str, list[int]] = {}
 
-    def tell(sql: str, rows: int) -> None:
+    def record(sql: str, rows: int) -> None:
         entry = counts.setdefault(" ".join(sql.split()), [0, 0])
         entry[0] += 1
         entry[1] += rows
 
     def before(connection: object, cursor: object, sql: str, parameters: object, *_: object) -> None:
-        tell(sql, len(parameters) if isinstance(parameters, list) else 1)
+        record(sql, len(parameters) if isinstance(parameters, list) else 1)
 
-    watching = observed(tell)
+    watching = observed(record)
     watching.__enter__()
     event.listen(Engine, "before_cursor_execute", before)
     file, written = folder / f"{os.getpid()}.json", ""

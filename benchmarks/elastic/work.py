@@ -1,4 +1,4 @@
-"""The works of W9, and the communication with a peer's script."""
+"""The workloads of W9, and the communication with a peer's script."""
 
 from __future__ import annotations
 

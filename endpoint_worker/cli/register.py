@@ -55,7 +55,7 @@ def find_login(home: Path) -> Login:
 def register(directory: EndpointDirectory, login: Login, settings: str, description: str = "") -> Credentials:
     """Create a key, register the endpoint and write its directory.
 
-    Raises ServiceError if the service refuses, DirectoryError if the directory cannot be written.
+    Raises ServiceError if the service rejects the request, DirectoryError if the directory cannot be written.
     """
     if directory.exists():
         raise DirectoryError(

@@ -20,7 +20,7 @@ class Environments:
     folder: str = field(
         default="",
         metadata={
-            "docs": "Directory of built environments; nodes may share it. Empty: in cache beside this file."
+            "docs": "Directory of built environments; nodes may share it. Empty: in cache next to this file."
         },
     )
     size: Size = field(

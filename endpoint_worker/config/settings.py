@@ -83,7 +83,7 @@ class Settings:
     )
     work: str = field(
         default="",
-        metadata={"docs": "Directory in which calls start. Empty: the directory work beside this file."},
+        metadata={"docs": "Directory in which calls start. Empty: the directory work next to this file."},
     )
     recycle_calls: Count = field(
         default=0, metadata={"docs": "Replace a runner process after this many calls. 0: never."}

@@ -5,7 +5,7 @@
 ``<digest>.failed``  why it could not be built, and when
 ``<digest>.lock``    locked exclusively while it is built or removed, shared while a worker uses it
 
-Locks end with their process, so a worker that dies leaves none; what it had partly built is built again.
+Locks end with their process, so a worker that crashes leaves none; an incomplete build is repeated.
 Build programs inherit the lock: one that outlives its worker keeps other workers out of the directory.
 """
 

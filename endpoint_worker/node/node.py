@@ -143,7 +143,7 @@ class Node:
             # no report is possible for a bundle of unknown origin; the service detects the loss and sends it
             # again
             log.error("message dropped: %s", error)
-            self._refused = (time.monotonic(), f"a message was refused: {error.message}")
+            self._refused = (time.monotonic(), f"a message was rejected: {error.message}")
         except Unavailable as error:
             log.warning("bundle %s returned: %s", error.bundle.id, error.message)
             self.outbox.add(error.bundle.id, error.outcomes)

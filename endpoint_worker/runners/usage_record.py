@@ -1,4 +1,4 @@
-"""Details that a runner records at the end of a call beside its result, read without trusting them."""
+"""Details that a runner records at the end of a call besides its result, read without trusting them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class RunnerPool:
         self._registered: dict[Slot, tuple[socket.socket, int]] = {}
         #: options of the next runners, in place of runners that were killed for them
         self._requested: deque[RunnerOptions] = deque()
-        #: numbers of slots that a multi-slot runner occupies beside its own, also before it is started
+        #: numbers of slots that a multi-slot runner occupies besides its own, also before it is started
         self._borrowed: set[int] = set()
         #: multi-slot runners to be started: number, options, and the numbers of the other slots
         self._wide: dict[int, tuple[RunnerOptions, list[int]]] = {}

@@ -53,7 +53,7 @@ class Settings:
     #: A bundle's worth of work, and how many bundles wait per slot of an endpoint.
     bundle_seconds: Number = 0.1
     window: Positive = 3
-    #: Limit of the unfinished calls of one user, and of one endpoint; beyond it, submissions get status 429.
+    #: Limit of the unfinished tasks of one user, and of one endpoint; beyond it, submissions get status 429.
     max_user_calls: Count = 1_000_000
     max_endpoint_calls: Count = 1_000_000
     #: Level of the log.

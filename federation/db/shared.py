@@ -78,7 +78,7 @@ _load = Statement(_add_load, _LOAD)
 
 
 def add_load(connection: Connection, changes: Mapping[tuple[int, int], int]) -> None:
-    """Change the number of unfinished calls of (endpoint, user) pairs."""
+    """Change the number of unfinished tasks of (endpoint, user) pairs."""
     _load.each(connection, _LOAD, [(e, u, n) for (e, u), n in sorted(changes.items()) if n])
 
 

@@ -131,7 +131,7 @@ def needs_refill(fed: Federation, connection: Connection, endpoint_no: int) -> b
 def _situation(
     fed: Federation, connection: Connection, endpoint_no: int
 ) -> tuple[list[int], Situation | None]:
-    """Return the users with unfinished calls, and the situation, or None if there is nothing to send."""
+    """Return the users with unfinished tasks, and the situation, or None if there is nothing to send."""
     live = _waiting.rows(connection, endpoint=endpoint_no)
     if not live:
         return [], None

@@ -182,8 +182,10 @@ def _mark_running(connection: Connection, pairs: list[Pair], node_no: int) -> No
 
 
 def _apply_lost(connection: Connection, result: ApplyResult, lost: list[Pair], now: float) -> None:
-    """Requeue calls whose runner died; the attempt counts."""
-    messages = {task.no: _short(row.message) or "the runner process died" for task, row in lost}
+    """Requeue calls whose runner terminated; the attempt counts."""
+    messages = {
+        task.no: _short(row.message) or "the runner process terminated unexpectedly" for task, row in lost
+    }
     interruptions = {task.no: row.code for task, row in lost if row.code in _INTERRUPTIONS}
     result.groups.update(requeue_lost(connection, [task for task, _ in lost], now, messages, interruptions))
 

@@ -194,7 +194,7 @@ def _lock_endpoint(connection: Connection, user: User, id_or_name: str) -> tuple
 
 
 def _check_limits(connection: Connection, fed: Federation, user: User, endpoint_no: int) -> None:
-    """Enforce the limits on unfinished calls per endpoint and per user."""
+    """Enforce the limits on unfinished tasks per endpoint and per user."""
     settings = fed.settings
     for limit, live, owner in (
         (settings.max_endpoint_calls, _endpoint_live.value(connection, no=endpoint_no), "this endpoint has"),
@@ -202,7 +202,7 @@ def _check_limits(connection: Connection, fed: Federation, user: User, endpoint_
     ):
         if live >= limit:
             raise TooMany(
-                f"{owner} {live} unfinished calls, the limit is {limit}: submit again when some are done",
+                f"{owner} {live} unfinished tasks, the limit is {limit}: submit again after some finish",
                 code="QUEUE_FULL",
                 details={"live": live, "limit": limit, "retry_after": RETRY_AFTER},
             )

@@ -1,4 +1,4 @@
-"""The packages of a service: the wheel of its own release, built when it is first asked for, and others."""
+"""The packages of a service: the wheel of its own release, built when it is first requested, and others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Packages:
         self._own = OwnWheel(path, root)
 
     def wheels(self) -> list[Wheel]:
-        """All wheels by project and file name. Raises ServiceUnavailable while the own one is built."""
+        """All wheels by project and file name. Raises ServiceUnavailable while the service's own is built."""
         self._own.provide()
         return self._directory.wheels()
 
@@ -49,7 +49,7 @@ class Packages:
     def open(self, project: str, name: str) -> tuple[Wheel, BinaryIO]:
         """A wheel of a project and its content; the caller closes the file.
 
-        Raises NotFound, and ServiceUnavailable when too many files are open or the own wheel is being built.
+        Raises NotFound, and ServiceUnavailable when too many files are open or the wheel is being built.
         """
         if name == build.WHEEL:
             self._own.provide()
@@ -123,7 +123,7 @@ class OwnWheel:
         with tempfile.TemporaryDirectory(prefix=".draft-", dir=self._directory) as draft:
             wheel = build.build(Path(draft), self._root)
             record = {"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(), "sources": sources}
-            # in this order a crash in between leaves no wheel, and never one that the record does not know
+            # in this order a crash in between leaves no wheel, and never one that is missing from the record
             self._file.unlink(missing_ok=True)
             write_private(self._record, json.dumps(record))
             os.replace(wheel, self._file)

@@ -1,6 +1,7 @@
 """Redis accounts of endpoints: each may access its own keys and channels, and push reports.
 
-The command list was determined by running Celery workers and reading ``ACL LOG``; see ``docs/security.rst``.
+The command list was determined by running Celery workers and reading ``ACL LOG``;
+see ``docs/explanation/security.rst``.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Collector:
             name = field.decode()
             if name != self.name and json.loads(value)["beat"] < now - DEAD_AFTER:
                 count = self.fed.broker.recover(name)
-                log.warning("collector %s: no heartbeat, considered dead; %d reports requeued", name, count)
+                log.warning("collector %s: no heartbeat, considered lost; %d reports requeued", name, count)
                 redis.hdel(COLLECTORS_KEY, name)
         redis.hset(COLLECTORS_KEY, self.name, json.dumps({"since": self.since, "beat": now}))
         self._last_heartbeat = now

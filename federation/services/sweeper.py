@@ -134,7 +134,7 @@ class Sweeper:
             self._resend(time.time() - self.fed.settings.resend_after)
 
     def _reports_are_current(self, now: float) -> bool:
-        """Return whether a collector is running; otherwise the ledger may not know of finished bundles."""
+        """Return whether a collector is running; otherwise the ledger may lack finished bundles."""
         beats = collector.collectors(self.fed).values()
         minimum = self.fed.settings.resend_after
         return any(

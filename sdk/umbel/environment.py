@@ -61,7 +61,7 @@ def function(
     Raises:
         ValueError: A requirement, a version or a limit is not valid, or ``environment`` is combined with
             ``requirements`` or ``python``.
-        TypeError: From the decorator: the object cannot have attributes, as a builtin function.
+        TypeError: From the decorator: the object cannot have attributes, for example a builtin function.
     """
     if environment is not None and (requirements or python):
         raise ValueError("pass either 'environment' or 'requirements' and 'python', not both")

@@ -40,7 +40,7 @@ class Executor(BaseExecutor):
         endpoint: Name or id of the endpoint.
         group_id: Task group to join, a lower-case UUID. Default: a new group.
         client: A client to share. Default: a new ``Client()``, closed with the executor.
-        batch_size: Largest number of calls in one request, from 1 to 10,000.
+        batch_size: Maximum number of calls in one request, from 1 to 10,000.
         batch_interval: How long to collect calls before each request, seconds.
         submit_timeout: How long ``submit`` may block, and a call may wait for acceptance, while the service
             accepts no more calls, seconds. Default: indefinitely.
@@ -162,7 +162,7 @@ class Executor(BaseExecutor):
             *iterables: One iterable per argument of ``fn``; the shortest one determines the number of calls.
             timeout: Seconds from now after which waiting for a result fails. Default: wait indefinitely.
             chunksize: Calls per task. Calls travel in bundles anyway; larger values only save task records.
-            buffersize: Largest number of tasks in progress whose results have not been read. The iterables
+            buffersize: Maximum number of tasks in progress whose results have not been read. The iterables
                 are read as results are read, so endless ones are possible. Default: read all of them now.
 
         Returns:

@@ -54,7 +54,7 @@ class UmbelFuture(Future[Any]):
     ``result`` raises, and ``exception`` returns, the exception that the function raised, with a
     ``TaskError`` that has the remote traceback as its cause. It is the ``TaskError`` itself when the class of
     the exception cannot be rebuilt safely here, and when the task failed or expired for another reason; its
-    ``code`` says which. A cancelled call raises ``concurrent.futures.CancelledError``.
+    ``code`` gives the reason. A cancelled call raises ``concurrent.futures.CancelledError``.
 
     Callbacks run in the executor's receiving thread and should be short.
 
@@ -113,7 +113,7 @@ class UmbelFuture(Future[Any]):
         return True
 
     def running(self) -> bool:
-        """Tell whether the call is running now. Sends a request to the service.
+        """Return whether the call is running now. Sends a request to the service.
 
         Returns:
             False also while the service does not answer, and before it has accepted the call.

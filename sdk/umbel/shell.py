@@ -49,7 +49,7 @@ class ShellResult:
 
     Attributes:
         command (str): The command line, with its arguments.
-        returncode (int): As of ``subprocess``: negative for a signal; 124 if the timeout was exceeded.
+        returncode (int): As in ``subprocess``: negative for a signal; 124 if the timeout was exceeded.
         stdout (str): The last lines of standard output, at most 256 KiB.
         stderr (str): The last lines of standard error, at most 256 KiB.
         cwd (str): The directory that the command ran in.
@@ -259,9 +259,10 @@ class MPIFunction(ShellFunction):
         ranks: Number of processes in all.
         nodes: Number of nodes to spread them over. Launchers other than ``srun``, ``mpiexec`` and ``mpirun``
             get only ``ranks``. Default: the launcher's choice.
-        launcher: Words before the command. Default: the environment variable ``UMBEL_MPI_LAUNCHER`` of the
-            endpoint, else ``srun`` inside a Slurm job, else ``mpiexec`` or ``mpirun``.
-        **options: As of ``ShellFunction``: ``timeout``, ``cwd``, ``env``, ``stdout``, ``stderr``,
+        launcher: Command line of the launcher, put before the command. Default: the environment variable
+            ``UMBEL_MPI_LAUNCHER`` of the endpoint, else ``srun`` inside a Slurm job, else ``mpiexec`` or
+            ``mpirun``.
+        **options: As in ``ShellFunction``: ``timeout``, ``cwd``, ``env``, ``stdout``, ``stderr``,
             ``snippet_lines``, ``keep``, ``name``.
 
     Raises:

@@ -43,7 +43,7 @@ def _sizes(file: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _is_one_concept(source: str) -> bool:
-    """Tell whether a module's source states, before its first import, that it is one large concept."""
+    """Return whether a module's source states, before its first import, that it is one large concept."""
     code = _without_docstring(source)
     first_import = IMPORT.search(code)
     return ONE_CONCEPT.search(code[: first_import.start()] if first_import else code) is not None

@@ -1,4 +1,4 @@
-"""A clock that tests move: what waits a minute in life waits no time in a test."""
+"""A clock that tests advance, so that a wait of a minute takes no time in a test."""
 
 from __future__ import annotations
 

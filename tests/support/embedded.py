@@ -1,4 +1,4 @@
-"""``python -m federation up`` for tests: started on free ports, looked into, broken on purpose, stopped.
+"""``python -m federation up`` for tests: started on free ports, inspected, broken on purpose, stopped.
 
 ::
 

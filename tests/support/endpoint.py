@@ -1,4 +1,4 @@
-"""An endpoint without a process: it opens bundles as a worker would, and reports what it is told to."""
+"""An endpoint without a process: it opens bundles as a worker does, and reports given outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A site in memory: an account, a batch system and a network, which do what a test says."""
+"""A site in memory: an account, a batch system and a network, controlled by the test."""
 
 from __future__ import annotations
 

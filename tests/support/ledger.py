@@ -1,4 +1,4 @@
-"""A whole federation in one process, moved by hand: database, memory broker, collector, sweeper, clock."""
+"""A federation in one process, run step by step: database, memory broker, collector, sweeper, clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A broker in memory: it keeps what it is given, and loses it when told to."""
+"""A broker in memory, which can lose its data on request."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-#: What strays sleep, in seconds: nobody else sleeps so long.
+#: What strays sleep, in seconds: no other process sleeps for so long.
 STRAY = "86397.125"
 MIB = 1024 * 1024
 #: Limits that a kind is run with, by name.

@@ -1,4 +1,4 @@
-"""An endpoint played by a test: takes real messages from its queue and answers with real, signed reports."""
+"""An endpoint simulated by a test: takes real messages from its queue and answers with signed reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: private folder, free port, stopped by its process id."""
+"""A PostgreSQL server for the tests: private directory, free port, stopped by its process id."""
 
 from __future__ import annotations
 

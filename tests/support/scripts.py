@@ -1,4 +1,4 @@
-"""Little programs of shell that stand in the way of real ones."""
+"""Small shell scripts that replace real programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A federation for tests: a real SQLite database, and a broker that only remembers what it was told."""
+"""A federation for tests: a real SQLite database, and a broker that only records what is sent to it."""
 
 from __future__ import annotations
 

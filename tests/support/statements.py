@@ -1,4 +1,4 @@
-"""Counting what is asked of a database."""
+"""Count the statements sent to a database."""
 
 from __future__ import annotations
 

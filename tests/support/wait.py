@@ -1,4 +1,4 @@
-"""Waiting with a deadline: what tests use instead of sleeping and hoping."""
+"""Wait with a deadline, instead of sleeping."""
 
 from __future__ import annotations
 

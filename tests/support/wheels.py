@@ -1,4 +1,4 @@
-"""Tiny wheels, made here, so that environments can be built without an index of packages."""
+"""Tiny wheels, so that environments can be built without a package index."""
 
 from __future__ import annotations
 

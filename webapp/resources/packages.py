@@ -1,4 +1,4 @@
-"""The wheels of Umbel and what it needs, for machines that know only this service (simple repository API)."""
+"""Wheels of Umbel and its requirements, for machines that reach only this service (simple repository API)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class PageQuery(Schema):
     limit = fields.Integer(
         load_default=DEFAULT_LIMIT,
         validate=validate.Range(1, MAX_LIMIT),
-        metadata=about(f"Most items of the page, 1 to {MAX_LIMIT}."),
+        metadata=about(f"Maximum number of items per page, 1 to {MAX_LIMIT}."),
     )
     cursor = fields.String(
         validate=validate.Regexp(r"[0-9a-f]{1,16}\Z"),

@@ -48,7 +48,9 @@ class ResultsQuery(Schema):
     limit = fields.Integer(
         load_default=MAX_LIMIT,
         validate=validate.Range(1, MAX_LIMIT),
-        metadata=about(f"Most results of the response, 1 to {MAX_LIMIT}; it also ends at about 8 MiB."),
+        metadata=about(
+            f"Maximum number of results per response, 1 to {MAX_LIMIT}; it also ends at about 8 MiB."
+        ),
     )
 
 

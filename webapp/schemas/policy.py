@@ -6,7 +6,7 @@ from __future__ import annotations
 DESCRIPTIONS = {
     "init_blocks": "Blocks to submit when the endpoint is created. Default: 0.",
     "min_blocks": "Blocks to keep even without work. Default: 0.",
-    "max_blocks": "Most blocks at the same time. Default: 1.",
+    "max_blocks": "Maximum number of blocks at the same time. Default: 1.",
     "nodes_per_block": "Nodes of each block. Default: 1.",
     "slots_per_node": "Calls that run concurrently on each node. Default: 1.",
     "walltime": "Time limit of each job in seconds, at least 60. Default: 3600.",
@@ -16,8 +16,8 @@ DESCRIPTIONS = {
     "unknown_call": "Assumed run time in seconds of calls that have not been measured. Default: 1.",
     "idle_time": "Seconds without work after which a block is drained or a pending one cancelled. "
     "Default: 120.",
-    "submit_burst": "Most submissions in one round. Default: 4.",
-    "max_pending": "Most jobs that are pending in the batch system. Default: 10.",
+    "submit_burst": "Maximum number of submissions in one round. Default: 4.",
+    "max_pending": "Maximum number of jobs that are pending in the batch system. Default: 10.",
     "budget_day": "Node-hours that may be used in any 24 hours; 0: no limit. Default: 0.",
     "budget_total": "Node-hours that may be used in total; 0: no limit. Default: 0.",
     "drain_margin": "Seconds before the end of its job from which a worker takes no more calls. Default: 60.",

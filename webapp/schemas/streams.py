@@ -34,7 +34,7 @@ class ItemsQuery(Schema):
     limit = fields.Integer(
         load_default=1000,
         validate=validate.Range(1, 1000),
-        metadata=about("Most items of the response, 1 to 1000; it also ends after about 6 MiB."),
+        metadata=about("Maximum number of items per response, 1 to 1000; it also ends after about 6 MiB."),
     )
 
 

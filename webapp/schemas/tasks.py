@@ -85,7 +85,8 @@ class OptionsIn(Schema):
     max_attempts = StrictInteger(
         validate=validate.Range(1, 100),
         metadata=about(
-            "Most starts of a task whose workers are lost, 1 to 100.", default=DEFAULT_MAX_ATTEMPTS
+            "Maximum number of starts of a task whose workers are lost, 1 to 100.",
+            default=DEFAULT_MAX_ATTEMPTS,
         ),
     )
     tags = fields.List(

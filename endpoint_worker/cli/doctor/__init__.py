@@ -1,4 +1,4 @@
-"""``umbel-endpoint check``: finds what keeps an endpoint from working.
+"""``umbel-endpoint check``: finds what prevents an endpoint from working.
 
 In: the endpoint's directory. Out: one finding per check, each with what to do next.
 """

@@ -224,7 +224,7 @@ def _permissions(url: str, endpoint: str) -> tuple[Finding, float | None]:
         said = f"{names.broker_user(endpoint)} cannot use the broker: {error}"
         return Finding("credentials", False, said, again), clock
     if refused:
-        return Finding("credentials", False, "the broker refuses " + "; ".join(refused), again), clock
+        return Finding("credentials", False, "the broker rejects " + "; ".join(refused), again), clock
     said = f"{names.broker_user(endpoint)} may receive work and send reports"
     return Finding("credentials", True, said), clock
 

@@ -124,7 +124,7 @@ partial("ix_tasks_completion", "completion IS NOT NULL", _t.group_no, _t.complet
 Index("ix_tasks_group", _t.group_no, _t.no)
 Index("ix_tasks_user", _t.user_no, _t.no)
 
-# unfinished calls of each user on each endpoint, for taking turns and back-pressure
+# unfinished tasks of each user on each endpoint, for taking turns and back-pressure
 loads = Table(
     "loads",
     metadata,

@@ -87,7 +87,7 @@ def show(fed: Federation, flags: argparse.Namespace) -> Any:
 
 
 def _reason(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", default="by its owner", help="why it is paused")
+    parser.add_argument("--reason", default="by its owner", help="reason for the pause, shown in the status")
 
 
 @_command("pause", _reason)

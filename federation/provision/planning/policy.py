@@ -48,7 +48,7 @@ class Policy:
     budget_total: Number = 0.0
     #: A worker accepts no more calls when its job has only this much time left.
     drain_margin: Number = 60.0
-    #: A job still running this long after it was told to end is cancelled, repeatedly at this interval.
+    #: A job still running this long after the request to end is cancelled, repeatedly at this interval.
     grace: Seconds = 120.0
     #: A job that runs this long without a report from a worker has failed.
     start_timeout: Seconds = 600.0

@@ -219,7 +219,7 @@ def pause(fed: Federation, user: User, name_or_id: str, reason: str) -> dict[str
 
 
 def resume(fed: Federation, user: User, name_or_id: str) -> dict[str, Any]:
-    """Submit again, whatever has failed before. Raises NotFound."""
+    """Resume submissions after a pause or failures. Raises NotFound."""
     return update_planner_state(fed, registry.find(fed, user, name_or_id).no, failures.resumed)
 
 

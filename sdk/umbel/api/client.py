@@ -38,7 +38,7 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
             print(client.get_result(task_id, timeout=60))
 
     Every method that sends a request can raise a ``ServiceError``: ``Unauthorized`` when the token is not
-    valid, ``ServiceUnavailable`` when the service cannot be reached, ``TooMany`` when the service refuses
+    valid, ``ServiceUnavailable`` when the service cannot be reached, ``TooMany`` when the service rejects
     more requests for now. Requests that may safely be repeated are repeated until ``patience`` is over.
 
     Args:

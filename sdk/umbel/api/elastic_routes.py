@@ -10,7 +10,7 @@ from .transport import Request
 
 
 class ElasticRoutes(Routes):
-    """Elastic endpoints, addressed by id or by name. ``docs/provisioning.rst`` defines settings and rules."""
+    """Elastic endpoints, by id or by name. ``docs/reference/configuration.rst`` lists settings and rules."""
 
     def sites(self) -> list[Record]:
         """Return the user's elastic endpoints.

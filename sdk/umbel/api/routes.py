@@ -80,7 +80,7 @@ class FunctionRoutes(Routes):
         """Yield the user's functions, newest first.
 
         Args:
-            limit: Largest number of records. Default: all.
+            limit: Maximum number of records. Default: all.
 
         Yields:
             Records as ``get_function`` returns them, without ``source``.
@@ -165,7 +165,7 @@ class EndpointRoutes(Routes):
         """Yield the endpoints that the user may use, newest first.
 
         Args:
-            limit: Largest number of records. Default: all.
+            limit: Maximum number of records. Default: all.
 
         Yields:
             Records as ``get_endpoint`` returns them, with at most 20 nodes each.

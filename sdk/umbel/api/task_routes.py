@@ -46,7 +46,7 @@ class TaskRoutes(Routes):
             BadRequest: The number of calls or an option is not valid.
             Conflict: ``cores`` is larger than the largest node of the endpoint.
             TooLarge: A payload or the whole request is too large.
-            TooMany: Too many calls are unfinished (``QUEUE_FULL``).
+            TooMany: Too many tasks are unfinished (``QUEUE_FULL``).
             ServiceUnavailable: The service does not answer; it is unknown whether the calls were accepted.
         """
         body: Record = {"function_id": function_id, "endpoint_id": endpoint_id}
@@ -64,7 +64,7 @@ class TaskRoutes(Routes):
         """Yield the user's tasks, newest first.
 
         Args:
-            limit: Largest number of records. Default: all.
+            limit: Maximum number of records. Default: all.
             **filters: Any of ``state`` (such as ``"running"``), ``function_id``, ``endpoint_id`` (id or
                 name), ``group_id``, ``since`` and ``until`` (submitted then or later, and earlier than that;
                 seconds since 1970).
@@ -238,7 +238,7 @@ class TaskRoutes(Routes):
             group_id: Id of the group.
             after: Completion number after which to begin; ``cursor`` of the previous answer, or 0.
             wait: How long to wait for a result if there is none yet, seconds, at most 30.
-            limit: Largest number of results, at most 1,000. An answer also ends at about 8 MiB.
+            limit: Maximum number of results, at most 1,000. An answer also ends at about 8 MiB.
 
         Returns:
             A record with ``results``, ``cursor`` (for the next request) and ``live`` (0 when the group has

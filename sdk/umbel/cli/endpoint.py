@@ -111,10 +111,14 @@ def code(name: str, hours: float) -> None:
     "--launcher",
     multiple=True,
     metavar="WORD",
-    help="Words before the worker's command on each node; repeatable.",
+    help="A word of the command that starts the worker on each node; repeatable.",
 )
 @click.option(
-    "--jump", "jumps", multiple=True, metavar="ADDRESS", help="A jump host; repeatable, in their order."
+    "--jump",
+    "jumps",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A jump host; repeatable, in order of connection.",
 )
 @click.option(
     "--host", "hosts", multiple=True, metavar="ADDRESS", help="A machine for --scheduler hosts; repeatable."
@@ -232,7 +236,7 @@ def blocks(name: str, as_json: bool, output: bool) -> None:
 
 @endpoint.command()
 @click.argument("name")
-@click.option("--reason", default="by its owner", show_default=True, help="Shown in the status.")
+@click.option("--reason", default="by its owner", show_default=True, help="Reason shown in the status.")
 def pause(name: str, reason: str) -> None:
     """Stop submitting blocks for elastic endpoint NAME. Running blocks continue."""
     with connect() as client:
@@ -267,7 +271,7 @@ def policy(name: str, rules: tuple[str, ...]) -> None:
 def remove(name: str, yes: bool) -> None:
     """Delete elastic endpoint NAME, cancel its blocks and clean its site."""
     if not yes:
-        click.confirm(f"Delete endpoint '{name}' and everything of it on its site?", abort=True)
+        click.confirm(f"Delete endpoint '{name}' and all of its jobs and files on the site?", abort=True)
     with connect() as client:
         client.delete_endpoint(name)
     click.echo(f"Endpoint '{name}' is deleted. Until its site is clean, 'umbel endpoint list' shows it.")

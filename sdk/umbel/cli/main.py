@@ -45,7 +45,7 @@ timeout_option = click.option(
     "--timeout", type=float, help="How long to wait for the result, seconds. Default: indefinitely."
 )
 limit_option = click.option(
-    "--limit", default=20, show_default=True, type=click.IntRange(1), help="Largest number of lines."
+    "--limit", default=20, show_default=True, type=click.IntRange(1), help="Maximum number of entries."
 )
 
 TASK_FIELDS = (

@@ -201,11 +201,11 @@ class TooLarge(ServiceError):
 
 
 class TooMany(ServiceError):
-    """Too many requests, or too many unfinished calls.
+    """Too many requests, or too many unfinished tasks.
 
-    ``details["retry_after"]``, if present, says when to try again, in seconds. The SDK repeats such requests
-    by itself; it raises this only when its ``patience`` or ``submit_timeout`` is over. Codes:
-    ``TOO_MANY_REQUESTS``, ``QUEUE_FULL``.
+    ``details["retry_after"]``, if present, is the time to wait before trying again, seconds. The SDK repeats
+    such requests automatically; it raises this only when its ``patience`` or ``submit_timeout`` is over.
+    Codes: ``TOO_MANY_REQUESTS``, ``QUEUE_FULL``.
     """
 
     default_code = "TOO_MANY_REQUESTS"

@@ -8,15 +8,15 @@ MAX_REQUEST_BYTES = 12 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 #: Largest serialized function.
 MAX_FUNCTION_BYTES = 10 * 1024 * 1024
-#: Largest number of calls in one submission.
+#: Maximum number of calls in one submission.
 MAX_CALLS_PER_SUBMISSION = 10_000
 #: A larger body of a bundle is stored under its own Redis key instead of inside the Celery message.
 INLINE_BODY_BYTES = 64 * 1024
 #: A bundle's body is filled up to this size (a larger call is a bundle of its own).
 BUNDLE_BODY_BYTES = 1024 * 1024
-#: Largest number of calls in one bundle.
+#: Maximum number of calls in one bundle.
 MAX_CALLS_PER_BUNDLE = 1000
-#: Largest number of slots of one node that a call may request.
+#: Maximum number of slots of one node that a call may request.
 MAX_CORES = 4096
 #: A bundle expires this long after it was signed.
 BUNDLE_LIFETIME = 7 * 86400.0
@@ -32,7 +32,7 @@ DEFAULT_OUTPUT_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 1024 * 1024
 #: With fewer open files a runner cannot load a function.
 FEWEST_FILES = 32
-#: Largest number of items that one call may yield, and their largest size in all. An item may be as large as
+#: Maximum number of items that one call may yield, and their largest size in all. An item may be as large as
 #: a result.
 MAX_STREAM_ITEMS = 100_000
 MAX_STREAM_BYTES = 64 * 1024 * 1024

@@ -28,13 +28,13 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 def valid_name(text: str) -> bool:
-    """Tell whether ``text`` is a valid endpoint name: 1 to 63 letters, digits, ``_ . -``, the first one a
+    """Return whether ``text`` is a valid endpoint name: 1 to 63 letters, digits, ``_ . -``, the first one a
     letter or a digit."""
     return bool(_NAME.match(text))
 
 
 def is_id(text: str) -> bool:
-    """Tell whether ``text`` is an id of Umbel: a lower-case UUID with dashes."""
+    """Return whether ``text`` is an id of Umbel: a lower-case UUID with dashes."""
     return bool(_UUID.match(text))
 
 

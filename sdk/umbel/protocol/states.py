@@ -48,7 +48,7 @@ class TaskState(str, Enum):
         return self in FINAL
 
     def may_become(self, other: TaskState) -> bool:
-        """Tell whether the transition from this state to another one is allowed.
+        """Return whether the transition from this state to another one is allowed.
 
         Args:
             other: The other state.

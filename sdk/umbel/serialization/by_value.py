@@ -81,7 +81,7 @@ def _dumps(value: Any) -> bytes:
 
 
 def is_local(module: ModuleType) -> bool:
-    """Tell whether a module is a user's file, neither installed nor part of Python."""
+    """Return whether a module is a user's file, neither installed nor part of Python."""
     name = getattr(module, "__name__", "")
     file = getattr(module, "__file__", None)
     if not file or name == "__main__" or name.partition(".")[0] in _UMBEL_PACKAGES:

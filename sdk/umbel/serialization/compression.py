@@ -38,7 +38,7 @@ def compress(data: bytes) -> bytes:
 
 
 def _is_compressible(data: bytes) -> bool:
-    """Tell whether a sample of ``data`` shrinks enough."""
+    """Return whether a sample of ``data`` shrinks enough."""
     step = len(data) // SAMPLE_PIECES
     starts = range((step - SAMPLE_PIECE_SIZE) // 2, len(data), step)
     sample = b"".join([data[start : start + SAMPLE_PIECE_SIZE] for start in starts])

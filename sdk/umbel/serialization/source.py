@@ -137,7 +137,7 @@ def _importable(value: Any) -> list[str | None] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether JSON preserves a value exactly."""
+    """Return whether JSON preserves a value exactly."""
     if type(value) not in (int, float, str, bool, list, dict, type(None)):
         return False
     try:

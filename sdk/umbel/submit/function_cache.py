@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..serialization.codec import FunctionBody, dump_function
 
-#: Largest number of functions that one executor caches.
+#: Maximum number of functions that one executor caches.
 CACHE_SIZE = 256
 _MISSING = object()
 
@@ -24,7 +24,7 @@ class _Entry(NamedTuple):
     body: FunctionBody
 
     def is_valid(self) -> bool:
-        """Tell whether every variable that the function refers to still has the serialized value."""
+        """Return whether every variable that the function refers to still has the serialized value."""
         for namespace, name, value in self.globals:
             if namespace.get(name, _MISSING) is not value:
                 return False

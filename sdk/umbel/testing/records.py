@@ -27,7 +27,7 @@ class Stream:
             self.items.append(item)
 
     def has_new(self, after: int, run: int | None) -> bool:
-        """Tell whether there are items after the first ``after`` of ``run``."""
+        """Return whether there are items after the first ``after`` of ``run``."""
         return len(self.items) > after or (run is not None and run != self.run)
 
     def page(self, after: int, run: int | None, limit: int, *, ended: bool) -> dict[str, Any]:

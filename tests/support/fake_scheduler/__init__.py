@@ -1,4 +1,4 @@
-"""A batch system that is played: the command lines of five systems over one file of jobs.
+"""A simulated batch system: the command lines of five systems over one file of jobs.
 
 ``FakeCluster`` makes a folder with the commands; the commands speak as the real ones do, with what is awkward
 about them: banners, other people's jobs, names with separators in them, purged ids, servers that are down,

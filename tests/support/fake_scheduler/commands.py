@@ -1,4 +1,4 @@
-"""The commands of the played batch systems: ``commands.py KIND COMMAND ARGUMENT...``."""
+"""The commands of the simulated batch systems: ``commands.py KIND COMMAND ARGUMENT...``."""
 
 from __future__ import annotations
 
