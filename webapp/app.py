@@ -101,6 +101,9 @@ def _check_request() -> None:
 
 def _finish(response: Response) -> Response:
     response.headers.extend(SECURITY_HEADERS)
+    if response.status_code == 308 and response.location:
+        # to a path only: behind a proxy, this process knows neither the scheme nor the port of the reader
+        response.location = "/" + response.location.split("/", 3)[-1].lstrip("/\\")
     if request.path.startswith("/v1"):
         response.headers["Cache-Control"] = "no-store"
     if request.is_secure:

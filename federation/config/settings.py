@@ -74,7 +74,7 @@ class Settings:
 class _File:
     """The tables of ``umbel.toml``."""
 
-    server: Mapping[str, Any] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict, metadata={"settings": Settings})
 
 
 def load(home: Path | None = None, *, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import re
 import stat
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,8 +24,13 @@ _NAME = re.compile(
     r"(?:-[0-9][A-Za-z0-9_.]*)?-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+\.whl\Z"
 )
 _MAX_NAME = 200
-#: Identity of a file's content: inode, size, time of the last change in nanoseconds.
-_Key = tuple[int, int, int]
+#: Seconds that a request waits while another one computes a hash: threads are few, and files may be huge.
+_WAIT = 1.0
+#: Nanoseconds after which a file's times tell its content from a later one; file systems have coarse clocks.
+_SETTLED = 2_000_000_000
+#: Identity of a file's content: device, inode, size, times of the last write and change in nanoseconds. A
+#: write cannot leave the last one as it was.
+_Key = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -55,32 +62,36 @@ class Directory:
         self._known: dict[str, tuple[_Key, Wheel]] = {}
 
     def wheels(self) -> list[Wheel]:
-        """All wheels by project and file name; empty when there is no directory."""
+        """All wheels by project and file name; empty when there is no directory.
+
+        A file that cannot be read, or changes while it is read, is left out. Raises ServiceUnavailable.
+        """
         try:
             names = os.listdir(self.path)
-        except OSError:
+        except OSError as error:
+            _check_descriptors(error)
             names = []
         found = []
         for name in names:
             try:
                 with self._file(name) as file:
                     found.append(self._wheel(name, file))
-            except NotFound:
+            except (NotFound, OSError):
                 continue
-        with self._hashing:
-            present = {wheel.file for wheel in found}
-            self._known = {name: known for name, known in self._known.items() if name in present}
+        for name in set(list(self._known)).difference(names):
+            self._known.pop(name, None)
         return sorted(found, key=lambda wheel: (wheel.project, wheel.file))
 
     def find(self, name: str) -> Wheel:
-        """The wheel with this file name. Raises NotFound."""
+        """The wheel with this file name. Raises NotFound; ServiceUnavailable while others are hashed."""
         with self._file(name) as file:
             return self._wheel(name, file)
 
     def open(self, name: str) -> tuple[Wheel, BinaryIO]:
         """A wheel and its content; the caller closes the file.
 
-        Raises NotFound, and ServiceUnavailable when too many files are open.
+        Raises NotFound, and ServiceUnavailable when too many files are open or hashes are computed. Reading
+        raises OSError if the file has become shorter.
         """
         if not self._slots.acquire(blocking=False):
             raise ServiceUnavailable("too many downloads at the same time: try again")
@@ -90,7 +101,9 @@ class Directory:
             self._slots.release()
             raise
         try:
-            return self._wheel(name, file), file
+            wheel = self._wheel(name, file)
+            file.size = wheel.size
+            return wheel, file
         except BaseException:
             file.close()
             raise
@@ -105,7 +118,8 @@ class Directory:
         try:
             # a pipe must not block
             descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            _check_descriptors(error)
             raise _not_found(name) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -113,23 +127,45 @@ class Directory:
         return descriptor
 
     def _wheel(self, name: str, file: io.FileIO) -> Wheel:
-        status = os.fstat(file.fileno())
-        key = (status.st_ino, status.st_size, status.st_mtime_ns)
-        with self._hashing:
+        key = _key(file)
+        known = self._known.get(name)
+        if known is not None and known[0] == key:
+            return known[1]
+        if not self._hashing.acquire(timeout=_WAIT):
+            raise ServiceUnavailable("the hashes of new package files are being computed: try again")
+        try:
             known = self._known.get(name)
             if known is None or known[0] != key:
-                known = self._known[name] = (key, _described(name, file, status.st_size))
+                known = (key, _described(name, file))
+                if _key(file) != key:  # it is being written
+                    raise _not_found(name)
+                if abs(time.time_ns() - key[-1]) > _SETTLED:
+                    self._known[name] = known
+        finally:
+            self._hashing.release()
         return known[1]
 
 
-def _described(name: str, file: io.FileIO, size: int) -> Wheel:
+def _key(file: io.FileIO) -> _Key:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _described(name: str, file: io.FileIO) -> Wheel:
     match = _NAME.match(name)
     assert match is not None, name
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)
+    size = file.tell()
     file.seek(0)
     return Wheel(name, normalized(match["project"]), match["version"], size, digest.hexdigest())
+
+
+def _check_descriptors(error: OSError) -> None:
+    """Raise ServiceUnavailable if the process or the system has no file descriptor left."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise ServiceUnavailable("too many files are open: try again") from None
 
 
 def _not_found(name: str) -> NotFound:
@@ -137,12 +173,23 @@ def _not_found(name: str) -> NotFound:
 
 
 class _Download(io.FileIO):
-    """A file that occupies a slot until it is closed."""
+    """A file that occupies a slot until it is closed. ``size``: its bytes when it was opened."""
 
     def __init__(self, descriptor: int, slots: threading.BoundedSemaphore):
+        self.size = 0
         self._slots: threading.BoundedSemaphore | None = None
         super().__init__(descriptor)
         self._slots = slots
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to ``size`` bytes. Raises OSError if the file ends before its size.
+
+        Without the error, waitress would try to send the missing part again and again.
+        """
+        data = super().read(size)
+        if not data and size != 0 and self.tell() < self.size:
+            raise OSError(errno.EIO, "the package file became shorter while it was sent")
+        return data or b""
 
     def close(self) -> None:
         """Close the file; a second time it has no effect."""

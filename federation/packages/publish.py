@@ -79,7 +79,7 @@ class OwnWheel:
 
         Raises ServiceUnavailable when there is no wheel yet and another thread or process is building it.
         """
-        if self._checked and self._file.exists() or time.monotonic() < self._retry_at:
+        if self._checked and self._present() or time.monotonic() < self._retry_at:
             return
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,11 +89,12 @@ class OwnWheel:
                     self._build(sources)
             self._checked = True
         except BlockingIOError:
-            if not self._file.exists():
+            if not self._present():
                 raise ServiceUnavailable("the package is being built: try again") from None
         except (build.BuildError, OSError) as error:
             self._retry_at = time.monotonic() + RETRY
-            log.warning("/packages/ does not have the wheel of this release: %s", error)
+            state = "may have an outdated wheel" if self._present() else "does not have the wheel"
+            log.warning("/packages/ %s of this release: %s", state, error)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -105,12 +106,17 @@ class OwnWheel:
         finally:
             os.close(descriptor)
 
+    def _present(self) -> bool:
+        """Whether there is a wheel that can be served: links and pipes cannot."""
+        return os.path.isfile(self._file) and not os.path.islink(self._file)
+
     def _kept(self, sources: str) -> bool:
-        """Whether the wheel that is there stays: it is current, or was not built here."""
-        try:
-            content = self._file.read_bytes()
-        except FileNotFoundError:
+        """Whether the wheel that is there stays: it is current, or was not built here. Raises BuildError."""
+        if not os.path.lexists(self._file):
             return False
+        if not self._present():
+            raise build.BuildError(f"{self._file} is not a regular file: replace it with a copy of the wheel")
+        content = self._file.read_bytes()
         try:
             record = json.loads(self._record.read_bytes())
             built = record["sha256"] == hashlib.sha256(content).hexdigest()

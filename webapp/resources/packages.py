@@ -92,7 +92,8 @@ def _origin() -> str:
     """Scheme and host as the reader has them, also behind a proxy that ends TLS. Raises BadRequest."""
     if not _HOST.match(request.host):
         raise BadRequest("the header 'Host' is not a host name")
-    forwarded = request.headers.get("X-Forwarded-Proto", "")
+    # of several proxies, the first one has the reader's connection
+    forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
     scheme = "https" if request.is_secure or forwarded == "https" else "http"
     return f"{scheme}://{request.host}"
 

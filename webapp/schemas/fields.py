@@ -17,6 +17,8 @@ _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 #: Unknown fields of one object that get a suggestion.
 _SUGGESTIONS = 8
+#: Unknown fields of one object that are reported.
+_REPORTED = 100
 
 
 class Text(fields.String):
@@ -44,12 +46,14 @@ class Id(fields.String):
 def name_unknown(messages: Any, schema: Schema) -> None:
     """Say "did you mean" in ``messages`` about fields that ``schema`` or a schema nested in it lacks.
 
-    Only the first ones get a suggestion: a body may have a million unknown fields.
+    Only the first ones are reported, and fewer get a suggestion: a body may have a million unknown fields.
     """
     if not isinstance(messages, dict):
         return
     known = {field.data_key or name: field for name, field in schema.load_fields.items()}
     unknown = [name for name, found in messages.items() if found == [schema.error_messages["unknown"]]]
+    for name in unknown[_REPORTED:]:
+        del messages[name]
     for name in unknown[:_SUGGESTIONS]:
         messages[name] = [f"unknown field; {suggestion(str(name), known, 'fields')}"]
     for name, field in known.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,8 +18,16 @@ def home_directory(home: str | os.PathLike[str] | None = None) -> Path:
 
     Returns:
         An absolute path. The directory need not exist.
+
+    Raises:
+        FileNotFoundError: The path begins with ``~``, and the account has no home directory.
     """
-    return Path(home or os.environ.get("UMBEL_HOME") or "~/.umbel").expanduser().absolute()
+    path = Path(home or os.environ.get("UMBEL_HOME") or "~/.umbel")
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        message = "the account's home directory is unknown: set UMBEL_HOME to an absolute path"
+        raise FileNotFoundError(errno.ENOENT, message, str(path)) from None
 
 
 def write_private(file: Path, data: bytes | str) -> None:

@@ -18,7 +18,7 @@ from msgspec import Meta
 #: Larger integers are rejected: TOML, SQL and most JSON readers end there.
 MAX_INTEGER = 2**63 - 1
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGT]?)(?:i?B)?\s*\Z", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 #: In an ``Annotated`` type: messages never show the value.
 SECRET = object()
 
@@ -37,7 +37,7 @@ class Alternative:
 
 def parse_size(text: str) -> int:
     """Return the bytes of a size with a unit, such as "4GiB"; units are powers of 1024. Raises ValueError."""
-    match = _SIZE.match(text)
+    match = _SIZE.match(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size")
     return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -47,14 +47,18 @@ class Source:
         """The origin and the table, for messages."""
         return f"{self.origin}, [{self.table}]" if self.table else self.origin
 
-    def given(self, known: Collection[str]) -> dict[str, Any]:
-        """The values by setting. Raises InvalidSettings for unknown settings, except in an environment."""
+    def given(self, known: Collection[str], tables: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The values by setting. Raises InvalidSettings for unknown settings, except in an environment.
+
+        ``tables``: where settings of tables belong, for the message.
+        """
         if self.syntax == "environment":
             names = {name: f"UMBEL_{name.upper()}" for name in known}
             return {name: self.values[key] for name, key in names.items() if key in self.values}
         for name in self.values:
             if name not in known:
-                hint = suggestion(name, known, "settings")
+                table = (tables or {}).get(name)
+                hint = f"it belongs in table [{table}]" if table else suggestion(name, known, "settings")
                 raise InvalidSettings(f"{self.where}: unknown setting {shown(name)}; {hint}")
         return dict(self.values)
 
@@ -72,7 +76,10 @@ def read(kind: type[T], *sources: Source, **fixed: Any) -> T:
     """
     hints = _hints(kind)  # type: ignore[arg-type]
     known = {f.name: f for f in fields(kind) if f.name not in fixed}  # type: ignore[arg-type]
-    found = {name: (source, value) for source in sources for name, value in source.given(known).items()}
+    tables = _tables(kind, sources[0].table)  # type: ignore[arg-type]
+    found = {
+        name: (source, value) for source in sources for name, value in source.given(known, tables).items()
+    }
     made = {name: _value(name, hints[name], value, source) for name, (source, value) in found.items()}
     where = sources[0].where
     for name, f in known.items():
@@ -87,7 +94,7 @@ def read(kind: type[T], *sources: Source, **fixed: Any) -> T:
 def read_toml(file: Path) -> dict[str, Any]:
     """Return the content of a TOML file; {} if there is none. Raises InvalidSettings."""
     try:
-        table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         return table
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -112,6 +119,22 @@ def suggestion(name: str, known: Collection[str], what: str) -> str:
 @lru_cache(maxsize=None)
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
+
+
+@lru_cache(maxsize=None)
+def _tables(kind: type, above: str) -> dict[str, str]:
+    """Return the table of each setting that belongs into a table of ``kind``.
+
+    A field that is a table without a dataclass as its type has one as ``metadata["settings"]``.
+    """
+    hints, found = _hints(kind), dict[str, str]()
+    for f in fields(kind):
+        inner = f.metadata.get("settings", hints[f.name])
+        if is_dataclass(inner):
+            path = f"{above}.{f.name}" if above else f.name
+            found.update(_tables(inner, path))  # type: ignore[arg-type]
+            found.update((one.name, path) for one in fields(inner))
+    return found
 
 
 def _value(name: str, hint: Any, value: Any, source: Source) -> Any:

@@ -34,6 +34,7 @@ def test_a_file_without_the_table_and_one_with_an_empty_one(tmp_path: Path) -> N
     [
         ("[server]\nprot = 8642", r"umbel.toml, \[server\]: unknown setting 'prot'; did you mean 'port'"),
         ("[server]\nhome = '/x'", "unknown setting 'home'"),
+        ("port = 1", r"umbel.toml: unknown setting 'port'; it belongs in table \[server\]"),
         ("[servr]\nport = 1", "umbel.toml: unknown setting 'servr'; did you mean 'server'"),
         ("server = 3", "'server'.* got 3"),
         ("[server.port]\nx = 1", "'port'.* got a table"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import threading
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
+from federation.packages import directory as module
 from federation.packages.directory import Directory, normalized
 from tests.support import wheels
 from umbel.protocol.errors import NotFound, ServiceUnavailable
@@ -105,6 +109,127 @@ def test_a_file_that_changes_gets_another_hash(tmp_path: Path) -> None:
     assert directory.wheels() == []
     with pytest.raises(NotFound):
         directory.find(file.name)
+
+
+def test_a_file_changed_in_place_gets_another_hash_even_with_the_same_size_and_time(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    file = tmp_path / "zoo-2.0-py3-none-any.whl"
+    file.write_bytes(b"a" * 100)
+    times = file.stat()
+    for content in (b"b" * 100, b"c" * 100, b"d" * 100):  # also within one tick of the file system's clock
+        directory.find(file.name)
+        with file.open("r+b") as out:
+            out.write(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert directory.find(file.name).sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_hash_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SETTLED", -1)
+    file, hashed = wheels.make(tmp_path, "zoo", "2.0"), list[str]()
+    real = module._described
+    monkeypatch.setattr(module, "_described", lambda name, file: (hashed.append(name), real(name, file))[1])
+    directory = Directory(tmp_path)
+    for _ in range(3):
+        assert directory.wheels() == [directory.find(file.name)]
+    assert hashed == [file.name]
+
+
+def test_a_file_that_is_being_written_does_not_exist_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = wheels.make(tmp_path, "zoo", "2.0"), wheels.make(tmp_path, "other", "1.0")
+    real = module._described
+
+    def described(name: str, opened: FileIO) -> module.Wheel:
+        try:
+            return real(name, opened)
+        finally:
+            if name == file.name:
+                with file.open("ab") as out:
+                    out.write(b"more")
+
+    directory = Directory(tmp_path)
+    monkeypatch.setattr(module, "_described", described)
+    assert [wheel.file for wheel in directory.wheels()] == [other.name]
+    with pytest.raises(NotFound):
+        directory.open(file.name)
+    monkeypatch.setattr(module, "_described", real)
+    assert directory.find(file.name).size == file.stat().st_size
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = wheels.make(tmp_path, "zoo", "2.0"), wheels.make(tmp_path, "other", "1.0")
+    real = module._described
+
+    def described(name: str, opened: FileIO) -> module.Wheel:
+        if name == file.name:
+            raise OSError(errno.EIO, "input/output error")
+        return real(name, opened)
+
+    monkeypatch.setattr(module, "_described", described)
+    assert [wheel.file for wheel in Directory(tmp_path).wheels()] == [other.name]
+
+
+def test_while_one_file_is_hashed_known_ones_are_served_and_others_do_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SETTLED", -1)
+    monkeypatch.setattr(module, "_WAIT", 0.01)
+    known = wheels.make(tmp_path, "known", "1.0")
+    directory = Directory(tmp_path)
+    directory.wheels()
+    new = wheels.make(tmp_path, "new", "1.0")
+    real, begun, go_on = module._described, threading.Event(), threading.Event()
+
+    def described(name: str, opened: FileIO) -> module.Wheel:
+        begun.set()
+        assert go_on.wait(30)
+        return real(name, opened)
+
+    monkeypatch.setattr(module, "_described", described)
+    thread = threading.Thread(target=directory.wheels)
+    thread.start()
+    try:
+        assert begun.wait(30)
+        directory.open(known.name)[1].close()
+        for ask in (directory.wheels, lambda: directory.open(new.name)):
+            with pytest.raises(ServiceUnavailable):
+                ask()
+    finally:
+        go_on.set()
+        thread.join(30)
+    assert len(directory.wheels()) == 2
+
+
+def test_without_free_descriptors_the_packages_are_unavailable_and_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = wheels.make(tmp_path, "zoo", "2.0")
+    directory = Directory(tmp_path)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "open", fail)
+        for ask in (directory.wheels, lambda: directory.open(file.name)):
+            with pytest.raises(ServiceUnavailable):
+                ask()
+    directory.open(file.name)[1].close()
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "zoo-2.0-py3-none-any.whl"
+    file.write_bytes(b"a" * 100)
+    with Directory(tmp_path).open(file.name)[1] as content:
+        assert content.read(10) == b"a" * 10
+        os.truncate(file, 50)
+        assert content.read(1000) == b"a" * 40
+        with pytest.raises(OSError, match="shorter"):
+            content.read(1000)
 
 
 def test_each_open_file_occupies_a_place_until_it_is_closed(tmp_path: Path) -> None:

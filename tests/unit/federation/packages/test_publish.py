@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,30 @@ def test_an_administrators_wheel_stays(tmp_path: Path, builder: Builder, before:
     packages = Packages(tmp_path)
     assert _text(packages) == "patched by hand"
     assert builder.built == int(before)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
+@pytest.mark.parametrize("before", [False, True])
+def test_what_cannot_be_served_is_named_in_the_log(
+    tmp_path: Path, builder: Builder, caplog: pytest.LogCaptureFixture, kind: str, before: bool
+) -> None:
+    file, packages = tmp_path / "packages" / build.WHEEL, Packages(tmp_path / "packages")
+    file.parent.mkdir()
+    if before:
+        assert packages.own()
+        file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "directory":
+        file.mkdir()
+    else:
+        target = tmp_path / "wheel"
+        if kind == "link":
+            target.write_text("elsewhere")
+        file.symlink_to(target)
+    assert packages.own() is None and packages.wheels() == []
+    assert builder.built == int(before), "it replaces what an administrator put there"
+    assert [record for record in caplog.records if str(file) in record.message]
 
 
 def test_other_packages_are_there_too(tmp_path: Path, builder: Builder) -> None:

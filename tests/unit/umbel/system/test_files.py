@@ -62,3 +62,9 @@ def test_a_new_private_file_is_created_once(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     assert os.listdir(file.parent) == ["service.key"]
     assert files.create_private(file, lambda: b"three") == made[0]
+
+
+def test_an_account_without_a_home_directory_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UMBEL_HOME", "~no-such-account/umbel")
+    with pytest.raises(FileNotFoundError, match="set UMBEL_HOME"):
+        files.home_directory()

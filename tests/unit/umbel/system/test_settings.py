@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +194,22 @@ def test_unknown_settings_get_a_suggestion() -> None:
     assert suggestion("limt", ["Limit", "cursor"], "fields") == "did you mean 'Limit'?"
 
 
+def test_a_setting_outside_its_table_is_told_its_table() -> None:
+    assert error("depth", 3).endswith("unknown setting 'depth'; it belongs in table [outer.inner]")
+    with pytest.raises(InvalidSettings, match=r"it belongs in table \[outer.inner\]"):
+        read(Outer, Source("x.toml", {"depth": 3}, table="outer"))
+
+
+def test_a_long_text_is_soon_no_size() -> None:
+    """One pass over the text, not one for each of its spaces."""
+    for text in ("1" + " " * 1_000_000 + "x", " " * 1_000_000 + "x", "1" + " " * 1_000_000):
+        start = time.process_time()
+        assert text.endswith(" ") or error("memory", text)
+        if text.endswith(" "):
+            assert parse_size(text) == 1
+        assert time.process_time() - start < 5
+
+
 def test_json_does_not_tell_3_from_3_0() -> None:
     assert one("count", 3.0, "json") == 3 and type(one("count", 3.0, "json")) is int
     assert error("count", 3.5, "json").endswith("got 3.5")
@@ -309,6 +326,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, said: str) -> N
     with pytest.raises(InvalidSettings, match=said) as caught:
         read_toml(file)
     assert str(caught.value).startswith(f"{file} ")
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbfa = 1\r\n")
+    assert read_toml(tmp_path / "x.toml") == {"a": 1}
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
