@@ -20,6 +20,8 @@ def prctl(option: int, value: int) -> bool:
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Make the kernel send this process a signal when its parent exits. Safe between fork and exec.
 
+    Linux sends it when the parent's thread that started this process ends, even if the parent goes on.
+
     Args:
         parent: The parent's process id. If it has exited already, this process exits with status 1.
         number: The signal.
