@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fed = open_federation(settings)
     except UmbelError as error:
         return _fail(error.message)
+    except OSError as error:
+        return _fail(f"{error.filename or flags.home}: {error.strerror or error}")
     try:
         return _serve(fed, settings)
     finally:

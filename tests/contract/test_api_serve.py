@@ -206,3 +206,11 @@ def test_an_impossible_address_is_a_sentence(tmp_path: Path, broker_url: str) ->
     _, error = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "cannot listen" in error and "Traceback" not in error
+
+
+def test_a_home_below_a_file_is_a_sentence(tmp_path: Path, broker_url: str) -> None:
+    (tmp_path / "file").touch()
+    process = started(tmp_path / "file" / "home", broker_url, "--port", "0")
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert str(tmp_path / "file") in error and "Traceback" not in error

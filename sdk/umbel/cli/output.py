@@ -35,7 +35,7 @@ _COLOURS = {
 
 
 class Commands(click.Group):
-    """A group of commands that prints an UmbelError as one line and exits with its code."""
+    """A group of commands that prints an UmbelError, or a file that cannot be used, as one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -44,6 +44,11 @@ class Commands(click.Group):
         except UmbelError as error:
             click.echo(f"umbel: {error.message} [{error.code}]", err=True)
             ctx.exit(exit_code(error))
+        except OSError as error:
+            if error.filename is None:
+                raise  # not about a file: click handles a closed pipe
+            click.echo(f"umbel: {error.filename}: {error.strerror or error}", err=True)
+            ctx.exit(REFUSED)
 
 
 def exit_code(error: BaseException) -> int:

@@ -184,6 +184,14 @@ def test_errors_of_the_service_are_a_sentence_and_a_code(
     assert result.stderr.startswith("umbel: ") and result.stderr.count("\n") == 1
 
 
+def test_a_home_that_cannot_be_used_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UMBEL_API_URL", raising=False)
+    monkeypatch.setenv("UMBEL_HOME", "~no.such.user/umbel")
+    result = CliRunner().invoke(main.main, ["whoami"])
+    assert result.exit_code == 5 and result.output.count("\n") == 1
+    assert "~no.such.user/umbel" in result.output and "UMBEL_HOME" in result.output
+
+
 def test_login_remembers_the_service(umbel: Umbel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UMBEL_HOME", str(tmp_path))
     monkeypatch.delenv("UMBEL_API_URL")
