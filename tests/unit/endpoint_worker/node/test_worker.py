@@ -224,7 +224,7 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     assert site.ended(waiting) == ["WORKER_STOPPED"]
     site.until(lambda: site.beats[-1].goodbye, "the goodbye")
     assert not list(site.directory.spool.glob("*/*"))
-    assert any("refused" in b.heartbeat.facts.get("problem", "") for b in site.beats if b.heartbeat)
+    assert any("not signed" in b.heartbeat.facts.get("problem", "") for b in site.beats if b.heartbeat)
     assert "pw@" not in (site.home / "worker.log").read_text()
 
 
