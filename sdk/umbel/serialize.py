@@ -16,14 +16,13 @@ from __future__ import annotations
 from .serialization.codec import (
     FunctionBody,
     dump_call,
-    dump_exception,
     dump_function,
     dump_result,
     load_call,
-    load_exception,
     load_function,
     load_result,
 )
+from .serialization.exceptions import dump_exception, load_exception
 
 __all__ = [
     "FunctionBody",

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..protocol.errors import STATE_CODES, TASK_CODES, TaskError
 from ..protocol.states import TaskState
-from ..serialization.codec import load_exception, load_result
+from ..serialization.codec import load_result
+from ..serialization.exceptions import load_exception
 
 _SUCCEEDED = TaskState.SUCCEEDED.value
 _CANCELLED = TaskState.CANCELLED.value

@@ -35,20 +35,7 @@ from ..exceptions import DeserializeError, SerializeError, VersionMismatch
 from ..protocol.environment import FUNCTION_MAGIC
 from . import by_value
 from .compression import COMPRESSED, compress, decompress
-from .exceptions import dump_exception, load_exception
 from .source import Fallback, find_source, rebuild
-
-__all__ = [
-    "FunctionBody",
-    "dump_call",
-    "dump_exception",
-    "dump_function",
-    "dump_result",
-    "load_call",
-    "load_exception",
-    "load_function",
-    "load_result",
-]
 
 PLAIN = b"P"
 CLOUD = b"C"

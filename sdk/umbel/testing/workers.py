@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from ..protocol.errors import UmbelError
 from ..protocol.limits import MAX_PAYLOAD_BYTES
 from ..protocol.states import TaskState
-from ..serialization.codec import dump_exception, dump_result, load_call, load_function
+from ..serialization.codec import dump_result, load_call, load_function
+from ..serialization.exceptions import dump_exception
 
 Outcome = dict[str, Any]
 
