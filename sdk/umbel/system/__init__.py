@@ -1,7 +1,7 @@
-"""Helpers for files, processes and connections that all parts of Umbel use.
+"""Helpers for files, processes, threads and connections that all parts of Umbel use.
 
 In: paths, process ids, plain values. Out: the home directory and private files (``files``), processes that
-end with their parent (``processes``), the options of Redis connections (``redis``), checked settings
-(``settings``, for the endpoint and the service only). The SDK, the endpoint and the service import it; it
-imports none of them.
+end with their parent (``processes``), threads that must not end in silence (``threads``), the options of
+Redis connections (``redis``), checked settings (``settings``, for the endpoint and the service only). The
+SDK, the endpoint and the service import it; it imports none of them.
 """
