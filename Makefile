@@ -13,7 +13,7 @@ CODE := sdk/umbel endpoint_worker federation webapp
 ALL_CODE := $(wildcard $(CODE) tests examples benchmarks docs/conf.py docs/_ext)
 BLACK := $(BIN)/black --quiet --line-length 110 --target-version py310
 JOURNEYS := tests/e2e
-OVER_SERVICES := tests/contract/ledger tests/soak
+OVER_SERVICES := tests/contract/ledger tests/soak tests/faults
 RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
 
@@ -34,7 +34,7 @@ up: $(RUN_STAMP) ## start the embedded federation (HOST=, PORT=, ARGS="--flower 
 	@exec $(BIN)/python -m federation up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(DEV_STAMP) ## run all tests that need only Python
-	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/soak/test_soak.py $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/faults --ignore=tests/soak/test_soak.py $(ARGS)
 
 e2e: $(DEV_STAMP) ## run the tests with real processes and services (as root: installs the services)
 	@.ci/services
