@@ -217,4 +217,7 @@ class Outbox(threading.Thread):
                 self._discount(bundle_id)
 
     def _push(self, reports: list[bytes]) -> None:
-        self._client.lpush(names.REPORTS_KEY, *reports)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.lpush(names.reports_key(self._origin.endpoint), *reports)
+        pipe.publish(names.news_channel(self._origin.endpoint), b"")
+        pipe.execute()

@@ -98,7 +98,7 @@ class FakeNode:
 
     def repeat(self) -> None:
         """Send the last report once more, byte by byte."""
-        self.endpoint.broker.redis.lpush(names.REPORTS_KEY, self.last_report)
+        self.endpoint.broker.redis.lpush(names.reports_key(self.endpoint.id), self.last_report)
 
     def _send(self, **what: Any) -> None:
         report = Report(self.endpoint.id, self.name, self.instance, **what)

@@ -20,6 +20,15 @@ MAX_CALLS_PER_BUNDLE = 1000
 MAX_CORES = 4096
 #: A bundle expires this long after it was signed.
 BUNDLE_LIFETIME = 7 * 86400.0
+#: A larger report is written in pieces of at most this size under its own Redis key; the list of reports gets
+#: a pointer to it.
+INLINE_REPORT_BYTES = 256 * 1024
+#: Largest report. One result, its output and its items fit. Larger ones are rejected without being read.
+MAX_REPORT_BYTES = 32 * 1024 * 1024
+#: A worker pushes no outcomes while its endpoint's list has this many unread reports.
+MAX_WAITING_REPORTS = 512
+#: Lifetime of the pieces of a large report in Redis.
+PARTS_LIFETIME = 86400.0
 #: Interval of a worker node's heartbeats, and time without one after which the node is considered lost.
 HEARTBEAT_INTERVAL = 5.0
 NODE_LOST_AFTER = 60.0

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from .envelope import Sealed, Signer, Verifier, check_body
+from .envelope import Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
 from .records import Items, Log, Place, TaskItems, TaskLog, read_items, read_logs, write_items, write_logs
@@ -207,14 +207,14 @@ class Report:
         return b"".join(signer.seal(header, body))
 
     @classmethod
-    def sender(cls, sealed: Sealed) -> str:
-        """Return the endpoint id in an unverified report."""
-        return str(sealed.header.get("endpoint", ""))
+    def open(cls, verifier: Verifier, data: bytes, now: float, *, endpoint: str | None = None) -> OpenReport:
+        """Verify an envelope and read the report in it.
 
-    @classmethod
-    def open(cls, verifier: Verifier, data: bytes | Sealed, now: float) -> OpenReport:
-        """Verify an envelope and read the report in it. Raises ProtocolError."""
+        ``endpoint``: id of the endpoint whose report it must be. Raises ProtocolError.
+        """
         header, body = verifier.open(data, typ="report", aud=SERVICE, now=now)
+        if endpoint is not None and header.get("endpoint") != endpoint:
+            raise ProtocolError("the report names another endpoint as its sender")
         try:
             beat = header.get("heartbeat")
             rows = list(_rows(header.get("outcomes", {})))

@@ -209,7 +209,7 @@ class Life(RuleBasedStateMachine):
         """A report is applied a second time."""
         if self.past:
             raw, told = self.past[max(0, len(self.past) - 1 - back)]
-            self.ledger.broker.redis.lpush(names.REPORTS_KEY, raw)
+            self.ledger.broker.redis.lpush(names.reports_key(self.lab.id), raw)
             self.sent.append(told)
             self.collect()
 
