@@ -61,8 +61,8 @@ class Broker:
         self.redis: Any = redis.Redis.from_url(
             url, max_connections=256, **connection_options(COMMAND_TIMEOUT)
         )
-        self.report_lists = ReportLists(self.redis)
-        self.dead_letters = DeadLetters(self.redis)
+        self.report_lists = ReportLists(self)
+        self.dead_letters = DeadLetters(self)
         self._functions: dict[tuple[str, str], float] = {}
 
     @property

@@ -8,6 +8,8 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .report_lists import HasRedis
+
 #: Redis hash: endpoint id → number of its rejected reports.
 REJECTED_KEY = "umbel:rejected"
 #: Rejected reports that are kept per endpoint, how much of each, and for how long (seconds).
@@ -26,14 +28,14 @@ class Rejection(NamedTuple):
 class DeadLetters:
     """Keeps rejected reports in Redis, under keys of the service. May raise one of ``BrokerError``."""
 
-    def __init__(self, redis: Any):
-        self._redis = redis
+    def __init__(self, broker: HasRedis):
+        self._broker = broker
 
     def add(self, rejections: Sequence[Rejection]) -> None:
         """Count rejected reports and keep the beginning of the latest ones."""
         if not rejections:
             return
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._broker.redis.pipeline(transaction=False)
         now = time.time()
         for endpoint_id in dict.fromkeys(each.endpoint_id for each in rejections):
             own = [each for each in rejections if each.endpoint_id == endpoint_id]
@@ -46,16 +48,16 @@ class DeadLetters:
 
     def count(self) -> int:
         """Return the number of reports rejected so far, of all endpoints."""
-        return sum(map(int, self._redis.hvals(REJECTED_KEY)))
+        return sum(map(int, self._broker.redis.hvals(REJECTED_KEY)))
 
     def latest(self, endpoint_id: str) -> list[dict[str, Any]]:
-        """Return the latest rejected reports of an endpoint, newest first: time, reason, size, first bytes."""
-        return [json.loads(each) for each in self._redis.lrange(_key(endpoint_id), 0, -1)]
+        """Return the latest rejected reports of an endpoint, newest first (time, reason, size, start)."""
+        return [json.loads(each) for each in self._broker.redis.lrange(_key(endpoint_id), 0, -1)]
 
     def forget(self, endpoint_id: str) -> None:
         """Delete what is kept of an endpoint."""
-        self._redis.delete(_key(endpoint_id))
-        self._redis.hdel(REJECTED_KEY, endpoint_id)
+        self._broker.redis.delete(_key(endpoint_id))
+        self._broker.redis.hdel(REJECTED_KEY, endpoint_id)
 
 
 def _key(endpoint_id: str) -> str:

@@ -3,8 +3,8 @@
 Every endpoint pushes to a list below its own prefix, so its content is not trusted: anything may lie there. A
 script reads the oldest reports of several lists without removing them and without sending what is larger than
 a report may be; another one removes them once they are applied. Both take one round trip, whatever the number
-of endpoints. A claim per endpoint keeps several collectors from reading the same list at the same time. It saves
-work only: reports are removed only if the oldest one is still the one that was read.
+of endpoints. A claim per endpoint keeps several collectors from reading the same list at the same time. It
+only saves work: reports are removed only if the oldest one is still the one that was read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from umbel.protocol import names
 from umbel.protocol.limits import MAX_REPORT_BYTES
@@ -34,14 +34,15 @@ _MARK_BYTES = 512
 TAKEN_KEY = "umbel:taken"
 _CLAIM_PREFIX = "umbel:claim:"
 
-# Scripts replicate their effects (the default of Redis 7). Writes that a full Redis refuses use pcall, because
-# reading and removing reports is what makes room.
+# Scripts replicate their effects (the default of Redis 7). Writes that a full Redis refuses use pcall,
+# because reading and removing reports is what makes room.
 _EFFECTS = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
-# KEYS: claim and list of each endpoint. ARGV: collector, lifetime of its claim (ms), maximum number and bytes of
-# reports per endpoint, largest report, largest list.
+# KEYS: claim and list of each endpoint. ARGV: collector, lifetime of its claim (ms), maximum number and bytes
+# of reports per endpoint, largest report, largest list.
 _READ = _EFFECTS + """
-local count, bytes, largest, whole = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local count, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
+local largest, whole = tonumber(ARGV[5]), tonumber(ARGV[6])
 local answer = {}
 for i = 1, #KEYS, 2 do
   local claim, list = KEYS[i], KEYS[i + 1]
@@ -81,8 +82,8 @@ return answer
 """
 
 # KEYS: claim and list of each endpoint, and at last the hash of counts and the channel of changes. ARGV:
-# collector, changed topics, and for each endpoint its id, the number of reports, and size and first bytes of the
-# oldest one.
+# collector, changed topics, and for each endpoint its id, the number of reports, and size and first bytes of
+# the oldest one.
 _REMOVE = _EFFECTS + """
 for i = 1, #KEYS - 2, 2 do
   local claim, list, at = KEYS[i], KEYS[i + 1], 2 * i + 1
@@ -98,6 +99,12 @@ for i = 1, #KEYS - 2, 2 do
 end
 if ARGV[2] ~= '' then redis.call('PUBLISH', KEYS[#KEYS], ARGV[2]) end
 """
+
+
+class HasRedis(Protocol):
+    """The broker client, whose Redis client may be replaced."""
+
+    redis: Any
 
 
 @dataclass
@@ -117,17 +124,17 @@ class Unread:
 class ReportLists:
     """Reads the reports of all endpoints through one Redis client. May raise one of ``BrokerError``."""
 
-    def __init__(self, redis: Any):
-        self._redis = redis
-        self._read = redis.register_script(_READ)
-        self._remove = redis.register_script(_REMOVE)
+    def __init__(self, broker: HasRedis):
+        self._broker = broker
+        self._read = broker.redis.register_script(_READ)
+        self._remove = broker.redis.register_script(_REMOVE)
 
     def waiting(self, endpoint_ids: Sequence[str]) -> dict[str, int]:
         """Return the number of unread reports of each endpoint that has some."""
         found: dict[str, int] = {}
         for start in range(0, len(endpoint_ids), 1000):
             some = endpoint_ids[start : start + 1000]
-            pipe = self._redis.pipeline(transaction=False)
+            pipe = self._broker.redis.pipeline(transaction=False)
             for endpoint_id in some:
                 pipe.llen(names.reports_key(endpoint_id))
             # a key of another type counts, too: reading it reports the fault
@@ -143,7 +150,8 @@ class ReportLists:
         keys = [key for each in endpoint_ids for key in (_CLAIM_PREFIX + each, names.reports_key(each))]
         share = max(1, len(endpoint_ids))
         limits = max(1, READ_COUNT // share), READ_BYTES // share, MAX_REPORT_BYTES, LIST_BYTES
-        answer = self._read(keys, [collector, int(CLAIM_SECONDS * 1000), *limits])
+        words = [collector, int(CLAIM_SECONDS * 1000), *limits]
+        answer = self._read(keys, words, client=self._broker.redis)
         found = []
         for endpoint_id, (how, waiting, *reports) in zip(endpoint_ids, answer):
             if how == b"read":
@@ -156,7 +164,7 @@ class ReportLists:
         return found
 
     def remove(self, collector: str, applied: Iterable[tuple[Unread, int]], changed: Iterable[str]) -> None:
-        """Remove so many of the reports that were read, release the claims, and publish the changed topics."""
+        """Remove so many of the reports that were read, release the claims, publish the changed topics."""
         keys: list[str] = []
         words: list[Any] = [collector, ",".join(changed)]
         for unread, count in applied:
@@ -164,11 +172,11 @@ class ReportLists:
             oldest = unread.reports[0] if unread.reports else b""
             size, mark = (oldest, b"") if isinstance(oldest, int) else (len(oldest), oldest[:_MARK_BYTES])
             words += unread.endpoint_id, count, size, mark
-        self._remove([*keys, TAKEN_KEY, names.WAKE_CHANNEL], words)
+        self._remove([*keys, TAKEN_KEY, names.WAKE_CHANNEL], words, client=self._broker.redis)
 
     def progress(self, endpoint_id: str) -> tuple[int, int]:
-        """Return how many reports of an endpoint were taken so far, and how many are unread, at one moment."""
-        pipe = self._redis.pipeline(transaction=True)
+        """Return how many reports of an endpoint were taken so far and how many are unread, at one moment."""
+        pipe = self._broker.redis.pipeline(transaction=True)
         pipe.hget(TAKEN_KEY, endpoint_id)
         pipe.llen(names.reports_key(endpoint_id))
         taken, waiting = pipe.execute(raise_on_error=False)
@@ -184,8 +192,8 @@ class News:
     #: Maximum number of messages that are read at once.
     MESSAGES = 1000
 
-    def __init__(self, redis: Any):
-        self._redis = redis
+    def __init__(self, broker: HasRedis):
+        self._broker = broker
         self._pubsub: Any = None
 
     def wait(self, timeout: float) -> set[str]:
@@ -195,7 +203,7 @@ class News:
         """
         try:
             if self._pubsub is None:
-                self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+                self._pubsub = self._broker.redis.pubsub(ignore_subscribe_messages=True)
                 self._pubsub.psubscribe(names.NEWS_PATTERN)
             return self._receive(time.monotonic() + timeout)
         except BaseException:

@@ -1,8 +1,8 @@
 """The collector: reads reports from the broker and applies them to the ledger, batch by batch.
 
-Every endpoint has its own list of reports, and endpoints take turns. Any number of collectors may run. Each batch
-is one transaction; its reports are removed from the broker afterwards. A report with invalid content is rejected;
-an error that is not the content's fault leaves the reports of that endpoint where they are.
+Every endpoint has its own list of reports, and endpoints take turns. Any number of collectors may run. Each
+batch is one transaction; its reports are removed from the broker afterwards. A report with invalid content is
+rejected; any other error leaves the reports of that endpoint where they are.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ POLL_INTERVAL = 1.0
 COLLECTORS_KEY = "umbel:collectors"
 #: A collector without heartbeat for this long is dead, seconds.
 DEAD_AFTER = 30.0
-#: Pause before reports that could not be applied because of a bug are tried again, seconds: doubled each time up
-#: to the maximum.
+#: Pause before reports that could not be applied because of a bug are tried again, seconds: doubled each time
+#: up to the maximum.
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
 #: Longest gap between two heartbeats of a collector that reads continuously, seconds.
 MAX_GAP = 10.0
@@ -62,7 +62,7 @@ class Collector:
         self.since = time.time()
         self.dropped = 0
         self._reader = ReportReader(fed)
-        self._news = News(fed.broker.redis)
+        self._news = News(fed.broker)
         # endpoints with unread reports, in the order of their turns
         self._turns: dict[str, None] = {}
         # endpoints whose reports cannot be applied because of a bug: (monotonic time of the next try, pause)
@@ -158,7 +158,7 @@ class Collector:
     def _chosen(self) -> list[str]:
         """Take the endpoints whose turn it is."""
         now = time.monotonic()
-        chosen = []
+        chosen: list[str] = []
         for endpoint_id in list(self._turns):
             if len(chosen) == READ_ENDPOINTS:
                 break
@@ -168,7 +168,7 @@ class Collector:
         return chosen
 
     def _apply(self, batches: Sequence[Batch]) -> ApplyResult:
-        """Apply the reports of some endpoints; if that fails, of each endpoint, then each report by itself."""
+        """Apply the reports of some endpoints; if that fails, of each endpoint, then each report."""
         try:
             result = self._transaction([report for batch in batches for report in batch.reports])
         except UNAVAILABLE:
@@ -201,7 +201,7 @@ class Collector:
                 pause = min(MAX_PAUSE, 2 * self._paused.get(endpoint_id, (0.0, FIRST_PAUSE / 2))[1])
                 self._paused[endpoint_id] = time.monotonic() + pause, pause
                 log.exception(
-                    "endpoint %s: unexpected error while a report is applied; its reports stay; next try in %.0f s",
+                    "endpoint %s: unexpected error, its reports are not applied; next try in %.0f s",
                     endpoint_id,
                     pause,
                 )

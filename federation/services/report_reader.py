@@ -1,7 +1,7 @@
 """Opens what lies in the endpoints' lists of reports; nothing of it is used before it is verified.
 
-The key to verify with is the one of the list's own endpoint. Whatever is wrong with a report rejects this report
-only: it is counted and the beginning of it is kept (``broker.dead_letters``).
+The key to verify with is the one of the list's own endpoint. Whatever is wrong with a report rejects this
+report only: it is counted and the beginning of it is kept (``broker.dead_letters``).
 """
 
 from __future__ import annotations

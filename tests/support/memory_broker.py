@@ -1,4 +1,4 @@
-"""A broker in memory, which can lose its data on request."""
+"""A broker in memory, for tests that need a fake clock: the simulation. Others use ``watched_broker``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class _ReportLists(ReportLists):
     """The real lists, on fakeredis; remembers who was woken."""
 
     def __init__(self, broker: MemoryBroker):
-        super().__init__(broker.redis)
-        self._broker = broker
+        super().__init__(broker)
+        self._woken = broker
 
     def remove(self, collector: str, applied: Any, changed: Any) -> None:
         """Remove reports, and remember who was woken."""
         changed = list(changed)
-        self._broker.woken += changed
+        self._woken.woken += changed
         super().remove(collector, applied, changed)
 
 
@@ -48,7 +48,7 @@ class MemoryBroker(Broker):
         self.url = "redis://broker.example:6379/0"
         self.redis = _Redis(server=fakeredis.FakeServer())
         self.report_lists = _ReportLists(self)
-        self.dead_letters = DeadLetters(self.redis)
+        self.dead_letters = DeadLetters(self)
         self.queues: dict[str, list[Outgoing]] = defaultdict(list)
         self.cancelled: dict[str, list[str]] = defaultdict(list)
         self.woken: list[str] = []
@@ -90,6 +90,10 @@ class MemoryBroker(Broker):
         """Remember whom was woken."""
         self._check()
         self.woken += groups
+
+    def push_report(self, endpoint_id: str, report: bytes) -> None:
+        """Send a sealed report, as a worker of this endpoint does."""
+        self.redis.lpush(names.reports_key(endpoint_id), report)
 
     def reports(self) -> int:
         """How many reports wait to be applied."""

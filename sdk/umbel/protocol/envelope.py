@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from . import checks
 from .errors import ProtocolError
 from .version import PROTOCOL_VERSION
 
@@ -89,14 +90,17 @@ class Verifier:
             raise ProtocolError("the head of the envelope has bytes after its signature")
         return self._header(sealed, typ=typ, aud=aud, now=now)
 
-    def open(self, data: bytes, *, typ: str, aud: str, now: float) -> tuple[dict[str, Any], bytes]:
-        """Verify a complete envelope; return its header and its body. Raises ProtocolError."""
+    def open(self, data: bytes, *, typ: str, aud: str, now: float | None) -> tuple[dict[str, Any], bytes]:
+        """Verify a complete envelope; return its header and its body. Raises ProtocolError.
+
+        ``now`` None: the clock of the sender may be wrong by any amount.
+        """
         sealed = _unseal(data)
         header = self._header(sealed, typ=typ, aud=aud, now=now)
         check_body(header, sealed.body)
         return header, sealed.body
 
-    def _header(self, sealed: _Sealed, *, typ: str, aud: str, now: float) -> dict[str, Any]:
+    def _header(self, sealed: _Sealed, *, typ: str, aud: str, now: float | None) -> dict[str, Any]:
         """Verify the signature, and only then parse and check the header."""
         try:
             self._key.verify(sealed.signature, CONTEXT + sealed.raw)
@@ -138,18 +142,25 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float) -> None:
+def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float | None) -> None:
     version = header.get("v")
     if version != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"the envelope has protocol {version!r}, this side has {PROTOCOL_VERSION}: upgrade the older one",
+            f"the envelope has protocol {checks.shown(version)}, this side has {PROTOCOL_VERSION}: "
+            "upgrade the older one",
             code="VERSION_MISMATCH",
         )
     if header.get("typ") != typ or header.get("aud") != aud:
-        found = f"a {header.get('typ')!r} for {header.get('aud')!r}"
+        found = f"a {checks.shown(header.get('typ'))} for {checks.shown(header.get('aud'))}"
         raise ProtocolError(f"the envelope is {found}, not a {typ!r} for {aud!r}")
-    issued, expires = header.get("iat"), header.get("exp")
-    if not isinstance(issued, (int, float)) or issued > now + LEEWAY:
+    try:
+        issued = checks.seconds(header.get("iat"))
+        expires = None if header.get("exp") is None else checks.seconds(header["exp"])
+    except ValueError as error:
+        raise ProtocolError(f"a date of the envelope is not valid: {error}") from None
+    if now is None:
+        return
+    if issued > now + LEEWAY:
         raise ProtocolError("the envelope was issued in the future: compare the clocks of both machines")
-    if expires is not None and (not isinstance(expires, (int, float)) or expires + LEEWAY < now):
+    if expires is not None and expires + LEEWAY < now:
         raise ProtocolError("the envelope has expired")

@@ -4,8 +4,8 @@ Layout::
 
     b"UMBP" | JSON: {"report": id, "size": bytes}
 
-A worker writes the sealed report piece by piece to ``names.parts_key`` and then pushes the pointer to its list of
-reports, so that heartbeats and small reports pass between the pieces.
+A worker writes the sealed report in pieces to ``names.parts_key`` and then pushes the pointer to its list
+of reports, so that heartbeats and small reports pass between the pieces.
 """
 
 from __future__ import annotations

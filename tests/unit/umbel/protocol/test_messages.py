@@ -12,7 +12,7 @@ from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import BUNDLE_LIFETIME
 from umbel.protocol.messages import Bundle, Call, FunctionRef, Heartbeat, Outcome, Report, RunOptions, Status
-from umbel.protocol.records import Items, Log, read_items
+from umbel.protocol.records import Items, Log, Place, read_items
 
 SIGNER = Signer(bytes(range(32)))
 VERIFIER = Verifier(SIGNER.public_key)
@@ -28,10 +28,12 @@ outcomes = st.builds(
     status=st.sampled_from(STATUSES),
     started=seconds,
     wall=seconds,
-    code=st.none() | st.text(max_size=8),
-    message=st.none() | st.text(max_size=20),
-    usage=st.none() | st.dictionaries(st.text(max_size=5), st.integers(0, 2**40), max_size=2),
+    code=st.none() | st.sampled_from(["TASK_ERROR", "TIMEOUT"]),
+    message=st.none()
+    | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
+    usage=st.none() | st.dictionaries(st.text("abc", max_size=5), st.integers(0, 2**40), max_size=2),
     payload=st.binary(max_size=50),
+    place=st.none() | st.builds(Place, st.text("abc", max_size=5), st.integers(0, 2**31), st.integers(0, 99)),
     log=st.none() | st.builds(Log, st.binary(max_size=9), st.binary(max_size=9), st.integers(0, 2**40)),
     items=st.none()
     | st.builds(
