@@ -13,10 +13,9 @@ CODE := sdk/umbel endpoint_worker federation webapp
 ALL_CODE := $(wildcard $(CODE) tests examples benchmarks docs/conf.py docs/_ext)
 BLACK := $(BIN)/black --quiet --line-length 110 --target-version py310
 JOURNEYS := tests/e2e
-OVER_SERVICES := tests/contract/ledger tests/soak
+OVER_SERVICES := tests/contract/ledger tests/soak tests/faults
 RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
-INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak bench lint format docs build clean
@@ -35,7 +34,7 @@ up: $(RUN_STAMP) ## start the embedded federation (HOST=, PORT=, ARGS="--flower 
 	@exec $(BIN)/python -m federation up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(DEV_STAMP) ## run all tests that need only Python
-	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/soak/test_soak.py $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/faults --ignore=tests/soak/test_soak.py $(ARGS)
 
 e2e: $(DEV_STAMP) ## run the tests with real processes and services (as root: installs the services)
 	@.ci/services
@@ -86,13 +85,11 @@ $(BIN)/python:
 	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
 $(RUN_STAMP): setup.cfg | $(BIN)/python
-	@echo "Installing what Umbel needs to run (once)"
-	@$(INSTALL) --editable '.[endpoint,server]'
-	@.ci/embedded-redis $(BIN)/python
+	@echo "Installing what Umbel needs to run (once, one to three minutes)"
+	@.ci/install $(BIN)/python '.[endpoint,server]'
 	@touch $@
 
 $(DEV_STAMP): setup.cfg | $(BIN)/python
-	@echo "Installing what developing Umbel needs (once)"
-	@$(INSTALL) --editable '.[endpoint,server,dev]'
-	@.ci/embedded-redis $(BIN)/python
+	@echo "Installing what developing Umbel needs (once, two to four minutes)"
+	@.ci/install $(BIN)/python '.[endpoint,server,dev]'
 	@touch $@ $(RUN_STAMP)

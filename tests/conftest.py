@@ -17,7 +17,8 @@ import pytest
 
 from tests.support.wait import wait_until
 
-E2E = Path(__file__).parent / "e2e"
+#: Folders whose tests need services.
+E2E = {Path(__file__).parent / name for name in ("e2e", "faults")}
 #: How long a test's own threads and processes may take to end after it, in seconds.
 GRACE = 5.0
 
@@ -107,7 +108,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """An end-to-end test whose service is missing skips on a developer's machine, but fails where CI=true."""
     report = yield
     skipped = report.skipped and not hasattr(report, "wasxfail")
-    if skipped and os.environ.get("CI") == "true" and E2E in item.path.parents:
+    if skipped and os.environ.get("CI") == "true" and E2E.intersection(item.path.parents):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"skipped although CI=true, where nothing may be missing: {reason}"
