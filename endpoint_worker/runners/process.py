@@ -34,7 +34,7 @@ from ..ipc.output import OutputReader, open_pipe
 from ..ipc.shared_memory import SharedProgress
 from ..sandbox.channel import MountedSocket, SocketPair
 from ..sandbox.launchers import Launcher
-from . import process_tree
+from . import call_directories, process_tree
 from .cgroups import Cgroups, Group
 
 #: Defines the command ``module``, which otherwise only login shells have.
@@ -80,6 +80,8 @@ class RunnerOptions:
     setup: Sequence[str] = ()
     #: creates groups that limit the memory of a call and everything it starts
     cgroups: Cgroups | None = None
+    #: when the directory of a call is kept: "never", "failed" or "always"
+    keep_files: str = "never"
 
     @property
     def limits(self) -> RunOptions:
@@ -101,6 +103,8 @@ class RunnerProcess:
         self._numbers = numbers
         self._launcher = options.launcher
         self._killed = False
+        #: name of the directory of its calls below the work directory
+        self.directory_name = call_directories.new_name(numbers[0])
         #: it was killed from outside, which says nothing about its interpreter
         self.ended_by_signal = False
         #: the runner's control group, if it has one
@@ -168,10 +172,11 @@ class RunnerProcess:
         code = f"import sys; sys.path[:1] = {path!r}; "
         if isinstance(self._channel, MountedSocket):
             code += "from endpoint_worker.sandbox.bootstrap import main; "
-            return code + f"main({launcher.inside('line')!r} + '/line', {files}, {launcher.keeper})"
+            line = launcher.inside("line") + "/line"
+            return code + f"main({line!r}, {self.directory_name!r}, {files}, {launcher.keeper})"
         sock, progress, output = self._channel.passed
         code += "from endpoint_worker.child.main import main; "
-        return code + f"main({sock}, {progress}, {output}, {os.getpid()}, {files})"
+        return code + f"main({sock}, {progress}, {output}, {os.getpid()}, {self.directory_name!r}, {files})"
 
     def _own_mounts(self) -> list[Mount]:
         mounts = []
@@ -271,8 +276,9 @@ class RunnerProcess:
             return f"the runner could not start (exit code {code}): {text or 'no output'}"
         return describe_exit(code)
 
-    def close(self) -> None:
-        """Release the resources of a dead runner."""
+    def close(self, kept_as: str | None = None) -> None:
+        """Release the resources of a dead runner; ``kept_as``: keep the directory of its last call so."""
+        call_directories.remove(self._options.directory, self.directory_name, kept_as)
         self._channel.close()
         self._errors.close()
         self.output.close()

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Hashable
 
-from ..runners import process_tree
+from ..runners import call_directories, process_tree
 from ..runners.execution import Execution
 from ..runners.process import RunnerOptions
 from ..runners.slot import Slot
@@ -199,7 +199,7 @@ class RunnerPool:
         self.register(slot)
         self.slots.remove(slot)
         self._borrowed.difference_update(slot.borrowed)
-        slot.process.close()
+        slot.close()
         self._cleanup_until = time.monotonic() + CLEANUP_SECONDS
         if slot.was_ready:
             self._delay = 0.0
@@ -272,5 +272,6 @@ class RunnerPool:
                 if slot.ended() is not None:
                     self.remove(slot, "stopped")
             time.sleep(0.005)
+        call_directories.wait(2.0)
         if self._options.cgroups is not None:
             self._options.cgroups.close(patience=1.0)
