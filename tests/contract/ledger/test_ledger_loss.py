@@ -197,6 +197,20 @@ def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoi
     assert ledger.state(answer) == "dispatched"
 
 
+def test_bundles_that_wait_for_a_live_node_are_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """More bundles than one question to the broker returns, with a node that reports and takes none."""
+    node = lab.node(slots=40)
+    ledger.collect()
+    answer = ledger.submit(lab, 500)
+    sent = ledger.broker.sends
+    assert len(ledger.broker.queues[lab.id]) == sent > 100
+    for _ in range(8):
+        ledger.sweep(after=5)
+        node.beat()
+        ledger.collect()
+    assert ledger.broker.sends == sent and _attempt(ledger, answer) == 1
+
+
 def test_a_bundle_taken_after_a_long_wait_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
     """After a node received a bundle and before its next heartbeat, no queue and no node lists it."""
     answer = ledger.submit(lab, 3)
