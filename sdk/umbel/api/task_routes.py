@@ -252,8 +252,8 @@ class TaskRoutes(Routes):
 
         Returns:
             A record with ``results``, ``cursor`` and ``epoch`` (for the next request) and ``live`` (0 when
-            the group has no unfinished task). Each result is a record as ``get_task_result`` returns it; its ``result``
-            and ``exception`` are bytes, or base64 strings if the service answers in JSON.
+            the group has no unfinished task). Each result is a record as ``get_task_result`` returns it; its
+            ``result`` and ``exception`` are bytes, or base64 strings if the service answers in JSON.
 
         Raises:
             NotFound: The user has no such group (``GROUP_NOT_FOUND``).

@@ -18,8 +18,8 @@ class ScriptedService:
     """What was asked of it, and what it will answer.
 
     ``hold``: submissions wait for ``release``; ``refuse``: the error of a submission or None;
-    ``results_fail``: errors of the next polls; ``epoch``: that of the answers to polls; ``echo``: finish every task at once, before its submission is
-    answered.
+    ``results_fail``: errors of the next polls; ``epoch``: that of the answers to polls; ``echo``: finish
+    every task at once, before its submission is answered.
     """
 
     def __init__(self) -> None:
