@@ -11,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 from sqlalchemy import select
-from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
 
 from umbel.protocol.messages import OpenReport
 
@@ -28,6 +26,7 @@ from ..broker.client import BrokerError
 from ..broker.report_lists import READ_ENDPOINTS, News
 from ..config.settings import SettingsError
 from ..context import Federation
+from ..db.errors import RETRYABLE, DatabaseRefused
 from ..db.tables import endpoints
 from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..process import Stop, run_process
@@ -46,11 +45,6 @@ DEAD_AFTER = 30.0
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
 #: Longest gap between two heartbeats of a collector that reads continuously, seconds.
 MAX_GAP = 10.0
-
-#: Errors of the database that do not depend on the reports: it is down, full, locked or read-only.
-UNAVAILABLE = (OperationalError, InternalError, InterfaceError, sqlite3.OperationalError)
-#: Errors of the database that depend on the reports.
-REFUSED = (DataError,)
 
 
 class Collector:
@@ -82,8 +76,8 @@ class Collector:
                     continue
                 except BrokerError as error:
                     log.warning("collector %s: broker unreachable, retrying: %s", self.name, error)
-                except UNAVAILABLE as error:
-                    log.warning("collector %s: database unavailable, retrying: %s", self.name, error)
+                except RETRYABLE as error:
+                    log.warning("collector %s: retrying: %s", self.name, error)
                 except Exception:  # noqa: B902 - every endpoint depends on this loop
                     log.exception("collector %s: unexpected error, continuing", self.name)
                 self._interrupted = True
@@ -171,7 +165,7 @@ class Collector:
         """Apply the reports of some endpoints; if that fails, of each endpoint, then each report."""
         try:
             result = self._transaction([report for batch in batches for report in batch.reports])
-        except UNAVAILABLE:
+        except RETRYABLE:
             raise
         except Exception:  # noqa: B902 - one endpoint's fault must not become that of others
             if len(batches) == 1:
@@ -193,9 +187,9 @@ class Collector:
             try:
                 if report is not None:
                     total.add(self._transaction([report]))
-            except UNAVAILABLE:
+            except RETRYABLE:
                 raise
-            except REFUSED as error:
+            except DatabaseRefused as error:
                 batch.reject(f"the database rejects the report: {error}", batch.unread.reports[number])
             except Exception:  # noqa: B902 - the reports stay until the bug is mended
                 pause = min(MAX_PAUSE, 2 * self._paused.get(endpoint_id, (0.0, FIRST_PAUSE / 2))[1])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
@@ -14,6 +14,8 @@ from ..broker.client import BrokerError
 from ..context import Federation
 from ..db.tables import endpoints
 from . import collector
+
+log = logging.getLogger(__name__)
 
 
 def health(fed: Federation) -> dict[str, Any]:
@@ -43,7 +45,8 @@ def _database(fed: Federation) -> tuple[str, list[str]]:
         with fed.database.read() as connection:
             query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
             return "ok", list(connection.execute(query).scalars())
-    except SQLAlchemyError:
+    except Exception as error:  # a damaged database raises errors that are not translated
+        log.warning("health: the database does not respond: %s", error)
         return "unreachable", []
 
 

@@ -117,6 +117,11 @@ def check_body(header: Mapping[str, Any], body: bytes) -> None:
         raise ProtocolError("the body of the envelope is not the one that was signed")
 
 
+def unverified_header(data: bytes) -> dict[str, Any]:
+    """Return the header of an envelope that this machine has written itself. Raises ProtocolError."""
+    return _parse(_unseal(data).raw)
+
+
 def _unseal(data: bytes) -> _Sealed:
     """Split an envelope, or a head without its body, without verifying it. Raises ProtocolError."""
     length = int.from_bytes(data[4:8], "big")

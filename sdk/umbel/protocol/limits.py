@@ -30,7 +30,7 @@ MAX_OUTCOMES = 20_000
 #: Largest report. One result, its output and its items fit. Larger ones are rejected without being read.
 MAX_REPORT_BYTES = 32 * 1024 * 1024
 #: A worker pushes no outcomes while its endpoint's list has this many unread reports.
-MAX_WAITING_REPORTS = 512
+MAX_UNREAD_REPORTS = 512
 #: Lifetime of the pieces of a large report in Redis.
 PARTS_LIFETIME = 86400.0
 #: Interval of a worker node's heartbeats, and time without one after which the node is considered lost.

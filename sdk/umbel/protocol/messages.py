@@ -9,6 +9,7 @@ results.
 Both are plain data: this module unpickles nothing.
 """
 
+# One concept: what is written of a field and what is checked when it is read belong together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
