@@ -31,8 +31,8 @@ def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
     """Read the results of a group
 
     Returns the results after cursor `after`, in the order in which the tasks finished. If there are none yet,
-    waits up to `wait` seconds for the first. Pass the returned `cursor` as `after` of the next request to
-    read every result exactly once.
+    waits up to `wait` seconds for the first. Pass the returned `cursor` and `epoch` as `after` and `epoch` of
+    the next request to read every result exactly once.
     """
     return state().polls.results(user(), group_id, **place, **waiting())
 
