@@ -97,6 +97,9 @@ class ScriptedTransport:
             return self._submit(request)
         if last == "results":
             return self._results(request)
+        if request.path == "/v1/tasks/cancel":
+            self.service.cancelled += request.body["task_ids"]
+            return {"cancelled": len(request.body["task_ids"])}
         if last == "cancel":
             self.service.cancelled.append(request.path.split("/")[3])
             return {"state": "cancelled", "cancelled": 1}
