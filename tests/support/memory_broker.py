@@ -1,4 +1,4 @@
-"""A broker in memory, which can lose its data on request."""
+"""A broker in memory, for tests that need a fake clock: the simulation. Others use ``watched_broker``."""
 
 from __future__ import annotations
 
@@ -78,6 +78,10 @@ class MemoryBroker(Broker):
         wake = list(wake)
         self.woken += wake
         super().acknowledge_reports(collector, wake)
+
+    def push_report(self, endpoint_id: str, report: bytes) -> None:
+        """Send a sealed report, as a worker of this endpoint does."""
+        self.redis.lpush(names.REPORTS_KEY, report)
 
     def reports(self) -> int:
         """How many reports wait to be taken."""

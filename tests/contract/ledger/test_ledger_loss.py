@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
+from federation.db.errors import DatabaseUnavailable
 from federation.services import sweeper
 from federation.services.collector import Collector
 from tests.support.endpoint import FakeEndpoint, outcome
@@ -195,6 +195,20 @@ def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoi
         ledger.sweep(after=3600)
     assert ledger.broker.sends == sent
     assert ledger.state(answer) == "dispatched"
+
+
+def test_bundles_that_wait_for_a_live_node_are_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """More bundles than one question to the broker returns, with a node that reports and takes none."""
+    node = lab.node(slots=40)
+    ledger.collect()
+    answer = ledger.submit(lab, 500)
+    sent = ledger.broker.sends
+    assert len(ledger.broker.queues[lab.id]) == sent > 100
+    for _ in range(8):
+        ledger.sweep(after=5)
+        node.beat()
+        ledger.collect()
+    assert ledger.broker.sends == sent and _attempt(ledger, answer) == 1
 
 
 def test_a_bundle_taken_after_a_long_wait_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -405,9 +419,9 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
     node.finish()
 
     def fail(*_: Any) -> None:
-        raise OperationalError("UPDATE", None, Exception("the database went away"))
+        raise DatabaseUnavailable("the database went away")
 
-    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+    with monkeypatch.context() as patch, pytest.raises(DatabaseUnavailable):
         patch.setattr("federation.services.collector.apply_reports", fail)
         ledger.collect()
     node.beat()
