@@ -76,22 +76,22 @@ class Clients:
         if not self.tasks:
             return
         if world.chance.random() < 0.2:
-            submission, answer = world.chance.choice(list(self._submissions.values()))
+            answer = world.chance.choice(list(self._submissions.values()))[1]
             if answer is None:
                 return
             group_id = answer["group_id"]
-            for other, its in self._submissions.values():
-                if other.group_id == submission.group_id:
-                    self.cancelled.update(its["task_ids"] if its else ())
-            # calls that are accepted now and not yet known
-            self.cancelled.update(
-                task_id for (task_id,) in world.site.rows("SELECT id FROM tasks") if task_id not in self.tasks
-            )
+            self._note_cancelled(group_id)
             world.do(f"cancellation of group {group_id[:4]}", lambda: cancel_group(fed, user, group_id))
+            # what was accepted meanwhile may be cancelled, too
+            self._note_cancelled(group_id)
         else:
             task_id = world.chance.choice(list(self.tasks))
             self.cancelled.add(task_id)
             world.do(f"cancellation of task {task_id}", lambda: cancel_task(fed, user, task_id))
+
+    def _note_cancelled(self, group_id: str) -> None:
+        query = "SELECT tasks.id FROM tasks JOIN groups ON groups.no = group_no WHERE groups.id = "
+        self.cancelled.update(task_id for (task_id,) in self._world.site.rows(f"{query}'{group_id}'"))
 
     def poll(self) -> None:
         """Read what has ended since the cursor, or everything once more."""

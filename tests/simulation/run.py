@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tests.simulation.clock import deterministic
 from tests.simulation.site import Site, opened
@@ -41,16 +43,43 @@ def run_seed(site: Site, seed: int) -> Failure | None:
             if not isinstance(error, AssertionError):
                 text += "\n" + traceback.format_exc()
             return Failure(seed, text, world.trace)
+        finally:
+            site.database.hook = lambda: None
+            LAST_TRACE[:] = world.trace
     return None
 
 
-def failures(seeds: Iterable[int]) -> Iterable[Failure]:
+#: The trace of the latest schedule.
+LAST_TRACE: list[str] = []
+
+
+def traced(site: Site, seed: int) -> list[str]:
+    """Run the schedule of a seed; return its trace."""
+    run_seed(site, seed)
+    return list(LAST_TRACE)
+
+
+def digest(site: Site, seeds: Iterable[int]) -> str:
+    """Run schedules; return a hash of their traces."""
+    hasher = hashlib.sha256()
+    for seed in seeds:
+        hasher.update("\n".join(traced(site, seed)).encode())
+    return hasher.hexdigest()
+
+
+def digest_elsewhere(seeds: range) -> str:
+    """Return ``digest`` from a new process."""
+    command = [sys.executable, "-m", "tests.simulation", "--digest", str(seeds.start), str(seeds.stop)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
+
+
+def failing(site: Site, seeds: Iterable[int]) -> Iterator[Failure]:
     """Run schedules in this process; yield those that fail."""
-    with opened() as site:
-        for seed in seeds:
-            failure = run_seed(site, seed)
-            if failure is not None:
-                yield failure
+    for seed in seeds:
+        failure = run_seed(site, seed)
+        if failure is not None:
+            yield failure
 
 
 def run_many(first: int, count: int, processes: int | None = None) -> list[tuple[int, str]]:
@@ -76,20 +105,20 @@ def run_many(first: int, count: int, processes: int | None = None) -> list[tuple
 def main(words: Sequence[str]) -> int:
     """Run what the command line asks for."""
     if words[:1] == ["--part"]:
-        found = 0
-        for failure in failures(range(*map(int, words[1:]))):
-            print(failure.seed, failure.what.splitlines()[0][:300], flush=True)
-            found += 1
-            if found >= ENOUGH:
-                break
+        with opened() as site:
+            for failure in islice(failing(site, range(*map(int, words[1:]))), ENOUGH):
+                print(failure.seed, failure.what.splitlines()[0][:300], flush=True)
+        return 0
+    if words[:1] == ["--digest"]:
+        with opened() as site:
+            print(digest(site, range(*map(int, words[1:]))))
         return 0
     if len(words) == 1:
-        for failure in failures([int(words[0])]):
-            print("\n".join(failure.trace))
-            print(failure.what)
-            return 1
-        print("everything holds")
-        return 0
+        with opened() as site:
+            failure = run_seed(site, int(words[0]))
+            print("\n".join(LAST_TRACE))
+        print(failure.what if failure else "everything holds")
+        return 1 if failure else 0
     first, count = map(int, words)
     started = time.monotonic()
     found = run_many(first, count)

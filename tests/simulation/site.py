@@ -70,8 +70,8 @@ class SimDatabase(Database):
 class SimBroker(Broker):
     """The real client on a simulated store.
 
-    ``commands``: cancellations on their way to nodes. ``fate``: called for each bundle that is sent; returns what
-    becomes of it: None, "lost" (the broker ends before a worker takes it) or the seconds by which it is late.
+    ``commands``: cancellations on their way to nodes. ``fate``: called for each bundle that is sent; returns
+    None, "lost" (the broker ends before a worker takes it) or the seconds by which the bundle is late.
     """
 
     def __init__(self, store: Store):
@@ -108,7 +108,9 @@ class SimBroker(Broker):
 class SimSweeper(Sweeper):
     """The real sweeper; what has no part in a simulation, and takes a third of its time, runs rarely."""
 
-    _sweeps = 0
+    def __init__(self, fed: Federation):
+        super().__init__(fed)
+        self._sweeps = 0
 
     def sweep(self) -> None:
         """As the real one."""
@@ -124,6 +126,11 @@ class SimSweeper(Sweeper):
         """As the real one."""
         if self._sweeps % 8 == 0:
             super().delete_old()
+
+    def expire(self) -> None:
+        """As the real one."""
+        if self._sweeps % 8 == 0:
+            super().expire()
 
 
 @dataclass(frozen=True)

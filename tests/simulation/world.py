@@ -64,6 +64,7 @@ class World(logging.Handler):
         self.interrupted: Counter[str] = Counter()
         self.ended: dict[str, set[tuple[str, str | None, bytes]]] = {}
         self.past_reports: list[tuple[Place, bytes]] = []
+        self._attempts: set[tuple[str, int]] = set()
         self._ends: dict[str, tuple[Any, ...]] = {}
         self._down_until = 0.0
         self._active: list[str] = []
@@ -71,7 +72,7 @@ class World(logging.Handler):
         self.collectors = [Collector(site.fed, f"c{number}") for number in range(2)]
         self.sweepers = [SimSweeper(site.fed) for _ in range(2)]
         # the broker is not new: a sweeper has seen it
-        self.sweepers[0].restore_broker()
+        site.store.set(names.EPOCH_KEY, str(self.clock.now - 3600.0))
         places = site.places[: chance.choice([1, 1, 2])]
         self.nodes = [SimNode(self, place, f"n{number}") for number in range(2) for place in places]
         site.store.network = self._network
@@ -80,9 +81,17 @@ class World(logging.Handler):
 
     # What happened
 
-    def started(self, call: Call) -> None:
+    def note(self, what: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{'':9} {'  ' * len(self._active)}{what}")
+
+    def started(self, node: SimNode, call: Call) -> None:
         """A node starts a call."""
+        if call[:2] in self._attempts:
+            self.errors.append(f"attempt {call.attempt} of task {call.task_id} was started twice")
+        self._attempts.add(call[:2])
         self.starts[call.task_id] += 1
+        self.note(f"{node.name} starts attempt {call.attempt} of {call.task_id}")
 
     def ends(self, call: Call, status: str, code: str | None, payload: bytes) -> None:
         """A node knows the end of a call."""
@@ -96,9 +105,11 @@ class World(logging.Handler):
         """Note errors that a service has logged and survived, unless the simulated broker was their cause."""
         words = record.args if isinstance(record.args, tuple) else ()
         raised = [word for word in words if isinstance(word, Exception)]
-        raised += [record.exc_info[1]] if record.exc_info and record.exc_info[1] else []  # type: ignore[list-item]
+        if record.exc_info and isinstance(record.exc_info[1], Exception):
+            raised.append(record.exc_info[1])
+        self.note(record.getMessage()[:150])
         if any(not isinstance(each, BrokerError) for each in raised) or record.levelno >= logging.ERROR:
-            self.errors.append(f"{record.getMessage()} {raised!r}")
+            self.errors.append(f"logged: {record.getMessage()} {raised!r}")
 
     # One schedule
 
@@ -127,9 +138,9 @@ class World(logging.Handler):
         try:
             act()
         except BrokerError:
-            self.trace.append("          broker unreachable")
+            self.note("broker unreachable")
         except Crash:
-            self.trace.append(f"          {what}: killed")
+            self.note(f"{what}: killed")
             return False
         finally:
             self._active.pop()
@@ -153,7 +164,8 @@ class World(logging.Handler):
     def _fate(self, outgoing: Any) -> str | float | None:
         luck = self.chance.random() if self.faulty else 1.0
         if luck < 0.06:
-            self.trace.append(f"          bundle {outgoing.bundle_id[:4]} is {'lost' if luck < 0.03 else 'late'}")
+            fate = "lost" if luck < 0.03 else "late"
+            self.note(f"bundle {outgoing.bundle_id[:8]} is {fate}")
         return "lost" if luck < 0.03 else self.chance.uniform(0.0, LATE) if luck < 0.06 else None
 
     # Actors
@@ -164,11 +176,11 @@ class World(logging.Handler):
         if not node.alive:
             self.do(f"start of {name}", node.start)
         elif node.suspended:
-            self.trace.append(f"resume of {name}")
+            self.note(f"resume of {name}")
             node.suspended = self.chance.random() < 0.5
         else:
             acts = {
-                self._suspend: 0.5, SimNode.die: 0.5, SimNode.leave: 0.3, SimNode.beat: 3, SimNode.flush: 3,
+                self._suspend: 0.5, SimNode.die: 0.6, SimNode.leave: 0.6, SimNode.beat: 3, SimNode.flush: 3,
                 SimNode.take: 5, SimNode.work: 6,
             }  # fmt: skip
             (act,) = self.chance.choices(list(acts), list(acts.values()))
@@ -202,7 +214,7 @@ class World(logging.Handler):
 
     def _time(self) -> None:
         left = self.chance.choice([0.1, 1.0, 3.0, 6.0, 6.0, 14.0, 27.0])
-        self.trace.append(f"          {left} s pass")
+        self.note(f"{left} s pass")
         while left > 0:
             self.clock.forward(min(left, 5.0))
             left -= 5.0
@@ -223,7 +235,7 @@ class World(logging.Handler):
         """A report arrives once more: sent again by a node that saw no answer, or by an attacker."""
         if self.past_reports:
             place, sealed = self.chance.choice(self.past_reports)
-            self.trace.append("          a report is sent again")
+            self.note("a report is sent again")
             self.do("replay", lambda: self.site.push_report(place, sealed))
 
     def _shuffle(self) -> None:
@@ -233,29 +245,38 @@ class World(logging.Handler):
 
     def _outage(self) -> None:
         self._down_until = self.clock.now + self.chance.choice([0.5, 4.0, 15.0])
-        self.trace.append(f"          the broker is down until {self._down_until - 1.8e9:.1f}")
+        self.note(f"the broker is down until {self._down_until - 1.8e9:.1f}")
 
     def _wipe(self) -> None:
-        self.trace.append("          the broker loses its data")
-        self.site.store.wipe()
+        live = {row[0] for row in self.site.rows("SELECT endpoint_no FROM nodes WHERE live = 1")}
+        if len(live) == len({node.place for node in self.nodes}):
+            self.note("the broker loses its data")
+            self.site.store.wipe()
 
     # After the faults
 
     def heal(self) -> None:
         """Let everything work, and see every task end. Raises Violation."""
         self.faulty, self._down_until = False, 0.0
-        self.trace.append("          faults end")
-        for node in self.nodes:
-            node.suspended = False
-            if not node.alive:
-                self.do(f"start of {node.name}", node.start)
+        self.note("faults end")
+        for place in {node.place: None for node in self.nodes}:
+            first, *others = [node for node in self.nodes if node.place is place]
+            for node in others:
+                if self.chance.random() < 0.4:
+                    node.die()  # and it never comes back
+                elif not node.alive:
+                    self.do(f"start of {node.name}", node.start)
+                node.suspended = False
+            if not first.alive:
+                self.do(f"start of {first.name}", first.start)
+            first.suspended = False
         self.clients.submit_all_again()
         for _ in range(TICKS):
             if not self.site.rows("SELECT 1 FROM tasks WHERE finished IS NULL LIMIT 1"):
                 break
             self.clock.forward(5.0)
             self.site.broker.deliver()
-            for node in self.nodes:
+            for node in [node for node in self.nodes if node.alive]:
                 node.beat()
                 for act in (node.take, node.take, node.work, node.work, node.flush):
                     act()
@@ -276,7 +297,7 @@ class World(logging.Handler):
     def check(self) -> None:
         """Fail unless the ledger agrees with itself and with what was seen. Raises Violation."""
         if self.errors:
-            raise Violation(f"a service logged: {self.errors[0]}")
+            raise Violation(self.errors[0])
         for (meaning,) in self.site.rows(_ALL):
             raise Violation(str(meaning))
         known = self.clients.tasks
