@@ -16,7 +16,6 @@ JOURNEYS := tests/e2e
 OVER_SERVICES := tests/contract/ledger tests/soak tests/faults
 RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
-INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak simulate bench lint format docs build clean
@@ -89,13 +88,11 @@ $(BIN)/python:
 	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
 $(RUN_STAMP): setup.cfg | $(BIN)/python
-	@echo "Installing what Umbel needs to run (once)"
-	@$(INSTALL) --editable '.[endpoint,server]'
-	@.ci/embedded-redis $(BIN)/python
+	@echo "Installing what Umbel needs to run (once, one to three minutes)"
+	@.ci/install $(BIN)/python '.[endpoint,server]'
 	@touch $@
 
 $(DEV_STAMP): setup.cfg | $(BIN)/python
-	@echo "Installing what developing Umbel needs (once)"
-	@$(INSTALL) --editable '.[endpoint,server,dev]'
-	@.ci/embedded-redis $(BIN)/python
+	@echo "Installing what developing Umbel needs (once, two to four minutes)"
+	@.ci/install $(BIN)/python '.[endpoint,server,dev]'
 	@touch $@ $(RUN_STAMP)

@@ -49,6 +49,7 @@ class OnConnect(bootsteps.StartStopStep):
         c.event_dispatcher.on_send_buffered = None
         c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
         self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
+        c.on_consuming()
         c.app.umbel_node.on_connected()
         c.app.umbel_shutdown.attach(c)
 
@@ -96,6 +97,9 @@ def make_app(node: Node, monitor: ShutdownMonitor | None = None) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # the node's answer to any error of the broker is to connect again
+        broker_channel_error_retry=True,
+        worker_consumer="endpoint_worker.broker.celery_transport:Consumer",
         result_backend=None,
         task_default_queue=names.QUEUE,
         task_ignore_result=True,

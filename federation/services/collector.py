@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError, OperationalError
 
 from umbel.protocol.envelope import Verifier, unseal
 from umbel.protocol.errors import ProtocolError
@@ -26,6 +25,7 @@ from .. import dispatch
 from ..broker.client import BrokerError
 from ..config.settings import SettingsError
 from ..context import Federation
+from ..db.errors import RETRYABLE
 from ..db.tables import endpoints
 from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..process import Stop, run_process
@@ -64,9 +64,8 @@ class Collector:
             except BrokerError as error:
                 log.warning("collector %s: broker unreachable, retrying: %s", self.name, error)
                 stop.wait(0.5)
-            except OperationalError as error:
-                # the database is unavailable or restarts, or PostgreSQL resolved a deadlock
-                log.warning("collector %s: database unavailable, retrying: %s", self.name, error)
+            except RETRYABLE as error:
+                log.warning("collector %s: retrying: %s", self.name, error)
                 stop.wait(0.5)
 
     def heartbeat(self) -> None:
@@ -112,9 +111,9 @@ class Collector:
         try:
             with self.fed.database.write() as connection:
                 return apply_reports(self.fed, connection, reports, time.time())
-        except OperationalError:
+        except RETRYABLE:
             raise
-        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, DBAPIError):
+        except Exception:
             # a signed report with invalid content: apply reports one by one to skip only this one
             if len(reports) == 1:
                 log.exception(

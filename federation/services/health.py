@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol import names
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
@@ -14,6 +14,8 @@ from umbel.protocol.version import PROTOCOL_VERSION, __version__
 from ..broker.client import BrokerError
 from ..context import Federation
 from . import collector
+
+log = logging.getLogger(__name__)
 
 
 def health(fed: Federation) -> dict[str, Any]:
@@ -40,7 +42,8 @@ def _database(fed: Federation) -> str:
     try:
         with fed.database.read() as connection:
             connection.execute(text("SELECT 1"))
-    except SQLAlchemyError:
+    except Exception as error:  # a damaged database raises errors that are not translated
+        log.warning("health: the database does not respond: %s", error)
         return "unreachable"
     return "ok"
 

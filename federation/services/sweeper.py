@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import Any
 
 from sqlalchemy import exists, func, select, tuple_, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol import names
 from umbel.protocol.limits import HEARTBEAT_INTERVAL
@@ -21,6 +20,7 @@ from .. import dispatch
 from ..broker.client import BrokerError
 from ..context import Federation
 from ..db import shared
+from ..db.errors import RETRYABLE
 from ..db.tables import bundles, endpoints, loads, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.node_rows import interruption_codes, tasks_on_node
@@ -66,8 +66,10 @@ class Sweeper:
                 step()
             except BrokerError as error:
                 log.warning("sweep step %s: broker unreachable: %s", step.__name__, error)
-            except SQLAlchemyError as error:
-                log.warning("sweep step %s: database error: %s", step.__name__, error)
+            except RETRYABLE as error:
+                log.warning("sweep step %s: %s", step.__name__, error)
+            except Exception:
+                log.exception("sweep step %s: unexpected error", step.__name__)
 
     def restore_broker(self) -> bool:
         """If the broker lost its data, restore the accounts and requeue all bundles that may be lost.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import umbel
@@ -69,3 +71,11 @@ def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
 def test_the_licence_is_there() -> None:
     text = Path(ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+def test_a_directory_named_umbel_does_not_hide_the_package(tmp_path: Path) -> None:
+    """As in the parent of a checkout: Python would take the directory for a namespace package."""
+    (tmp_path / "umbel").mkdir()
+    program = "from umbel import Executor; import endpoint_worker"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

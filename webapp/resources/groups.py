@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
-
 from federation.ledger import cancel, query
 from umbel.protocol.parcel import RESULTS_TYPE, pack_results
 
 from ..auth import user
 from ..blueprint import Blueprint
 from ..schemas.groups import Cancelled, Group, Results, ResultsQuery
-from ..state import fed, state
+from ..state import fed, state, waiting
 
 blp = Blueprint("groups", __name__, url_prefix="/v1/groups", description=__doc__)
 
@@ -36,8 +34,7 @@ def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
     waits up to `wait` seconds for the first. Pass the returned `cursor` as `after` of the next request to
     read every result exactly once.
     """
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    return state().polls.results(user(), group_id, **place, gone=gone)
+    return state().polls.results(user(), group_id, **place, **waiting())
 
 
 @blp.route("/<group_id>/cancel", methods=["POST"])

@@ -168,13 +168,24 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
         SerializeError: The function or something that it refers to cannot be pickled.
         TypeError: ``fn`` is not callable.
     """
+    return describe_function(fn, pickle_function(fn))
+
+
+def pickle_function(fn: Callable[..., Any]) -> bytes:
+    """Pickle a callable. Raises SerializeError, TypeError."""
     if not callable(fn):
         raise TypeError(f"{fn!r} is not callable: pass a function")
-    name = function_name(fn)
     try:
-        body = by_value.dumps(fn)
+        return by_value.dumps(fn)
     except Exception as error:  # pickling runs code of any library, which may raise anything
-        raise SerializeError(f"function {name!r} cannot be serialized: {_reason(error)}") from error
+        raise SerializeError(
+            f"function {function_name(fn)!r} cannot be serialized: {_reason(error)}"
+        ) from error
+
+
+def describe_function(fn: Callable[..., Any], pickled: bytes) -> FunctionBody:
+    """Return the body of a callable that ``pickle_function`` has pickled."""
+    name = function_name(fn)
     source, fallback = find_source(fn)
     header: dict[str, Any] = {"codec": "cloudpickle", "python": version_text(PYTHON), "name": name}
     environment = environment_of(fn)
@@ -186,9 +197,8 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
     if fallback is not None:
         header["fallback"] = fallback.to_json()
     raw = json.dumps(header, separators=(",", ":")).encode()
-    return FunctionBody(
-        FUNCTION_MAGIC + len(raw).to_bytes(4, "big") + raw + body, name, source, _description(fn)
-    )
+    data = FUNCTION_MAGIC + len(raw).to_bytes(4, "big") + raw + pickled
+    return FunctionBody(data, name, source, _description(fn))
 
 
 def load_function(data: bytes) -> Callable[..., Any]:

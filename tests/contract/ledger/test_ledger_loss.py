@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
+from federation.db.errors import DatabaseUnavailable
 from federation.services import sweeper
 from federation.services.collector import Collector
 from tests.support.endpoint import FakeEndpoint, outcome
@@ -419,9 +419,9 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
     node.finish()
 
     def fail(*_: Any) -> None:
-        raise OperationalError("UPDATE", None, Exception("the database went away"))
+        raise DatabaseUnavailable("the database went away")
 
-    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+    with monkeypatch.context() as patch, pytest.raises(DatabaseUnavailable):
         patch.setattr("federation.services.collector.apply_reports", fail)
         ledger.collect()
     node.beat()
