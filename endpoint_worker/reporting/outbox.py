@@ -6,6 +6,7 @@ report, but no outcome waits for others. Heartbeats and small reports pass betwe
 reports about the same bundle keep their order.
 """
 
+# One concept: the order in which outcomes are divided, spooled and sent.
 from __future__ import annotations
 
 import logging
@@ -20,7 +21,8 @@ from typing import NamedTuple
 import redis
 
 from umbel.protocol import names
-from umbel.protocol.envelope import Signer, unseal
+from umbel.protocol.envelope import Signer, unverified_header
+from umbel.protocol.limits import MAX_OUTCOMES, MAX_UNREAD_REPORTS
 from umbel.protocol.messages import Heartbeat, Outcome, Report, Status
 from umbel.system.threads import GuardedThread
 
@@ -30,7 +32,6 @@ from ..broker.outage import Outage
 from .backlog import Backlog
 from .sender import LOOK_INTERVAL, Sender
 from .spool import Entry, Spool
-from .wire import MAX_UNREAD_REPORTS
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Outbox:
         self._make_heartbeat: Callable[[], Heartbeat] | None = None
         self._outage = Outage(log, "reports are kept and sent later", first=FIRST_DELAY, longest=MAX_DELAY)
         self._delay = 0.0
+        self._began = time.monotonic_ns() - 1
         self._stopped = threading.Event()
         self._thread = GuardedThread(self._run, name="umbel-outbox", stop=self._stopped)
         self._load(self._spool.load())
@@ -213,7 +215,7 @@ class Outbox:
             del self._unsent[bundle_id]
 
     def _seal(self, outcomes: dict[str, list[Outcome]], *, goodbye: bool = False) -> bytes:
-        return self._sealed(Report(*self._origin[:3], outcomes=outcomes, goodbye=goodbye))
+        return self._sealed(Report(*self._origin[:3], outcomes=outcomes, goodbye=goodbye, **self._position()))
 
     def _sealed(self, report: Report) -> bytes:
         return report.seal(self._signer, self._clock.now(), names.new_id())
@@ -226,12 +228,18 @@ class Outbox:
         try:
             # a service that reads slowly must still see that this node lives
             if make is not None and not self._sender.blocked(2 * MAX_UNREAD_REPORTS):
-                self._sender.push(self._sealed(Report(*self._origin[:3], heartbeat=make())))
+                self._sender.push(
+                    self._sealed(Report(*self._origin[:3], heartbeat=make(), **self._position()))
+                )
             self._delay = self._send_backlog()
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)
             return
         self._outage.ended()
+
+    def _position(self) -> dict[str, int]:
+        """Return the run of this node, and the place of a report in it, which only grows."""
+        return {"incarnation": self._origin.incarnation, "order": time.monotonic_ns() - self._began}
 
     def _send_backlog(self) -> float:
         """Push small reports and one piece of a large one; return the delay before the next ones."""
@@ -246,7 +254,7 @@ class Outbox:
                 continue
             if not self._sender.is_large(entry.size):
                 self._sender.push(data)
-            elif not self._sender.advance(str(unseal(data).header["id"]), data):
+            elif not self._sender.advance(str(unverified_header(data)["id"]), data):
                 return 0.0
             self._done(entry)
             if self._make_heartbeat is not None:
@@ -274,12 +282,13 @@ class Outbox:
 def batches(items: list[tuple[str, list[Outcome]]]) -> list[dict[str, list[Outcome]]]:
     """Divide outcomes into reports of about REPORT_BYTES."""
     found: list[dict[str, list[Outcome]]] = []
-    size = REPORT_BYTES
+    size, count = REPORT_BYTES, 0
     for bundle_id, outcomes in items:
         for outcome in outcomes:
-            if size >= REPORT_BYTES:
+            if size >= REPORT_BYTES or count >= MAX_OUTCOMES // 2:
                 found.append({})
-                size = 0
+                size = count = 0
+            count += 1
             found[-1].setdefault(bundle_id, []).append(outcome)
             size += len(outcome.payload)
             if outcome.log is not None:
