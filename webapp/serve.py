@@ -23,8 +23,8 @@ from waitress.server import BaseWSGIServer
 
 from federation.broker.notifications import Notifier
 from federation.config.settings import Settings, load
-from federation.context import Federation, open_federation
-from federation.process import keep_memory
+from federation.context import Federation
+from federation.process import keep_memory, open_when_available
 from umbel.protocol import limits
 from umbel.protocol.errors import UmbelError
 
@@ -52,11 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load(flags.home, host=flags.host, port=flags.port)
         logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
         raise_file_limit()
-        fed = open_federation(settings)
+        fed = open_when_available(settings, threading.Event())
     except UmbelError as error:
         return _fail(error.message)
     except OSError as error:
         return _fail(f"{error.filename or flags.home}: {error.strerror or error}")
+    assert fed is not None, "only a stop request ends the wait for the database"
     try:
         return _serve(fed, settings)
     finally:

@@ -33,6 +33,8 @@ class Settings:
     home: Path
     #: SQLAlchemy URL of the ledger; empty: SQLite in the home.
     database_url: Secret = ""
+    #: How long a transaction waits for others on SQLite.
+    busy_timeout: Number = 20.0
     #: Redis URL with the service's own account; empty: the embedded broker of the home.
     broker_url: Secret = ""
     #: Address at which endpoints reach the broker (host:port); empty: the one of broker_url.
