@@ -17,6 +17,7 @@ from urllib3.exceptions import SSLError
 from ..protocol import parcel
 from ..protocol.errors import NotFound, ServiceUnavailable
 from ..protocol.version import __version__
+from ..system.forks import after_fork
 from .account import Account
 from .answers import RetryableError, read_answer
 from .connections import SILENCE, Answer, Connections, Cut
@@ -152,6 +153,7 @@ class HttpTransport:
         self._reached = reached or threading.Event()
         self._closed = threading.Event()
         self._connections = Connections(account.url)
+        after_fork(self._replace_events)
         self._headers = {"Accept": "application/json", "User-Agent": f"umbel/{__version__}"}
         if account.token:
             self._headers["Authorization"] = f"Bearer {account.token}"
@@ -174,6 +176,10 @@ class HttpTransport:
             level = logging.WARNING if pause >= WARNING_PAUSE else logging.INFO
             logger.log(level, "%s; trying again in %.1f s", failure.error, pause)
             (request.given_up or self._closed).wait(pause)
+
+    def _replace_events(self) -> None:
+        """In a forked child: another thread may have held their locks."""
+        self._closed, self._reached = _copy(self._closed), _copy(self._reached)
 
     def clone(self) -> HttpTransport:
         """Return a transport to the same service with connections of its own."""
@@ -233,6 +239,13 @@ class HttpTransport:
             details={"url": self._account.url},
         )
         return failure if certificate else RetryableError(failure)
+
+
+def _copy(event: threading.Event) -> threading.Event:
+    copy = threading.Event()
+    if event.is_set():
+        copy.set()
+    return copy
 
 
 def _target(path: str, query: dict[str, Any] | None) -> str:
