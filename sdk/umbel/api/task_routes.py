@@ -1,5 +1,6 @@
 """One method per route of the API for tasks and their groups; ``Client`` joins all routes."""
 
+# One concept: one method for each route of tasks and their groups; most lines are their documentation
 from __future__ import annotations
 
 import threading
