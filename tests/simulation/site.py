@@ -21,6 +21,7 @@ from federation.db.engine import Database
 from federation.db.function_cache import FunctionCache
 from federation.registry import endpoints, functions, users
 from federation.registry.users import User
+from federation.services import rollback
 from federation.services.sweeper import Sweeper
 from tests.simulation.clock import Clock, deterministic
 from tests.simulation.store import Store
@@ -186,6 +187,7 @@ class Site:
     def reset(self) -> None:
         """Start over with the ledger of the template, an empty store, and the first moment."""
         self.database.hook = lambda: None
+        (self.fed.settings.home / rollback.MARK_FILE).unlink(missing_ok=True)
         self._template.backup(self._driver())
         self.clock.now = self._seen
         self.store = Store(self.clock)
