@@ -215,7 +215,7 @@ class Outbox:
             del self._unsent[bundle_id]
 
     def _seal(self, outcomes: dict[str, list[Outcome]], *, goodbye: bool = False) -> bytes:
-        return self._sealed(Report(*self._origin[:3], outcomes=outcomes, goodbye=goodbye, **self._position()))
+        return self._report(outcomes, goodbye=goodbye)
 
     def _sealed(self, report: Report) -> bytes:
         return report.seal(self._signer, self._clock.now(), names.new_id())
@@ -229,7 +229,7 @@ class Outbox:
             # a service that reads slowly must still see that this node lives
             if make is not None and not self._sender.blocked(2 * MAX_UNREAD_REPORTS):
                 self._sender.push(
-                    self._sealed(Report(*self._origin[:3], heartbeat=make(), **self._position()))
+                    self._report(heartbeat=make())
                 )
             self._delay = self._send_backlog()
         except BROKER_ERRORS as error:
@@ -237,9 +237,18 @@ class Outbox:
             return
         self._outage.ended()
 
-    def _position(self) -> dict[str, int]:
-        """Return the run of this node, and the place of a report in it, which only grows."""
-        return {"incarnation": self._origin.incarnation, "order": time.monotonic_ns() - self._began}
+    def _report(
+        self,
+        outcomes: dict[str, list[Outcome]] | None = None,
+        heartbeat: Heartbeat | None = None,
+        goodbye: bool = False,
+    ) -> bytes:
+        """Sign a report. Its order only grows during a run, whatever the clock does."""
+        endpoint, node, instance, incarnation = self._origin
+        order = time.monotonic_ns() - self._began
+        return self._sealed(
+            Report(endpoint, node, instance, outcomes or {}, heartbeat, goodbye, incarnation, order)
+        )
 
     def _send_backlog(self) -> float:
         """Push small reports and one piece of a large one; return the delay before the next ones."""
