@@ -22,22 +22,20 @@ import redis
 
 from umbel.protocol import names
 from umbel.protocol.envelope import Signer, unverified_header
-from umbel.protocol.limits import MAX_OUTCOMES, MAX_UNREAD_REPORTS
-from umbel.protocol.messages import Heartbeat, Outcome, Report, Status
+from umbel.protocol.limits import MAX_UNREAD_REPORTS
+from umbel.protocol.messages import Heartbeat, Outcome, Report
 from umbel.system.threads import GuardedThread
 
 from ..broker.client import BROKER_ERRORS
 from ..broker.clock import BrokerClock
 from ..broker.outage import Outage
+from . import batching
 from .backlog import Backlog
 from .sender import LOOK_INTERVAL, Sender
 from .spool import Entry, Spool
 
 log = logging.getLogger(__name__)
 
-#: A report is closed when its payloads, logs and items reach this many bytes (a single larger outcome gets a
-#: report of its own).
-REPORT_BYTES = 2 * 1024 * 1024
 #: Seconds between attempts while the broker is unreachable: doubled each time up to the maximum.
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0
 #: A report that cannot be read from the spool is tried again after this long (seconds).
@@ -183,7 +181,7 @@ class Outbox:
         if self._spool.unwritten:
             self._spool.write_rest()
         if self._items:
-            new = batches(self._items)
+            new = batching.divide(self._items)
             self._pending += new
             # count the reports that contain the outcomes instead of the calls of ``add``
             items, self._items = self._items, []
@@ -204,7 +202,7 @@ class Outbox:
                 self._pending[:1] = [{bundle: outcomes} for bundle, outcomes in batch.items()]
                 return
             log.exception("the outcomes of bundle %s cannot be written; they are reported as lost", *batch)
-            data = self._seal(_lost(batch, error))
+            data = self._seal(batching.lost(batch, error))
         entry = self._spool.add(data, tuple(batch), keep=not self._outage.active)
         del self._pending[0]
         self._backlog.append(entry)
@@ -228,9 +226,7 @@ class Outbox:
         try:
             # a service that reads slowly must still see that this node lives
             if make is not None and not self._sender.blocked(2 * MAX_UNREAD_REPORTS):
-                self._sender.push(
-                    self._report(heartbeat=make())
-                )
+                self._sender.push(self._report(heartbeat=make()))
             self._delay = self._send_backlog()
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)
@@ -286,35 +282,3 @@ class Outbox:
         with self._lock:
             for bundle_id in entry.bundles:
                 self._discount(bundle_id)
-
-
-def batches(items: list[tuple[str, list[Outcome]]]) -> list[dict[str, list[Outcome]]]:
-    """Divide outcomes into reports of about REPORT_BYTES."""
-    found: list[dict[str, list[Outcome]]] = []
-    size, count = REPORT_BYTES, 0
-    for bundle_id, outcomes in items:
-        for outcome in outcomes:
-            if size >= REPORT_BYTES or count >= MAX_OUTCOMES // 2:
-                found.append({})
-                size = count = 0
-            count += 1
-            found[-1].setdefault(bundle_id, []).append(outcome)
-            size += len(outcome.payload)
-            if outcome.log is not None:
-                size += len(outcome.log.head) + len(outcome.log.tail)
-            if outcome.items is not None:
-                size += sum(map(len, outcome.items.items))
-    return found
-
-
-def _lost(batch: dict[str, list[Outcome]], error: Exception) -> dict[str, list[Outcome]]:
-    """Outcomes instead of those that cannot be written."""
-    message = f"the endpoint could not report the outcome: {error!r}"[:300]
-    return {
-        bundle: [
-            Outcome(outcome.task_id, outcome.attempt, Status.LOST, message=message)
-            for outcome in outcomes
-            if outcome.status != Status.RUNNING
-        ]
-        for bundle, outcomes in batch.items()
-    }

@@ -14,10 +14,10 @@ from marshmallow import Schema
 from tests.support.api import Api, b64
 from tests.support.played import fail
 from umbel.protocol.version import PROTOCOL_VERSION
-from webapp.schemas.common import Error
+from webapp.schemas.common import Cancelled, Error
 from webapp.schemas.endpoints import Endpoint, EndpointPage, NewEndpoint
 from webapp.schemas.functions import Function, FunctionPage
-from webapp.schemas.groups import Cancelled, Group, Results
+from webapp.schemas.groups import Group, Results
 from webapp.schemas.service import Health, Version, Whoami
 from webapp.schemas.tasks import Accepted, Result, Task, TaskPage
 
@@ -116,8 +116,10 @@ def test_cancelling(api: Api) -> None:
     task = conforms(Task, api.ada.ok("POST", f"/v1/tasks/{first}/cancel"))
     assert task["state"] == "cancelled"
     assert api.ada.ok("POST", f"/v1/tasks/{first}/cancel") == task
+    ids = {"task_ids": accepted["task_ids"][:2], "started": False}
+    assert conforms(Cancelled, api.ada.ok("POST", "/v1/tasks/cancel", ids)) == {"cancelled": 1}
     answer = conforms(Cancelled, api.ada.ok("POST", f"/v1/groups/{accepted['group_id']}/cancel"))
-    assert answer == {"cancelled": 2}
+    assert answer == {"cancelled": 1}
     assert api.ada.ok("GET", f"/v1/groups/{accepted['group_id']}")["states"] == {"cancelled": 3}
 
 

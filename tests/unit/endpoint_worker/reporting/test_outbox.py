@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 import redis
 
-from endpoint_worker.reporting import outbox, spool
+from endpoint_worker.reporting import batching, outbox, spool
 from endpoint_worker.reporting.outbox import Origin, Outbox
 from endpoint_worker.reporting.spool import Entry, Spool
 from tests.support.wait import wait_until
@@ -139,7 +139,7 @@ def test_heartbeats_are_not_kept_and_come_after_outcomes(
 def test_reports_are_closed_at_their_size(
     server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "REPORT_BYTES", 1000)
+    monkeypatch.setattr(batching, "REPORT_BYTES", 1000)
     with opened(server, tmp_path) as box:
         box.add("b1", [outcome(f"t{i}", bytes(600)) for i in range(6)])
         wait_until(lambda: not box.unsent, what="all is sent")
