@@ -29,6 +29,7 @@ from ..ledger.task_rows import Task, tasks_in_bundles
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
+from .broker_quota import BrokerQuota
 from .liveness import Liveness
 from .rollback import RollbackGuard
 
@@ -48,6 +49,7 @@ class Sweeper:
     def __init__(self, fed: Federation):
         self.fed = fed
         self.liveness = Liveness(fed)
+        self.quota = BrokerQuota(fed)
         # bundles in no queue and on no node: number → when this was first seen
         self._missing: dict[int, float] = {}
         self._rollback = RollbackGuard(fed)
@@ -57,6 +59,7 @@ class Sweeper:
         steps: list[Callable[[], Any]] = [
             self.check_ledger,
             self.restore_broker,
+            self.quota.limit_endpoints,
             self.liveness.mark_lost_nodes,
         ]
         steps += [self.resend, self.expire, self.fail_oversized, self.refill, self.delete_old]
