@@ -1,7 +1,7 @@
 """Every parser of another party's bytes: any input is accepted or rejected with the parser's own error.
 
-A few thousand inputs each in ``make test``; ``make fuzz`` tries a million each. A failure names its input: add
-it to ``FOUND``, whose inputs are tried every time.
+A few thousand inputs each in ``make test``; ``make fuzz`` tries a million each. A failure names its input:
+add it to ``FOUND``, whose inputs are tried every time.
 """
 
 from __future__ import annotations
