@@ -19,7 +19,7 @@ RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak simulate bench lint format docs build clean
+.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak fuzz simulate bench lint format docs build clean
 
 help: ## show this list
 	@echo "Umbel: your functions on your machines. Targets:"
@@ -57,6 +57,9 @@ soak: $(DEV_STAMP) ## random work for a quarter of an hour while processes are k
 simulate: $(DEV_STAMP) ## random schedules of the service on a fake clock (SEEDS=20000 FIRST=0)
 	$(BIN)/python -m tests.simulation $${FIRST:-0} $${SEEDS:-20000}
 	$(BIN)/python -m pytest $(BUGS) $(ARGS)
+
+fuzz: $(DEV_STAMP) ## a million random inputs for each parser of another party's bytes (FUZZ_SEED= for others)
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-1000000} $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 bench: $(DEV_STAMP) ## compare the performance of Umbel and its peers
 	$(BIN)/python -m benchmarks $(ARGS)
