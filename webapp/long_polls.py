@@ -110,6 +110,7 @@ class LongPolls:
         after: int,
         wait: float,
         limit: int,
+        epoch: str | None = None,
         gone: Callable[[], bool] = lambda: False,
         parking: Wait | None = None,
     ) -> dict[str, Any]:
@@ -122,8 +123,9 @@ class LongPolls:
         return self._poll(
             user,
             [group_id],
-            lambda: results.results_after(self._fed, user, group_id, after, limit),
-            lambda page: bool(page["results"]),
+            lambda: results.results_after(self._fed, user, group_id, after, limit, epoch),
+            # if the epoch has changed, the client must learn of it even without results
+            lambda page: bool(page["results"]) or page["epoch"] != (epoch or page["epoch"]),
             wait,
             gone,
             parking,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from umbel.protocol.limits import MAX_OUTCOMES
 from umbel.protocol.messages import Outcome, Status
 
 #: A report is closed when its payloads, logs and items reach this many bytes (a single larger outcome gets a
@@ -12,12 +13,13 @@ REPORT_BYTES = 2 * 1024 * 1024
 def divide(items: list[tuple[str, list[Outcome]]]) -> list[dict[str, list[Outcome]]]:
     """Divide outcomes, each list with the id of its bundle, into reports of about REPORT_BYTES."""
     found: list[dict[str, list[Outcome]]] = []
-    size = REPORT_BYTES
+    size, count = REPORT_BYTES, 0
     for bundle_id, outcomes in items:
         for outcome in outcomes:
-            if size >= REPORT_BYTES:
+            if size >= REPORT_BYTES or count >= MAX_OUTCOMES // 2:
                 found.append({})
-                size = 0
+                size = count = 0
+            count += 1
             found[-1].setdefault(bundle_id, []).append(outcome)
             size += len(outcome.payload)
             if outcome.log is not None:

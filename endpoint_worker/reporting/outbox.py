@@ -6,6 +6,7 @@ report, but no outcome waits for others. Heartbeats and small reports pass betwe
 reports about the same bundle keep their order.
 """
 
+# One concept: the order in which outcomes are divided, spooled and sent.
 from __future__ import annotations
 
 import logging
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -20,7 +22,8 @@ from typing import NamedTuple
 import redis
 
 from umbel.protocol import names
-from umbel.protocol.envelope import Signer, unseal
+from umbel.protocol.envelope import Signer, unverified_header
+from umbel.protocol.limits import MAX_UNREAD_REPORTS
 from umbel.protocol.messages import Heartbeat, Outcome, Report
 from umbel.system.threads import GuardedThread
 
@@ -31,7 +34,6 @@ from . import batching
 from .backlog import Backlog
 from .sender import LOOK_INTERVAL, Sender
 from .spool import Entry, Spool
-from .wire import MAX_UNREAD_REPORTS
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class Outbox:
         self._make_heartbeat: Callable[[], Heartbeat] | None = None
         self._outage = Outage(log, "reports are kept and sent later", first=FIRST_DELAY, longest=MAX_DELAY)
         self._delay = 0.0
+        self._began = time.monotonic_ns() - 1
         self._stopped = threading.Event()
         self._thread = GuardedThread(self._run, name="umbel-outbox", stop=self._stopped)
         self._load(self._spool.load())
@@ -211,7 +214,7 @@ class Outbox:
             del self._unsent[bundle_id]
 
     def _seal(self, outcomes: dict[str, list[Outcome]], *, goodbye: bool = False) -> bytes:
-        return self._sealed(Report(*self._origin[:3], outcomes=outcomes, goodbye=goodbye))
+        return self._sealed(replace(self._report(), outcomes=outcomes, goodbye=goodbye))
 
     def _sealed(self, report: Report) -> bytes:
         return report.seal(self._signer, self._clock.now(), names.new_id())
@@ -224,12 +227,18 @@ class Outbox:
         try:
             # a service that reads slowly must still see that this node lives
             if make is not None and not self._sender.blocked(2 * MAX_UNREAD_REPORTS):
-                self._sender.push(self._sealed(Report(*self._origin[:3], heartbeat=make())))
+                self._sender.push(self._sealed(replace(self._report(), heartbeat=make())))
             self._delay = self._send_backlog()
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)
             return
         self._outage.ended()
+
+    def _report(self) -> Report:
+        """Return an empty report with the run of this node, and its place in this run, which only grows."""
+        endpoint, node, instance = self._origin[:3]
+        order = time.monotonic_ns() - self._began
+        return Report(endpoint, node, instance, incarnation=self._origin.incarnation, order=order)
 
     def _send_backlog(self) -> float:
         """Push small reports and one piece of a large one; return the delay before the next ones."""
@@ -244,7 +253,7 @@ class Outbox:
                 continue
             if not self._sender.is_large(entry.size):
                 self._sender.push(data)
-            elif not self._sender.advance(str(unseal(data).header["id"]), data):
+            elif not self._sender.advance(str(unverified_header(data)["id"]), data):
                 return 0.0
             self._done(entry)
             if self._make_heartbeat is not None:

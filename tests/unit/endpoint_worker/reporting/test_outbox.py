@@ -45,7 +45,7 @@ def opened(server: fakeredis.FakeServer, spool: Path, instance: str = "i1") -> I
 def received(server: fakeredis.FakeServer) -> list[OpenReport]:
     """The reports so far, oldest first, checked as the collector does."""
     with fakeredis.FakeRedis(server=server) as client:
-        data = client.lrange(names.REPORTS_KEY, 0, -1)
+        data = client.lrange(names.reports_key(ENDPOINT), 0, -1)
     verifier = Verifier(KEY.public_key)
     return [Report.open(verifier, item, time.time()) for item in reversed(data)]
 
