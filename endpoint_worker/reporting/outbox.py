@@ -6,7 +6,6 @@ report, but no outcome waits for others. Heartbeats and small reports pass betwe
 reports about the same bundle keep their order.
 """
 
-# One concept: the order in which outcomes are divided, spooled and sent.
 from __future__ import annotations
 
 import logging
