@@ -11,6 +11,7 @@ from umbel.protocol.messages import Bundle, Call, FunctionRef
 from ..broker.client import BrokerError, Outgoing
 from ..context import Federation
 from ..db import shared
+from ..db.errors import RETRYABLE
 from ..db.options import Options
 from .refill import PlannedBundle
 
@@ -28,8 +29,10 @@ def send(fed: Federation, planned: Sequence[PlannedBundle], blobs: Mapping[int, 
     try:
         all_blobs = _blobs(fed, planned, blobs or {})
         fed.broker.send([_outgoing(fed, plan, all_blobs) for plan in planned])
-    except BrokerError as error:
-        log.warning("broker unreachable; %d bundles will be sent again later: %s", len(planned), error)
+    except (*BrokerError, *RETRYABLE) as error:
+        log.warning(
+            "broker or database unavailable; %d bundles will be sent again later: %s", len(planned), error
+        )
 
 
 def _blobs(

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+import redis
 from sqlalchemy import text
 
 from umbel.protocol import names
@@ -26,6 +27,7 @@ def health(fed: Federation) -> dict[str, Any]:
     """
     database = _database(fed)
     broker, lag, waiting = _broker(fed)
+    broker = _writable(fed) if broker == "ok" else broker
     healthy = database == broker == "ok" and lag is not None and lag < collector.DEAD_AFTER
     return {
         "status": "ok" if healthy else "degraded",
@@ -52,7 +54,24 @@ def _broker(fed: Federation) -> tuple[str, float | None, int | None]:
     try:
         beats = [beat["beat"] for beat in collector.collectors(fed).values()]
         waiting = int(fed.broker.redis.llen(names.REPORTS_KEY))
+    except redis.exceptions.BusyLoadingError:
+        return "loading", None, None
     except BrokerError:
         return "unreachable", None, None
     lag = round(max(0.0, time.time() - max(beats)), 3) if beats else None
     return "ok", lag, waiting
+
+
+def _writable(fed: Federation) -> str:
+    """Return "ok", or why the broker accepts no commands that write."""
+    try:
+        fed.broker.redis.set("umbel:health", "1", ex=60)
+    except redis.exceptions.OutOfMemoryError:
+        return "full"
+    except redis.exceptions.ReadOnlyError:
+        return "read-only"
+    except redis.exceptions.BusyLoadingError:
+        return "loading"
+    except BrokerError:
+        return "unreachable"
+    return "ok"

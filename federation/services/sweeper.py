@@ -76,6 +76,7 @@ class Sweeper:
         """
         redis = self.fed.broker.redis
         if redis.exists(names.EPOCH_KEY):
+            broker_accounts.restore_if_lost(self.fed)
             return False
         log.warning("the broker is new or lost its data; restoring it from the ledger")
         broker_accounts.ensure_endpoint_users(self.fed)
