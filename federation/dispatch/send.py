@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 
 from umbel.protocol.messages import Bundle, Call, FunctionRef
@@ -70,7 +69,7 @@ def _outgoing(fed: Federation, plan: PlannedBundle, blobs: Mapping[int, bytes]) 
         # only long run times matter to workers
         seconds=round(plan.seconds, 1) if plan.seconds > 1.0 else 0.0,
     )
-    head, body = bundle.seal(fed.signer, time.time())
+    head, body = bundle.seal(fed.signer, fed.clock())
     return Outgoing(
         endpoint_id=plan.endpoint_id,
         bundle_id=plan.bundle_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 import redis
@@ -58,7 +57,7 @@ def _broker(fed: Federation) -> tuple[str, float | None, int | None]:
         return "loading", None, None
     except BrokerError:
         return "unreachable", None, None
-    lag = round(max(0.0, time.time() - max(beats)), 3) if beats else None
+    lag = round(max(0.0, fed.clock() - max(beats)), 3) if beats else None
     return "ok", lag, waiting
 
 
