@@ -48,6 +48,8 @@ class Adoption:
         for spool in random.sample(spools, min(len(spools), MAX_DIRECTORIES)):
             try:
                 self._look(spool)
+            except FileNotFoundError:
+                continue  # another node was faster
             except OSError as error:
                 log.warning("reports in %s cannot be adopted: %s", spool, error)
         if self._leases:

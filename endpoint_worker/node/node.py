@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 from umbel.protocol import limits, names
@@ -34,6 +33,7 @@ from ..runners.options import RunnerOptionsBuilder, runner_options
 from ..scheduling.supervisor import Supervisor
 from . import inventory
 from .adoption import Adoption
+from .callbacks import CallbackThread
 
 log = logging.getLogger(__name__)
 
@@ -51,39 +51,6 @@ def _fits(bundle: Bundle) -> bool:
     return True
 
 
-class CallbackThread:
-    """Runs callbacks one after another, so that other threads need not wait for them."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[list[Callable[[], None]] | None] = SimpleQueue()
-        self._thread = GuardedThread(self._run, name="umbel-callbacks")
-
-    def start(self) -> None:
-        """Start the thread; does nothing if it was started before."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def submit(self, callbacks: list[Callable[[], None]]) -> None:
-        """Run these callbacks soon."""
-        self._queue.put(callbacks)
-
-    def close(self, timeout: float) -> None:
-        """Run the remaining callbacks and end."""
-        self._queue.put(None)
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-
-    def _run(self) -> None:
-        """Run callbacks until ``close``."""
-        while (callbacks := self._queue.get()) is not None:
-            for callback in callbacks:
-                try:
-                    callback()
-                except Exception:
-                    # Celery's bookkeeping over a broken connection may raise anything; bundles continue
-                    log.warning("cannot report the progress of a bundle to Celery", exc_info=True)
-
-
 class Node:
     """One running worker node of an endpoint. ``name``: its name, kept across restarts.
 
@@ -97,21 +64,9 @@ class Node:
         self.settings = settings
         self.broker_url = settings.broker_url(credentials.broker_url)
         self.clock = BrokerClock()
-        origin = Origin(self.endpoint, name, names.new_id(), directory.next_incarnation())
-        signer = Signer(directory.signing_key())
-        self.outbox = Outbox(signer, origin, directory.spool / name, connect(self.broker_url), self.clock)
+        self.outbox = self._make_outbox(directory)
         self._adoption = Adoption(directory, name, self.outbox.adopt)
-        self._leases = (f"{origin.instance} {count}" for count in itertools.count())
-        self.outbox.renew_lease(next(self._leases))
-        self.intake = Intake(
-            self.endpoint,
-            Verifier(credentials.service_key),
-            FunctionCache(directory.cache / "functions"),
-            connect(self.broker_url, timeout=5.0),
-            self.clock.now,
-            rules=settings.rules,
-            sandboxed=settings.sandbox.kind != "none",
-        )
+        self.intake = self._make_intake(directory, Verifier(credentials.service_key))
         self.callbacks = CallbackThread()
         groups = cgroups.find() if settings.cgroup else None
         options = replace(runner_options(directory, settings), cgroups=groups)
@@ -136,6 +91,25 @@ class Node:
         self._outage = Outage(log, "cancelled calls are not read", first=limits.HEARTBEAT_INTERVAL)
         self._stopped = threading.Event()
         self._heartbeats = GuardedThread(self._heartbeat_loop, name="umbel-heartbeat", stop=self._stopped)
+
+    def _make_outbox(self, directory: EndpointDirectory) -> Outbox:
+        origin = Origin(self.endpoint, self.name, names.new_id(), directory.next_incarnation())
+        signer, client = Signer(directory.signing_key()), connect(self.broker_url)
+        outbox = Outbox(signer, origin, directory.spool / self.name, client, self.clock)
+        self._leases = (f"{origin.instance} {count}" for count in itertools.count())
+        outbox.renew_lease(next(self._leases))
+        return outbox
+
+    def _make_intake(self, directory: EndpointDirectory, verifier: Verifier) -> Intake:
+        return Intake(
+            self.endpoint,
+            verifier,
+            FunctionCache(directory.cache / "functions"),
+            connect(self.broker_url, timeout=5.0),
+            self.clock.now,
+            rules=self.settings.rules,
+            sandboxed=self.settings.sandbox.kind != "none",
+        )
 
     def _make_router(self, directory: EndpointDirectory) -> Router:
         chosen = self.settings

@@ -6,6 +6,7 @@ report, but no outcome waits for others. Heartbeats and small reports pass betwe
 reports about the same bundle keep their order.
 """
 
+# One concept: the order in which outcomes are divided, spooled and sent.
 from __future__ import annotations
 
 import logging
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -20,23 +22,21 @@ from typing import NamedTuple
 import redis
 
 from umbel.protocol import names
-from umbel.protocol.envelope import Signer, unseal
-from umbel.protocol.messages import Heartbeat, Outcome, Report, Status
+from umbel.protocol.envelope import Signer, unverified_header
+from umbel.protocol.limits import MAX_UNREAD_REPORTS
+from umbel.protocol.messages import Heartbeat, Outcome, Report
 from umbel.system.threads import GuardedThread
 
 from ..broker.client import BROKER_ERRORS
 from ..broker.clock import BrokerClock
 from ..broker.outage import Outage
+from . import batching
 from .backlog import Backlog
 from .sender import LOOK_INTERVAL, Sender
 from .spool import Entry, Spool
-from .wire import MAX_UNREAD_REPORTS
 
 log = logging.getLogger(__name__)
 
-#: A report is closed when its payloads, logs and items reach this many bytes (a single larger outcome gets a
-#: report of its own).
-REPORT_BYTES = 2 * 1024 * 1024
 #: Seconds between attempts while the broker is unreachable: doubled each time up to the maximum.
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0
 #: A report that cannot be read from the spool is tried again after this long (seconds).
@@ -82,6 +82,7 @@ class Outbox:
         self._make_heartbeat: Callable[[], Heartbeat] | None = None
         self._outage = Outage(log, "reports are kept and sent later", first=FIRST_DELAY, longest=MAX_DELAY)
         self._delay = 0.0
+        self._began = time.monotonic_ns() - 1
         self._stopped = threading.Event()
         self._thread = GuardedThread(self._run, name="umbel-outbox", stop=self._stopped)
         self._load(self._spool.load())
@@ -181,7 +182,7 @@ class Outbox:
         if self._spool.unwritten:
             self._spool.write_rest()
         if self._items:
-            new = batches(self._items)
+            new = batching.divide(self._items)
             self._pending += new
             # count the reports that contain the outcomes instead of the calls of ``add``
             items, self._items = self._items, []
@@ -202,7 +203,7 @@ class Outbox:
                 self._pending[:1] = [{bundle: outcomes} for bundle, outcomes in batch.items()]
                 return
             log.exception("the outcomes of bundle %s cannot be written; they are reported as lost", *batch)
-            data = self._seal(_lost(batch, error))
+            data = self._seal(batching.lost(batch, error))
         entry = self._spool.add(data, tuple(batch), keep=not self._outage.active)
         del self._pending[0]
         self._backlog.append(entry)
@@ -213,7 +214,7 @@ class Outbox:
             del self._unsent[bundle_id]
 
     def _seal(self, outcomes: dict[str, list[Outcome]], *, goodbye: bool = False) -> bytes:
-        return self._sealed(Report(*self._origin[:3], outcomes=outcomes, goodbye=goodbye))
+        return self._sealed(replace(self._report(), outcomes=outcomes, goodbye=goodbye))
 
     def _sealed(self, report: Report) -> bytes:
         return report.seal(self._signer, self._clock.now(), names.new_id())
@@ -226,12 +227,18 @@ class Outbox:
         try:
             # a service that reads slowly must still see that this node lives
             if make is not None and not self._sender.blocked(2 * MAX_UNREAD_REPORTS):
-                self._sender.push(self._sealed(Report(*self._origin[:3], heartbeat=make())))
+                self._sender.push(self._sealed(replace(self._report(), heartbeat=make())))
             self._delay = self._send_backlog()
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)
             return
         self._outage.ended()
+
+    def _report(self) -> Report:
+        """Return an empty report with the run of this node, and its place in this run, which only grows."""
+        endpoint, node, instance = self._origin[:3]
+        order = time.monotonic_ns() - self._began
+        return Report(endpoint, node, instance, incarnation=self._origin.incarnation, order=order)
 
     def _send_backlog(self) -> float:
         """Push small reports and one piece of a large one; return the delay before the next ones."""
@@ -246,7 +253,7 @@ class Outbox:
                 continue
             if not self._sender.is_large(entry.size):
                 self._sender.push(data)
-            elif not self._sender.advance(str(unseal(data).header["id"]), data):
+            elif not self._sender.advance(str(unverified_header(data)["id"]), data):
                 return 0.0
             self._done(entry)
             if self._make_heartbeat is not None:
@@ -269,34 +276,3 @@ class Outbox:
         with self._lock:
             for bundle_id in entry.bundles:
                 self._discount(bundle_id)
-
-
-def batches(items: list[tuple[str, list[Outcome]]]) -> list[dict[str, list[Outcome]]]:
-    """Divide outcomes into reports of about REPORT_BYTES."""
-    found: list[dict[str, list[Outcome]]] = []
-    size = REPORT_BYTES
-    for bundle_id, outcomes in items:
-        for outcome in outcomes:
-            if size >= REPORT_BYTES:
-                found.append({})
-                size = 0
-            found[-1].setdefault(bundle_id, []).append(outcome)
-            size += len(outcome.payload)
-            if outcome.log is not None:
-                size += len(outcome.log.head) + len(outcome.log.tail)
-            if outcome.items is not None:
-                size += sum(map(len, outcome.items.items))
-    return found
-
-
-def _lost(batch: dict[str, list[Outcome]], error: Exception) -> dict[str, list[Outcome]]:
-    """Outcomes instead of those that cannot be written."""
-    message = f"the endpoint could not report the outcome: {error!r}"[:300]
-    return {
-        bundle: [
-            Outcome(outcome.task_id, outcome.attempt, Status.LOST, message=message)
-            for outcome in outcomes
-            if outcome.status != Status.RUNNING
-        ]
-        for bundle, outcomes in batch.items()
-    }

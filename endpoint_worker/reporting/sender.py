@@ -12,8 +12,9 @@ from typing import Any
 
 import redis
 
-from . import wire
-from .wire import INLINE_REPORT_BYTES, MAX_UNREAD_REPORTS, PARTS_LIFETIME, write_pointer
+from umbel.protocol import names
+from umbel.protocol.limits import INLINE_REPORT_BYTES, MAX_UNREAD_REPORTS, PARTS_LIFETIME
+from umbel.protocol.pointer import write_pointer
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ class Sender:
     def __init__(self, endpoint: str, client: redis.Redis):
         self._client = client
         self._endpoint = endpoint
-        self._list = wire.reports_key(endpoint)
-        self._news = wire.news_channel(endpoint)
+        self._list = names.reports_key(endpoint)
+        self._news = names.news_channel(endpoint)
         self._piece = FIRST_PIECE
         self._unread = 0
         self._looked = 0.0
@@ -55,7 +56,7 @@ class Sender:
 
     def advance(self, report_id: str, data: bytes) -> bool:
         """Write the next piece of a large report; return whether it is complete."""
-        key = wire.parts_key(self._endpoint, report_id)
+        key = names.parts_key(self._endpoint, report_id)
         began = time.monotonic()
         try:
             written = int(self._client.strlen(key))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from umbel.protocol import names
-from umbel.protocol.envelope import unseal
+from umbel.protocol.envelope import unverified_header
 from umbel.protocol.errors import ProtocolError
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Spool:
     def _load(self, path: Path) -> Entry | None:
         try:
             data = path.read_bytes()
-            outcomes = unseal(data).header.get("outcomes")
+            outcomes = unverified_header(data).get("outcomes")
         except ProtocolError:
             log.error("spooled report %s is damaged; it is renamed and not sent", path)
             path.replace(path.with_suffix(DAMAGED))

@@ -9,7 +9,8 @@ from umbel.protocol.parcel import RESULTS_TYPE, pack_results
 
 from ..auth import user
 from ..blueprint import Blueprint
-from ..schemas.groups import Cancelled, Group, Results, ResultsQuery
+from ..schemas.common import Cancelled
+from ..schemas.groups import CancelQuery, Group, Results, ResultsQuery
 from ..state import fed, state, waiting
 
 blp = Blueprint("groups", __name__, url_prefix="/v1/groups", description=__doc__)
@@ -38,8 +39,9 @@ def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
 
 
 @blp.route("/<group_id>/cancel", methods=["POST"])
+@blp.arguments(CancelQuery, location="query")
 @blp.fails("GROUP_NOT_FOUND")
 @blp.response(200, Cancelled)
-def cancel_group(group_id: str) -> dict[str, Any]:
+def cancel_group(choice: dict[str, Any], group_id: str) -> dict[str, Any]:
     """Cancel all unfinished tasks of a group"""
-    return cancel.cancel_group(fed(), user(), group_id)
+    return cancel.cancel_group(fed(), user(), group_id, **choice)

@@ -7,7 +7,7 @@ from marshmallow import Schema, fields, validate
 from federation.registry.pagination import MAX_LIMIT
 from umbel.protocol.limits import MAX_WAIT
 
-from .common import about, time_field
+from .common import about, started_field, time_field
 from .tasks import Result
 
 
@@ -26,10 +26,10 @@ class Group(Schema):
     finished = fields.Boolean(required=True, metadata=about("True if all its tasks have finished."))
 
 
-class Cancelled(Schema):
-    """Result of a cancellation."""
+class CancelQuery(Schema):
+    """Which tasks of a group to cancel."""
 
-    cancelled = fields.Integer(required=True, metadata=about("Number of tasks that were cancelled."))
+    started = started_field()
 
 
 class ResultsQuery(Schema):

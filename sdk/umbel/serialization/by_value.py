@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections import ChainMap
 from types import CodeType, FunctionType, ModuleType
@@ -12,12 +13,13 @@ from cloudpickle.cloudpickle import (
     _class_reduce,
     _decompose_typevar,
     _dynamic_class_reduce,
+    _lookup_module_and_qualname,
     _make_typevar,
 )
 
-from . import classes
-from .local_modules import is_by_value
-from .restore import fill_module, make_module
+from . import classes, local_imports, wrappers
+from .local_modules import is_by_value, is_registered
+from .restore import fill_function, fill_module, make_function, make_module
 
 #: Position of the file name among the arguments of the constructor of code.
 _FILE_NAME = 10
@@ -69,9 +71,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         # type, not isinstance: that would resolve a lazy proxy
         kind = type(obj)
         if kind is FunctionType:
-            if self._is_local(obj.__module__):
-                return self._dynamic_function_reduce(obj)
-            return self._function_reduce(obj)
+            return self._reduce_function(obj)
         if issubclass(kind, type):
             reduced = _dynamic_class_reduce(obj) if self._is_local(obj.__module__) else _class_reduce(obj)
             return classes.reduce(obj, reduced)
@@ -81,7 +81,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return make_module, (obj.__name__,), state, None, None, fill_module
         elif kind is TypeVar and self._is_local(obj.__module__):
             return _make_typevar, _decompose_typevar(obj)
+        elif kind is wrappers.CACHED and not self._has_name(obj):
+            return wrappers.reduce_cached(obj)
+        elif kind is functools.cached_property:
+            return wrappers.reduce_cached_property(obj)
         return NotImplemented
+
+    def _reduce_function(self, fn: FunctionType) -> Any:
+        reduced: Any = NotImplemented if self._has_name(fn) else self._dynamic_function_reduce(fn)
+        if reduced is NotImplemented:
+            return reduced
+        if wrappers.is_dispatcher(fn):
+            return wrappers.reduce_dispatcher(fn)
+        make, args, state = reduced[:3]
+        modules = local_imports.find(fn) if self._local_by_value else {}
+        self.used_local |= bool(modules)
+        return make_function, (bool(modules), make, args), (state, modules), None, None, fill_function
+
+    def _has_name(self, obj: Any) -> bool:
+        """Return whether a function travels as the name of its module and its own."""
+        if self._is_local(obj.__module__) or is_registered(obj.__module__):
+            return False
+        return _lookup_module_and_qualname(obj) is not None
 
     def _is_local(self, module: str | None) -> bool:
         if self._local_by_value and is_by_value(module):

@@ -41,10 +41,10 @@ def is_by_value(name: str | None) -> bool:
             return False
         # sys.modules may list a module under another name
         local = _local[name] = getattr(module, "__name__", None) == name and is_local(module)
-    return local or _is_registered(name)
+    return local or is_registered(name)
 
 
-def _is_registered(name: str) -> bool:
+def is_registered(name: str | None) -> bool:
     """Return whether the program has registered a module, or a package that contains it, with cloudpickle."""
     registered = cloudpickle.list_registry_pickle_by_value()
     while registered and name:
@@ -60,6 +60,13 @@ def is_local(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if not file or name == "__main__" or name.partition(".")[0] in _UMBEL_PACKAGES:
         return False
-    if file.endswith(tuple(EXTENSION_SUFFIXES)) or "site-packages" in file or "dist-packages" in file:
+    return is_local_file(file)
+
+
+def is_local_file(file: str | None) -> bool:
+    """Return whether a file of Python code is neither installed nor part of Python."""
+    if not file or file.endswith(tuple(EXTENSION_SUFFIXES)):
+        return False
+    if "site-packages" in file or "dist-packages" in file:
         return False
     return not str(Path(file).resolve()).startswith(_INSTALLED)

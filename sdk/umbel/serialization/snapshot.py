@@ -30,6 +30,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle.cloudpickle import _extract_code_globals
 
+from . import local_imports, wrappers
 from .local_modules import is_by_value
 
 #: Number of objects in one snapshot. Comparing more takes as long as pickling them again.
@@ -56,6 +57,7 @@ _PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {
     classmethod: lambda value: [value.__func__],
     property: lambda value: [value.fget, value.fset, value.fdel, value.__doc__],
     types.MethodType: lambda value: [value.__func__, value.__self__],
+    functools.cached_property: lambda value: [value.func, value.attrname],
     types.BuiltinFunctionType: lambda value: [value.__self__],
     datetime.datetime: lambda value: [value.tzinfo],
     datetime.time: lambda value: [value.tzinfo],
@@ -156,6 +158,8 @@ class Snapshot:
         elif kind is functools.partial:
             self._values.append((_partial_attributes, value, _partial_attributes(value)))
             self._waiting += _partial_attributes(value)
+        elif kind is wrappers.CACHED:
+            self._add_cached(value)
         elif kind is types.SimpleNamespace:
             self._add_mapping(vars(value), vars(value))
         elif not self._add_typing(value) and not self._add_array(value):
@@ -175,11 +179,16 @@ class Snapshot:
             self._names.append((fn.__globals__, name, value))
             if value is not _MISSING:
                 self._waiting.append(value)
+        self._waiting += local_imports.find(fn).values()
         for cell in fn.__closure__ or ():
             value = _content(cell)
             self._cells.append((cell, value))
             if value is not _MISSING:
                 self._waiting.append(value)
+
+    def _add_cached(self, cached: Any) -> None:
+        if not self._add_reference(cached):
+            self._add_mapping(vars(cached), vars(cached))
 
     def _add_class(self, cls: type) -> None:
         if cls.__module__ == "builtins" or self._add_reference(cls):

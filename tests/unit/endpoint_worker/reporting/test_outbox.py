@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 import redis
 
-from endpoint_worker.reporting import outbox, spool
+from endpoint_worker.reporting import batching, outbox, spool
 from endpoint_worker.reporting.outbox import Origin, Outbox
 from endpoint_worker.reporting.spool import Entry, Spool
 from tests.support.wait import wait_until
@@ -45,7 +45,7 @@ def opened(server: fakeredis.FakeServer, spool: Path, instance: str = "i1") -> I
 def received(server: fakeredis.FakeServer) -> list[OpenReport]:
     """The reports so far, oldest first, checked as the collector does."""
     with fakeredis.FakeRedis(server=server) as client:
-        data = client.lrange(names.REPORTS_KEY, 0, -1)
+        data = client.lrange(names.reports_key(ENDPOINT), 0, -1)
     verifier = Verifier(KEY.public_key)
     return [Report.open(verifier, item, time.time()) for item in reversed(data)]
 
@@ -139,7 +139,7 @@ def test_heartbeats_are_not_kept_and_come_after_outcomes(
 def test_reports_are_closed_at_their_size(
     server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "REPORT_BYTES", 1000)
+    monkeypatch.setattr(batching, "REPORT_BYTES", 1000)
     with opened(server, tmp_path) as box:
         box.add("b1", [outcome(f"t{i}", bytes(600)) for i in range(6)])
         wait_until(lambda: not box.unsent, what="all is sent")

@@ -169,7 +169,8 @@ def test_whatever_ends_the_polls_ends_the_futures(
     wait_until(lambda: service.polls, what="the poll")
     service.results_fail = [error]  # type: ignore[list-item]
     service.finish("wake the poll")
-    assert future.exception(10) is error
+    end = future.exception(10)
+    assert (type(end), str(end)) == (type(error), str(error))
 
 
 def test_a_group_that_is_gone_is_followed_anew(service: ScriptedService, executor: Executor) -> None:
