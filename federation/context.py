@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from umbel.protocol.envelope import Signer, new_private_key
+from umbel.system.clock import SteadyClock
 from umbel.system.files import create_private
 
 from .broker.client import Broker
@@ -22,6 +24,8 @@ class Federation:
     broker: Broker
     signer: Signer
     functions: FunctionCache
+    #: The time, seconds since 1970, for everything that is stored or compared with stored times.
+    clock: Callable[[], float] = field(default_factory=SteadyClock)
 
     def close(self) -> None:
         """Close all connections."""

@@ -170,7 +170,7 @@ class LongPolls:
         topics = [task_id, logs.group_of(self._fed, user, task_id)] if wait > 0 else []
 
         def fetch() -> dict[str, Any]:
-            return streams.items_after(self._fed, user, task_id, after, run, limit, time.time())
+            return streams.items_after(self._fed, user, task_id, after, run, limit, self._fed.clock())
 
         def has_news(page: dict[str, Any]) -> bool:
             return bool(page["items"] or page["ended"] or (run is not None and page["run"] != run))

@@ -27,6 +27,8 @@ SCHEMA = "0011"
 SCHEMA_LOCK = 7_566_268_765
 #: Maximum wait of a SQLite writer for another transaction, seconds.
 BUSY_TIMEOUT = 20.0
+#: Maximum of SQLite's ``busy_timeout``, milliseconds, a 32 bit integer.
+MAX_BUSY_MILLIS = 2**31 - 1
 #: Maximum attempts of a transaction when other processes insert the same row.
 MAX_WRITE_ATTEMPTS = 4
 #: Options of libpq that end the wait for a PostgreSQL server that does not respond, after half a minute.
@@ -56,7 +58,7 @@ class Database:
         if self.url.drivername in ("postgresql", "postgres"):
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.sqlite = self.url.get_backend_name() == "sqlite"
-        self.busy_timeout = busy_timeout
+        self.busy_timeout = min(busy_timeout, threading.TIMEOUT_MAX)
         options: dict[str, Any] = {
             "pool_size": pool_size,
             "max_overflow": 64,
@@ -172,7 +174,7 @@ class Database:
                 driver.execute("PRAGMA foreign_keys = ON")
 
     def _prepare_sqlite(self, driver: Any, _record: Any) -> None:
-        driver.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout * 1000)}")
+        driver.execute(f"PRAGMA busy_timeout = {min(int(self.busy_timeout * 1000), MAX_BUSY_MILLIS)}")
         _use_wal(driver, self.busy_timeout)
         driver.execute("PRAGMA synchronous = FULL")
         driver.execute("PRAGMA foreign_keys = ON")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 
 from umbel.protocol.messages import Bundle, Call, FunctionRef
@@ -11,6 +10,7 @@ from umbel.protocol.messages import Bundle, Call, FunctionRef
 from ..broker.client import BrokerError, Outgoing
 from ..context import Federation
 from ..db import shared
+from ..db.errors import RETRYABLE
 from ..db.options import Options
 from .refill import PlannedBundle
 
@@ -28,8 +28,10 @@ def send(fed: Federation, planned: Sequence[PlannedBundle], blobs: Mapping[int, 
     try:
         all_blobs = _blobs(fed, planned, blobs or {})
         fed.broker.send([_outgoing(fed, plan, all_blobs) for plan in planned])
-    except BrokerError as error:
-        log.warning("broker unreachable; %d bundles will be sent again later: %s", len(planned), error)
+    except (*BrokerError, *RETRYABLE) as error:
+        log.warning(
+            "broker or database unavailable; %d bundles will be sent again later: %s", len(planned), error
+        )
 
 
 def _blobs(
@@ -67,7 +69,7 @@ def _outgoing(fed: Federation, plan: PlannedBundle, blobs: Mapping[int, bytes]) 
         # only long run times matter to workers
         seconds=round(plan.seconds, 1) if plan.seconds > 1.0 else 0.0,
     )
-    head, body = bundle.seal(fed.signer, time.time())
+    head, body = bundle.seal(fed.signer, fed.clock())
     return Outgoing(
         endpoint_id=plan.endpoint_id,
         bundle_id=plan.bundle_id,

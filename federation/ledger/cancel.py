@@ -6,7 +6,6 @@ The new state is final at once. The endpoint is asked to stop the call; later re
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -172,7 +171,7 @@ _REASONS: dict[TaskState, tuple[str | None, str]] = {
 
 def _finish_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int:
     """End the unfinished tasks among ``found`` (no, endpoint_no); return how many."""
-    now = time.time()
+    now = fed.clock()
     endpoint_nos = {row.endpoint_no for row in found}
     with fed.database.write() as connection:
         shared.lock_endpoints(connection, endpoint_nos)

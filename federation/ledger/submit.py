@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +62,7 @@ def submit(
     """
     _check(submission)
     answer, planned, blobs = fed.database.retry_write(
-        lambda connection: _accept(connection, fed, user, submission, idempotency_key, time.time())
+        lambda connection: _accept(connection, fed, user, submission, idempotency_key, fed.clock())
     )
     dispatch.send(fed, planned, blobs)
     return answer

@@ -15,9 +15,15 @@ from sqlalchemy import select
 from umbel.protocol import names
 
 from ..context import Federation
+from ..db.shared import among
 from ..db.tables import endpoints
 
 log = logging.getLogger(__name__)
+
+#: An account without rights that exists as long as the endpoints' accounts do.
+SENTINEL = "umbel-accounts"
+#: Redis key with the id of the broker's process in which the accounts were created.
+RUN_KEY = "umbel:run"
 
 #: Commands that an endpoint's worker needs on its own keys and channels.
 COMMANDS = (
@@ -62,7 +68,56 @@ def ensure_endpoint_users(fed: Federation) -> int:
         for row in rows[start : start + 500]:
             _add(pipe, row.id, row.broker_sha256)
         pipe.execute()
+    _remove_deleted(fed)
+    _mark_complete(fed)
     return len(rows)
+
+
+def _remove_deleted(fed: Federation) -> None:
+    """Remove the accounts of endpoints that were deleted while the broker was unreachable."""
+    prefix = names.broker_user("")
+    users = {_text(user) for user in fed.broker.redis.execute_command("ACL", "USERS")}
+    ids = [user[len(prefix) :] for user in users if user.startswith(prefix)]
+    with fed.database.read() as connection:
+        query = select(endpoints.c.id).where(
+            among(connection, endpoints.c.id, ids), endpoints.c.deleted.is_not(None)
+        )
+        deleted = list(connection.execute(query).scalars())
+    for endpoint_id in deleted:
+        remove_endpoint_user(fed, endpoint_id)
+
+
+def _mark_complete(fed: Federation) -> None:
+    """Record that this run of the broker has all accounts; see ``accounts_lost``."""
+    fed.broker.redis.execute_command("ACL", "SETUSER", SENTINEL, "reset", "off")
+    fed.broker.redis.set(RUN_KEY, _run_id(fed))
+
+
+def restore_if_lost(fed: Federation) -> None:
+    """Recreate all accounts if the broker may have lost some."""
+    if accounts_lost(fed):
+        count = ensure_endpoint_users(fed)
+        log.warning("the broker was restarted or lost accounts; %d accounts restored", count)
+
+
+def accounts_lost(fed: Federation) -> bool:
+    """Return whether the broker may have lost accounts: it restarted, or the sentinel account is missing.
+
+    Redis does not save accounts that were created by a command, even if it saves its data.
+    """
+    redis = fed.broker.redis
+    if _text(redis.get(RUN_KEY)) != _run_id(fed):
+        return True
+    return redis.execute_command("ACL", "GETUSER", SENTINEL) is None
+
+
+def _run_id(fed: Federation) -> str:
+    """Return the id of the broker's process."""
+    return str(fed.broker.redis.info("server").get("run_id", ""))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def credentials_url(fed: Federation, endpoint_id: str, password: str) -> str:

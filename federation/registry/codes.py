@@ -7,7 +7,6 @@ its prefix distinguishes it from a token, and neither is accepted in place of th
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -32,7 +31,7 @@ _t = tokens.c
 def create(fed: Federation, user: User, name: str, lifetime: float = DEFAULT_LIFETIME) -> dict[str, Any]:
     """Create a code that registers an endpoint called ``name``; the code cannot be read again."""
     code = PREFIX + secrets.token_urlsafe(32)
-    now = time.time()
+    now = fed.clock()
     row = {"user_no": user.no, "sha256": digest(code), "label": _label(name), "created": now}
     with fed.database.write() as connection:
         connection.execute(insert(tokens).values(**row, expires=now + lifetime))
@@ -43,7 +42,7 @@ def owner(fed: Federation, code: str) -> User:
     """Return the user who created a valid code. Raises Unauthorized."""
     query = select(users.c.no, users.c.id, users.c.name).join(tokens, _t.user_no == users.c.no)
     with fed.database.read() as connection:
-        row = connection.execute(query.where(*_valid(code))).first()
+        row = connection.execute(query.where(*_valid(fed, code))).first()
     if row is None or not code.startswith(PREFIX):
         raise Unauthorized(_INVALID_CODE)
     return User(*row)
@@ -55,9 +54,9 @@ def redeem(fed: Federation, user: User, code: str, *, name: str, **endpoint: Any
     ``endpoint``: arguments of ``endpoints.register``. Raises Unauthorized, and the errors of ``register``,
     after which the code remains valid.
     """
-    use = update(tokens).where(*_valid(code), _t.label == _label(name), _t.user_no == user.no)
+    use = update(tokens).where(*_valid(fed, code), _t.label == _label(name), _t.user_no == user.no)
     with fed.database.write() as connection:
-        if connection.execute(use.values(revoked=time.time())).rowcount != 1:
+        if connection.execute(use.values(revoked=fed.clock())).rowcount != 1:
             raise Unauthorized(f"endpoint '{name}': {_INVALID_CODE}")
     try:
         return endpoints.register(fed, user, name=name, **endpoint)
@@ -67,8 +66,8 @@ def redeem(fed: Federation, user: User, code: str, *, name: str, **endpoint: Any
         raise
 
 
-def _valid(code: str) -> tuple[Any, ...]:
-    return _t.sha256 == digest(code), _t.revoked.is_(None), _t.expires > time.time()
+def _valid(fed: Federation, code: str) -> tuple[Any, ...]:
+    return _t.sha256 == digest(code), _t.revoked.is_(None), _t.expires > fed.clock()
 
 
 def _label(name: str) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +69,7 @@ def register(
         "meta": json.dumps(dict(metadata or {})),
         "public_key": public_key,
         "broker_sha256": password_sha256,
-        "created": time.time(),
+        "created": fed.clock(),
     }
     _add(fed, row)
     credentials = {
@@ -144,7 +143,7 @@ def delete(fed: Federation, user: User, name_or_id: str) -> None:
                 code="IN_USE",
                 details={"endpoint_id": row.id},
             )
-        connection.execute(sql_update(endpoints).where(_e.no == row.no).values(deleted=time.time()))
+        connection.execute(sql_update(endpoints).where(_e.no == row.no).values(deleted=fed.clock()))
     _remove_from_broker(fed, row.id)
 
 
@@ -210,7 +209,7 @@ def _find(connection: Connection, user: User, name_or_id: str) -> Row:
 
 def _described(fed: Federation, connection: Connection, rows: Any, *, nodes: int) -> list[dict[str, Any]]:
     states = endpoint_status.read_status(
-        connection, [row.no for row in rows], since=time.time() - fed.settings.node_lost_after, nodes=nodes
+        connection, [row.no for row in rows], since=fed.clock() - fed.settings.node_lost_after, nodes=nodes
     )
     return [
         {

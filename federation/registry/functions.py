@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -57,7 +56,7 @@ def ensure(
         "source": source,
         "sha256": digest,
         "size": len(body),
-        "created": time.time(),
+        "created": fed.clock(),
         "environment": _environment(name, body),
         "limits": _limits(name, body),
     }
@@ -100,7 +99,7 @@ def delete(fed: Federation, user: User, id: str) -> None:
     mark = (
         update(functions)
         .where(_f.id == id, _f.user_no == user.no, _f.deleted.is_(None))
-        .values(deleted=time.time())
+        .values(deleted=fed.clock())
     )
     with fed.database.write() as connection:
         if not connection.execute(mark).rowcount:

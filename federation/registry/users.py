@@ -50,7 +50,7 @@ def authenticate(fed: Federation, token: str) -> User:
     """Return the user of a valid token. Raises Unauthorized."""
     if len(token) == TOKEN_LENGTH and token.startswith(TOKEN_PREFIX):
         with fed.database.read() as connection:
-            row = _by_token.first(connection, digest=digest(token), now=time.time())
+            row = _by_token.first(connection, digest=digest(token), now=fed.clock())
         if row is not None:
             return User(*row)
     raise Unauthorized(
@@ -82,7 +82,7 @@ def create_token(fed: Federation, user: User, label: str, lifetime: float | None
     ``lifetime``: validity in seconds; None: unlimited.
     """
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    now = time.time()
+    now = fed.clock()
     with fed.database.write() as connection:
         connection.execute(
             insert(tokens).values(

@@ -53,7 +53,7 @@ class Collector:
     def __init__(self, fed: Federation, name: str):
         self.fed = fed
         self.name = name
-        self.since = time.time()
+        self.since = fed.clock()
         self.dropped = 0
         self._reader = ReportReader(fed)
         self._news = News(fed.broker)
@@ -91,7 +91,7 @@ class Collector:
 
         ``since`` starts again whenever reports were not read continuously.
         """
-        now, ticks = time.time(), time.monotonic()
+        now, ticks = self.fed.clock(), time.monotonic()
         wall, last = self._last_heartbeat
         if 0 <= now - wall < POLL_INTERVAL and not self._interrupted:
             return
@@ -208,7 +208,7 @@ class Collector:
         if not reports:
             return ApplyResult()
         with self.fed.database.write() as connection:
-            return apply_reports(self.fed, connection, reports, time.time())
+            return apply_reports(self.fed, connection, reports, self.fed.clock())
 
 
 def collectors(fed: Federation) -> dict[str, dict[str, Any]]:

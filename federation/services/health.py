@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
+import redis
 from sqlalchemy import select
 
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
@@ -27,6 +27,7 @@ def health(fed: Federation) -> dict[str, Any]:
     """
     database, endpoint_ids = _database(fed)
     broker, lag, waiting, rejected = _broker(fed, endpoint_ids)
+    broker = _writable(fed) if broker == "ok" else broker
     healthy = database == broker == "ok" and lag is not None and lag < collector.DEAD_AFTER
     return {
         "status": "ok" if healthy else "degraded",
@@ -55,7 +56,24 @@ def _broker(fed: Federation, endpoint_ids: list[str]) -> tuple[str, float | None
         beats = [beat["beat"] for beat in collector.collectors(fed).values()]
         waiting = sum(fed.broker.report_lists.waiting(endpoint_ids).values())
         rejected = fed.broker.dead_letters.count()
+    except redis.exceptions.BusyLoadingError:
+        return "loading", None, None, None
     except BrokerError:
         return "unreachable", None, None, None
-    lag = round(max(0.0, time.time() - max(beats)), 3) if beats else None
+    lag = round(max(0.0, fed.clock() - max(beats)), 3) if beats else None
     return "ok", lag, waiting, rejected
+
+
+def _writable(fed: Federation) -> str:
+    """Return "ok", or why the broker accepts no commands that write."""
+    try:
+        fed.broker.redis.set("umbel:health", "1", ex=60)
+    except redis.exceptions.OutOfMemoryError:
+        return "full"
+    except redis.exceptions.ReadOnlyError:
+        return "read-only"
+    except redis.exceptions.BusyLoadingError:
+        return "loading"
+    except BrokerError:
+        return "unreachable"
+    return "ok"

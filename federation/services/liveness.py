@@ -8,7 +8,6 @@ long, and all reports that its endpoint had pushed before the decision are appli
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 from sqlalchemy import select, update
@@ -41,7 +40,7 @@ class Liveness:
 
     def mark_lost_nodes(self) -> None:
         """Mark nodes without heartbeat as lost; requeue their calls, or end them with WORKER_LOST."""
-        now = time.time()
+        now = self.fed.clock()
         if not self._heartbeats_are_current(now):
             return
         last = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 
 from sqlalchemy import select
@@ -73,7 +72,7 @@ class RollbackGuard:
 
     def _start_over(self) -> None:
         with self._fed.database.write() as connection:
-            mark = epochs.start_new_epoch(connection, time.time())
+            mark = epochs.start_new_epoch(connection, self._fed.clock())
         self._remember(mark)
         try:
             broker_accounts.ensure_endpoint_users(self._fed)

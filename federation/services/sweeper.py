@@ -6,7 +6,6 @@ Every step is idempotent and may run at any time, in any number of sweepers.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 from sqlalchemy import exists, func, select, tuple_
 
 from umbel.protocol import names
-from umbel.protocol.limits import HEARTBEAT_INTERVAL
 
 from .. import dispatch
 from ..broker.client import BrokerError
@@ -30,7 +28,9 @@ from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
 from .broker_quota import BrokerQuota
+from .future_times import correct_future_times
 from .liveness import Liveness
+from .lost_reports import last_report_loss, may_have_run
 from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Sweeper:
         steps: list[Callable[[], Any]] = [
             self.check_ledger,
             self.restore_broker,
+            self.correct_times,
             self.quota.limit_endpoints,
             self.liveness.mark_lost_nodes,
         ]
@@ -76,6 +77,10 @@ class Sweeper:
         if self._rollback.check():
             self._missing.clear()
 
+    def correct_times(self) -> None:
+        """Correct stored times that lie in the future."""
+        correct_future_times(self.fed)
+
     def restore_broker(self) -> bool:
         """If the broker lost its data, restore the accounts and requeue all bundles that may be lost.
 
@@ -83,11 +88,12 @@ class Sweeper:
         """
         redis = self.fed.broker.redis
         if redis.exists(names.EPOCH_KEY):
+            broker_accounts.restore_if_lost(self.fed)
             return False
         log.warning("the broker is new or lost its data; restoring it from the ledger")
         broker_accounts.ensure_endpoint_users(self.fed)
         self.fed.broker.clear_function_cache()
-        now = time.time()
+        now = self.fed.clock()
         self._resend(now, everywhere=True)
         # written last, so that the next sweep starts over if this one fails
         redis.set(names.EPOCH_KEY, str(now), nx=True)
@@ -95,8 +101,8 @@ class Sweeper:
 
     def resend(self) -> None:
         """Requeue bundles that are in no queue and on no live node."""
-        if self.liveness.reports_are_current(time.time()):
-            self._resend(time.time() - self.fed.settings.resend_after)
+        if self.liveness.reports_are_current(self.fed.clock()):
+            self._resend(self.fed.clock() - self.fed.settings.resend_after)
 
     def _resend(self, before: float, *, everywhere: bool = False) -> None:
         """Check the bundles that were sent, or last listed by a node, before the given time.
@@ -142,7 +148,7 @@ class Sweeper:
         if not self.liveness.reports_are_applied(endpoint_id):
             return  # its ends may be among them
         queued = self.fed.broker.queued(endpoint_id)
-        now = time.time()
+        now = self.fed.clock()
         missing = {b.no: missing_before.get(b.no, now) for b in suspected if b.id not in queued}
         self._missing.update(missing)
         lost = self._lost(endpoint_no, missing)
@@ -158,12 +164,12 @@ class Sweeper:
             )
             lost_bundles = {row.no: row for row in connection.execute(still)}
             calls = tasks_in_bundles(connection, sorted(lost_bundles))
-            reports_lost = self._last_report_loss(connection, endpoint_no, broker_epoch)
+            reports_lost = last_report_loss(connection, endpoint_no, broker_epoch)
             maybe_started: list[Task] = []
             not_started: list[Task] = []
             for call in calls:
-                may_have_run = _may_have_run(lost_bundles[call.bundle_no], reports_lost)
-                (maybe_started if may_have_run else not_started).append(call)
+                counted = may_have_run(lost_bundles[call.bundle_no], reports_lost)
+                (maybe_started if counted else not_started).append(call)
             requeue(connection, not_started, counted=False)
             groups = requeue_lost(connection, maybe_started, now, {})
             planned = dispatch.refill(self.fed, connection, endpoint_no, now)
@@ -189,26 +195,14 @@ class Sweeper:
             no for no, since in missing.items() if last_seen is None or last_seen > since + HEARTBEAT_MARGIN
         ]
 
-    @staticmethod
-    def _last_report_loss(connection: Any, endpoint_no: int, broker_epoch: float) -> float:
-        """Return the last time at which reports of the endpoint may have been lost, or 0.
-
-        Reports can be lost when a worker dies or restarts, and when the broker loses its data.
-        """
-        query = select(nodes.c.since, nodes.c.seen, nodes.c.live).where(nodes.c.endpoint_no == endpoint_no)
-        found = connection.execute(query).all()
-        node_loss = max((node.since if node.live else node.seen for node in found), default=0.0)
-        last_seen = max((node.seen for node in found), default=0.0)
-        return max(node_loss, min(broker_epoch, last_seen + HEARTBEAT_INTERVAL) if last_seen else 0.0)
-
     def expire(self) -> None:
         """End calls that have not started by their ``expires`` time."""
-        while expire(self.fed, time.time()):
+        while expire(self.fed, self.fed.clock()):
             pass
 
     def fail_oversized(self) -> None:
         """End calls that need more slots than any node of their endpoint has."""
-        while fail_oversized(self.fed, time.time()):
+        while fail_oversized(self.fed, self.fed.clock()):
             pass
 
     def refill(self) -> None:
@@ -221,7 +215,7 @@ class Sweeper:
                 if dispatch.needs_refill(self.fed, connection, no)
             ]
         for endpoint_no in waiting[:BATCH]:
-            now = time.time()
+            now = self.fed.clock()
             with self.fed.database.write() as connection:
                 if not shared.lock_free_endpoint(connection, endpoint_no):
                     continue  # the transaction that has the lock also refills the window
@@ -230,22 +224,12 @@ class Sweeper:
 
     def delete_old(self) -> None:
         """Delete finished tasks older than the retention time, a few batches per sweep."""
-        now = time.time()
+        now = self.fed.clock()
         expire_idempotency_keys(self.fed, now)
         delete_old_blocks(self.fed, now)
         for _ in range(DELETE_BATCHES):
             if not delete_old_tasks(self.fed, now):
                 return
-
-
-def _may_have_run(bundle: Any, reports_lost: float) -> bool:
-    """Return whether a lost bundle may have been started.
-
-    A node lists a received bundle in its next heartbeat, or has reported its end by then. If no node did, and
-    no reports can have been lost since the bundle was sent, the bundle was lost in transit and the attempt
-    does not count.
-    """
-    return bundle.node_no is not None or reports_lost > bundle.sent - HEARTBEAT_INTERVAL
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -155,7 +156,7 @@ def open_watched(home: Path, **settings: Any) -> tuple[Federation, MemoryBroker 
     real = open_federation(Settings(home=home, broker_url=url or "redis://broker.example:6379/0", **settings))
     real.broker.close()
     broker = WatchedBroker(url) if url else MemoryBroker()
-    return replace(real, broker=broker), broker
+    return replace(real, broker=broker, clock=lambda: time.time()), broker
 
 
 @contextmanager

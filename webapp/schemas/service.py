@@ -16,7 +16,9 @@ class Health(Schema):
         metadata=about("`ok` if all parts work."),
     )
     database = fields.String(required=True, metadata=about("`ok` or `unreachable`."))
-    broker = fields.String(required=True, metadata=about("`ok` or `unreachable`."))
+    broker = fields.String(
+        required=True, metadata=about("`ok`, `unreachable`, `full`, `read-only` or `loading` its data.")
+    )
     collector_lag = fields.Float(
         required=True,
         allow_none=True,

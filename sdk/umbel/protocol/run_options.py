@@ -43,7 +43,10 @@ class Limits:
         for name, value in given.items():
             least, most = BOUNDS[name]
             kinds = (int, float) if name in _SECONDS else (int,)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            finite = not isinstance(value, float) or math.isfinite(
+                value
+            )  # an integer may be too large for it
+            if isinstance(value, bool) or not isinstance(value, kinds) or not finite:
                 kind = "a number of seconds" if name in _SECONDS else "an integer"
                 raise ValueError(f"{name} must be {kind}, got {value!r}")
             if not least <= value <= most or (name in _SECONDS and value == least):

@@ -17,6 +17,8 @@ from msgspec import Meta
 
 #: Larger integers are rejected: TOML, SQL and most JSON readers end there.
 MAX_INTEGER = 2**63 - 1
+#: Larger numbers, which are times in seconds, are rejected: no wait and no calendar supports them.
+MAX_NUMBER = 1_000_000_000
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 #: In an ``Annotated`` type: messages never show the value.
@@ -48,7 +50,7 @@ SIZE = Alternative(str, 'a size such as "4GiB"', parse_size)
 Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Number = Annotated[float, Meta(ge=0)]
+Number = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
 Size = Annotated[int, Meta(ge=0, le=MAX_INTEGER), SIZE]
 Secret = Annotated[str, SECRET]
 

@@ -84,3 +84,10 @@ def test_a_directory_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "umbel.toml").mkdir()
     with pytest.raises(SettingsError, match="umbel.toml"):
         load(tmp_path, environ={})
+
+
+@pytest.mark.parametrize("name", ["sweep_interval", "retention", "node_lost_after", "busy_timeout"])
+@pytest.mark.parametrize("value", ["1e12", "1e300", "inf", "nan", "-1"])
+def test_a_time_that_no_wait_supports_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match="(?i)" + name):
+        load(tmp_path, environ={f"UMBEL_{name.upper()}": value})

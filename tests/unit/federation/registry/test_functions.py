@@ -31,7 +31,14 @@ def test_a_function_shows_its_limits(fed: Federation, ada: User) -> None:
     assert made["limits"] == {"timeout": 1.5} and made["environment"] is None
     assert functions.get(fed, ada, made["id"])["limits"] == {"timeout": 1.5}
     assert functions.page(fed, ada)[0][0]["limits"] == {"timeout": 1.5}
-    for bad in (b'{"limits": {"timeout": -1}}', b'{"limits": {"nodes": 1}}', b'{"limits": 3}', b'"limits"'):
+    huge = b'{"limits": {"memory": 1%b}}' % (b"0" * 400)  # not even a float is that large
+    for bad in (
+        b'{"limits": {"timeout": -1}}',
+        b'{"limits": {"nodes": 1}}',
+        b'{"limits": 3}',
+        b'"limits"',
+        huge,
+    ):
         with pytest.raises(BadRequest, match="dock") as caught:
             functions.register(fed, ada, name="dock", body=_with_head(bad))
         assert caught.value.code == "VALIDATION_ERROR"
