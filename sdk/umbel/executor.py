@@ -32,7 +32,10 @@ class Executor(BaseExecutor):
 
     A call is submitted at once; calls that arrive while a request is in progress go together in the next
     request. Accepted calls continue when this program ends, and ``reload`` returns their futures in another
-    program. When the interpreter exits, it waits up to 10 seconds for unsent calls, not for results.
+    program. When the interpreter exits, it waits for unsent calls, not for results: up to ``submit_timeout``,
+    else the client's ``patience``, or until Ctrl-C. Calls that the service has not accepted by then are kept
+    in ``UMBEL_HOME``; the next program of the same user, or ``umbel flush``, submits them. The exit status
+    is then 120.
 
     Args:
         endpoint: Name or id of the endpoint.
@@ -190,6 +193,19 @@ class Executor(BaseExecutor):
             tasks = (self._submit_body(body, chunk) for chunk in chunks(calls, chunksize))
         results = MapResults(tasks, buffersize, deadline, self._session.cancel_later)
         return results if chunksize == 1 else ChunkResults(results)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until the service has stored all calls submitted so far. They run even if this program ends.
+
+        Args:
+            timeout: How long to wait, seconds. Default: indefinitely.
+
+        Raises:
+            TimeoutError: The service has not accepted all calls in time. They are still submitted.
+            ServiceError: Calls submitted since the last ``flush`` were rejected, or the service was not
+                reached; their futures have the same exception.
+        """
+        self._session.flush(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls.

@@ -70,10 +70,44 @@ class UmbelFuture(Future[Any]):
         self.group_id = group_id
         self.task_id: str | None = None
         self.record: dict[str, Any] | None = None
+        #: True once the program has asked for the outcome.
+        self.observed = False
         #: True once nothing waits for its result, because it is being cancelled.
         self.abandoned = False
         self._owner = owner
         self._notified = False
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the result of the call, or raise its exception; wait for it.
+
+        Args:
+            timeout: How long to wait, seconds. Default: indefinitely.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            TimeoutError: The call has not finished in time; it continues.
+            concurrent.futures.CancelledError: The call was cancelled.
+        """
+        self.observed = True
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the exception of the call, or None if it has a result; wait for it.
+
+        Args:
+            timeout: How long to wait, seconds. Default: indefinitely.
+
+        Returns:
+            The exception, or None.
+
+        Raises:
+            TimeoutError: The call has not finished in time; it continues.
+            concurrent.futures.CancelledError: The call was cancelled.
+        """
+        self.observed = True
+        return super().exception(timeout)
 
     def cancel(self) -> bool:
         """Cancel the call, waiting or running. Sends no request in this thread.
