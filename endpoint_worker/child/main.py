@@ -16,9 +16,9 @@ import socket
 import time
 import traceback
 from array import array
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import GeneratorType
-from typing import Any
+from typing import Any, NamedTuple
 
 from umbel.protocol import limits
 from umbel.serialize import dump_exception, dump_result, load_call, load_function
@@ -28,6 +28,7 @@ from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
 from . import linux, rlimits
+from .call_directory import WORK_VARIABLE, CallDirectory
 from .reset import Baseline
 from .usage import MEASURED_FROM, Meter
 
@@ -37,15 +38,29 @@ TIME_SLICE = 0.0005
 MAX_MESSAGE = 500
 
 
+class _Kept(NamedTuple):
+    """Which directories of calls are kept: ``when`` "failed", "always", or None; by which names."""
+
+    when: str | None
+    names: Sequence[str]
+
+    def name(self, index: int, status: int) -> str | None:
+        """Return the name for the directory of a call, or None."""
+        failed = status & ~WROTE != SUCCEEDED
+        return self.names[index] if failed or self.when == "always" else None
+
+
 class Runner:
     """Runs bundles received over ``sock``; ``progress`` is shared with the supervisor."""
 
-    def __init__(self, sock: socket.socket, progress: SharedProgress, output: OutputWriter):
+    def __init__(
+        self, sock: socket.socket, progress: SharedProgress, output: OutputWriter, directory: CallDirectory
+    ):
         self._sock = sock
         self._progress = progress
         self._output = output
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._baseline = Baseline(output)
+        self._baseline = Baseline(output, directory)
         self._meter = Meter()
         self._streamed = False
 
@@ -73,7 +88,8 @@ class Runner:
         rlimits.limit_memory(header.get("memory"))
         # a control group may enforce the limit, and the system may refuse allocations far beyond it
         limited = bool(header.get("limited"))
-        return self._calls(function, table, payloads, limited)
+        kept = _Kept(header.get("keep"), header.get("names", ()))
+        return self._calls(function, table, payloads, limited, kept)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
         """Load the function of the bundle, or fail all its calls."""
@@ -101,7 +117,9 @@ class Runner:
         self._baseline.after_call()
         return function
 
-    def _calls(self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool) -> int:
+    def _calls(
+        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: _Kept
+    ) -> int:
         """Run the calls: the hot loop, about nine microseconds for a call that does nothing."""
         progress, baseline, output = self._progress, self._baseline, self._output
         self._meter.begin()
@@ -133,7 +151,7 @@ class Runner:
             if self._streamed or not write(index, status, epoch + began, wall, details, payload):
                 self._send(index, status, epoch + began, wall, details, payload)
             finish(index)
-            reset()
+            reset(kept.name(index, status) if kept.when else None)
         return count
 
     def _stream(self, generator: Generator[Any, Any, Any]) -> Any:
@@ -201,7 +219,7 @@ def _call(
     if len(payload) > limits.MAX_PAYLOAD_BYTES:
         message = (
             f"the result has {len(payload):,} bytes, the limit is {limits.MAX_PAYLOAD_BYTES:,}: "
-            "write it to a file where the call runs and return its path, or return a part of it"
+            f"write it to a file below ${WORK_VARIABLE} and return its path, or return a part of it"
         )
         return FAILED, _details("RESULT_TOO_LARGE", message), b""
     return SUCCEEDED, b"", payload
@@ -240,11 +258,11 @@ def _describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int = 0) -> None:
+def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory: str, files: int = 0) -> None:
     """Serve as a runner on three descriptors; does not return.
 
-    ``parent``: process id of the worker, or 0 if something else ends the runner together with it; ``files``:
-    maximum number of open files (0: no limit).
+    ``parent``: process id of the worker, or 0 if something else ends the runner together with it;
+    ``directory``: name for the runner's own directory; ``files``: maximum number of open files (0: no limit).
     """
     if parent:
         end_with_parent(parent)
@@ -255,6 +273,8 @@ def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int
     # a crashing call must not fill the site's disk with core dumps
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     rlimits.limit_files(files)
+    calls = CallDirectory(directory)
+    os.environ[WORK_VARIABLE] = calls.work
     sock = socket.socket(fileno=sock_fd)
     sock.set_inheritable(False)
     progress = SharedProgress(progress_fd)
@@ -265,7 +285,7 @@ def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, files: int
     output = OutputWriter(output_fd, progress)
     linux.unbuffer_c()
     try:
-        Runner(sock, progress, output).serve()
+        Runner(sock, progress, output, calls).serve()
     except (OSError, frames.FrameError):
         # the socket is closed, possibly by a call: outcomes so far are in shared memory
         os._exit(70)

@@ -23,6 +23,7 @@ except ImportError:
     from signal import getsignal as _handler
 
 from ..ipc.output import OutputWriter, open_stream
+from .call_directory import CallDirectory
 
 _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 
@@ -34,9 +35,9 @@ class Baseline:
     reading sixty handlers after every call would cost more than most calls.
     """
 
-    def __init__(self, output: OutputWriter) -> None:
+    def __init__(self, output: OutputWriter, directory: CallDirectory) -> None:
         self._output = output
-        self._directory = os.getcwd()
+        self._directory = directory
         # dicts of bytes, as os.environ keeps them: comparing them takes less than a microsecond
         self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
         self._handlers = {number: _handler(number) for number in _catchable()}
@@ -54,17 +55,15 @@ class Baseline:
             setattr(signal, name, self._watch(getattr(signal, name)))
         os.register_at_fork(after_in_child=self._after_fork)
 
-    def after_call(self) -> None:
-        """Undo the changes of a call; costs about two microseconds if it changed nothing."""
+    def after_call(self, kept_as: str | None = None) -> None:
+        """Undo the changes of a call; costs about two microseconds if it changed nothing.
+
+        ``kept_as``: keep the files in its directory by this name.
+        """
         if os.environ._data != self._environment:  # type: ignore[attr-defined]
             self._restore_environment()
-        try:
-            moved = os.getcwd() != self._directory
-        except OSError:
-            moved = True
-        if moved:
-            os.makedirs(self._directory, exist_ok=True)
-            os.chdir(self._directory)
+        if self._directory.used():
+            self._directory.renew(kept_as)
         if self._signals_touched:
             self._restore_signals()
         try:

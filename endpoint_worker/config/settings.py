@@ -83,7 +83,17 @@ class Settings:
     )
     work: str = field(
         default="",
-        metadata={"docs": "Directory in which calls start. Empty: the directory work next to this file."},
+        metadata={
+            "docs": "Directory that calls share ($UMBEL_WORK); each starts in an empty one below it. "
+            "Empty: the directory work next to this file."
+        },
+    )
+    keep_files: Literal["never", "failed", "always"] = field(
+        default="never",
+        metadata={
+            "docs": "Keep the directory of a call as kept/TASK-ID below work: never, failed or always. "
+            "Nothing removes kept directories."
+        },
     )
     recycle_calls: Count = field(
         default=0, metadata={"docs": "Replace a runner process after this many calls. 0: never."}

@@ -59,9 +59,13 @@ def create(size: int = SIZE) -> int:
         os.ftruncate(fd, size)
         return fd
     fd = os.memfd_create("umbel-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    # a call that truncates every open file must not crash the supervisor when it reads this memory
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    try:
+        os.ftruncate(fd, size)
+        # a call that truncates every open file must not crash the supervisor when it reads this memory
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -4,6 +4,8 @@ An ``Execution`` turns records in shared memory, frames on the socket and the ru
 outcome per call. It trusts data from the runner only within the runner's own bundle.
 """
 
+# One concept: all ways in which the calls of a bundle end, each exactly once.
+
 from __future__ import annotations
 
 import time
@@ -225,6 +227,15 @@ class Execution:
         elif loading and code is None:
             outcomes += self._end_all(range(count), Status.LOST, None, f"while loading the function, {how}")
         return outcomes + self._end_all(range(started), Status.LOST, code, how) + self._return_rest(0, None)
+
+    def abandon(self, message: str) -> list[Outcome]:
+        """Return ends that were read, and LOST for all other calls; nothing more is read from the runner."""
+        ends, self._ends = self._ends, []
+        for index in range(len(self.calls)):
+            if not self._ended[index]:
+                self._ended[index] = 1
+                ends.append(self._outcome(index, Status.LOST, message=message))
+        return ends
 
     def _finished(self) -> list[Outcome]:
         """Return unreported ends."""

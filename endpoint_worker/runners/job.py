@@ -68,6 +68,11 @@ def unstarted(
     ]
 
 
+def lost(bundle: Bundle, message: str) -> list[Outcome]:
+    """Return outcomes of a bundle that cannot be followed any more: LOST for each call."""
+    return [Outcome(c.task_id, c.attempt, Status.LOST, message=message) for c in bundle.calls]
+
+
 def describe_end(how: str, why: str | None) -> tuple[str, str | None]:
     """Return message and code for a call whose runner has ended.
 

@@ -17,6 +17,7 @@ from ..config.mounts import Mount
 from ..config.settings import Settings, SettingsError
 from ..sandbox import runtime_copy
 from ..sandbox.launchers import launcher
+from . import call_directories
 from .process import RunnerOptions
 
 Adapt = Callable[[RunnerOptions], RunnerOptions]
@@ -31,6 +32,7 @@ def runner_options(directory: EndpointDirectory, settings: Settings) -> RunnerOp
     Raises SettingsError if the sandbox would expose private files, OSError if the disk is full.
     """
     sandbox_launcher = launcher(settings.sandbox)
+    call_directories.sweep(settings.work_folder(directory.path / "work"))
     options = RunnerOptions(
         directory=settings.work_folder(directory.path / "work"),
         environment=settings.runner_environment(os.environ),
@@ -44,6 +46,7 @@ def runner_options(directory: EndpointDirectory, settings: Settings) -> RunnerOp
         launcher=sandbox_launcher,
         layout=settings.hardware.layout(settings.worker_slots),
         setup=settings.setup,
+        keep_files=settings.keep_files,
     )
     if not sandbox_launcher.sandboxed:
         return options

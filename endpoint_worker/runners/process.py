@@ -3,6 +3,8 @@
 Nothing here blocks, because the supervisor's thread calls it.
 """
 
+# One concept: a process from its command line to the description of its end.
+
 from __future__ import annotations
 
 import os
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -31,8 +34,8 @@ from ..ipc.output import OutputReader, open_pipe
 from ..ipc.shared_memory import SharedProgress
 from ..sandbox.channel import MountedSocket, SocketPair
 from ..sandbox.launchers import Launcher
-from . import process_tree
-from .cgroups import Cgroups
+from . import call_directories, process_tree
+from .cgroups import Cgroups, Group
 
 #: Defines the command ``module``, which otherwise only login shells have.
 _MODULES = """for file in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/*modules.sh \\
@@ -77,6 +80,8 @@ class RunnerOptions:
     setup: Sequence[str] = ()
     #: creates groups that limit the memory of a call and everything it starts
     cgroups: Cgroups | None = None
+    #: when the directory of a call is kept: "never", "failed" or "always"
+    keep_files: str = "never"
 
     @property
     def limits(self) -> RunOptions:
@@ -98,28 +103,42 @@ class RunnerProcess:
         self._numbers = numbers
         self._launcher = options.launcher
         self._killed = False
+        #: name of the directory of its calls below the work directory
+        self.directory_name = call_directories.new_name(numbers[0])
         #: it was killed from outside, which says nothing about its interpreter
         self.ended_by_signal = False
-        here = options.cgroups if self._launcher.keeps_cgroup else None
         #: the runner's control group, if it has one
-        self.cgroup = None if here is None else here.group()
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
-        fd = shared_memory.create()
-        reading, writing = open_pipe()
-        self._channel = SocketPair(fd, writing) if self._launcher.in_place else MountedSocket(fd, writing)
+        self.cgroup: Group | None = None
+        with ExitStack() as undo:
+            self._acquire(undo)
+            undo.pop_all()
+
+    def _acquire(self, undo: ExitStack) -> None:
+        """Start the process; ``undo`` releases everything if any step fails (e.g. no descriptors left)."""
+        if self._options.cgroups is not None and self._launcher.keeps_cgroup:
+            self.cgroup = self._options.cgroups.group()
+            undo.callback(self._remove_cgroup)
+        self._errors: IO[bytes] = undo.enter_context(tempfile.TemporaryFile())
+        with ExitStack() as passed:
+            fd = shared_memory.create()
+            passed.callback(os.close, fd)
+            reading, writing = open_pipe()
+            passed.callback(os.close, writing)
+            undo.callback(os.close, reading)
+            self.progress = SharedProgress(fd)
+            undo.callback(self.progress.close)
+            channel = SocketPair if self._launcher.in_place else MountedSocket
+            self._channel: SocketPair | MountedSocket = channel(fd, writing)
+            # they belong to the channel now
+            passed.pop_all()
+        undo.callback(self._channel.close)
         #: reads from the runner, as ``socket.recv``
         self.receive = self._channel.receive
         try:
-            self.progress = SharedProgress(fd)
             self._process = self._spawn()
-        except BaseException:
-            self._channel.close()
-            self._errors.close()
-            os.close(reading)
-            self._remove_cgroup()
-            raise
         finally:
             self._channel.started()
+        undo.callback(self._kill_group)
         self.output = OutputReader(reading, self.progress)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -153,10 +172,11 @@ class RunnerProcess:
         code = f"import sys; sys.path[:1] = {path!r}; "
         if isinstance(self._channel, MountedSocket):
             code += "from endpoint_worker.sandbox.bootstrap import main; "
-            return code + f"main({launcher.inside('line')!r} + '/line', {files}, {launcher.keeper})"
+            line = launcher.inside("line") + "/line"
+            return code + f"main({line!r}, {self.directory_name!r}, {files}, {launcher.keeper})"
         sock, progress, output = self._channel.passed
         code += "from endpoint_worker.child.main import main; "
-        return code + f"main({sock}, {progress}, {output}, {os.getpid()}, {files})"
+        return code + f"main({sock}, {progress}, {output}, {os.getpid()}, {self.directory_name!r}, {files})"
 
     def _own_mounts(self) -> list[Mount]:
         mounts = []
@@ -199,7 +219,7 @@ class RunnerProcess:
         """Processor time used by the process so far."""
         try:
             times = psutil.Process(self.pid).cpu_times()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0.0
         return float(times.user + times.system)
 
@@ -207,7 +227,7 @@ class RunnerProcess:
         """Resident size of the process (bytes)."""
         try:
             return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0
 
     def kill(self) -> None:
@@ -230,17 +250,19 @@ class RunnerProcess:
     def _kill_group(self) -> None:
         try:
             os.killpg(self.outer_pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+        except OSError:
+            pass  # it has ended
 
     def ended(self, started: bool) -> str | None:
         """Return how the runner ended, as a sentence, or None while it is alive. Kills the rest of its group.
 
         ``started``: it had sent HELLO; otherwise the sentence contains its standard error.
         """
-        info = os.waitid(os.P_PID, self.outer_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if info is None:
-            return None
+        try:
+            if os.waitid(os.P_PID, self.outer_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+        except ChildProcessError:
+            pass  # something else has reaped it: its exit code is unknown
         # before the runner is reaped, its process group id cannot be reused
         self._kill_group()
         code = self._process.wait()
@@ -254,8 +276,9 @@ class RunnerProcess:
             return f"the runner could not start (exit code {code}): {text or 'no output'}"
         return describe_exit(code)
 
-    def close(self) -> None:
-        """Release the resources of a dead runner."""
+    def close(self, kept_as: str | None = None) -> None:
+        """Release the resources of a dead runner; ``kept_as``: keep the directory of its last call so."""
+        call_directories.remove(self._options.directory, self.directory_name, kept_as)
         self._channel.close()
         self._errors.close()
         self.output.close()

@@ -50,7 +50,7 @@ def descendants(pid: int) -> list[int]:
     """Process ids of all descendants of a process."""
     try:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
+    except (psutil.Error, OSError):  # OSError: no descriptor is left to read /proc
         return []
 
 
@@ -80,7 +80,7 @@ def _second_srun_processes(pids: list[int]) -> set[int]:
             if process.name() == "srun" and process.ppid() in among:
                 if psutil.Process(process.ppid()).name() == "srun":
                     found.add(pid)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             continue
     return found
 
@@ -99,7 +99,10 @@ def kill_leftovers(runners: set[int]) -> int:
     spared = {pid for pid, until in _spared.items() if until > now}
     with _starting:
         kept = runners | _exempt
-        leftovers = [child.pid for child in psutil.Process().children() if child.pid not in kept]
+        try:
+            leftovers = [child.pid for child in psutil.Process().children() if child.pid not in kept]
+        except (psutil.Error, OSError):
+            leftovers = []  # no descriptor is left to read /proc: at the next look
     for pid in leftovers:
         if pid not in spared:
             kill([*descendants(pid), pid])

@@ -48,6 +48,8 @@ class Slot:
         self.eof = False
         #: leftovers of the last bundle that only a new process removes
         self.leftovers = ""
+        #: the call that it was running when it ended, if its directory is kept
+        self.last_call: str | None = None
         self.born = time.monotonic()
         self.idle_since = 0.0
         self.function: str | None = None
@@ -86,6 +88,9 @@ class Slot:
             "files": None if bundle.options.open_files is None else limits.open_files,
         }
         self.process.output.begin(limits.output or 0)
+        if self._options.keep_files != "never":
+            header["keep"] = self._options.keep_files
+            header["names"] = [call.task_id for call in bundle.calls]
         place = Place(socket.gethostname(), self.process.pid, self.number)
         self.execution = Execution(job, self._progress, self.process.output, place, now)
         self.state = "busy"
@@ -270,9 +275,19 @@ class Slot:
         how = self.process.ended(self.was_ready)
         if how is not None:
             self.state = "dead"
+            self._note_last_call()
             if self.execution is not None and self.execution.stop_reason is None:
                 self.execution.stop_reason = self._over_memory(self.execution)
         return how
+
+    def _note_last_call(self) -> None:
+        index = None if self.execution is None else self.execution.running()
+        if index is not None and self._options.keep_files != "never" and self.execution is not None:
+            self.last_call = self.execution.calls[index].task_id
+
+    def close(self) -> None:
+        """Release the resources of the dead runner."""
+        self.process.close(self.last_call)
 
     def facts(self) -> dict[str, Any]:
         """Return a description of this slot."""

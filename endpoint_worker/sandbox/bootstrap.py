@@ -17,8 +17,11 @@ from ..child import linux
 from ..child.main import main as run
 
 
-def main(path: str, files: int = 0, keeper: bool = False) -> None:
-    """Connect to the worker at ``path`` and serve as a runner; does not return."""
+def main(path: str, directory: str, files: int = 0, keeper: bool = False) -> None:
+    """Connect to the worker at ``path`` and serve as a runner; does not return.
+
+    ``directory``, ``files``: as for ``child.main``; ``keeper``: a process is needed that ends the runner.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(path)
     _, (progress, output, *_), _, _ = socket.recv_fds(sock, 1, 2)
@@ -30,7 +33,7 @@ def main(path: str, files: int = 0, keeper: bool = False) -> None:
             _keep(sock, child)
         os.setsid()
         end_with_parent(os.getppid())
-    run(sock.detach(), progress, output, 0, files)
+    run(sock.detach(), progress, output, 0, directory, files)
 
 
 def _keep(sock: socket.socket, child: int) -> None:

@@ -21,7 +21,10 @@ _SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", 2)
 
 
 class SocketPair:
-    """A pair of connected sockets, one of which the runner inherits, and its other descriptors."""
+    """A pair of connected sockets, one of which the runner inherits, and its other descriptors.
+
+    Like ``MountedSocket``, it closes the descriptors, unless its creation fails.
+    """
 
     def __init__(self, progress: int, output: int):
         self.sock, self._theirs = socket.socketpair()
@@ -54,18 +57,24 @@ class MountedSocket:
     passed: tuple[int, ...] = ()
 
     def __init__(self, progress: int, output: int):
-        self._descriptors: tuple[int, ...] = progress, output
+        self._descriptors: tuple[int, ...] = ()
         self.first_pid: int | None = None
         self.runner_pid: int | None = None
         self.directory = Path(tempfile.mkdtemp(prefix="umbel-line-"))
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.sock.bind(str(self.directory / "line"))
-            self.sock.listen(1)
-            self.sock.setblocking(False)
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                self.sock.bind(str(self.directory / "line"))
+                self.sock.listen(1)
+                self.sock.setblocking(False)
+            except BaseException:
+                self.sock.close()
+                raise
         except BaseException:
-            self.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
             raise
+        # from now on this object closes them
+        self._descriptors = progress, output
 
     def started(self) -> None:
         """Do nothing: the runner receives its descriptors when it connects."""

@@ -17,6 +17,7 @@ from .runner_pool import RunnerPool
 SWITCH_AFTER = 0.2
 #: Bundles are returned after waiting this long (seconds) behind running ones, or for a runner to start.
 WAIT_FOR_SLOT, WAIT_FOR_RUNNER = 0.4, 5.0
+_RESERVED = object()
 
 
 def widened(options: RunnerOptions, cores: int) -> RunnerOptions:
@@ -26,8 +27,10 @@ def widened(options: RunnerOptions, cores: int) -> RunnerOptions:
 
 def place(
     pool: RunnerPool, queue: JobQueue, default: RunnerOptions, now: float
-) -> Iterator[tuple[Slot | None, Job]]:
-    """Remove bundles from ``queue`` that can start now, each with its slot; None if it was returned before.
+) -> Iterator[tuple[Job, Slot | Exception | None]]:
+    """Remove bundles from ``queue`` that can start now, each with its slot.
+
+    Instead of a slot: None if the bundle was returned before, an exception if it cannot be placed.
 
     First come, first served among bundles for one kind of runner. A bundle whose kind has no idle runner does
     not block bundles of other kinds behind it. It replaces an idle runner that no bundle waits for or, after
@@ -45,25 +48,45 @@ def place(
             return
         if job.returned:
             queue.remove(job)
-            yield None, job
+            yield job, None
             continue
         if job.cores > pool.size:
             continue
-        options = job.options or default
-        slot = pool.choose(job.bundle.function.sha256, options.key)
-        if slot is not None:
+        try:
+            found = _find(pool, job, jobs, blocked, default, now)
+        except Exception as error:
+            # one bundle must not keep the others from starting
             queue.remove(job)
-            yield slot, job
+            yield job, error
             continue
-        if options.cores > 1:
-            if pool.widen(options):
-                continue
+        if isinstance(found, Slot):
+            queue.remove(job)
+            yield job, found
+        elif found is _RESERVED:
             return
-        blocked[options.key] += 1
-        spared: set[Hashable] = set()
-        if now - job.arrived < SWITCH_AFTER:
-            spared = {(other.options or default).key for other in jobs}
-        pool.convert(options, blocked[options.key], spared)
+
+
+def _find(
+    pool: RunnerPool,
+    job: Job,
+    jobs: list[Job],
+    blocked: Counter[Hashable],
+    default: RunnerOptions,
+    now: float,
+) -> Slot | object | None:
+    """Return a slot for a bundle; _RESERVED if bundles behind it must wait, too; else None."""
+    options = job.options or default
+    slot = pool.choose(job.bundle.function.sha256, options.key)
+    if slot is not None:
+        return slot
+    if options.cores > 1:
+        return None if pool.widen(options) else _RESERVED
+    blocked[options.key] += 1
+    spared: set[Hashable] = set()
+    if now - job.arrived < SWITCH_AFTER:
+        spared = {(other.options or default).key for other in jobs}
+    pool.convert(options, blocked[options.key], spared)
+    return None
 
 
 def overdue(pool: RunnerPool, queue: JobQueue, now: float) -> Iterator[tuple[Job, str]]:

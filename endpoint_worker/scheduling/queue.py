@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 
 from ..runners.job import Job
 
 #: A cancelled call is remembered this long (seconds): its bundle may still be on its way.
 CANCELLED_SECONDS = 3600.0
+#: Maximum number of cancelled calls that are remembered.
+MAX_CANCELLED = 1_000_000
 #: Maximum number of returned calls that are remembered.
 MAX_RETURNED = 10_000
 
@@ -18,7 +20,8 @@ class JobQueue:
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
-        self._cancelled: dict[str, float] = {}
+        #: until when cancelled calls are remembered; the oldest first
+        self._cancelled: OrderedDict[str, float] = OrderedDict()
         #: the most recently returned calls that need several slots
         self._returned: OrderedDict[str, None] = OrderedDict()
 
@@ -66,12 +69,15 @@ class JobQueue:
 
     def cancel(self, task_ids: set[str], now: float) -> None:
         """Mark calls as cancelled, waiting ones and later ones."""
+        # the node reads recent cancellations again with each heartbeat
+        task_ids = task_ids - self._cancelled.keys()
         self._cancelled.update(dict.fromkeys(task_ids, now + CANCELLED_SECONDS))
+        while len(self._cancelled) > MAX_CANCELLED:
+            self._cancelled.popitem(last=False)
         for job in self._jobs:
             job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in task_ids)
 
     def forget_cancelled(self, now: float) -> None:
-        """Forget cancelled calls after ``CANCELLED_SECONDS``."""
-        old: Iterable[str] = [task_id for task_id, until in self._cancelled.items() if until < now]
-        for task_id in old:
-            del self._cancelled[task_id]
+        """Forget cancelled calls after ``CANCELLED_SECONDS``; looks only at those that are due."""
+        while self._cancelled and next(iter(self._cancelled.values())) < now:
+            self._cancelled.popitem(last=False)

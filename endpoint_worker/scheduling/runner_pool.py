@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import selectors
 import socket
@@ -9,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Hashable
 
-from ..runners import process_tree
+from ..runners import call_directories, process_tree
 from ..runners.execution import Execution
 from ..runners.process import RunnerOptions
 from ..runners.slot import Slot
@@ -22,6 +23,8 @@ FIRST_DELAY, MAX_DELAY = 0.5, 30.0
 START_TIMEOUT = 90.0
 #: Orphans are looked for during this time (seconds) after the end of a runner.
 CLEANUP_SECONDS = 0.5
+#: Errors of starting a runner that say that its interpreter is missing or unusable.
+_PERMANENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 
 
 class RunnerPool:
@@ -39,6 +42,8 @@ class RunnerPool:
         #: number of slots that there should be
         self.size = size
         self.problem = ""
+        #: key of a kind of runner that cannot start in its environment, and why; the owner resets it
+        self.unstartable: tuple[Hashable, str] | None = None
         self._options = options
         self._selector = selector
         self._registered: dict[Slot, tuple[socket.socket, int]] = {}
@@ -194,7 +199,7 @@ class RunnerPool:
         self.register(slot)
         self.slots.remove(slot)
         self._borrowed.difference_update(slot.borrowed)
-        slot.process.close()
+        slot.close()
         self._cleanup_until = time.monotonic() + CLEANUP_SECONDS
         if slot.was_ready:
             self._delay = 0.0
@@ -228,16 +233,29 @@ class RunnerPool:
             options, borrowed = self._next_options(number)
             try:
                 slot = Slot(number, options, borrowed)
-            except OSError as error:
-                self.problem = f"cannot start a runner: {error}"
-                log.error("%s", self.problem)
-                self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
-                self._retry_at = now + self._delay
+            except Exception as error:
+                # OSError (no process, descriptor or memory), and whatever settings make of an interpreter
+                self._cannot_start(number, options, error, now)
                 return
             if self._wide.pop(number, None) is None and self._requested:
                 self._requested.popleft()
             self.slots.append(slot)
             self.register(slot)
+
+    def _cannot_start(self, number: int, options: RunnerOptions, error: Exception, now: float) -> None:
+        """Note the problem and try again later, with another kind of runner if there is one."""
+        self.problem = f"cannot start a runner: {error}"
+        log.error("%s", self.problem, exc_info=None if isinstance(error, OSError) else error)
+        self._delay = min(MAX_DELAY, max(FIRST_DELAY, 2 * self._delay))
+        self._retry_at = now + self._delay
+        wide = self._wide.pop(number, None)
+        if wide is not None:
+            self._borrowed.difference_update(wide[1])
+        elif self._requested:
+            # its bundles request it again
+            self._requested.popleft()
+        if options.for_environment and getattr(error, "errno", None) in _PERMANENT:
+            self.unstartable = options.key, self.problem
 
     def _next_options(self, number: int) -> tuple[RunnerOptions, list[int]]:
         """Options of the next runner of a slot, and the other slots that it occupies."""
@@ -254,5 +272,6 @@ class RunnerPool:
                 if slot.ended() is not None:
                     self.remove(slot, "stopped")
             time.sleep(0.005)
+        call_directories.wait(2.0)
         if self._options.cgroups is not None:
             self._options.cgroups.close(patience=1.0)

@@ -5,22 +5,26 @@ stops calls that exceed a limit or are cancelled, and replaces runners that died
 disk, so a blocked Celery main thread does not stop it. Other threads send it commands through a queue.
 """
 
+# One concept: one thread with its loop and its commands; what it decides is in the other modules here.
+
 from __future__ import annotations
 
 import logging
 import selectors
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from functools import partial
 
 from umbel.protocol.messages import Interruption, Outcome
+from umbel.system.threads import GuardedThread
 
 from ..ipc.shared_memory import LIMIT_DELAY
-from ..runners.job import Job, Sink, describe_end, refused, unstarted
+from ..runners.job import Job, Sink, describe_end
 from ..runners.process import RunnerOptions
 from ..runners.slot import Slot
-from .commands import CommandQueue
+from .accepted import AcceptedBundles, Notify
+from .commands import Command, CommandQueue
 from .placement import overdue, place, widened, withdraw
 from .queue import JobQueue
 from .runner_pool import RunnerPool
@@ -34,11 +38,13 @@ LEFTOVER_SECONDS = 1.0
 STOPPING = "the worker is shutting down"
 
 
-class Supervisor(threading.Thread):
+class Supervisor(GuardedThread):
     """Runs bundles in ``slots`` runner processes.
 
     ``sink`` receives outcomes; ``notify`` runs callbacks of jobs in another thread, since they may block.
     ``adopts_orphans``: this process adopts orphans, so it kills what calls leave behind.
+
+    An unexpected error while a bundle is handled ends that bundle and its runner, and nothing else.
     """
 
     def __init__(
@@ -46,22 +52,18 @@ class Supervisor(threading.Thread):
         options: RunnerOptions,
         slots: int,
         sink: Sink,
-        notify: Callable[[list[Callable[[], None]]], None],
+        notify: Notify,
         *,
         adopts_orphans: bool = False,
     ):
-        super().__init__(name="umbel-supervisor", daemon=True)
-        self._sink = sink
-        self._notify = notify
+        super().__init__(self._loop, name="umbel-supervisor")
+        self._accepted = AcceptedBundles(sink, notify)
         self._selector = selectors.DefaultSelector()
         self._commands = CommandQueue()
         self._selector.register(self._commands.sock, selectors.EVENT_READ)
         self._options = options
         self._pool = RunnerPool(options, slots, self._selector, adopts_orphans=adopts_orphans)
-        self._callbacks: list[Callable[[], None]] = []
-        self._ended: list[tuple[Job, list[Outcome]]] = []
         self._queue = JobQueue()
-        self._held: dict[str, Job] = {}
         self._next_check = 0.0
         self._drain_until: float | None = None
         self._stop_code = Interruption.STOPPED
@@ -70,7 +72,7 @@ class Supervisor(threading.Thread):
 
     def submit(self, job: Job) -> None:
         """Accept a bundle: run it, or return it."""
-        self._held[job.bundle.id] = job
+        self._accepted.add(job)
         self._commands.put(partial(self._enqueue, job))
 
     def cancel(self, task_ids: Iterable[str]) -> None:
@@ -79,7 +81,7 @@ class Supervisor(threading.Thread):
 
     def cancel_bundle(self, bundle_id: str) -> None:
         """Skip or stop all calls of a bundle."""
-        job = self._held.get(bundle_id)
+        job = self._accepted.get(bundle_id)
         if job is not None:
             self.cancel(call.task_id for call in job.bundle.calls)
 
@@ -122,7 +124,7 @@ class Supervisor(threading.Thread):
     @property
     def held(self) -> list[str]:
         """Ids of accepted bundles that have calls without an outcome."""
-        return list(self._held)
+        return self._accepted.ids
 
     @property
     def keys(self) -> list[Hashable]:
@@ -134,7 +136,7 @@ class Supervisor(threading.Thread):
         """Why runners do not start, or ""."""
         return self._pool.problem
 
-    def run(self) -> None:
+    def _loop(self) -> None:
         """Run until ``stop``."""
         while not self._stopped:
             try:
@@ -150,9 +152,13 @@ class Supervisor(threading.Thread):
     def _iterate(self) -> None:
         for key, mask in self._selector.select(max(0.0, self._next_check - time.monotonic())):
             if key.data is not None:
-                self._handle_io(key.data, mask)
+                self._for_slot(key.data, partial(self._handle_io, key.data, mask))
         for command in self._commands.take_all():
-            command()
+            try:
+                command()
+            except Exception:
+                # the commands behind it must not wait
+                log.exception("unexpected error in a command of the supervisor; continuing")
         now = time.monotonic()
         if now >= self._next_check:
             # a runner that has just become ready must find its bundle still waiting
@@ -161,16 +167,20 @@ class Supervisor(threading.Thread):
             self._next_check = time.monotonic() + self._interval(now)
         self._assign(now)
         # after the slots have their next bundles, because handling outcomes needs the GIL
-        while self._ended:
-            job, outcomes = self._ended.pop(0)
-            self._emit(job, outcomes)
-            self._release(job)
-        if self._callbacks:
-            # all of one iteration at once: waking a thread costs more than the callbacks
-            callbacks, self._callbacks = self._callbacks, []
-            self._notify(callbacks)
-        if self._drain_until is not None and not self._held:
+        self._accepted.flush()
+        if self._drain_until is not None and not self._accepted:
             self._drained.set()
+
+    def _for_slot(self, slot: Slot, action: Command) -> None:
+        """Do something for one slot; an unexpected error ends its bundle and its runner only."""
+        try:
+            action()
+        except Exception as error:
+            if slot.execution is not None:
+                self._accepted.abandon(slot.execution.job, error, slot)
+            else:
+                log.exception("slot %d: unexpected error; its runner is replaced", slot.number)
+                slot.kill()
 
     def _interval(self, now: float) -> float:
         if self._pool.needs_check:
@@ -188,86 +198,101 @@ class Supervisor(threading.Thread):
             if finished:
                 self._finish(slot, outcomes)
             elif slot.execution is not None:
-                self._emit(slot.execution.job, outcomes)
+                self._accepted.emit(slot.execution.job, outcomes)
         self._pool.register(slot)
         if slot.eof:
             self._next_check = 0.0
 
-    def _emit(self, job: Job, outcomes: list[Outcome]) -> None:
-        if outcomes:
-            self._sink(job.bundle.id, outcomes)
-
     def _finish(self, slot: Slot, outcomes: list[Outcome]) -> None:
         execution, slot.execution = slot.execution, None
         if execution is not None:
-            self._ended.append((execution.job, outcomes))
+            self._accepted.end_later(execution.job, outcomes)
         self._pool.recycle_if_due(slot)
 
-    def _release(self, job: Job) -> None:
-        # the sink gets the outcomes before the bundle is released, so that a heartbeat in between counts it
-        self._held.pop(job.bundle.id, None)
-        self._callbacks.append(job.on_done)
-
     def _check(self, now: float) -> None:
-        in_time = self._drain_until is None or now < self._drain_until
-        for slot in self._pool.slots:
-            if slot.execution is not None:
-                self._emit(slot.execution.job, slot.check(now))
-                self._pool.register(slot)
-            how = slot.ended()
-            if how is not None:
-                self._remove(slot, *describe_end(how, None if in_time else self._stop_code))
-            elif not in_time and slot.execution is not None:
-                slot.kill()
-            elif slot.state == "idle" and slot.leftovers and now - slot.idle_since > LEFTOVER_SECONDS:
-                slot.kill()
+        for slot in list(self._pool.slots):
+            self._for_slot(slot, partial(self._check_slot, slot, now))
         self._pool.replace(now, start=self._drain_until is None)
+        if self._pool.unstartable is not None:
+            key, how = self._pool.unstartable
+            self._pool.unstartable = None
+            self._refuse_all(key, how)
         self._return_overdue(now)
         self._queue.forget_cancelled(now)
 
+    def _check_slot(self, slot: Slot, now: float) -> None:
+        in_time = self._drain_until is None or now < self._drain_until
+        if slot.execution is not None:
+            self._accepted.emit(slot.execution.job, slot.check(now))
+            self._pool.register(slot)
+        how = slot.ended()
+        if how is not None:
+            self._remove(slot, *describe_end(how, None if in_time else self._stop_code))
+        elif not in_time and slot.execution is not None:
+            slot.kill()
+        elif slot.state == "idle" and slot.leftovers and now - slot.idle_since > LEFTOVER_SECONDS:
+            slot.kill()
+
     def _remove(self, slot: Slot, how: str, code: str | None) -> None:
-        outcomes, finished = slot.read(dead=True)
-        execution, slot.execution = slot.execution, None
-        if execution is not None:
-            self._emit(
-                execution.job, outcomes if finished else outcomes + execution.runner_died(how, code=code)
-            )
-            self._release(execution.job)
-            if execution.stop_reason is None:
-                log.warning("slot %d, function %s: %s", slot.number, execution.job.bundle.function.name, how)
+        # first, so that a later error does not leave the slot occupied by a dead runner
+        execution = slot.execution
+        try:
+            if execution is not None:
+                outcomes, finished = slot.read(dead=True)
+                outcomes += [] if finished else execution.runner_died(how, code=code)
+                slot.execution = None
+                self._accepted.end(execution.job, outcomes)
+                if execution.stop_reason is None:
+                    name = execution.job.bundle.function.name
+                    log.warning("slot %d, function %s: %s", slot.number, name, how)
+        except Exception as error:
+            # whatever the dead runner left unreadable concerns its own bundle only
+            if execution is not None:
+                self._accepted.abandon(execution.job, error, slot)
         self._pool.remove(slot, how)
         if slot.environment_broken and not slot.retiring:
-            for job in withdraw(self._queue, slot.key):
-                self._emit(job, refused(job.bundle, "ENVIRONMENT_ERROR", how, job.cancelled))
-                self._held.pop(job.bundle.id, None)
-                self._callbacks += [partial(job.on_accept, "", 0), job.on_done, partial(job.on_broken, how)]
+            self._refuse_all(slot.key, how)
+
+    def _refuse_all(self, key: Hashable, how: str) -> None:
+        """Fail the waiting bundles of a kind of runner that cannot start."""
+        for job in withdraw(self._queue, key):
+            self._accepted.refuse(job, "ENVIRONMENT_ERROR", how)
 
     def _enqueue(self, job: Job) -> None:
         if self._drain_until is None:
-            job.options = widened(job.options or self._options, job.cores)
-            self._queue.add(job, time.monotonic())
+            try:
+                job.options = widened(job.options or self._options, job.cores)
+                self._queue.add(job, time.monotonic())
+            except Exception as error:
+                self._accepted.abandon(job, error, accepted=False)
+                return
             self._next_check = min(self._next_check, job.arrived + SLOW_TICK)
         else:
-            self._return(job, STOPPING)
-            self._discard(job)
+            self._accepted.give_back(job, STOPPING)
+            self._accepted.discard(job)
 
     def _return(self, job: Job, message: str) -> None:
-        self._emit(job, unstarted(job.bundle, message, job.cancelled))
-        self._held.pop(job.bundle.id, None)
+        self._accepted.give_back(job, message)
         self._queue.mark_returned(job)
 
-    def _discard(self, job: Job) -> None:
-        self._callbacks += [partial(job.on_accept, "", 0), job.on_done]
-
     def _assign(self, now: float) -> None:
-        for slot, job in place(self._pool, self._queue, self._options, now):
-            if slot is None:
-                self._discard(job)
-                continue
+        for job, slot in place(self._pool, self._queue, self._options, now):
+            if isinstance(slot, Exception):
+                self._accepted.abandon(job, slot, accepted=False)
+            elif slot is None:
+                self._accepted.discard(job)
+            else:
+                self._begin(slot, job, now)
+
+    def _begin(self, slot: Slot, job: Job, now: float) -> None:
+        try:
             slot.begin(job, now)
             self._pool.register(slot)
-            self._callbacks.append(partial(job.on_accept, job.bundle.id, slot.process.pid))
-            self._next_check = min(self._next_check, now + TICK)
+        except Exception as error:
+            self._accepted.abandon(job, error, slot, accepted=False)
+            return
+        self._accepted.started(job, slot.process.pid)
+        self._next_check = min(self._next_check, now + TICK)
 
     def _return_overdue(self, now: float) -> None:
         """Return bundles that wait behind long calls; they keep their places in Celery's window."""
@@ -287,7 +312,7 @@ class Supervisor(threading.Thread):
             job = self._queue.pop()
             if not job.returned:
                 self._return(job, STOPPING)
-            self._discard(job)
+            self._accepted.discard(job)
         now = time.monotonic()
         for execution in self._pool.executions:
             execution.close(now, keep=0)

@@ -32,6 +32,8 @@ TIMED_OUT = 124
 GRACE = 5.0
 #: Environment variable with the site's MPI launcher, e.g. ``srun`` or ``mpiexec --map-by node``.
 LAUNCHER_VARIABLE = "UMBEL_MPI_LAUNCHER"
+#: Environment variable with the directory that all calls of an endpoint share; set on endpoints.
+WORK_VARIABLE = "UMBEL_WORK"
 
 
 class ShellError(UmbelError):
@@ -123,14 +125,14 @@ class ShellFunction:
             ``}}`` are braces.
         timeout: Run time of the command, seconds. Then it and its process group get SIGTERM, 5 seconds later
             SIGKILL, and the return code is 124. Default: no limit.
-        cwd: Working directory, created if missing. Default: a new one in the current directory, deleted
-            after the call unless ``keep`` is true.
+        cwd: Working directory, created if missing; relative to the endpoint's work directory. Default: a new
+            directory, deleted after the call unless ``keep`` is true.
         env: Environment variables in addition to those of the process.
         stdout: File for the complete standard output, relative to ``cwd``, with placeholders as in the
             command. Default: none.
         stderr: File for the complete standard error, likewise.
         snippet_lines: Number of last lines of each that the result contains.
-        keep: Keep the new working directory.
+        keep: Keep the new working directory, which is then in the endpoint's work directory.
         name: Name of the function to show. Default: the name of the command.
     """
 
@@ -189,10 +191,13 @@ class ShellFunction:
             ShellError: An argument is missing, or the command is not a valid template.
         """
         line = self.line(**arguments)
+        # the current directory of a call on an endpoint is deleted after it
+        lasting = os.environ.get(WORK_VARIABLE, "")
         if self.cwd is not None:
-            os.makedirs(self.cwd, exist_ok=True)
-            return self._run(line, self.cwd, arguments)
-        folder = tempfile.mkdtemp(prefix="shell-", dir=os.getcwd())
+            folder = os.path.join(lasting, self.cwd)
+            os.makedirs(folder, exist_ok=True)
+            return self._run(line, folder, arguments)
+        folder = tempfile.mkdtemp(prefix="shell-", dir=lasting if lasting and self.keep else os.getcwd())
         try:
             return self._run(line, folder, arguments)
         finally:

@@ -169,9 +169,10 @@ def test_tasks_are_filtered_and_paged(api: Api) -> None:
 
 def test_the_service_tells_who_it_is(api: Api) -> None:
     assert conforms(Whoami, api.ada.ok("GET", "/v1/whoami")) == {"id": api.user.id, "name": "ada"}
-    assert conforms(Version, api.anybody.ok("GET", "/version"))["protocol"] == 1
+    assert conforms(Version, api.anybody.ok("GET", "/version"))["protocol"] == PROTOCOL_VERSION
     health = conforms(Health, api.anybody.ok("GET", "/health"))
     assert (health["database"], health["broker"]) == ("ok", "ok")
+    assert (health["reports_waiting"], health["reports_rejected"]) == (0, 0)
 
 
 def test_ten_thousand_calls_are_one_request(api: Api) -> None:

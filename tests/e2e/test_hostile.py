@@ -42,7 +42,8 @@ def good(number: int) -> int:
     import sys
     import threading
 
-    assert os.path.basename(os.getcwd()) == "work" and "NASTY" not in os.environ and "PATH" in os.environ
+    assert "/work/.calls/" in os.getcwd() and not os.listdir(".")
+    assert "NASTY" not in os.environ and "PATH" in os.environ
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())

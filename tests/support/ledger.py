@@ -38,6 +38,10 @@ class Ledger:
     ``function_id`` a function of theirs.
     """
 
+    #: Largest step of the clock in which the collector does not look, seconds.
+    STEP = 8.0
+    RECENT = 200.0
+
     def __init__(self, fed: Federation, broker: MemoryBroker | WatchedBroker, clock: Clock):
         self.fed, self.broker, self.clock = fed, broker, clock
         self.collector = Collector(fed, "c0")
@@ -81,16 +85,28 @@ class Ledger:
         counts: Counter[str] = Counter()
         self.collector.heartbeat()
         while self.broker.reports():
-            result = self.collector.collect(1.0)
-            if result is not None:
-                counts.update(ended=result.finished, dropped=result.dropped)
+            self.collector.look()
+            result = self.collector.collect(0.0)
+            if result is None:
+                break  # of an endpoint that was deleted, or whose turn comes later
+            counts.update(ended=result.finished, dropped=result.dropped)
         return counts
 
     def sweep(self, after: float = 0.0) -> None:
-        """Let ``after`` seconds pass, in which the collector has nothing to hear, and sweep."""
-        self.clock.forward(after)
-        self.collector.heartbeat()
+        """Let ``after`` seconds pass, in which the collector has nothing to read, and sweep."""
+        self.listen(after)
         self.sweeper.sweep()
+
+    def listen(self, seconds: float = 0.0) -> None:
+        """Let time pass in steps, in which the collector goes on reading."""
+        if seconds > self.RECENT:
+            self.clock.forward(seconds - self.RECENT)
+            seconds = self.RECENT
+        while seconds > 0:
+            self.clock.forward(min(seconds, self.STEP))
+            self.collector.heartbeat()
+            seconds -= self.STEP
+        self.collector.heartbeat()
 
     def task(self, task_id: str) -> dict[str, Any]:
         """A task as its owner sees it, whoever that is."""

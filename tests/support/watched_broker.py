@@ -82,11 +82,12 @@ class WatchedBroker(Broker):
 
     def push_report(self, endpoint_id: str, report: bytes) -> None:
         """Send a sealed report, as a worker of this endpoint does."""
-        self._server.lpush(names.REPORTS_KEY, report)
+        self._server.lpush(names.reports_key(endpoint_id), report)
 
     def reports(self) -> int:
-        """Return the number of reports that wait to be received."""
-        return int(self._server.llen(names.REPORTS_KEY))
+        """Return the number of reports that wait to be applied."""
+        keys = self._server.scan_iter(match=names.reports_key("*"), _type="list")
+        return sum(int(self._server.llen(key)) for key in keys)
 
     def wipe(self) -> None:
         """Lose everything."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
-
 from federation.ledger import cancel, query, results
 from federation.ledger.submit import Submission, submit
 
@@ -24,7 +22,7 @@ from ..schemas.tasks import (
     TaskPage,
     TaskQuery,
 )
-from ..state import fed, state
+from ..state import fed, state, waiting
 
 blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
 
@@ -93,8 +91,7 @@ def get_log(place: dict[str, Any], task_id: str) -> dict[str, Any]:
     after `offset` and the task has not finished, waits up to `wait` seconds. The output of a running task is
     updated about every second, less often for tasks that write a lot or run for hours.
     """
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    return state().polls.log(user(), task_id, **place, gone=gone)
+    return state().polls.log(user(), task_id, **place, **waiting())
 
 
 @blp.route("/<task_id>/items", methods=["GET"])
@@ -108,8 +105,7 @@ def get_items(place: dict[str, Any], task_id: str) -> dict[str, Any]:
     has not finished, waits up to `wait` seconds. If the task was started again since `run`, returns the items
     of the new run from the first one.
     """
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    return state().polls.items(user(), task_id, **place, gone=gone)
+    return state().polls.items(user(), task_id, **place, **waiting())
 
 
 @blp.route("/<task_id>/result", methods=["GET"])

@@ -40,6 +40,11 @@ class ResultsQuery(Schema):
         validate=validate.Range(0, 2**62),
         metadata=about("Value of `cursor` in the previous response; 0: start with the first result."),
     )
+    epoch = fields.String(
+        load_default=None,
+        validate=validate.Length(max=100),
+        metadata=about("Value of `epoch` in that response; if the epoch has changed, `after` counts as 0."),
+    )
     wait = fields.Float(
         load_default=0.0,
         validate=validate.Range(0, MAX_WAIT),
@@ -62,3 +67,10 @@ class Results(Schema):
     )
     cursor = fields.Integer(required=True, metadata=about("Value of `after` for the next request."))
     live = fields.Integer(required=True, metadata=about("Number of unfinished tasks of the group."))
+    epoch = fields.String(
+        required=True,
+        metadata=about(
+            "Value of `epoch` for the next request. It changes when the database was restored to an earlier "
+            "state: the response then starts with the first result."
+        ),
+    )

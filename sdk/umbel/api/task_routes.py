@@ -260,7 +260,15 @@ class TaskRoutes(Routes):
         query = None if started else {"started": "false"}
         return int(self.transport.send(Request("POST", path, query, repeatable=True))["cancelled"])
 
-    def group_results(self, group_id: str, after: int = 0, wait: float = 0.0, limit: int = 1000) -> Record:
+    def group_results(
+        self,
+        group_id: str,
+        after: int = 0,
+        wait: float = 0.0,
+        limit: int = 1000,
+        *,
+        epoch: str | None = None,
+    ) -> Record:
         """Return results of a group in the order in which its tasks finished.
 
         Args:
@@ -268,16 +276,18 @@ class TaskRoutes(Routes):
             after: Completion number after which to begin; ``cursor`` of the previous answer, or 0.
             wait: How long to wait for a result if there is none yet, seconds, at most 30.
             limit: Maximum number of results, at most 1,000. An answer also ends at about 8 MiB.
+            epoch: The epoch in which ``after`` counts; ``epoch`` of the previous answer. If the service's
+                database was restored to an earlier state since, the answer begins with the first result.
 
         Returns:
-            A record with ``results``, ``cursor`` (for the next request) and ``live`` (0 when the group has
-            no unfinished task). Each result is a record as ``get_task_result`` returns it; its ``result``
-            and ``exception`` are bytes, or base64 strings if the service answers in JSON.
+            A record with ``results``, ``cursor`` and ``epoch`` (for the next request) and ``live`` (0 when
+            the group has no unfinished task). Each result is a record as ``get_task_result`` returns it; its
+            ``result`` and ``exception`` are bytes, or base64 strings if the service answers in JSON.
 
         Raises:
             NotFound: The user has no such group (``GROUP_NOT_FOUND``).
         """
         wait = min(wait, MAX_WAIT)
-        query = {"after": after, "wait": f"{wait:g}", "limit": limit}
+        query = {"after": after, "wait": f"{wait:g}", "limit": limit, "epoch": epoch}
         path = f"/v1/groups/{quote(group_id, safe='')}/results"
         return dict(self.transport.send(Request("GET", path, query, wait=wait, accept=parcel.RESULTS_TYPE)))

@@ -154,6 +154,7 @@ class _Routes(_GroupRoutes):
             "database": "ok",
             "broker": "ok",
             "collector_lag": 0.0,
+            "reports_rejected": 0,
             "version": __version__,
         }
 

@@ -281,7 +281,7 @@ def test_bundles_that_wait_do_not_hide_a_lost_one(
     ledger.broker.deaf = True
     answer = ledger.submit(lab, 10)
     ledger.broker.deaf = False
-    ledger.clock.forward(30)
+    ledger.listen(30)
     node = lab.node()
     for other in busy:
         other.beat()
@@ -297,7 +297,7 @@ def test_sweeping_asks_nothing_about_endpoints_that_are_away(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.submit(lab, 100)
-    ledger.clock.forward(3600)
+    ledger.listen(3600)
     asked: list[str] = []
     queued = ledger.broker.queued
 
@@ -405,9 +405,12 @@ def test_reports_that_a_dead_collector_took_are_taken_in_by_another(
 ) -> None:
     node, answer = _hold(ledger, lab)
     node.finish()
-    assert len(ledger.broker.receive_reports("c0", 1.0)) == 1  # and dies
-    ledger.clock.forward(40)
+    (unread,) = ledger.broker.report_lists.read("c0", [lab.id])  # and dies
+    assert len(unread.reports) == 1
     ledger.collector = Collector(ledger.fed, "c1")
+    ledger.collector.look()
+    assert ledger.collector.collect(0.0) is None, "another collector reads these"
+    ledger.broker.redis.delete(f"umbel:claim:{lab.id}")  # which expires
     ledger.collect()
     assert ledger.state(answer) == "succeeded"
 

@@ -1,0 +1,239 @@
+"""A store in memory with the Redis commands that the service uses, and a network that can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import redis
+
+#: Decides what becomes of a request: None, or an error before ("refused") or after it was executed ("cut").
+Network = Callable[[], str | None]
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _text(key: Any) -> str:
+    return key.decode() if isinstance(key, bytes) else key
+
+
+class Store:
+    """Keys and values. Lists are Python lists with the head of the Redis list first."""
+
+    def __init__(self, clock: Callable[[], float], network: Network = lambda: None):
+        self.clock, self.network = clock, network
+        self.data: dict[str, Any] = {}
+        self._expires: dict[str, float] = {}
+        self._subscribers: list[_PubSub] = []
+        #: called with every published channel and message
+        self.published: Callable[[str, bytes], None] = lambda channel, message: None
+
+    # Requests
+
+    def __getattr__(self, command: str) -> Any:
+        """Return a Redis command as a method of a client: one request each."""
+        if not hasattr(type(self), "_" + command):
+            raise AttributeError(f"the simulated store has no command {command}")
+        return lambda *words, **more: self.request([(command, words, more)])[0]
+
+    def request(self, commands: list[Any]) -> list[Any]:
+        """Execute commands in one round trip."""
+        fault = self.network()
+        if fault == "refused":
+            raise redis.ConnectionError("connection refused (simulated)")
+        answers = [getattr(self, "_" + name)(*words, **more) for name, words, more in commands]
+        if fault == "cut":
+            raise redis.ConnectionError("connection cut (simulated)")
+        return answers
+
+    def pipeline(self, transaction: bool = False) -> Any:
+        """Return a pipeline."""
+        return _Pipeline(self)
+
+    def pubsub(self, **options: Any) -> Any:
+        """Return a subscriber."""
+        return _PubSub(self)
+
+    def register_script(self, script: str) -> Any:
+        """Scripts are replaced where they are used."""
+        return None
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def wipe(self) -> None:
+        """Lose everything."""
+        self.data.clear()
+
+    # Commands
+
+    def _find(self, key: Any, new: type | None = None) -> Any:
+        name = _text(key)
+        if self._expires.get(name, 0.0) and self._expires[name] <= self.clock():
+            del self._expires[name]
+            self.data.pop(name, None)
+        if new is not None and name not in self.data:
+            self.data[name] = new()
+        return self.data.get(name)
+
+    def _ping(self) -> bool:
+        return True
+
+    def _info(self, section: str = "") -> dict[str, str]:
+        return {"redis_version": "7.2.0"}
+
+    def _execute_command(self, *words: Any) -> None:
+        return None
+
+    def _get(self, key: Any) -> bytes | None:
+        found: bytes | None = self._find(key)
+        return found
+
+    def _set(self, key: Any, value: Any, ex: Any = None, px: Any = None, nx: bool = False) -> bool | None:
+        if nx and self._find(key) is not None:
+            return None
+        self.data[_text(key)] = _bytes(value)
+        self._expires.pop(_text(key), None)
+        if ex or px:
+            self._expires[_text(key)] = self.clock() + (float(ex) if ex else float(px) / 1000)
+        return True
+
+    def _exists(self, *keys: Any) -> int:
+        return sum(self._find(key) is not None for key in keys)
+
+    def _delete(self, *keys: Any) -> int:
+        return sum(self.data.pop(_text(key), None) is not None for key in keys)
+
+    def _expire(self, key: Any, seconds: float) -> bool:
+        return True
+
+    def _hset(self, key: Any, field: Any, value: Any) -> int:
+        self._find(key, dict)[_bytes(field)] = _bytes(value)
+        return 1
+
+    def _hget(self, key: Any, field: Any) -> bytes | None:
+        return (self._find(key) or {}).get(_bytes(field))
+
+    def _hgetall(self, key: Any) -> dict[bytes, bytes]:
+        return dict(self._find(key) or {})
+
+    def _hvals(self, key: Any) -> list[bytes]:
+        return list((self._find(key) or {}).values())
+
+    def _hdel(self, key: Any, *fields: Any) -> int:
+        return sum((self._find(key) or {}).pop(_bytes(field), None) is not None for field in fields)
+
+    def _hincrby(self, key: Any, field: Any, amount: int = 1) -> int:
+        new = int(self._hget(key, field) or 0) + amount
+        self._hset(key, field, new)
+        return new
+
+    def _lpush(self, key: Any, *values: Any) -> int:
+        found = self._find(key, list)
+        for value in values:
+            found.insert(0, _bytes(value))
+        return len(found)
+
+    def _rpush(self, key: Any, *values: Any) -> int:
+        found = self._find(key, list)
+        found.extend(map(_bytes, values))
+        return len(found)
+
+    def _rpop(self, key: Any) -> bytes | None:
+        found = self._find(key)
+        return found.pop() if found else None
+
+    def _llen(self, key: Any) -> int:
+        return len(self._find(key) or ())
+
+    def _lrange(self, key: Any, start: int, end: int) -> list[bytes]:
+        found = self._find(key) or []
+        return list(found[start : None if end == -1 else end + 1])
+
+    def _ltrim(self, key: Any, start: int, end: int) -> bool:
+        found = self._find(key) or []
+        size = len(found)
+        first, last = (start + size if start < 0 else start), (end + size if end < 0 else end)
+        found[:] = found[max(0, first) : max(0, last + 1)]
+        return True
+
+    def _lmove(self, source: Any, target: Any, from_: str, to: str) -> bytes | None:
+        found = self._find(source)
+        if not found:
+            return None
+        value = found.pop(0 if from_ == "LEFT" else -1)
+        self._find(target, list).insert(0 if to == "LEFT" else len(self._find(target)), value)
+        return bytes(value)
+
+    def _blmove(self, source: Any, target: Any, timeout: float, from_: str, to: str) -> bytes | None:
+        return self._lmove(source, target, from_, to)
+
+    def _zadd(self, key: Any, scores: dict[Any, float]) -> int:
+        self._find(key, dict).update((_bytes(member), score) for member, score in scores.items())
+        return len(scores)
+
+    def _zrange(self, key: Any, start: int, end: int) -> list[bytes]:
+        return sorted(self._find(key) or {}, key=lambda member: (self._find(key)[member], member))
+
+    def _zremrangebyscore(self, key: Any, low: float, high: float) -> int:
+        found = self._find(key) or {}
+        gone = [member for member, score in found.items() if low <= score <= high]
+        for member in gone:
+            del found[member]
+        return len(gone)
+
+    def _publish(self, channel: Any, message: Any) -> int:
+        self.published(_text(channel), _bytes(message))
+        for subscriber in self._subscribers:
+            subscriber.offer(_text(channel), _bytes(message))
+        return len(self._subscribers)
+
+    def scan_iter(self, match: str, count: int = 0) -> Iterator[bytes]:
+        """Yield the keys that match a pattern."""
+        yield from [key.encode() for key in self.data if fnmatchcase(key, match)]
+
+
+class _Pipeline:
+    def __init__(self, store: Store):
+        self._store = store
+        self._commands: list[Any] = []
+
+    def __getattr__(self, command: str) -> Any:
+        def add(*words: Any, **more: Any) -> _Pipeline:
+            self._commands.append((command, words, more))
+            return self
+
+        return add
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        commands, self._commands = self._commands, []
+        return self._store.request(commands) if commands else []
+
+
+class _PubSub:
+    def __init__(self, store: Store):
+        self._store = store
+        self._patterns: list[str] = []
+        self._messages: list[dict[str, Any]] = []
+
+    def psubscribe(self, *patterns: Any) -> None:
+        self._store.request([])
+        self._patterns += map(_text, patterns)
+        self._store._subscribers.append(self)
+
+    subscribe = psubscribe
+
+    def offer(self, channel: str, message: bytes) -> None:
+        if any(fnmatchcase(channel, pattern) for pattern in self._patterns):
+            found = {"type": "pmessage", "channel": channel.encode(), "data": message}
+            self._messages.append(found)
+
+    def get_message(self, timeout: float = 0.0) -> dict[str, Any] | None:
+        return self._messages.pop(0) if self._messages else None
+
+    def close(self) -> None:
+        if self in self._store._subscribers:
+            self._store._subscribers.remove(self)
