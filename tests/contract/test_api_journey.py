@@ -13,6 +13,7 @@ from marshmallow import Schema
 
 from tests.support.api import Api, b64
 from tests.support.played import fail
+from umbel.protocol.version import PROTOCOL_VERSION
 from webapp.schemas.common import Cancelled, Error
 from webapp.schemas.endpoints import Endpoint, EndpointPage, NewEndpoint
 from webapp.schemas.functions import Function, FunctionPage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import TimeoutError
 from typing import Any
@@ -13,7 +14,7 @@ from ..api.client import Client
 from ..api.options import Options
 from ..api.streams import read_stream
 from ..futures import UmbelFuture
-from ..protocol.errors import ServiceUnavailable, TooMany
+from ..protocol.errors import ServiceUnavailable, TooMany, UmbelError
 from ..protocol.states import TaskState
 from ..serialization.codec import FunctionBody
 from .calls import Batch, Call, Route
@@ -79,6 +80,30 @@ class Session:
     def get_state(self, task_id: str) -> TaskState:
         """Return the state of a task at the service."""
         return TaskState(self.client.get_task(task_id, FUTURE_PATIENCE)["state"])
+
+    @property
+    def endpoint(self) -> str:
+        """Name or id of the endpoint."""
+        return self.route.endpoint
+
+    def slots(self) -> int:
+        """Return the number of slots of the endpoint; 0 if it is offline or the service does not answer."""
+        try:
+            return int(self.client.get_endpoint(self.route.endpoint, patience=FUTURE_PATIENCE)["slots_total"])
+        except UmbelError:
+            return 0
+
+    def endpoint_state(self) -> str:
+        """Return what is known about the endpoint now, for messages; empty if it is online or unknown."""
+        try:
+            record = self.client.get_endpoint(self.route.endpoint, patience=0.0)
+        except UmbelError:
+            return ""
+        if record["state"] != "offline":
+            return ""
+        seen = record.get("last_heartbeat")
+        since = "has never been online" if seen is None else f"is offline since {time.ctime(seen)}"
+        return f"endpoint {self.route.endpoint!r} {since}; start it with 'umbel-endpoint start'"
 
     def get_log(self, task_id: str) -> str:
         """Return what a task has written so far."""
@@ -164,7 +189,7 @@ class Session:
         send_in_background(self.client)
 
     def _forget(self, futures: Iterable[UmbelFuture]) -> None:
-        task_ids = self.pending.forget(futures)
+        task_ids = self.pending.abandon(futures)
         if task_ids and not self.forked:
             self.canceller.cancel(task_ids)
         self._stop_last_poll()
