@@ -68,10 +68,6 @@ class Canceller:
         with self._changed:
             return self._changed.wait_for(lambda: self._is_idle, timeout)
 
-    def after_fork(self) -> None:
-        """Discard what the parent process had to cancel: it does so itself."""
-        self.__init__(self._client, self._group_id)  # type: ignore[misc]
-
     @property
     def _is_idle(self) -> bool:
         return not self._task_ids and not self._jobs and not self._busy
@@ -141,3 +137,8 @@ def flush_all(timeout: float) -> None:
     deadline = time.monotonic() + timeout
     for canceller in list(_busy):
         canceller.flush(max(0.0, deadline - time.monotonic()))
+
+
+def forget_all() -> None:
+    """Forget all cancellations in a forked child: its parent sends them."""
+    _busy.clear()

@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import TimeoutError
 from typing import Any
@@ -18,7 +19,7 @@ from ..protocol.errors import ServiceUnavailable, TooMany, UmbelError
 from ..protocol.states import TaskState
 from ..serialization.codec import FunctionBody
 from .calls import Batch, Call, Route
-from .canceller import Canceller, flush_all
+from .canceller import Canceller, flush_all, forget_all
 from .ending import Rejects, submit_or_store
 from .follower import Follower
 from .function_cache import FunctionCache
@@ -39,6 +40,7 @@ FIRST_ANSWER_TIMEOUT = 0.5
 
 #: Sessions that may have unsent calls.
 _live: set[Session] = set()
+_all: weakref.WeakSet[Session] = weakref.WeakSet()
 #: Submissions that failed because the service did not accept them.
 _rejects: Rejects[Session] = Rejects(MAX_UNSENT_CALLS, MAX_UNSENT_BYTES)
 
@@ -57,6 +59,7 @@ class Session:
         )
         self.follower = Follower(client, self.pending, route.group_id)
         self.forked = False
+        _all.add(self)
         self._owns_client = owns_client
         self._started = False
         self._cancelling = ""
@@ -197,11 +200,8 @@ class Session:
     def _cancel_accepted(self) -> None:
         accepted = [future.task_id for future in self.pending.waiting() if future.task_id is not None]
         if accepted:
-            whole_group = self._cancelling == "group"
-            self.canceller.cancel_unstarted(None if whole_group else accepted, self._cancel_waiting)
-
-    def _cancel_waiting(self) -> None:
-        self.cancel_later(self.pending.waiting())
+            ids = None if self._cancelling == "group" else accepted
+            self.canceller.cancel_unstarted(ids, lambda: self.cancel_later(self.pending.waiting()))
 
     def _rejected(self, batch: Batch, error: BaseException) -> None:
         is_service = getattr(self.client.transport, "account", None) is not None
@@ -289,10 +289,11 @@ def _at_exit() -> None:
 
 def _after_fork() -> None:
     # The threads exist in the parent only, and this process may never release their locks.
-    for session in list(_live):
+    for session in list(_all):
         session.forked = True
         session._started = False
     _live.clear()
+    forget_all()
     _rejects.clear()
 
 
