@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -213,7 +214,7 @@ class Outbox:
             del self._unsent[bundle_id]
 
     def _seal(self, outcomes: dict[str, list[Outcome]], *, goodbye: bool = False) -> bytes:
-        return self._sealed(Report(*self._origin[:3], outcomes=outcomes, goodbye=goodbye, **self._position()))
+        return self._sealed(replace(self._report(), outcomes=outcomes, goodbye=goodbye))
 
     def _sealed(self, report: Report) -> bytes:
         return report.seal(self._signer, self._clock.now(), names.new_id())
@@ -226,18 +227,18 @@ class Outbox:
         try:
             # a service that reads slowly must still see that this node lives
             if make is not None and not self._sender.blocked(2 * MAX_UNREAD_REPORTS):
-                self._sender.push(
-                    self._sealed(Report(*self._origin[:3], heartbeat=make(), **self._position()))
-                )
+                self._sender.push(self._sealed(replace(self._report(), heartbeat=make())))
             self._delay = self._send_backlog()
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)
             return
         self._outage.ended()
 
-    def _position(self) -> dict[str, int]:
-        """Return the run of this node, and the place of a report in it, which only grows."""
-        return {"incarnation": self._origin.incarnation, "order": time.monotonic_ns() - self._began}
+    def _report(self) -> Report:
+        """Return an empty report with the run of this node, and its place in this run, which only grows."""
+        endpoint, node, instance = self._origin[:3]
+        order = time.monotonic_ns() - self._began
+        return Report(endpoint, node, instance, incarnation=self._origin.incarnation, order=order)
 
     def _send_backlog(self) -> float:
         """Push small reports and one piece of a large one; return the delay before the next ones."""

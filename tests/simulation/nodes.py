@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -45,7 +45,7 @@ class SimNode:
     def __init__(self, world: World, place: Place, name: str):
         self.world, self.place, self.name = world, place, name
         self.alive = self.suspended = False
-        self.instance = ""
+        self.instance, self.incarnation, self.order = "", 0, 0
         self.held: dict[str, _Held] = {}
         # outcomes in memory; sealed reports on disk with their bundles; both in order
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
@@ -60,7 +60,7 @@ class SimNode:
     def start(self) -> None:
         """Start; what an earlier instance left in its spool is sent first."""
         self.alive, self.suspended = True, False
-        self.instance = names.new_id()
+        self.instance, self.incarnation, self.order = names.new_id(), self.incarnation + 1, 0
         self.beat()
 
     def die(self) -> None:
@@ -176,8 +176,10 @@ class SimNode:
         if goodbye:
             self.spool.append((self._sealed(goodbye=True), ()))
 
-    def _sealed(self, **what: object) -> bytes:
-        report = Report(self.place.id, self.name, self.instance, **what)  # type: ignore[arg-type]
+    def _sealed(self, **what: Any) -> bytes:
+        self.order += 1
+        which: Any = {"incarnation": self.incarnation, "order": self.order}
+        report = Report(self.place.id, self.name, self.instance, **which, **what)
         return report.seal(self.place.signer, self.world.clock(), names.new_id())
 
     def _push(self, sealed: bytes) -> bool:

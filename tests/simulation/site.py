@@ -195,7 +195,8 @@ class Site:
     def push_report(self, place: Place, report: bytes) -> None:
         """Push a report as a worker does, and announce it. Raises redis.ConnectionError."""
         pipe = self.store.pipeline()
-        pipe.lpush(names.REPORTS_KEY, report)
+        pipe.lpush(names.reports_key(place.id), report)
+        pipe.publish(names.news_channel(place.id), b"")
         pipe.execute()
 
     def rows(self, query: str) -> list[Any]:

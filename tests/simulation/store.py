@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import redis
+
+from federation.broker import report_lists
+from tests.simulation.clock import Clock
 
 #: Decides what becomes of a request: None, or an error before ("refused") or after it was executed ("cut").
 Network = Callable[[], str | None]
@@ -23,8 +26,9 @@ def _text(key: Any) -> str:
 class Store:
     """Keys and values. Lists are Python lists with the head of the Redis list first."""
 
-    def __init__(self, clock: Callable[[], float], network: Network = lambda: None):
+    def __init__(self, clock: Clock, network: Network = lambda: None):
         self.clock, self.network = clock, network
+        self.forward = clock.forward
         self.data: dict[str, Any] = {}
         self._expires: dict[str, float] = {}
         self._subscribers: list[_PubSub] = []
@@ -58,8 +62,9 @@ class Store:
         return _PubSub(self)
 
     def register_script(self, script: str) -> Any:
-        """Scripts are replaced where they are used."""
-        return None
+        """Return what does the same as a script of ``report_lists``, as one request to ``client``."""
+        name = {report_lists._READ: "read_reports", report_lists._REMOVE: "remove_reports"}[script]
+        return lambda keys, words, client: client.request([(name, (keys, words), {})])[0]
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -137,11 +142,6 @@ class Store:
             found.insert(0, _bytes(value))
         return len(found)
 
-    def _rpush(self, key: Any, *values: Any) -> int:
-        found = self._find(key, list)
-        found.extend(map(_bytes, values))
-        return len(found)
-
     def _rpop(self, key: Any) -> bytes | None:
         found = self._find(key)
         return found.pop() if found else None
@@ -159,17 +159,6 @@ class Store:
         first, last = (start + size if start < 0 else start), (end + size if end < 0 else end)
         found[:] = found[max(0, first) : max(0, last + 1)]
         return True
-
-    def _lmove(self, source: Any, target: Any, from_: str, to: str) -> bytes | None:
-        found = self._find(source)
-        if not found:
-            return None
-        value = found.pop(0 if from_ == "LEFT" else -1)
-        self._find(target, list).insert(0 if to == "LEFT" else len(self._find(target)), value)
-        return bytes(value)
-
-    def _blmove(self, source: Any, target: Any, timeout: float, from_: str, to: str) -> bytes | None:
-        return self._lmove(source, target, from_, to)
 
     def _zadd(self, key: Any, scores: dict[Any, float]) -> int:
         self._find(key, dict).update((_bytes(member), score) for member, score in scores.items())
@@ -190,6 +179,36 @@ class Store:
         for subscriber in self._subscribers:
             subscriber.offer(_text(channel), _bytes(message))
         return len(self._subscribers)
+
+    def _read_reports(self, keys: Sequence[str], words: Sequence[Any]) -> list[Any]:
+        collector, millis, count, size = words[:4]
+        answer = []
+        for claim, key in zip(keys[::2], keys[1::2]):
+            found = self._find(key) or []
+            if not found:
+                answer.append([b"read", 0])
+            elif not self._set(claim, collector, px=millis, nx=True) and self._get(claim) != _bytes(
+                collector
+            ):
+                answer.append([b"claimed", len(found)])
+            else:
+                oldest = found[::-1][:count]
+                while sum(map(len, oldest)) > size and len(oldest) > 1:
+                    oldest.pop()
+                answer.append([b"read", len(found), *oldest])
+        return answer
+
+    def _remove_reports(self, keys: Sequence[str], words: Sequence[Any]) -> None:
+        for number, (claim, key) in enumerate(zip(keys[:-2:2], keys[1:-2:2])):
+            endpoint_id, count, size, mark = words[2 + 4 * number : 6 + 4 * number]
+            found = self._find(key) or []
+            if count and found and len(found[-1]) == size and found[-1].startswith(mark):
+                del found[-count:]
+                self._hincrby(keys[-2], endpoint_id, count)
+            if self._get(claim) == _bytes(words[0]):
+                self._delete(claim)
+        if words[1]:
+            self._publish(keys[-1], words[1])
 
     def scan_iter(self, match: str, count: int = 0) -> Iterator[bytes]:
         """Yield the keys that match a pattern."""
@@ -232,7 +251,10 @@ class _PubSub:
             self._messages.append(found)
 
     def get_message(self, timeout: float = 0.0) -> dict[str, Any] | None:
-        return self._messages.pop(0) if self._messages else None
+        if self._messages:
+            return self._messages.pop(0)
+        self._store.forward(timeout)
+        return None
 
     def close(self) -> None:
         if self in self._store._subscribers:

@@ -97,7 +97,7 @@ class Follower:
         found = {str(task["id"]) for task in self._client.tasks(group_id=self._group_id)}
         for future in waiting:
             if future.task_id not in found:
-                self._pending.forget(future)
+                self._pending.forget([future])
                 future.fail(
                     NotFound(
                         f"the service no longer has task {future.task_id}: its database was restored to an "
