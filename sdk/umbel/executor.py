@@ -33,7 +33,7 @@ from .submit.callables import (
 )
 from .submit.calls import Route
 from .submit.mapping import ChunkResults, MapResults, chunk_limits, chunks, run_chunk
-from .submit.session import Session
+from .submit.session import Session, slots_of
 
 
 class Executor(BaseExecutor):
@@ -104,11 +104,7 @@ class Executor(BaseExecutor):
         if not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
             raise ValueError(f"batch_size must be from 1 to {MAX_CALLS_PER_SUBMISSION}, got {batch_size}")
         submit_timeout = read_time("submit_timeout", submit_timeout)
-        for name, value in (("batch_interval", batch_interval), ("submit_timeout", submit_timeout)):
-            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
-                raise ValueError(f"{name} must be a number of seconds of at least 0, got {value!r}")
-        if not isinstance(endpoint, str) or not endpoint:
-            raise ValueError(f"endpoint must be the name or id of an endpoint, got {endpoint!r}")
+        _check(endpoint, batch_interval, submit_timeout)
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id must be a lower-case UUID with dashes, got {group_id!r}")
         rest = retries, retry_on, priority, max_attempts, tags, cores, open_files
@@ -153,7 +149,7 @@ class Executor(BaseExecutor):
     def _max_workers(self) -> int:
         """Number of slots of the endpoint, which dask, joblib and others read to size their work."""
         if not self._slots:
-            self._slots = self._session.slots()
+            self._slots = slots_of(self._session.client, self.endpoint)
         return self._slots or os.cpu_count() or 1
 
     @property
@@ -343,6 +339,14 @@ class Executor(BaseExecutor):
             return
         future.function = function.name
         self._session.send(function, payload, future, self._options)
+
+
+def _check(endpoint: Any, batch_interval: Any, submit_timeout: Any) -> None:
+    for name, value in (("batch_interval", batch_interval), ("submit_timeout", submit_timeout)):
+        if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+            raise ValueError(f"{name} must be a number of seconds of at least 0, got {value!r}")
+    if not isinstance(endpoint, str) or not endpoint:
+        raise ValueError(f"endpoint must be the name or id of an endpoint, got {endpoint!r}")
 
 
 def _task_order(task: dict[str, Any]) -> str:

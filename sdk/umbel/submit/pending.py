@@ -119,14 +119,7 @@ class Pending:
             self._delivering += 1
         self._finish(known)
 
-    def forget(self, future: UmbelFuture) -> None:
-        """Stop waiting for a future."""
-        with self.changed:
-            if future.task_id is not None:
-                self._waiting.pop(future.task_id, None)
-            self.changed.notify_all()
-
-    def abandon(self, futures: Iterable[UmbelFuture]) -> list[str]:
+    def forget(self, futures: Iterable[UmbelFuture]) -> list[str]:
         """Stop waiting for futures; return their task ids. ``accept`` returns those that have none yet."""
         task_ids = []
         with self.changed:

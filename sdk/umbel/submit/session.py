@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import time
 import weakref
@@ -27,13 +26,11 @@ from .pending import Pending
 from .sender import MAX_UNSENT_BYTES, MAX_UNSENT_CALLS, Sender
 from .spool import Spool, send_in_background
 
-logger = logging.getLogger(__name__)
-
 #: How long the exit of the interpreter waits for unsent calls (seconds, all sessions together).
 EXIT_TIMEOUT = 10.0
 #: How long a future's ``running`` waits for the service (seconds).
 FUTURE_PATIENCE = 10.0
-#: How long the end of an executor waits for cancellations to reach the service (seconds).
+#: How long an exit waits for cancellations (seconds).
 CANCEL_TIMEOUT = 10.0
 #: How long the cancellation of unstarted calls waits for the answer to the first submission (seconds).
 FIRST_ANSWER_TIMEOUT = 0.5
@@ -89,13 +86,6 @@ class Session:
         """Name or id of the endpoint."""
         return self.route.endpoint
 
-    def slots(self) -> int:
-        """Return the number of slots of the endpoint; 0 if it is offline or the service does not answer."""
-        try:
-            return int(self.client.get_endpoint(self.route.endpoint, patience=FUTURE_PATIENCE)["slots_total"])
-        except UmbelError:
-            return 0
-
     def endpoint_state(self) -> str:
         """Return what is known about the endpoint now, for messages; empty if it is online or unknown."""
         try:
@@ -106,7 +96,7 @@ class Session:
             return ""
         seen = record.get("last_heartbeat")
         since = "has never been online" if seen is None else f"is offline since {time.ctime(seen)}"
-        return f"endpoint {self.route.endpoint!r} {since}; start it with 'umbel-endpoint start'"
+        return f"endpoint {self.endpoint!r} {since}; start it with 'umbel-endpoint start'"
 
     def get_log(self, task_id: str) -> str:
         """Return what a task has written so far."""
@@ -192,7 +182,7 @@ class Session:
         send_in_background(self.client)
 
     def _forget(self, futures: Iterable[UmbelFuture]) -> None:
-        task_ids = self.pending.abandon(futures)
+        task_ids = self.pending.forget(futures)
         if task_ids and not self.forked:
             self.canceller.cancel(task_ids)
         self._stop_last_poll()
@@ -204,8 +194,8 @@ class Session:
             self.canceller.cancel_unstarted(ids, lambda: self.cancel_later(self.pending.waiting()))
 
     def _rejected(self, batch: Batch, error: BaseException) -> None:
-        is_service = getattr(self.client.transport, "account", None) is not None
-        if is_service and isinstance(error, (ServiceUnavailable, TooMany)) and not self._cancelling:
+        unsent = isinstance(error, (ServiceUnavailable, TooMany)) and not self._cancelling
+        if unsent and getattr(self.client.transport, "account", None) is not None:
             _rejects.add(self, [batch])
             if self.exiting:  # the others would fail in the same way
                 _rejects.add(self, self.sender.take_unsent())
@@ -216,14 +206,22 @@ class Session:
     def _sent_all(self) -> None:
         self.pending.end()
         _live.discard(self)
-        if self._cancelling:  # a submission was in progress
-            self._cancel_accepted()
+        if self._cancelling:
+            self._cancel_accepted()  # a submission was in progress
         self._stop_last_poll()
 
     def _stop_last_poll(self) -> None:
         """Stop the follower's poll when no more results can arrive."""
         if self.pending.done:
             self.follower.close(timeout=0.0)
+
+
+def slots_of(client: Client, name: str) -> int:
+    """Return the number of slots of an endpoint; 0 if it is offline or the service does not answer."""
+    try:
+        return int(client.get_endpoint(name, FUTURE_PATIENCE)["slots_total"])
+    except UmbelError:
+        return 0
 
 
 class _Exit:
