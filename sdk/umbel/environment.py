@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from .protocol.environment import Environment
 from .protocol.run_options import Limits
+from .protocol.units import read_size, read_time
 
 __all__ = ["Environment", "attach", "environment_of", "function", "limits_of"]
 
@@ -24,10 +25,10 @@ def function(
     requirements: Collection[str] = (),
     python: str | None = None,
     environment: Environment | str | None = None,
-    timeout: float | None = None,
-    memory: int | None = None,
-    cpu: float | None = None,
-    output: int | None = None,
+    timeout: float | str | None = None,
+    memory: int | str | None = None,
+    cpu: float | str | None = None,
+    output: int | str | None = None,
     open_files: int | None = None,
 ) -> Callable[[F], F]:
     """Set the environment that a function needs, and limits of its calls.
@@ -49,8 +50,8 @@ def function(
         python: Python version, such as ``"3.12"``. Default: the endpoint's.
         environment: An ``Environment``, or the name of an environment that the site provides, in place of
             ``requirements`` and ``python``.
-        timeout: Run time of a call, seconds.
-        memory: Memory of a call, bytes.
+        timeout: Run time of a call, seconds, or a string such as ``"5min"``; so is ``cpu``.
+        memory: Memory of a call, bytes, or a string such as ``"2GiB"``; so is ``output``.
         cpu: Processor time of a call, seconds.
         output: How much of a call's standard output and standard error is kept, bytes.
         open_files: Files and sockets that a call may have open.
@@ -67,7 +68,8 @@ def function(
         raise ValueError("pass either 'environment' or 'requirements' and 'python', not both")
     if isinstance(environment, str):
         environment = Environment(name=environment)
-    given = (timeout, memory, cpu, output, open_files)
+    times = read_time("timeout", timeout), read_time("cpu", cpu)
+    given = (times[0], read_size("memory", memory), times[1], read_size("output", output), open_files)
     limits = Limits(*given) if any(limit is not None for limit in given) else None
     if environment is None and (requirements or python or limits is None):
         environment = Environment(tuple(_not_a_string(requirements)), python)

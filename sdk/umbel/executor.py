@@ -1,8 +1,12 @@
 """``Executor``: a ``concurrent.futures.Executor`` whose calls run at an endpoint."""
 
+# One concept: the executor. Most lines are docstrings, which are the reference of its methods and options.
+
 from __future__ import annotations
 
+import copy
 import functools
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +21,19 @@ from .futures import UmbelFuture
 from .protocol import names
 from .protocol.errors import TooLarge, UmbelError
 from .protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_PAYLOAD_BYTES
+from .protocol.units import read_time
 from .serialization.codec import FunctionBody, dump_call, function_name
+from .submit.callables import (
+    OPTION_NAMES,
+    Kind,
+    check_option_names,
+    future_as_argument,
+    kind_of,
+    run_coroutine,
+)
 from .submit.calls import Route
 from .submit.mapping import ChunkResults, MapResults, chunk_limits, chunks, run_chunk
-from .submit.session import Session
+from .submit.session import Session, slots_of
 
 
 class Executor(BaseExecutor):
@@ -32,7 +45,10 @@ class Executor(BaseExecutor):
 
     A call is submitted at once; calls that arrive while a request is in progress go together in the next
     request. Accepted calls continue when this program ends, and ``reload`` returns their futures in another
-    program. When the interpreter exits, it waits up to 10 seconds for unsent calls, not for results.
+    program. When the interpreter exits, it waits for unsent calls, not for results: up to ``submit_timeout``,
+    else the client's ``patience``, or until Ctrl-C. Calls that the service has not accepted by then are kept
+    in ``UMBEL_HOME``; the next program of the same user, or ``umbel flush``, submits them. The exit status
+    is then 120.
 
     Args:
         endpoint: Name or id of the endpoint.
@@ -43,7 +59,8 @@ class Executor(BaseExecutor):
         submit_timeout: How long ``submit`` may block, and a call may wait for acceptance, while the service
             accepts no more calls, seconds. Default: indefinitely.
         timeout: Run time of a call, seconds. A longer call ends with the code ``TIMEOUT``. This and the
-            arguments below are options of every call; ``Options`` has their bounds and defaults.
+            arguments below are options of every call; ``Options`` has their bounds and defaults. Times may
+            be strings such as ``"5min"``, sizes strings such as ``"2GiB"``.
         memory: Memory of a call, bytes.
         cpu: Processor time of a call, seconds.
         output: How much of a call's standard output and standard error is kept, bytes.
@@ -57,7 +74,8 @@ class Executor(BaseExecutor):
         open_files: Files and sockets that a call may have open.
 
     Raises:
-        ValueError: ``batch_size`` or ``group_id`` is not valid. Futures fail if another option is not valid.
+        ValueError: ``batch_size``, ``batch_interval``, ``submit_timeout``, ``group_id`` or an option is not
+            valid.
         Unauthorized: No ``client`` is given, and no address of a service is known.
     """
 
@@ -70,11 +88,11 @@ class Executor(BaseExecutor):
         batch_size: int = MAX_CALLS_PER_SUBMISSION,
         batch_interval: float = 0.0,
         submit_timeout: float | None = None,
-        timeout: float | None = None,
-        memory: int | None = None,
-        cpu: float | None = None,
-        output: int | None = None,
-        expires: float | None = None,
+        timeout: float | str | None = None,
+        memory: int | str | None = None,
+        cpu: float | str | None = None,
+        output: int | str | None = None,
+        expires: float | str | None = None,
         retries: int | None = None,
         retry_on: Sequence[str | type[BaseException]] | None = None,
         priority: int | None = None,
@@ -85,6 +103,8 @@ class Executor(BaseExecutor):
     ):
         if not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
             raise ValueError(f"batch_size must be from 1 to {MAX_CALLS_PER_SUBMISSION}, got {batch_size}")
+        submit_timeout = read_time("submit_timeout", submit_timeout)
+        _check(endpoint, batch_interval, submit_timeout)
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id must be a lower-case UUID with dashes, got {group_id!r}")
         rest = retries, retry_on, priority, max_attempts, tags, cores, open_files
@@ -94,9 +114,43 @@ class Executor(BaseExecutor):
             endpoint, group_id or names.new_id(), options, batch_size, batch_interval, submit_timeout
         )
         self._session = Session(client or Client(), route, owns_client=client is None)
-        self._get_function = self._session.functions.get
+        self._options = options
+        self._parent: Executor | None = None
+        self._slots = 0
         # the threads of an executor that is garbage-collected without shutdown() must stop
         weakref.finalize(self, Session.close, self._session).atexit = False
+
+    def options(self, **options: Any) -> Executor:
+        """Return a view of this executor whose calls have other options.
+
+        The view shares everything else: task group, connections, threads. It ends with this executor, and
+        its ``shutdown`` shuts this executor down::
+
+            nightly = executor.options(timeout="5min", tags=["night"])
+            nightly.submit(pow, 2, 10)
+
+        Args:
+            **options: Options of the constructor, from ``timeout`` to ``open_files``. The others are those of
+                this executor.
+
+        Returns:
+            The view, an ``Executor``.
+
+        Raises:
+            TypeError: There is no option of this name.
+            ValueError: An option is not valid.
+        """
+        view = copy.copy(self)
+        view._options = replace(self._options, **options)
+        view._parent = self
+        return view
+
+    @property
+    def _max_workers(self) -> int:
+        """Number of slots of the endpoint, which dask, joblib and others read to size their work."""
+        if not self._slots:
+            self._slots = slots_of(self._session.client, self.endpoint)
+        return self._slots or os.cpu_count() or 1
 
     @property
     def group_id(self) -> str:
@@ -130,14 +184,17 @@ class Executor(BaseExecutor):
         Raises:
             RuntimeError: The executor is shut down, or was created before a fork.
             TooMany: Too many calls are unsent, and the service accepted none for ``submit_timeout`` seconds.
-            TypeError: ``fn`` is not callable.
+            TypeError: ``fn`` is not callable or an asynchronous generator, or an option of the executor is
+                passed as an argument that ``fn`` does not take.
         """
         future = self._session.future()
         try:
-            function = self._get_function(fn)
+            if kwargs and not OPTION_NAMES.isdisjoint(kwargs):
+                check_option_names(fn, args, kwargs)
+            function, future.yields = self._get_function(fn)
             payload = dump_call(args, kwargs)
         except UmbelError as error:
-            future.fail(error)
+            future.fail(future_as_argument(args, kwargs) or error)
             return future
         self._send(function, payload, future)
         return future
@@ -184,12 +241,25 @@ class Executor(BaseExecutor):
         if chunksize == 1:
             tasks: Iterator[UmbelFuture] = (self.submit(fn, *args) for args in calls)
         else:
-            run = functools.partial(run_chunk, fn)
+            run = functools.partial(run_chunk, fn)  # also lists what generators yield
             run = attach(run, environment_of(fn), chunk_limits(limits_of(fn), chunksize))
-            body = replace(self._get_function(run), name=function_name(fn))  # once, not for every chunk
+            body = replace(self._get_function(run)[0], name=function_name(fn))  # once, not for every chunk
             tasks = (self._submit_body(body, chunk) for chunk in chunks(calls, chunksize))
         results = MapResults(tasks, buffersize, deadline, self._session.cancel_later)
         return results if chunksize == 1 else ChunkResults(results)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until the service has stored all calls submitted so far. They run even if this program ends.
+
+        Args:
+            timeout: How long to wait, seconds. Default: indefinitely.
+
+        Raises:
+            TimeoutError: The service has not accepted all calls in time. They are still submitted.
+            ServiceError: Calls submitted since the last ``flush`` were rejected, or the service was not
+                reached; their futures have the same exception.
+        """
+        self._session.flush(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls.
@@ -238,6 +308,16 @@ class Executor(BaseExecutor):
         session.close()
         return futures
 
+    def _get_function(self, fn: Callable[..., Any]) -> tuple[FunctionBody, bool]:
+        """Return a serialized function, and whether it is a generator function."""
+        kind = kind_of(fn)
+        if kind is Kind.ASYNC_GENERATOR:
+            raise TypeError(f"{fn!r} is an asynchronous generator: pass a generator or a coroutine function")
+        if kind is Kind.COROUTINE:
+            run = attach(functools.partial(run_coroutine, fn), environment_of(fn), limits_of(fn))
+            return replace(self._session.functions.get(run), name=function_name(fn)), False
+        return self._session.functions.get(fn), kind is Kind.GENERATOR
+
     def _submit_body(self, function: FunctionBody, *args: Any) -> UmbelFuture:
         future = self._session.future()
         try:
@@ -257,7 +337,16 @@ class Executor(BaseExecutor):
                 )
             )
             return
-        self._session.send(function, payload, future, self._session.route.options)
+        future.function = function.name
+        self._session.send(function, payload, future, self._options)
+
+
+def _check(endpoint: Any, batch_interval: Any, submit_timeout: Any) -> None:
+    for name, value in (("batch_interval", batch_interval), ("submit_timeout", submit_timeout)):
+        if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+            raise ValueError(f"{name} must be a number of seconds of at least 0, got {value!r}")
+    if not isinstance(endpoint, str) or not endpoint:
+        raise ValueError(f"endpoint must be the name or id of an endpoint, got {endpoint!r}")
 
 
 def _task_order(task: dict[str, Any]) -> str:

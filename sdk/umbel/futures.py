@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, TimeoutError
 from typing import Any, Protocol
 
 from .api.outcome import read_error
@@ -15,6 +15,9 @@ from .serialization.codec import load_result
 
 logger = logging.getLogger(__name__)
 
+#: A wait of this length (seconds) that ends without a result asks the service about the endpoint.
+ASK_AFTER = 5.0
+
 _notify_lock = threading.Lock()
 _SUCCEEDED = TaskState.SUCCEEDED.value
 _CANCELLED = TaskState.CANCELLED.value
@@ -22,6 +25,13 @@ _CANCELLED = TaskState.CANCELLED.value
 
 class Owner(Protocol):
     """What a future needs from the executor that created it."""
+
+    @property
+    def endpoint(self) -> str:
+        """Name or id of the endpoint."""
+
+    def endpoint_state(self) -> str:
+        """Return what is known about the endpoint if it is offline, for messages."""
 
     def get_state(self, task_id: str) -> TaskState:
         """Return the state of a task at the service."""
@@ -70,10 +80,74 @@ class UmbelFuture(Future[Any]):
         self.group_id = group_id
         self.task_id: str | None = None
         self.record: dict[str, Any] | None = None
+        #: Name of the function; and whether it is a generator function.
+        self.function: str | None = None
+        self.yields = False
+        #: True once the program has asked for the outcome.
+        self.observed = False
         #: True once nothing waits for its result, because it is being cancelled.
         self.abandoned = False
         self._owner = owner
         self._notified = False
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the result of the call, or raise its exception; wait for it.
+
+        Args:
+            timeout: How long to wait, seconds. Default: indefinitely.
+
+        Returns:
+            What the function returned. For a generator that returns nothing, the list of its items.
+
+        Raises:
+            TimeoutError: The call has not finished in time; it continues.
+            concurrent.futures.CancelledError: The call was cancelled.
+        """
+        value = self._outcome(timeout)
+        if value is None and self.yields:
+            return list(self._owner.stream_items(self, timeout))
+        return value
+
+    def _outcome(self, timeout: float | None) -> Any:
+        self.observed = True
+        try:
+            return super().result(timeout)
+        except TimeoutError as error:
+            if self.done():
+                raise  # the function's own
+            raise TimeoutError(self._late(timeout)) from error
+
+    def _late(self, timeout: float | None) -> str:
+        state = self._owner.endpoint_state() if timeout is not None and timeout >= ASK_AFTER else ""
+        task = f"task {self.task_id}" if self.task_id else "the call, which the service has not accepted yet,"
+        text = f"{task} of {self.function or 'a function'} at {self._owner.endpoint!r} has not finished"
+        return f"{text} within {timeout:g} s{'; ' if state else ''}{state}"
+
+    def __repr__(self) -> str:
+        state = super().__repr__().partition(" state=")[2].rstrip(">")
+        return (
+            f"<UmbelFuture {self.task_id or 'not accepted yet'} function={self.function} "
+            f"endpoint={self._owner.endpoint} state={state}>"
+        )
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the exception of the call, or None if it has a result; wait for it.
+
+        Args:
+            timeout: How long to wait, seconds. Default: indefinitely.
+
+        Returns:
+            The exception, or None.
+
+        Raises:
+            TimeoutError: The call has not finished in time; it continues.
+            concurrent.futures.CancelledError: The call was cancelled.
+        """
+        self.observed = True
+        try:
+            return super().exception(timeout)
+        except TimeoutError as error:
+            raise TimeoutError(self._late(timeout)) from error
 
     def cancel(self) -> bool:
         """Cancel the call, waiting or running. Sends no request in this thread.
@@ -136,7 +210,8 @@ class UmbelFuture(Future[Any]):
     def stream(self, timeout: float | None = None) -> Iterator[Any]:
         """Yield the items that the call yields, from the first one on, while it runs or afterwards.
 
-        For functions that are generators; the result of the future is what the generator returns. The service
+        For functions that are generators; the result of the future is what the generator returns, or the list
+        of its items if it returns nothing. The service
         keeps the items as long as the task, so a stream can be read several times. If the call fails, its
         exception is raised after the last item.
 
@@ -153,7 +228,7 @@ class UmbelFuture(Future[Any]):
             ServiceError: A request failed.
         """
         yield from self._owner.stream_items(self, timeout)
-        self.result(timeout)
+        self._outcome(timeout)
 
     def finish(self, record: dict[str, Any], result: bytes) -> None:
         """Set the outcome from the service's record of the task, unless the future has already finished.

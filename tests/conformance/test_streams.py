@@ -54,7 +54,7 @@ def test_items_arrive_before_the_end_of_the_call(executor: Executor, gate: Path)
     assert not future.done() and not gate.exists()
     open_gate(gate)
     assert list(items) == [3, 4]
-    assert future.result(DEADLINE) is None
+    assert future.result(DEADLINE) == [0, 1, 2, 3, 4]
 
 
 def test_what_the_generator_returns_is_the_result(executor: Executor) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
+
+from ..protocol.limits import MAX_CORES
+from ..protocol.run_options import BOUNDS
+from ..protocol.units import read_size, read_time
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of a submission, for ``Client.submit``. ``Executor`` takes the same options as arguments.
 
+    Times are seconds or strings such as ``"5min"``, sizes are bytes or strings such as ``"2GiB"``.
     ``timeout``, ``memory``, ``cpu``, ``output`` and ``open_files`` are limits: of the submission's, the
     function's (``umbel.function``) and the endpoint's limit, the smallest applies.
 
@@ -31,13 +38,16 @@ class Options:
         cores: Slots of one node that each call occupies while it runs. One slot is one core unless the site
             configures otherwise. Default: 1.
         open_files: Files and sockets that a call may have open, at least 32.
+
+    Raises:
+        ValueError: An option has the wrong type or is out of range.
     """
 
-    timeout: float | None = None
-    memory: int | None = None
-    cpu: float | None = None
-    output: int | None = None
-    expires: float | None = None
+    timeout: float | str | None = None
+    memory: int | str | None = None
+    cpu: float | str | None = None
+    output: int | str | None = None
+    expires: float | str | None = None
     retries: int | None = None
     retry_on: Sequence[str | type[BaseException]] | None = None
     priority: int | None = None
@@ -46,15 +56,83 @@ class Options:
     cores: int | None = None
     open_files: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("timeout", "cpu", "expires"):
+            object.__setattr__(self, name, read_time(name, getattr(self, name)))
+        for name in ("memory", "output"):
+            object.__setattr__(self, name, read_size(name, getattr(self, name)))
+        for name, (least, most, is_time) in _RANGES.items():
+            _check_number(name, getattr(self, name), least, most, is_time)
+        object.__setattr__(self, "tags", _strings("tags", self.tags))
+        object.__setattr__(self, "retry_on", _exceptions(self.retry_on))
+
     def to_json(self) -> dict[str, Any]:
         """Return the options that are set as a JSON object of the API."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values = {name: value for name, value in values.items() if value is not None}
+        values = {name: _plain(value) for name, value in values.items() if value is not None}
         if "retry_on" in values:
             values["retry_on"] = [_exception_name(item) for item in values["retry_on"]]
         if "tags" in values:
             values["tags"] = list(values["tags"])
         return values
+
+
+#: Smallest and largest value of each number, and whether it is a time, which must be above the smallest.
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    **{name: (*bounds, name in ("timeout", "cpu")) for name, bounds in BOUNDS.items()},
+    "expires": (0.0, 366 * 86400.0, True),
+    "retries": (0, 100, False),
+    "priority": (-100, 100, False),
+    "max_attempts": (1, 100, False),
+    "cores": (1, MAX_CORES, False),
+}
+MAX_TAGS, MAX_TAG = 32, 64
+
+
+def _check_number(name: str, value: Any, least: float, most: float, is_time: bool) -> None:
+    if value is None:
+        return
+    kind = "a number of seconds" if is_time else "an integer"
+    number = Real if is_time else Integral
+    if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
+    if not least <= float(value) <= most or (is_time and value == least):
+        above = "above" if is_time else "at least"
+        raise ValueError(f"{name} must be {above} {least:.15g} and at most {most:.15g}, got {value!r}")
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list of strings, got {value!r}")
+    found = tuple(value)
+    if len(found) > MAX_TAGS or not all(
+        isinstance(item, str) and 1 <= len(item) <= MAX_TAG for item in found
+    ):
+        raise ValueError(
+            f"{name} must be at most {MAX_TAGS} strings of 1 to {MAX_TAG} characters, got {value!r}"
+        )
+    return found
+
+
+def _exceptions(value: Any) -> tuple[Any, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"retry_on must be a list of exceptions, classes or names, got {value!r}")
+    found = tuple(value)
+    for item in found:
+        if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise ValueError(f"retry_on must contain exceptions, classes or names, got {item!r}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of another library, such as NumPy's, as one of Python's."""
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _exception_name(item: str | type[BaseException]) -> str:

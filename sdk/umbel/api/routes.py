@@ -181,11 +181,12 @@ class EndpointRoutes(Routes):
         """
         return self._pages("/v1/endpoints", {}, limit)
 
-    def get_endpoint(self, endpoint: str) -> Record:
+    def get_endpoint(self, endpoint: str, patience: float | None = None) -> Record:
         """Return one endpoint with the present state of its nodes and its queue.
 
         Args:
             endpoint: Id or name of the endpoint.
+            patience: Seconds for which the service may be unreachable. Default: the client's.
 
         Returns:
             A record with ``id``, ``name``, ``description``, ``metadata``, ``created`` (seconds since 1970),
@@ -198,7 +199,8 @@ class EndpointRoutes(Routes):
         Raises:
             NotFound: The user has no such endpoint (``ENDPOINT_NOT_FOUND``).
         """
-        return dict(self._get(f"/v1/endpoints/{quote(endpoint, safe='')}"))
+        path = f"/v1/endpoints/{quote(endpoint, safe='')}"
+        return dict(self.transport.send(Request("GET", path, patience=patience)))
 
     def register_endpoint(
         self, name: str, public_key: bytes, description: str = "", metadata: Record | None = None

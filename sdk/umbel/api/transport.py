@@ -148,7 +148,7 @@ class HttpTransport:
     """Requests over HTTP or HTTPS, with a pool of persistent connections. Thread-safe."""
 
     def __init__(self, account: Account, patience: float = PATIENCE, reached: threading.Event | None = None):
-        self._account = account
+        self.account = account
         self.patience = patience
         self._reached = reached or threading.Event()
         self._closed = threading.Event()
@@ -183,7 +183,7 @@ class HttpTransport:
 
     def clone(self) -> HttpTransport:
         """Return a transport to the same service with connections of its own."""
-        return HttpTransport(self._account, self.patience, self._reached)
+        return HttpTransport(self.account, self.patience, self._reached)
 
     def close(self) -> None:
         """Close all connections. Requests in progress raise TransportClosed."""
@@ -235,8 +235,8 @@ class HttpTransport:
         advice = "check its certificate" if certificate else "check the address and that the service runs"
         reason = str(error).rpartition(": ")[2] or type(error).__name__
         failure = ServiceUnavailable(
-            f"the service at {self._account.url} cannot be reached ({reason}): {advice}",
-            details={"url": self._account.url},
+            f"the service at {self.account.url} cannot be reached ({reason}): {advice}",
+            details={"url": self.account.url},
         )
         return failure if certificate else RetryableError(failure)
 

@@ -24,6 +24,7 @@ from ..protocol.version import __version__
 from ..serialization.codec import dump_call
 from . import logs
 from .endpoint import endpoint as endpoint_group
+from .flush import flush
 from .output import (
     NOT_READY,
     PATIENCE,
@@ -65,6 +66,7 @@ def main() -> None:
 
 
 main.add_command(endpoint_group)
+main.add_command(flush)
 main.add_command(logs.logs)
 main.add_command(logs.summary)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from ..api.client import Client
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 #: A request, and what to do if it fails; called in the cancelling thread.
 Job = tuple[Callable[[Client], object], Callable[[], object]]
+
+
+#: Those that have something to cancel.
+_busy: set[Canceller] = set()
 
 
 class Canceller:
@@ -63,16 +68,13 @@ class Canceller:
         with self._changed:
             return self._changed.wait_for(lambda: self._is_idle, timeout)
 
-    def after_fork(self) -> None:
-        """Discard what the parent process had to cancel: it does so itself."""
-        self.__init__(self._client, self._group_id)  # type: ignore[misc]
-
     @property
     def _is_idle(self) -> bool:
         return not self._task_ids and not self._jobs and not self._busy
 
     def _start(self) -> None:
         if self._thread is None and not self._is_idle:
+            _busy.add(self)
             self._thread = GuardedThread(self._run, name="umbel-cancel")
             try:
                 self._thread.start()
@@ -104,6 +106,7 @@ class Canceller:
                 self._busy = True
                 return self._jobs.pop(0)
             self._thread = None
+            _busy.discard(self)
             self._changed.notify_all()
             return None
 
@@ -127,3 +130,15 @@ class Canceller:
             return
         for begin in range(0, len(task_ids), MAX_CALLS_PER_SUBMISSION):
             client.cancel_tasks(task_ids[begin : begin + MAX_CALLS_PER_SUBMISSION], started=False)
+
+
+def flush_all(timeout: float) -> None:
+    """Wait until all cancellations of this process are sent, ``timeout`` seconds at most."""
+    deadline = time.monotonic() + timeout
+    for canceller in list(_busy):
+        canceller.flush(max(0.0, deadline - time.monotonic()))
+
+
+def forget_all() -> None:
+    """Forget all cancellations in a forked child: its parent sends them."""
+    _busy.clear()

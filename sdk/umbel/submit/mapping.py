@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from types import CoroutineType, GeneratorType
 from typing import Any
 
 from ..futures import UmbelFuture
@@ -79,7 +81,13 @@ def _read(
 
 def run_chunk(fn: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Make the calls of a chunk at the endpoint."""
-    return [fn(*args) for args in chunk]
+    return [_finished(fn(*args)) for args in chunk]
+
+
+def _finished(value: Any) -> Any:
+    if type(value) is GeneratorType:
+        return list(value)
+    return asyncio.run(value) if type(value) is CoroutineType else value
 
 
 def chunk_limits(limits: Limits | None, size: int) -> Limits | None:

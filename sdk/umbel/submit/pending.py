@@ -171,7 +171,7 @@ class Pending:
         try:
             for future in futures:
                 # a copy for each: raising an exception extends its traceback
-                future.fail(_copy_of(error))
+                future.fail(copy_of(error))
         finally:
             self._delivered()
 
@@ -181,7 +181,8 @@ class Pending:
             self.changed.notify_all()
 
 
-def _copy_of(error: BaseException) -> BaseException:
+def copy_of(error: BaseException) -> BaseException:
+    """Return a copy of an exception with its cause and traceback; itself if it cannot be copied."""
     try:
         copied = copy.copy(error)
     except Exception:  # classes with unusual constructors cannot be copied

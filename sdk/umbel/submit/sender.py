@@ -20,7 +20,7 @@ from ..serialization.codec import FunctionBody
 from ..system.threads import GuardedThread
 from .calls import Batch, Call, CallQueue, Route
 from .canceller import Canceller
-from .pending import Pending
+from .pending import Pending, copy_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Sender:
         self._idle = False
         self._closed = False
         self._given_up = threading.Event()
+        self._failure: BaseException | None = None
         self._thread: GuardedThread | None = None
         #: Number of calls that were ever queued.
         self.total = 0
@@ -135,6 +136,12 @@ class Sender:
         """Wait until everything queued is sent and answered; False after ``timeout`` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue.count and self._current is None, timeout)
+
+    def take_failure(self) -> BaseException | None:
+        """Return the first error of a submission since the last call of this method."""
+        with self._changed:
+            error, self._failure = self._failure, None
+            return None if error is None else copy_of(error)
 
     def _wake(self) -> None:
         self._idle = False
@@ -213,6 +220,7 @@ class Sender:
         except BaseException as error:
             if not isinstance(error, UmbelError):
                 logger.exception("unexpected error in a submission of group %s", self._route.group_id)
+            self._failure = self._failure or error
             try:
                 self._on_reject(batch, error)
             finally:
