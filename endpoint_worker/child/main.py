@@ -8,34 +8,30 @@ socket is closed.
 
 from __future__ import annotations
 
-import json
+import contextvars
 import os
 import resource
 import signal
 import socket
 import time
-import traceback
 from array import array
 from collections.abc import Callable, Generator, Sequence
-from types import GeneratorType
 from typing import Any, NamedTuple
 
-from umbel.protocol import limits
-from umbel.serialize import dump_exception, dump_result, load_call, load_function
+from umbel.serialize import dump_result, load_function
 from umbel.system.processes import end_with_parent
 
 from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
 from . import linux, rlimits
+from .call import describe, details_of, run_call, with_usage
 from .call_directory import WORK_VARIABLE, CallDirectory
 from .reset import Baseline
 from .usage import MEASURED_FROM, Meter
 
 #: A runner's time slice on a contended processor (seconds).
 TIME_SLICE = 0.0005
-#: Maximum length of a failure message (characters); the traceback is sent separately.
-MAX_MESSAGE = 500
 
 
 class _Kept(NamedTuple):
@@ -54,13 +50,18 @@ class Runner:
     """Runs bundles received over ``sock``; ``progress`` is shared with the supervisor."""
 
     def __init__(
-        self, sock: socket.socket, progress: SharedProgress, output: OutputWriter, directory: CallDirectory
+        self,
+        sock: socket.socket,
+        progress: SharedProgress,
+        output: OutputWriter,
+        directory: CallDirectory,
+        parent: int = 0,
     ):
         self._sock = sock
         self._progress = progress
         self._output = output
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._baseline = Baseline(output, directory)
+        self._baseline = Baseline(output, directory, parent)
         self._meter = Meter()
         self._streamed = False
 
@@ -70,12 +71,15 @@ class Runner:
         while (frame := frames.receive(self._sock)) is not None:
             files = frame.header.get("files")
             before = rlimits.lower_files(files) if files else None
-            ran = self._bundle(frame.header, frame.body)
+            self._baseline.before_bundle(frame.header["sha256"])
+            # variables of the context, such as that of module decimal, end with the bundle
+            ran = contextvars.copy_context().run(self._bundle, frame.header, frame.body)
             if before is not None:
                 rlimits.raise_files(before)
-            left = self._baseline.after_bundle()
+            left, spoiled = self._baseline.after_bundle()
             loaded = frame.header["sha256"] in self._functions
-            self._sock.sendall(frames.pack(frames.DONE, {"ran": ran, "left": left, "loaded": loaded}))
+            done = {"ran": ran, "left": left, "spoiled": spoiled, "loaded": loaded}
+            self._sock.sendall(frames.pack(frames.DONE, done))
 
     def _bundle(self, header: dict[str, Any], body: bytes) -> int:
         """Run the calls of a bundle; return how many of the first ones were started."""
@@ -104,7 +108,7 @@ class Runner:
         except BaseException as error:  # loading runs user code, which may raise anything
             code = getattr(error, "code", None)
             known = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
-            details = _details(known, getattr(error, "message", None) or _describe(error))
+            details = details_of(known, getattr(error, "message", None) or describe(error))
             for index in range(count):
                 self._progress.start(index, time.monotonic(), 0.0)
                 status = FAILED | WROTE if self._output.wrote() and self._output.mark(index) else FAILED
@@ -138,13 +142,13 @@ class Runner:
             if skip[index]:
                 self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
                 continue
-            status, details, payload = _call(function, data, limited, send_items)
+            status, details, payload = run_call(function, data, limited, send_items)
             if baseline.forked:
                 # the call forked and also returned in the child: only the parent reports and continues
                 os._exit(0)
             wall = clock() - began
             if wall > MEASURED_FROM:
-                details = _measured(details, self._meter.end(cpu))
+                details = with_usage(details, self._meter.end(cpu))
             if wrote() and output.mark(index):
                 status |= WROTE
             # items went over the socket, and the outcome must not overtake them
@@ -191,73 +195,6 @@ class Runner:
         self._sock.sendall(frames.pack(frames.OUTCOME, header, details, payload))
 
 
-def _call(
-    function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any]
-) -> tuple[int, bytes, bytes]:
-    """Run one call; return status, details and payload of its outcome, whatever the call raises.
-
-    ``send_items`` sends the items of a generator and returns the generator's return value.
-    """
-    try:
-        args, kwargs = load_call(data)
-    except BaseException as error:  # unpickling runs user code, which may raise anything
-        return _failure("DESERIALIZE_ERROR", error, limited)
-    try:
-        value = function(*args, **kwargs)
-        if type(value) is GeneratorType:
-            value = send_items(value)
-    except stream.NotTransferable as error:
-        if error.__cause__ is not None:
-            return _failure("RESULT_NOT_SERIALIZABLE", error.__cause__, limited)
-        return FAILED, _details("RESULT_TOO_LARGE", str(error)), b""
-    except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes of a call, too
-        return _failure("TASK_ERROR", error, limited)
-    try:
-        payload = dump_result(value)
-    except BaseException as error:  # pickling runs user code, which may raise anything
-        return _failure("RESULT_NOT_SERIALIZABLE", error, limited)
-    if len(payload) > limits.MAX_PAYLOAD_BYTES:
-        message = (
-            f"the result has {len(payload):,} bytes, the limit is {limits.MAX_PAYLOAD_BYTES:,}: "
-            f"write it to a file below ${WORK_VARIABLE} and return its path, or return a part of it"
-        )
-        return FAILED, _details("RESULT_TOO_LARGE", message), b""
-    return SUCCEEDED, b"", payload
-
-
-def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes, bytes]:
-    if limited and (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
-        # the frames reference the objects that filled the memory
-        traceback.clear_frames(error.__traceback__)
-        return (
-            FAILED,
-            _details("MEMORY_LIMIT", "the call exceeded its memory limit: raise `memory`"),
-            b"",
-        )
-    if code == "DESERIALIZE_ERROR":
-        code = getattr(error, "code", code)
-        code = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
-    message = getattr(error, "message", None) if code != "TASK_ERROR" else None
-    details = _details(code, message if isinstance(message, str) else _describe(error))
-    return FAILED, details, dump_exception(error) if code == "TASK_ERROR" else b""
-
-
-def _details(code: str, message: str) -> bytes:
-    return json.dumps({"code": code, "message": message[:MAX_MESSAGE]}).encode()
-
-
-def _measured(details: bytes, usage: dict[str, Any]) -> bytes:
-    """Add the resource usage of a call to its details."""
-    return json.dumps({**(json.loads(details) if details else {}), "usage": usage}).encode()
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # __str__ of any class
-        return type(error).__name__
-
-
 def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory: str, files: int = 0) -> None:
     """Serve as a runner on three descriptors; does not return.
 
@@ -285,7 +222,7 @@ def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory:
     output = OutputWriter(output_fd, progress)
     linux.unbuffer_c()
     try:
-        Runner(sock, progress, output, calls).serve()
+        Runner(sock, progress, output, calls, parent).serve()
     except (OSError, frames.FrameError):
         # the socket is closed, possibly by a call: outcomes so far are in shared memory
         os._exit(70)

@@ -48,6 +48,8 @@ class Slot:
         self.eof = False
         #: leftovers of the last bundle that only a new process removes
         self.leftovers = ""
+        #: changes by the last bundle that every later call would meet
+        self.spoiled = ""
         #: the call that it was running when it ended, if its directory is kept
         self.last_call: str | None = None
         self.born = time.monotonic()
@@ -193,6 +195,7 @@ class Slot:
             if not frame.header.get("loaded") and self.function is not None:
                 self._functions.pop(self.function, None)
             self.leftovers = str(frame.header.get("left", ""))[:200]
+            self.spoiled = str(frame.header.get("spoiled", ""))[:200]
             self.state = "idle"
             self.idle_since = time.monotonic()
             return True
@@ -260,8 +263,11 @@ class Slot:
         )
 
     def due_for_recycling(self) -> bool:
-        """True if the runner has run enough calls or has grown too large."""
+        """True if the runner is spoiled, has run enough calls or has grown too large."""
         options = self._options
+        if self.spoiled:
+            log.info("slot %d: a call has changed its runner (%s): replaced", self.number, self.spoiled)
+            return True
         if options.recycle_calls and self._calls >= options.recycle_calls:
             return True
         return bool(options.recycle_memory) and self.process.resident() > options.recycle_memory
