@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from types import GeneratorType
@@ -15,16 +17,19 @@ from ..ipc import stream
 from ..ipc.shared_memory import FAILED, SUCCEEDED
 from .call_directory import WORK_VARIABLE
 
+#: Its own reference: a call may replace the function of module os.
+_exit = os._exit
 #: Maximum length of a failure message (characters); the traceback is sent separately.
 MAX_MESSAGE = 500
 
 
 def run_call(
-    function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any]
+    function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any], runner: int
 ) -> tuple[int, bytes, bytes]:
     """Run one call; return status, details and payload of its outcome, whatever the call raises.
 
-    ``send_items`` sends the items of a generator and returns the generator's return value.
+    ``send_items`` sends the items of a generator and returns the generator's return value; ``runner``: id of
+    this process.
     """
     try:
         args, kwargs = load_call(data)
@@ -39,6 +44,9 @@ def run_call(
             return _failure("RESULT_NOT_SERIALIZABLE", error.__cause__, limited)
         return FAILED, details_of("RESULT_TOO_LARGE", str(error)), b""
     except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes of a call, too
+        if os.getpid() != runner:
+            # the call forked, and this is the child: it ends as in a program of its own
+            end_child(error)
         return _failure("TASK_ERROR", error, limited)
     try:
         payload = dump_result(value)
@@ -78,6 +86,25 @@ def details_of(code: str, message: str) -> bytes:
 def with_usage(details: bytes, usage: dict[str, Any]) -> bytes:
     """Add the resource usage of a call to its details."""
     return json.dumps({**(json.loads(details) if details else {}), "usage": usage}).encode()
+
+
+def end_child(error: BaseException | None) -> None:
+    """End a process that a call has forked, with the exit status that Python gives it; does not return."""
+    code: object = None
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    elif error is not None:
+        traceback.print_exception(type(error), error, error.__traceback__)
+        code = 1
+    for stream_ in (sys.stdout, sys.stderr):
+        try:
+            stream_.flush()
+        except (AttributeError, ValueError, OSError):
+            pass  # closed or replaced by the call
+    _exit(code & 0xFF if isinstance(code, int) else 0)
 
 
 def describe(error: BaseException) -> str:

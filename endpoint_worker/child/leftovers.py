@@ -8,6 +8,7 @@ still work for its call, and its runner is used for that function only.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import sysconfig
 import threading
@@ -85,6 +86,24 @@ def children() -> bool:
     except OSError:
         return True  # no /proc on this system
     return bool(running - helpers) or len(ended) > MAX_ENDED
+
+
+def running() -> set[int]:
+    """Return process ids of children that run; empty where the system does not list them."""
+    try:
+        return _children()[0]
+    except OSError:
+        return set()
+
+
+def kill(pids: set[int]) -> None:
+    """Kill children and wait for their end."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError, PermissionError):
+            pass
 
 
 def _helper(module: str, path: tuple[str, str]) -> int | None:

@@ -8,6 +8,7 @@ socket is closed.
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import os
 import resource
@@ -24,12 +25,15 @@ from umbel.system.processes import end_with_parent
 from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
-from . import linux, rlimits
-from .call import describe, details_of, run_call, with_usage
+from . import leftovers, linux, rlimits
+from .call import describe, details_of, end_child, run_call, with_usage
 from .call_directory import WORK_VARIABLE, CallDirectory
 from .reset import Baseline
+from .state import reseed
 from .usage import MEASURED_FROM, Meter
 
+#: Its own reference: a call may replace the function of module os.
+_exit = os._exit
 #: A runner's time slice on a contended processor (seconds).
 TIME_SLICE = 0.0005
 
@@ -64,6 +68,7 @@ class Runner:
         self._baseline = Baseline(output, directory, parent)
         self._meter = Meter()
         self._streamed = False
+        self._exit_handlers = atexit._ncallbacks()
 
     def serve(self) -> None:
         """Send HELLO and run bundles until the supervisor closes the socket."""
@@ -77,8 +82,9 @@ class Runner:
             if before is not None:
                 rlimits.raise_files(before)
             left, spoiled = self._baseline.after_bundle()
+            handlers = atexit._ncallbacks() > self._exit_handlers
             loaded = frame.header["sha256"] in self._functions
-            done = {"ran": ran, "left": left, "spoiled": spoiled, "loaded": loaded}
+            done = {"ran": ran, "left": left, "spoiled": spoiled, "loaded": loaded, "handlers": handlers}
             self._sock.sendall(frames.pack(frames.DONE, done))
 
     def _bundle(self, header: dict[str, Any], body: bytes) -> int:
@@ -93,7 +99,8 @@ class Runner:
         # a control group may enforce the limit, and the system may refuse allocations far beyond it
         limited = bool(header.get("limited"))
         kept = _Kept(header.get("keep"), header.get("names", ()))
-        return self._calls(function, table, payloads, limited, kept)
+        calls = self._isolated_calls if header.get("isolated") else self._calls
+        return calls(function, table, payloads, limited, kept)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
         """Load the function of the bundle, or fail all its calls."""
@@ -129,7 +136,7 @@ class Runner:
         self._meter.begin()
         reset = baseline.after_call
         start, finish, write, skip = progress.start, progress.finish, progress.write, progress.skip
-        wrote, send_items = output.wrote, self._stream
+        wrote, send_items, pid = output.wrote, self._stream, os.getpid()
         clock, processor = time.monotonic, time.process_time
         epoch = time.time() - clock()
         count = len(table) // 2
@@ -142,10 +149,10 @@ class Runner:
             if skip[index]:
                 self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
                 continue
-            status, details, payload = run_call(function, data, limited, send_items)
+            status, details, payload = run_call(function, data, limited, send_items, pid)
             if baseline.forked:
                 # the call forked and also returned in the child: only the parent reports and continues
-                os._exit(0)
+                end_child(None)
             wall = clock() - began
             if wall > MEASURED_FROM:
                 details = with_usage(details, self._meter.end(cpu))
@@ -158,6 +165,58 @@ class Runner:
             reset(kept.name(index, status) if kept.when else None)
         return count
 
+    def _isolated_calls(
+        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: _Kept
+    ) -> int:
+        """Run each call in a process of its own, forked from this one."""
+        progress = self._progress
+        helpers = leftovers.running()
+        for index in range(len(table) // 2):
+            offset = table[2 * index]
+            data = payloads[offset : offset + table[2 * index + 1]]
+            if not progress.start(index, time.monotonic(), time.process_time()):
+                return index
+            if progress.skip[index]:
+                self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
+                continue
+            runner = os.getpid()
+            child = os.fork()
+            if not child:
+                self._forked_call(function, data, limited, index, runner)
+            _, ended = os.waitpid(child, 0)
+            if progress.finished <= index:
+                _end_like(ended)
+            leftovers.kill(leftovers.running() - helpers)
+            status = SUCCEEDED if ended == 0 else FAILED
+            self._baseline.after_call(kept.name(index, status) if kept.when else None)
+        return len(table) // 2
+
+    def _forked_call(
+        self, function: Callable[..., Any], data: bytes, limited: bool, index: int, runner: int
+    ) -> None:
+        """Run a call in this new process and end it; does not return."""
+        end_with_parent(runner)
+        self._baseline.forked = False
+        reseed(("numpy.random",))  # module random does this itself
+        atexit._clear()  # those so far belong to the parent
+        self._meter.begin()
+        began, cpu = time.monotonic(), time.process_time()
+        started = time.time()
+        status, details, payload = run_call(function, data, limited, self._stream, os.getpid())
+        if self._baseline.forked:
+            end_child(None)
+        atexit._run_exitfuncs()
+        wall = time.monotonic() - began
+        if wall > MEASURED_FROM:
+            details = with_usage(details, self._meter.end(cpu))
+        written = WROTE if self._output.wrote() and self._output.mark(index) else 0
+        if self._streamed or not self._progress.write(
+            index, status | written, started, wall, details, payload
+        ):
+            self._send(index, status | written, started, wall, details, payload)
+        self._progress.finish(index)
+        _exit(0 if status == SUCCEEDED else 1)
+
     def _stream(self, generator: Generator[Any, Any, Any]) -> Any:
         """Send the items that the running call yields; return its generator's return value."""
         header = {"index": self._progress.started - 1}
@@ -166,7 +225,7 @@ class Runner:
         def put(item: bytes) -> None:
             if self._baseline.forked:
                 # the generator forked, and this is the child: the parent sends the items
-                os._exit(0)
+                end_child(None)
             try:
                 self._sock.sendall(frames.pack(frames.ITEM, header, item))
             except OSError as error:
@@ -193,6 +252,15 @@ class Runner:
         if self._streamed:
             header["streamed"], self._streamed = True, False
         self._sock.sendall(frames.pack(frames.OUTCOME, header, details, payload))
+
+
+def _end_like(status: int) -> None:
+    """End this process as its child has ended, so that the supervisor reports that; does not return."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -code)
+    _exit(code if code >= 0 else 1)
 
 
 def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory: str, files: int = 0) -> None:
@@ -225,6 +293,7 @@ def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory:
         Runner(sock, progress, output, calls, parent).serve()
     except (OSError, frames.FrameError):
         # the socket is closed, possibly by a call: outcomes so far are in shared memory
-        os._exit(70)
+        _exit(70)
+    atexit._run_exitfuncs()
     # threads left behind by calls must not keep this process alive
-    os._exit(0)
+    _exit(0)

@@ -57,6 +57,7 @@ class Executor(BaseExecutor):
         tags: Labels to find tasks by.
         cores: Slots of one node that each call occupies.
         open_files: Files and sockets that a call may have open.
+        isolation: ``"process"``: a new process for each call. Default: processes are used again.
 
     Raises:
         ValueError: ``batch_size`` or ``group_id`` is not valid. Futures fail if another option is not valid.
@@ -84,12 +85,13 @@ class Executor(BaseExecutor):
         tags: Sequence[str] | None = None,
         cores: int | None = None,
         open_files: int | None = None,
+        isolation: str | None = None,
     ):
         if not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
             raise ValueError(f"batch_size must be from 1 to {MAX_CALLS_PER_SUBMISSION}, got {batch_size}")
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id must be a lower-case UUID with dashes, got {group_id!r}")
-        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files
+        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files, isolation
         options = Options(timeout, memory, cpu, output, expires, *rest)
         self._own_group = group_id is None
         route = Route(

@@ -31,6 +31,8 @@ class Options:
         cores: Slots of one node that each call occupies while it runs. One slot is one core unless the site
             configures otherwise. Default: 1.
         open_files: Files and sockets that a call may have open, at least 32.
+        isolation: ``"process"``: each call runs in a new process, which ends with it. Default: a process runs
+            many calls and is restored between them.
     """
 
     timeout: float | None = None
@@ -45,6 +47,7 @@ class Options:
     tags: Sequence[str] | None = None
     cores: int | None = None
     open_files: int | None = None
+    isolation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that are set as a JSON object of the API."""
