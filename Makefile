@@ -18,7 +18,7 @@ RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak bench lint format docs build clean
+.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak simulate bench lint format docs build clean
 
 help: ## show this list
 	@echo "Umbel: your functions on your machines. Targets:"
@@ -51,6 +51,9 @@ cluster: $(DEV_STAMP) ## as root: the provisioner on real sshd, Slurm and GridEn
 
 soak: $(DEV_STAMP) ## random work for a quarter of an hour while processes are killed, verified from the logs
 	SOAK_SECONDS=$${SOAK_SECONDS:-900} SOAK_INTERVAL=$${SOAK_INTERVAL:-20} $(BIN)/python -m pytest -s tests/soak/test_soak.py $(ARGS)
+
+simulate: $(DEV_STAMP) ## random schedules of the service on a fake clock (SEEDS=20000 FIRST=0)
+	$(BIN)/python -m tests.simulation $${FIRST:-0} $${SEEDS:-20000}
 
 bench: $(DEV_STAMP) ## compare the performance of Umbel and its peers
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -35,7 +35,7 @@ def open_federation(settings: Settings) -> Federation:
     The broker is not contacted yet. Raises SettingsError if no broker is set and none is embedded.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(settings.database)
+    database = Database(settings.database, busy_timeout=settings.busy_timeout)
     database.create()
     signer = Signer(create_private(settings.service_key_file, new_private_key))
     return Federation(settings, database, Broker(broker_url(settings)), signer, FunctionCache(database))

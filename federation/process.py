@@ -13,8 +13,9 @@ from pathlib import Path
 
 from umbel.protocol.errors import UmbelError
 
-from .config.settings import load
+from .config.settings import Settings, load
 from .context import Federation, open_federation
+from .db.errors import RETRYABLE
 
 #: Set when the process must stop.
 Stop = threading.Event
@@ -23,6 +24,9 @@ Stop = threading.Event
 #: memory to the system.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8
 KEPT_MEMORY = 32 * 1024 * 1024
+
+#: Pause between two attempts to open a database that is unavailable, seconds.
+OPEN_INTERVAL = 1.0
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -44,15 +48,31 @@ def run_process(name: str, run: Callable[[Federation, Stop], None], argv: Sequen
     try:
         settings = load(flags.home)
         logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
-        fed = open_federation(settings)
+        fed = open_when_available(settings, stop)
     except UmbelError as error:
         print(f"umbel: {error.message}", file=sys.stderr)
         return 2
+    if fed is None:
+        return 0
     try:
         run(fed, stop)
     finally:
         fed.close()
     return 0
+
+
+def open_when_available(settings: Settings, stop: Stop) -> Federation | None:
+    """Open the federation, as soon as its database is available; None if ``stop`` is set before.
+
+    Raises UmbelError if the settings or the database cannot be used.
+    """
+    while not stop.is_set():
+        try:
+            return open_federation(settings)
+        except RETRYABLE as error:
+            logging.getLogger(__name__).warning("cannot open the database, retrying: %s", error)
+            stop.wait(OPEN_INTERVAL)
+    return None
 
 
 def keep_memory() -> bool:

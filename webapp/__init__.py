@@ -6,6 +6,10 @@ arguments or results: it handles them as base64.
 =========== ==================================================================
 app         ``create_app(fed)``: the application factory
 serve       the embedded web server: ``python -m webapp.serve``
+channel     one connection of it: parked requests, large bodies, errors
+connections limits on connections
+admission   limits on large request bodies
+parking     requests that wait without a thread
 blueprint   declaration, parsing and documentation of routes
 auth        bearer tokens and one-time codes
 errors      every error as ``{"code", "message", "details"}``

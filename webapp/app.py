@@ -20,7 +20,7 @@ from .resources import BLUEPRINTS
 from .schemas.common import Error
 from .state import State, attach
 
-#: Threads that are never used by waiting polls, so that other requests are served.
+#: Threads that are never used by polls that wait in threads, so that other requests are served.
 RESERVED_THREADS = 8
 
 DESCRIPTION = """\
@@ -51,10 +51,11 @@ class Api(flask_smorest.Api):
         errors.install(self._app)
 
 
-def create_app(fed: Federation, notifier: Notifier | None = None) -> Flask:
+def create_app(fed: Federation, notifier: Notifier | None = None, places: int = 0) -> Flask:
     """Create the WSGI application that serves ``fed``.
 
-    ``notifier`` wakes waiting polls (default: a new one); the caller must stop it.
+    ``notifier`` wakes waiting polls (default: a new one); the caller must stop it. ``places``: most polls
+    that wait without a thread, under a web server that parks them.
     """
     app = Flask("webapp")
     app.config.update(
@@ -66,7 +67,7 @@ def create_app(fed: Federation, notifier: Notifier | None = None) -> Flask:
         API_SPEC_OPTIONS=_spec_options(),
     )
     slots = max(1, fed.settings.web_threads - RESERVED_THREADS)
-    polls = LongPolls(fed, notifier or Notifier(fed.broker), slots)
+    polls = LongPolls(fed, notifier or Notifier(fed.broker), slots, places)
     attach(app, State(fed, polls, Packages(fed.settings.home / "packages")))
     app.before_request(_check_request)
     auth.install(app)

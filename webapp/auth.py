@@ -18,6 +18,8 @@ from .state import fed
 
 View = TypeVar("View", bound=Callable[..., Any])
 
+#: Key of the environment of a request under which the web server finds the number of the user.
+USER_KEY = "umbel.user"
 #: Longest valid header, characters.
 _MAX_HEADER = 256
 
@@ -43,15 +45,22 @@ def _authenticate() -> None:
     if request.endpoint is None or request.endpoint == "static":
         return
     view = current_app.view_functions[request.endpoint]
+    if getattr(view, "_open_to_all", False):
+        return
     if getattr(view, "_with_one_time_code", False):
         g.user = codes.owner(fed(), token())
-    elif not getattr(view, "_open_to_all", False):
+    else:
         g.user = users.authenticate(fed(), token())
+    request.environ[USER_KEY] = g.user.no
 
 
 def token() -> str:
     """Return the bearer token of the current request. Raises Unauthorized."""
-    header = request.headers.get("Authorization", "")
+    return token_of(request.headers.get("Authorization", ""))
+
+
+def token_of(header: str) -> str:
+    """Return the bearer token in a header ``Authorization``. Raises Unauthorized."""
     scheme, _, value = header.partition(" ")
     if scheme.lower() != "bearer" or len(header) > _MAX_HEADER:
         raise Unauthorized(

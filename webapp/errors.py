@@ -7,10 +7,10 @@ import uuid
 from typing import Any
 
 from flask import Flask, Response, request
-from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
 from federation.broker.client import BrokerError
+from federation.db.errors import DatabaseConflict, DatabaseError, DatabaseFull, DatabaseUnavailable
 from umbel.protocol import limits
 from umbel.protocol.errors import HTTP_STATUS, ServiceError, ServiceUnavailable, TooMany
 
@@ -41,7 +41,7 @@ def install(app: Flask) -> None:
     """Register the error handlers of ``app``."""
     app.register_error_handler(ServiceError, _service_error)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(DBAPIError, _database_error)
+    app.register_error_handler(DatabaseError, _database_error)
     for kind in BrokerError:
         app.register_error_handler(kind, _broker_error)
     app.register_error_handler(Exception, _unexpected)
@@ -95,13 +95,25 @@ def _message(status: int, error: HTTPException) -> str:
     return error.description or error.name
 
 
-def _database_error(error: DBAPIError) -> Response:
-    log.exception("%s %s: database error", request.method, request.path)
-    if "full" in str(error.orig) or "No space left" in str(error.orig):
+def _database_error(error: DatabaseError) -> Response:
+    """Answer 503 only if the same request can succeed later: clients repeat it for minutes."""
+    if isinstance(error, DatabaseUnavailable):
+        log.warning("%s %s: %s", request.method, request.path, error)
+        return _response(error.code, "the database of the service is unavailable: try again")
+    if isinstance(error, DatabaseFull):
+        log.error("%s %s: %s", request.method, request.path, error)
         return _response(
-            "STORAGE_FULL", "the disk of the service is full, nothing was stored: contact its administrator"
+            error.code, "the disk of the service is full, nothing was stored: contact its administrator"
         )
-    return _response("UNAVAILABLE", "the database of the service is unavailable: try again")
+    incident = _incident()
+    details = {"incident": incident}
+    if isinstance(error, DatabaseConflict):
+        return _response(
+            error.code, f"the request conflicts with another one (incident {incident}): try again", details
+        )
+    return _response(
+        error.code, f"the database rejected a value of the request, logged as incident {incident}", details
+    )
 
 
 def _broker_error(error: Exception) -> Response:
@@ -111,10 +123,16 @@ def _broker_error(error: Exception) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     """Log an unexpected error; the response has only an incident id, no internal details."""
-    incident = uuid.uuid4().hex[:12]
-    log.exception("incident %s: %s %s", incident, request.method, request.path)
+    incident = _incident()
     return _response(
         "INTERNAL_ERROR",
         f"internal error, logged as incident {incident}: contact the administrator of the service",
         {"incident": incident},
     )
+
+
+def _incident() -> str:
+    """Log the current exception with its traceback; return the id of its log line."""
+    incident = uuid.uuid4().hex[:12]
+    log.exception("incident %s: %s %s", incident, request.method, request.path)
+    return incident

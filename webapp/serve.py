@@ -1,6 +1,7 @@
 """The embedded web server: ``python -m webapp.serve --home DIR``.
 
-Uses waitress: threads for requests and one loop for connections, so slow or idle clients occupy no thread.
+Uses waitress: threads for requests and one loop for connections, so slow, idle or waiting clients occupy no
+thread (see ``channel``, ``connections``, ``parking`` and ``admission``).
 """
 
 from __future__ import annotations
@@ -12,64 +13,30 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
 from waitress import create_server
-from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask
 
 from federation.broker.notifications import Notifier
 from federation.config.settings import Settings, load
-from federation.context import Federation, open_federation
-from federation.process import keep_memory
+from federation.context import Federation
+from federation.process import keep_memory, open_when_available
 from umbel.protocol import limits
-from umbel.protocol.errors import HTTP_STATUS, UmbelError
+from umbel.protocol.errors import UmbelError
 
-from . import errors
-from .app import SECURITY_HEADERS, create_app
+from .admission import SPOOL_ABOVE
+from .app import create_app
+from .channel import Channel
+from .connections import Front, most_connections, raise_file_limit
 
 log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-#: Most open connections; further ones wait to be accepted.
-CONNECTIONS = 500
-#: Seconds after which an idle connection is closed.
-IDLE_TIMEOUT = 60
-#: A body up to this size is read to its end, so that its sender receives status 413 and no broken connection.
-MAX_BODY = 2 * limits.MAX_REQUEST_BYTES
 #: Seconds for requests to finish after a stop signal.
 GRACE = 1.0
-
-
-class _ErrorTask(ErrorTask):
-    """Formats waitress's own errors (invalid HTTP, oversized headers or bodies) like errors of the API."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        # waitress answers 501 to an unknown Transfer-Encoding
-        code = "INTERNAL_ERROR" if error.code == 500 else errors.CODES.get(error.code, "BAD_REQUEST")
-        content = errors.body(code, f"{error.reason}: {error.body}").encode()
-        status = HTTPStatus(HTTP_STATUS[code])
-        self.status = f"{status.value} {status.phrase}"
-        self.response_headers.extend([("Content-Type", "application/json"), *SECURITY_HEADERS.items()])
-        self.set_close_on_finish()
-        self.content_length = len(content)
-        self.write(content)
-
-
-class _Channel(HTTPChannel):
-    error_task_class = _ErrorTask
-
-    def send_continue(self) -> None:
-        # waitress would request the body even if it has rejected the headers
-        if self.request.error is None:
-            super().send_continue()
-        else:
-            self.request.expect_continue = False
 
 
 class _Stop(SystemExit):
@@ -83,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_memory()
         settings = load(flags.home, host=flags.host, port=flags.port)
         logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
-        fed = open_federation(settings)
+        raise_file_limit()
+        fed = open_when_available(settings, threading.Event())
     except UmbelError as error:
         return _fail(error.message)
     except OSError as error:
         return _fail(f"{error.filename or flags.home}: {error.strerror or error}")
+    assert fed is not None, "only a stop request ends the wait for the database"
     try:
         return _serve(fed, settings)
     finally:
@@ -114,10 +83,14 @@ def _fail(sentence: str) -> int:
 def _serve(fed: Federation, settings: Settings) -> int:
     notifier = Notifier(fed.broker)
     sockets: dict[int, Any] = {}
+    connections = most_connections()
+    front = Front(fed, connections)
     try:
-        server = listen(create_app(fed, notifier), settings, sockets)
+        # half of the connections are left to other requests
+        server = listen(create_app(fed, notifier, places=connections // 2), settings, sockets, front)
     except (OSError, ValueError) as error:
         notifier.stop()
+        front.stop()
         why = getattr(error, "strerror", None) or error
         return _fail(
             f"cannot listen on {settings.host}:{settings.port} ({why}): choose another with --host and --port"
@@ -126,39 +99,48 @@ def _serve(fed: Federation, settings: Settings) -> int:
         for item in listeners(sockets):
             log.info("serving http://%s:%s", item.effective_host, item.effective_port)
         try:
-            server.asyncore.loop(timeout=60, map=sockets, use_poll=True)
+            server.asyncore.loop(timeout=1, map=sockets, use_poll=True)
         except _Stop:
             log.info("stopping")
         # waiting polls are answered with what they have; clients that are cut off repeat the request
         notifier.stop()
+        front.parking.wait_until_empty(GRACE)
         server.task_dispatcher.shutdown(timeout=GRACE)
+        front.stop()
         for item in list(sockets.values()):
             item.close()
     return 0
 
 
-def listen(app: Flask, settings: Settings, sockets: dict[int, Any]) -> BaseWSGIServer:
+def listen(app: Flask, settings: Settings, sockets: dict[int, Any], front: Front) -> BaseWSGIServer:
     """Open the listening sockets of ``app``, registered in ``sockets``. Raises OSError and ValueError."""
+    # it warns of every request that waits for a thread, such as many polls with the same news
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     server = create_server(
         app,
         map=sockets,
         host=settings.host,
         port=settings.port,
         threads=settings.web_threads,
-        connection_limit=CONNECTIONS,
-        channel_timeout=IDLE_TIMEOUT,
+        # ``front`` closes idle connections before this many are open
+        connection_limit=front.most + 50,
+        backlog=1024,
+        cleanup_interval=1,
+        recv_bytes=64 * 1024,
         # detect during a long poll that its client has disconnected
         channel_request_lookahead=1,
-        max_request_body_size=MAX_BODY,
+        max_request_body_size=limits.MAX_REQUEST_BYTES + 1,
         max_request_header_size=32 * 1024,
-        # keep requests and responses of usual size in memory
-        inbuf_overflow=limits.MAX_REQUEST_BYTES,
+        inbuf_overflow=SPOOL_ABOVE,
+        # keep responses of usual size in memory
         outbuf_overflow=limits.MAX_REQUEST_BYTES,
         asyncore_use_poll=True,
         ident="umbel",
     )
+    channel_class = type("Channel", (Channel,), {"front": front})
     for listener in listeners(sockets):
-        listener.channel_class = _Channel
+        listener.channel_class = channel_class
+        listener.maintenance = front.maintain
     return server
 
 

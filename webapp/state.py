@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from flask import Flask, current_app
+from flask import Flask, current_app, request
 
 from federation.context import Federation
 from federation.packages.publish import Packages
 
-from .long_polls import LongPolls
+from .long_polls import WAIT_KEY, LongPolls
 
 _KEY = "umbel"
 
@@ -37,3 +38,9 @@ def state() -> State:
 def fed() -> Federation:
     """Return the federation of the current application."""
     return state().fed
+
+
+def waiting() -> dict[str, Any]:
+    """Return how the current request waits, as arguments of the methods of ``LongPolls``."""
+    gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    return {"gone": gone, "parking": request.environ.get(WAIT_KEY)}

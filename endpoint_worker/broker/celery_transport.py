@@ -5,19 +5,36 @@
   would put them back into the queue, and they would run twice.
 - ``Channel.close`` ignores an unanswered BRPOP on a dead connection. In kombu 5.7 it raises an error, is
   called a second time on a half-closed channel, and an AttributeError ends the worker.
-- Reconnection is attempted every few seconds, indefinitely; kombu waits up to half a minute in between.
+- Every error of Redis is a reason to connect again, never the end of the worker: a full broker, a read-only
+  replica or a missing account is cured while the worker waits.
+- Reconnection is attempted every few seconds, indefinitely; kombu waits up to half a minute in between. One
+  log line a minute names the cause.
 - One client is kept for commands; kombu creates a new one for each, a quarter of the time of a message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
 import kombu
+from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.state import maybe_shutdown
 from kombu.transport import redis as kombu_redis
+from redis.exceptions import RedisError
+
+from .outage import Outage
+
+log = logging.getLogger(__name__)
+
+#: A connection that lasted this long (seconds) was not an attempt that failed.
+STABLE_AFTER = 20.0
+#: Longest pause between two attempts to consume, seconds.
+LONGEST_PAUSE = 5.0
 
 
 class Channel(kombu_redis.Channel):
@@ -48,17 +65,61 @@ class Channel(kombu_redis.Channel):
 
 
 class Connection(kombu.Connection):
-    """A connection with short retry intervals."""
+    """A connection with short retry intervals, whose failures are logged once a minute."""
 
     def ensure_connection(
         self, errback: Any = None, max_retries: Any = None, *args: Any, **options: Any
     ) -> Any:
         """Connect, however long it takes (unless ``max_retries`` is given)."""
         options = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 3.0, **options}
-        return super().ensure_connection(errback, max_retries, *args, **options)
+        outage = Outage(log, "connecting again every 3 s")
+
+        def failed(error: Exception, interval: float) -> None:
+            outage.failed(error)
+
+        connected = super().ensure_connection(
+            failed if max_retries is None else errback, max_retries, *args, **options
+        )
+        outage.ended()
+        return connected
+
+
+class Consumer(CeleryConsumer):
+    """Celery's consumer, which pauses between attempts if the broker accepts connections but no commands."""
+
+    def __init__(self, *args: Any, **options: Any):
+        self._outage = Outage(
+            log, "no bundles are received; trying again every few seconds", first=0.5, longest=LONGEST_PAUSE
+        )
+        self._connected_at = float("-inf")
+        super().__init__(*args, **options)
+
+    def on_consuming(self) -> None:
+        """Called when the consumer has connected and starts to consume."""
+        self._connected_at = time.monotonic()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Clean up as Celery does, then pause: a full or read-only broker fails again at once."""
+        super().on_connection_error_after_connected(exc)
+        if time.monotonic() - self._connected_at >= STABLE_AFTER:
+            self._outage.ended()
+        pause(self._outage.failed(exc), maybe_shutdown)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Pause as for an established connection."""
+        pause(self._outage.failed(exc), maybe_shutdown)
+
+
+def pause(seconds: float, check: Callable[[], None]) -> None:
+    """Wait; ``check`` is called several times a second and may raise."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        check()
+        time.sleep(min(0.1, left))
 
 
 class Transport(kombu_redis.Transport):
     """The Redis transport with the channels of this module."""
 
     Channel = Channel
+    connection_errors = (*kombu_redis.Transport.connection_errors, RedisError)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +18,20 @@ from umbel.system.files import home_directory
 from ..broker import routes
 from ..config import logs as log_files
 from ..config import settings
-from ..config.directory import DirectoryError, EndpointDirectory, configured, node_name
+from ..config.directory import DirectoryError, EndpointDirectory, configured
+from ..config.identity import default_node_name, node_name
 from ..node.node import Node
 from ..node.shutdown import ShutdownConditions, shutdown_options
 from . import blocks, daemon
 from . import register as registration
 from . import relay, site, systemd
 
+log = logging.getLogger(__name__)
+
 NAME = click.argument("name")
-NODE = click.option("--node", metavar="NODE", help="Name of this node (default: the host's name).")
+NODE = click.option(
+    "--node", metavar="NODE", help="Name of this node (default: the host's name and a suffix)."
+)
 
 
 class Commands(click.Group):
@@ -76,6 +83,9 @@ def configure(name: str, slots: int | None, description: str, broker_address: st
     "--broker-address", metavar="HOST:PORT", help="Address of the broker as seen from this machine."
 )
 @click.option("--log-file", type=click.Path(path_type=Path), hidden=True)
+@click.option("--keep", is_flag=True, hidden=True)
+@click.option("--lock", type=int, hidden=True)
+@click.option("--keeper", type=int, default=0, hidden=True)
 @NODE
 @shutdown_options
 def start(
@@ -84,6 +94,9 @@ def start(
     slots: int | None,
     broker_address: str | None,
     log_file: Path | None,
+    keep: bool,
+    lock: int | None,
+    keeper: int,
     node: str | None,
     conditions: ShutdownConditions,
 ) -> None:
@@ -91,22 +104,37 @@ def start(
     directory = EndpointDirectory(home_directory(), name)
     chosen = settings.load(directory.settings_file, name, slots=slots, broker_address=broker_address)
     directory.credentials()
-    node_id = node_name(conditions.node_name(node))
+    node_id = _node_id(directory, node, conditions.block)
     if detach:
         _start_detached(directory, node_id, slots, broker_address)
         return
-    with directory.lock(node_id):
+    if keep:
+        arguments = _worker_arguments(name, node_id, log_file, slots, broker_address)
+        sys.exit(daemon.Keeper(directory, node_id, arguments, log_file or Path(os.devnull)).run())
+    with directory.lock(node_id, inherited=lock, keeper=keeper):
         log_files.set_up_logging(chosen.log_level, log_file, chosen.log_format)
         chosen, route = _choose_route(directory, chosen, conditions)
-        running = Node(directory, chosen, node_id, route)
+        code = _serve(Node(directory, chosen, node_id, route), conditions)
+    if conditions.block:
+        directory.forget(node_id)
+    sys.exit(code)
+
+
+def _node_id(directory: EndpointDirectory, node: str | None, block: str = "") -> str:
+    return node_name(node) if node else default_node_name(directory.path, block)
+
+
+def _serve(running: Node, conditions: ShutdownConditions) -> int:
+    """Run a worker; return its exit status: 1 for an error that a restart may fix."""
+    try:
         # the runners start while this process imports Celery, which takes some tenths of a second
         running.start_runners()
         from ..node.celery_app import serve
 
-        code = serve(running, conditions)
-    if conditions.block:
-        directory.forget(node_id)
-    sys.exit(code)
+        return serve(running, conditions)
+    except OSError:
+        log.exception("the worker ends")
+        return 1
 
 
 def _choose_route(
@@ -125,14 +153,23 @@ def _start_detached(
     running = directory.running().get(node)
     if running:
         raise DirectoryError(f"endpoint '{directory.name}' is already running: process {running}")
-    log = daemon.log_file(directory, node)
-    arguments = ["start", directory.name, "--node", node, "--log-file", str(log)]
+    log_file = daemon.log_file(directory, node)
+    arguments = _worker_arguments(directory.name, node, log_file, slots, broker_address)
+    pid = daemon.detach(directory, node, [*arguments, "--keep"])
+    click.echo(f"Endpoint '{directory.name}' is running as process {pid}; its log is {log_file}")
+
+
+def _worker_arguments(
+    name: str, node: str, log_file: Path | None, slots: int | None, broker_address: str | None
+) -> list[str]:
+    arguments = ["start", name, "--node", node]
+    if log_file is not None:
+        arguments += ["--log-file", str(log_file)]
     if slots is not None:
         arguments += ["--slots", str(slots)]
     if broker_address is not None:
         arguments += ["--broker-address", broker_address]
-    pid = daemon.detach(directory, node, arguments)
-    click.echo(f"Endpoint '{directory.name}' is running as process {pid}; its log is {log}")
+    return arguments
 
 
 @main.command()
@@ -152,7 +189,7 @@ def restart(name: str, node: str | None) -> None:
     directory = _existing(name)
     settings.load(directory.settings_file, name)
     _stop(directory, node)
-    _start_detached(directory, node_name(node), None, None)
+    _start_detached(directory, _node_id(directory, node), None, None)
 
 
 @main.command()
@@ -221,11 +258,12 @@ def delete(name: str, yes: bool, local: bool) -> None:
 @NODE
 def logs(name: str, lines: int, follow: bool, node: str | None) -> None:
     """Show the log of endpoint NAME's worker (if it was started with --detach)."""
-    file = daemon.log_file(_existing(name), node_name(node))
-    if not file.exists():
+    file = daemon.newest_log(_existing(name), node_name(node))
+    if file is None:
         raise DirectoryError(
-            f"log file {file} does not exist: only workers started with --detach log to a file; for a worker "
-            f"started by systemd, use 'journalctl --user --unit {systemd.unit_name(name)}'"
+            f"endpoint '{name}' has no log file of node {node_name(node)}: only workers started with "
+            "--detach log to a file; for a worker started by systemd, use "
+            f"'journalctl --user --unit {systemd.unit_name(name)}'"
         )
     for line in log_files.read(file, lines, follow=follow):
         click.echo(line, nl=False)
@@ -250,7 +288,7 @@ def _stop(directory: EndpointDirectory, node: str | None) -> bool:
     if node is not None:
         running = {name: pid for name, pid in running.items() if name == node_name(node)}
     for node_id, pid in running.items():
-        if not daemon.stop(pid, chosen.drain_seconds + 20.0):
+        if not daemon.stop(directory, node_id, pid, chosen.drain_seconds + 20.0):
             raise DirectoryError(
                 f"process {pid} (node {node_id}) does not stop: kill it with 'kill -9 {pid}'"
             )

@@ -27,7 +27,8 @@ import psutil
 
 from umbel.system.files import home_directory
 
-from ..config.directory import DirectoryError, EndpointDirectory, node_name
+from ..config.directory import DirectoryError, EndpointDirectory
+from ..config.identity import node_name
 from .daemon import spawn
 
 #: Number of ports to try after the requested one if it is in use.

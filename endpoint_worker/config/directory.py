@@ -5,6 +5,7 @@ endpoint.toml         how this site runs calls
 credentials.json      identity for service and broker (mode 0600)
 signing.key           its Ed25519 private key, created here and never sent (mode 0600)
 run/<node>.pid        process ids of running workers, locked while they run
+run/incarnation       grows with each start of a node
 spool/<node>/         reports that the broker has not accepted yet
 cache/functions/      serialized functions
 work/                 working directory of calls
@@ -18,18 +19,18 @@ import base64
 import fcntl
 import json
 import os
-import re
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from umbel.protocol.errors import UmbelError
 from umbel.protocol.names import valid_name
 from umbel.system.files import write_private
+
+from .identity import host, next_incarnation
 
 
 class DirectoryError(UmbelError):
@@ -38,9 +39,12 @@ class DirectoryError(UmbelError):
     default_code = "BAD_REQUEST"
 
 
-def node_name(given: str | None = None) -> str:
-    """Return ``given`` or the host's name, made valid for file names and Celery."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", given or socket.gethostname()) or "node"
+class _Held(NamedTuple):
+    """Content of a pid file: the worker, its host, and the process that starts it again (0: none)."""
+
+    pid: int
+    host: str
+    keeper: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,36 +119,55 @@ class EndpointDirectory:
         write_private(self._credentials_file, (json.dumps(record, indent=1) + "\n").encode())
 
     @contextmanager
-    def lock(self, node: str) -> Iterator[None]:
-        """Lock a node's pid file; raises DirectoryError naming the process that holds the lock."""
-        self._run.mkdir(parents=True, exist_ok=True)
-        file = self._run / f"{node}.pid"
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def lock(self, node: str, *, inherited: int | None = None, keeper: int = 0) -> Iterator[int]:
+        """Lock a node's pid file; yield the descriptor. Raises DirectoryError if another process holds it.
+
+        ``inherited``: a descriptor that holds the lock, of the process ``keeper``.
+        """
+        fd = self._lock(node) if inherited is None else inherited
+        os.set_inheritable(fd, False)
         try:
+            self.record(fd, os.getpid(), keeper)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DirectoryError(
-                    f"endpoint '{self.name}' is already running: {_owner(file)}; stop it with "
-                    f"'umbel-endpoint stop {self.name}', or start another node of it with --node NAME"
-                ) from None
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-            try:
-                yield
+                yield fd
             finally:
-                os.ftruncate(fd, 0)
+                # a keeper decides whether the node goes on
+                if inherited is None:
+                    os.ftruncate(fd, 0)
         finally:
             os.close(fd)
+
+    def record(self, fd: int, pid: int, keeper: int) -> None:
+        """Write a node's process into its pid file, which is open and locked as ``fd``."""
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{pid} {host()} {keeper}\n".encode(), 0)
 
     def running(self) -> dict[str, int]:
         """Nodes that run on this machine: name → process id."""
         found = {}
         for file in sorted(self._run.glob("*.pid")):
             # a home on a shared file system also contains the nodes of other machines
-            if _locked(file) and (held := _read(file))[1] == socket.gethostname():
-                found[file.stem] = held[0]
+            if _locked(file) and (held := _read(file)) is not None and held.host == host():
+                found[file.stem] = held.pid
         return found
+
+    def keeper_of(self, node: str) -> int:
+        """Return the process that starts a node of this machine again if it ends unexpectedly; 0: none."""
+        held = _read(self._run / f"{node}.pid")
+        return held.keeper if held is not None and held.host == host() else 0
+
+    def locked(self, node: str) -> bool:
+        """Return whether a process has locked a node, as far as the file system shows."""
+        return _locked(self._run / f"{node}.pid")
+
+    def host_of(self, node: str) -> str:
+        """Return the host of a node that runs or was killed, as in ``identity.host``; otherwise ""."""
+        held = _read(self._run / f"{node}.pid")
+        return held.host if held is not None else ""
+
+    def next_incarnation(self) -> int:
+        """Return a number greater than that of all earlier starts."""
+        return next_incarnation(self._run / "incarnation")
 
     def forget(self, node: str) -> None:
         """Remove the files of a node that will not return, unless it has unsent reports."""
@@ -153,6 +176,20 @@ class EndpointDirectory:
             (self._run / f"{node}.pid").unlink()
         except OSError:
             pass  # not empty, or already removed
+
+    def _lock(self, node: str) -> int:
+        self._run.mkdir(parents=True, exist_ok=True)
+        file = self._run / f"{node}.pid"
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise DirectoryError(
+                f"endpoint '{self.name}' is already running: {_owner(file)}; stop it with "
+                f"'umbel-endpoint stop {self.name}', or start another node of it with --node NAME"
+            ) from None
+        return fd
 
     def remove(self) -> None:
         """Delete the directory."""
@@ -183,18 +220,19 @@ def configured(home: Path) -> list[EndpointDirectory]:
     return [found for found in (EndpointDirectory(home, name) for name in names) if found.exists()]
 
 
-def _read(file: Path) -> tuple[int, str]:
-    """Read process id and host from a pid file."""
+def _read(file: Path) -> _Held | None:
     try:
-        pid, host = file.read_text().split()
-        return int(pid), host
+        pid, where, keeper = [*file.read_text().split(), "0"][:3]
+        return _Held(int(pid), where, int(keeper))
     except (OSError, ValueError):
-        return 0, ""
+        return None
 
 
 def _owner(file: Path) -> str:
-    pid, host = _read(file)
-    return f"process {pid or '?'}" + (f" on {host}" if host != socket.gethostname() else "")
+    held = _read(file)
+    if held is None:
+        return "process ?"
+    return f"process {held.pid}" + (f" on {held.host.partition('/')[0]}" if held.host != host() else "")
 
 
 def _locked(file: Path) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from umbel.protocol.environment import Environment
+from umbel.system.threads import GuardedThread
 
 from ..environments.build import Builder
 from ..environments.store import BuildError, Built, Interrupted, Store
@@ -62,7 +63,7 @@ class BuildQueue:
         self._builds: dict[str, _Build] = {}
         self._used: dict[str, float] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: GuardedThread | None = None
         self._closed = threading.Event()
 
     @property
@@ -85,8 +86,9 @@ class BuildQueue:
                     self._used[digest] = time.monotonic()
                     self._run(job, built)
                     return
-                build = self._builds[digest] = _Build(environment)
+                build = _Build(environment)
                 self._start(digest, build)
+                self._builds[digest] = build
             job.arrived = time.monotonic()
             build.jobs.append(job)
 
@@ -129,7 +131,7 @@ class BuildQueue:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(BUILDERS, thread_name_prefix="umbel-build")
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="umbel-environments", daemon=True)
+            self._thread = GuardedThread(self._serve, name="umbel-environments", stop=self._closed)
             self._thread.start()
         self._pool.submit(self._build, digest, build)
 
@@ -140,8 +142,12 @@ class BuildQueue:
         except Interrupted:
             log.info("environment %s: build stopped because the worker is shutting down", digest[:12])
         except (BuildError, OSError) as error:
-            build.problem = str(error)
+            build.problem = str(error) or type(error).__name__
             log.warning("environment %s: build failed: %s", digest[:12], error)
+        except BaseException as error:
+            # bundles wait for the outcome, whatever went wrong
+            build.problem = f"unexpected error: {error!r}"
+            log.exception("environment %s: build failed", digest[:12])
         else:
             build.problem = ""
             log.info("environment %s: ready after %.1f s", digest[:12], time.monotonic() - began)
@@ -150,24 +156,36 @@ class BuildQueue:
         while not self._closed.wait(TICK):
             with self._lock:
                 for digest, build in list(self._builds.items()):
-                    if build.problem is not None:
-                        del self._builds[digest]
-                        self._deliver(digest, build)
-                    else:
+                    if build.problem is None:
                         self._return_others(build)
+                        continue
+                    self._deliver(digest, build)
+                    del self._builds[digest]
 
     def _deliver(self, digest: str, build: _Build) -> None:
-        built = self._store.lease(digest) if not build.problem else None
+        try:
+            built = self._store.lease(digest) if not build.problem else None
+        except Exception as error:
+            log.exception("environment %s: cannot be used", digest[:12])
+            built, build.problem = None, f"unexpected error: {error!r}"
         self._used[digest] = time.monotonic()
-        for job in build.jobs:
-            if built is not None:
-                self._run(job, built)
-            elif build.problem:
-                self._fail(job, build.problem)
-            else:
-                self._return_job(
-                    job, "its environment was removed immediately: the cache is too small for it"
-                )
+        while build.jobs:
+            job = build.jobs[-1]
+            try:
+                self._hand_over(job, built, build.problem or "")
+            except Exception as error:
+                # one bundle's error must not keep the others waiting
+                log.exception("bundle %s: cannot run in environment %s", job.bundle.id, digest[:12])
+                self._fail(job, f"unexpected error: {error!r}")
+            build.jobs.pop()
+
+    def _hand_over(self, job: Job, built: Built | None, problem: str) -> None:
+        if built is not None:
+            self._run(job, built)
+        elif problem:
+            self._fail(job, problem)
+        else:
+            self._return_job(job, "its environment was removed immediately: the cache is too small for it")
 
     def _return_others(self, build: _Build) -> None:
         now = time.monotonic()

@@ -49,6 +49,7 @@ class OnConnect(bootsteps.StartStopStep):
         c.event_dispatcher.on_send_buffered = None
         c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
         self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
+        c.on_consuming()
         c.app.umbel_node.on_connected()
         c.app.umbel_shutdown.attach(c)
 
@@ -84,7 +85,20 @@ class BundleRequest(Request):
 def make_app(node: Node, monitor: ShutdownMonitor | None = None) -> Celery:
     """Return the Celery app of one endpoint, whose only task is ``names.RUN_TASK``."""
     app = Celery("umbel-endpoint", broker=node.broker_url, set_as_current=False)
-    app.conf.update(
+    app.conf.update(_configuration(node))
+    app.amqp.Connection = Connection
+    app.umbel_node, app.umbel_shutdown = node, monitor or ShutdownMonitor(node, ShutdownConditions())
+    app.steps["consumer"].add(OnConnect)
+
+    @app.task(name=names.RUN_TASK, ignore_result=True, Request=BundleRequest)
+    def run(head: str, body: str | None) -> None:
+        raise RuntimeError("bundles run in the endpoint's own pool, not as Celery tasks")
+
+    return app
+
+
+def _configuration(node: Node) -> dict[str, Any]:
+    return dict(
         broker_transport="endpoint_worker.broker.celery_transport:Transport",
         broker_transport_options={
             "global_keyprefix": names.prefix(node.endpoint),
@@ -96,6 +110,9 @@ def make_app(node: Node, monitor: ShutdownMonitor | None = None) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # the node's answer to any error of the broker is to connect again
+        broker_channel_error_retry=True,
+        worker_consumer="endpoint_worker.broker.celery_transport:Consumer",
         result_backend=None,
         task_default_queue=names.QUEUE,
         task_ignore_result=True,
@@ -111,15 +128,6 @@ def make_app(node: Node, monitor: ShutdownMonitor | None = None) -> Celery:
         control_queue_expires=None,
         event_queue_expires=None,
     )
-    app.amqp.Connection = Connection
-    app.umbel_node, app.umbel_shutdown = node, monitor or ShutdownMonitor(node, ShutdownConditions())
-    app.steps["consumer"].add(OnConnect)
-
-    @app.task(name=names.RUN_TASK, ignore_result=True, Request=BundleRequest)
-    def run(head: str, body: str | None) -> None:
-        raise RuntimeError("bundles run in the endpoint's own pool, not as Celery tasks")
-
-    return app
 
 
 def serve(node: Node, conditions: ShutdownConditions | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -9,15 +10,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
-from umbel.protocol.messages import Bundle, Heartbeat, Outcome
+from umbel.protocol.messages import Bundle, Heartbeat, Outcome, Status
+from umbel.system.threads import GuardedThread
 
 from ..broker.client import BROKER_ERRORS, connect
+from ..broker.clock import BrokerClock
+from ..broker.outage import Outage
 from ..child.linux import adopt_orphans
 from ..config.directory import EndpointDirectory
 from ..config.settings import Settings
@@ -29,6 +32,8 @@ from ..runners.job import Accepted, Job, unstarted
 from ..runners.options import RunnerOptionsBuilder, runner_options
 from ..scheduling.supervisor import Supervisor
 from . import inventory
+from .adoption import Adoption
+from .callbacks import CallbackThread
 
 log = logging.getLogger(__name__)
 
@@ -46,33 +51,6 @@ def _fits(bundle: Bundle) -> bool:
     return True
 
 
-class CallbackThread(threading.Thread):
-    """Runs callbacks one after another, so that other threads need not wait for them."""
-
-    def __init__(self) -> None:
-        super().__init__(name="umbel-callbacks", daemon=True)
-        self._queue: SimpleQueue[list[Callable[[], None]] | None] = SimpleQueue()
-
-    def submit(self, callbacks: list[Callable[[], None]]) -> None:
-        """Run these callbacks soon."""
-        self._queue.put(callbacks)
-
-    def close(self, timeout: float) -> None:
-        """Run the remaining callbacks and end."""
-        self._queue.put(None)
-        self.join(timeout)
-
-    def run(self) -> None:
-        """Run callbacks until ``close``."""
-        while (callbacks := self._queue.get()) is not None:
-            for callback in callbacks:
-                try:
-                    callback()
-                except Exception:
-                    # Celery's bookkeeping over a broken connection may raise anything; bundles continue
-                    log.warning("cannot report the progress of a bundle to Celery", exc_info=True)
-
-
 class Node:
     """One running worker node of an endpoint. ``name``: its name, kept across restarts.
 
@@ -85,17 +63,10 @@ class Node:
         self.name = name
         self.settings = settings
         self.broker_url = settings.broker_url(credentials.broker_url)
-        origin = Origin(self.endpoint, name, names.new_id())
-        signer = Signer(directory.signing_key())
-        self.outbox = Outbox(signer, origin, directory.spool / name, connect(self.broker_url))
-        self.intake = Intake(
-            self.endpoint,
-            Verifier(credentials.service_key),
-            FunctionCache(directory.cache / "functions"),
-            connect(self.broker_url, timeout=5.0),
-            rules=settings.rules,
-            sandboxed=settings.sandbox.kind != "none",
-        )
+        self.clock = BrokerClock()
+        self.outbox = self._make_outbox(directory)
+        self._adoption = Adoption(directory, name, self.outbox.adopt)
+        self.intake = self._make_intake(directory, Verifier(credentials.service_key))
         self.callbacks = CallbackThread()
         groups = cgroups.find() if settings.cgroup else None
         options = replace(runner_options(directory, settings), cgroups=groups)
@@ -117,8 +88,28 @@ class Node:
         self._inventory, self._packages = inventory.of_node(), inventory.packages()
         self._package_heartbeats = PACKAGE_HEARTBEATS
         self._wake = threading.Event()
-        self._stopped = False
-        self._heartbeats = threading.Thread(target=self._heartbeat_loop, name="umbel-heartbeat", daemon=True)
+        self._outage = Outage(log, "cancelled calls are not read", first=limits.HEARTBEAT_INTERVAL)
+        self._stopped = threading.Event()
+        self._heartbeats = GuardedThread(self._heartbeat_loop, name="umbel-heartbeat", stop=self._stopped)
+
+    def _make_outbox(self, directory: EndpointDirectory) -> Outbox:
+        origin = Origin(self.endpoint, self.name, names.new_id(), directory.next_incarnation())
+        signer, client = Signer(directory.signing_key()), connect(self.broker_url)
+        outbox = Outbox(signer, origin, directory.spool / self.name, client, self.clock)
+        self._leases = (f"{origin.instance} {count}" for count in itertools.count())
+        outbox.renew_lease(next(self._leases))
+        return outbox
+
+    def _make_intake(self, directory: EndpointDirectory, verifier: Verifier) -> Intake:
+        return Intake(
+            self.endpoint,
+            verifier,
+            FunctionCache(directory.cache / "functions"),
+            connect(self.broker_url, timeout=5.0),
+            self.clock.now,
+            rules=self.settings.rules,
+            sandboxed=self.settings.sandbox.kind != "none",
+        )
 
     def _make_router(self, directory: EndpointDirectory) -> Router:
         chosen = self.settings
@@ -131,12 +122,25 @@ class Node:
 
     def start(self) -> None:
         """Start the threads: runners if not started yet, reports, heartbeat."""
-        for thread in (self.supervisor, self.outbox, self.callbacks, self._heartbeats):
+        self.outbox.start()
+        self.callbacks.start()
+        for thread in (self.supervisor, self._heartbeats):
             if thread.ident is None:
                 thread.start()
 
     def receive(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
         """Receive a message. Both callbacks are always called eventually, from another thread."""
+        try:
+            if self._receive(raw, on_accept, on_done):
+                return
+        except Exception:
+            # an unexpected error must not end the worker; the service sends the bundle again
+            log.exception("message dropped: unexpected error")
+            self._refused = (time.monotonic(), "a message was dropped because of an unexpected error")
+        self.callbacks.submit([partial(on_accept, "", 0), on_done])
+
+    def _receive(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> bool:
+        """Receive a message; return False if no call of it runs."""
         try:
             bundle, function, refused = self.intake.open(raw)
         except ProtocolError as error:
@@ -150,13 +154,29 @@ class Node:
         else:
             if bundle.id in self.held():
                 log.warning("bundle %s received twice; ignoring the second copy", bundle.id)
-            elif not self.fits(bundle):
-                self.outbox.add(
-                    bundle.id, [*unstarted(bundle, "the worker ends before the call could finish"), *refused]
-                )
-            elif self._run(Job(bundle, function, on_accept, on_done), refused):
-                return
-        self.callbacks.submit([partial(on_accept, "", 0), on_done])
+            elif (why := self._unfit(bundle)) is not None:
+                self.outbox.add(bundle.id, [*unstarted(bundle, why), *refused])
+            else:
+                return self._run_or_report(Job(bundle, function, on_accept, on_done), refused)
+        return False
+
+    def _unfit(self, bundle: Bundle) -> str | None:
+        """Return why a bundle cannot run on this node now, or None."""
+        if not self.fits(bundle):
+            return "the worker ends before the call could finish"
+        return "the endpoint cannot store results: its disk is full" if self.outbox.full else None
+
+    def _run_or_report(self, job: Job, refused: list[Outcome]) -> bool:
+        """Run a bundle, or report its calls as lost after an unexpected error; return whether calls run."""
+        try:
+            return self._run(job, refused)
+        except Exception as error:
+            log.exception("bundle %s: unexpected error", job.bundle.id)
+            running = job.bundle.id in {*self.router.held, *self.supervisor.held}
+            message = f"unexpected error on the endpoint: {error!r}"[:300]
+            lost = [Outcome(c.task_id, c.attempt, Status.LOST, message=message) for c in job.bundle.calls]
+            self.outbox.add(job.bundle.id, refused if running else [*lost, *refused])
+            return running
 
     def _run(self, job: Job, refused: list[Outcome]) -> bool:
         """Run a bundle's calls and report those that may not run; return False if none may run."""
@@ -180,6 +200,8 @@ class Node:
 
     def on_connected(self) -> None:
         """Send a heartbeat and read cancelled calls now: the broker is reachable (again)."""
+        # before the first bundle, whose signature has dates
+        self.clock.measure(self._client)
         self._newest_cancelled = 0.0
         self._refused = (-REPORT_REFUSED, "")
         self._package_heartbeats = PACKAGE_HEARTBEATS
@@ -193,7 +215,7 @@ class Node:
     def close(self) -> None:
         """Return what is left, send a goodbye, and end the threads."""
         self.drain().wait(self.settings.drain_seconds + 3.0)
-        self._stopped = True
+        self._stopped.set()
         self._wake.set()
         self.supervisor.stop()
         self.callbacks.close(2.0)
@@ -201,11 +223,15 @@ class Node:
             log.warning("unsent reports remain in the spool and will be sent at the next start")
 
     def _heartbeat_loop(self) -> None:
-        while not self._stopped:
+        while not self._stopped.is_set():
             self._wake.clear()
+            self.outbox.renew_lease(next(self._leases))
+            # first: signatures need it
+            self.clock.measure(self._client)
             self.outbox.heartbeat(self._heartbeat)
             self._read_cancelled()
             self.router.release_unused(self.supervisor.keys)
+            self._adoption.poll()
             self._wake.wait(limits.HEARTBEAT_INTERVAL)
 
     def _heartbeat(self) -> Heartbeat:
@@ -240,8 +266,9 @@ class Node:
                 key, self._newest_cancelled - OVERLAP, "+inf", withscores=True
             )
         except BROKER_ERRORS as error:
-            log.debug("cannot read cancelled calls now: %s", error)
+            self._outage.failed(error)
             return
+        self._outage.ended()
         if found:
             self._newest_cancelled = max(score for _, score in found)
             self.cancel(task_id.decode() for task_id, _ in found)

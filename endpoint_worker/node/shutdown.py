@@ -10,7 +10,6 @@ import functools
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +21,10 @@ from redis.exceptions import RedisError
 
 from umbel.protocol import names
 from umbel.protocol.messages import Bundle, Interruption
+from umbel.system.threads import GuardedThread
 
 from ..broker.client import BROKER_ERRORS, connect
+from ..broker.clock import elapsed
 from ..broker.routes import Route
 from .node import Node
 
@@ -55,9 +56,11 @@ class ShutdownConditions:
     #: routes to the broker, in the order in which they are tried; empty: only its registered address
     routes: tuple[Route, ...] = ()
 
-    def node_name(self, given: str | None) -> str | None:
-        """Return the node's name: ``<block>.<host>`` within a block."""
-        return given or (f"{self.block}.{socket.gethostname()}" if self.block else None)
+
+def _steady_clock() -> Callable[[], float]:
+    """Return the time of now, kept by a steady clock."""
+    offset = time.time() - elapsed()
+    return lambda: elapsed() + offset
 
 
 _SECONDS = click.FloatRange(0)
@@ -116,14 +119,17 @@ def shutdown_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_conditions
 
 
-class ShutdownMonitor(threading.Thread):
-    """Checks a node's shutdown conditions and ends its process when one is met."""
+class ShutdownMonitor:
+    """Checks a node's shutdown conditions and ends its process when one is met.
 
-    def __init__(self, node: Node, conditions: ShutdownConditions, clock: Callable[[], float] = time.time):
-        super().__init__(name="umbel-shutdown", daemon=True)
+    ``clock``: seconds since 1970, as in ``conditions``; by default unaffected when the node's clock is set.
+    """
+
+    def __init__(self, node: Node, conditions: ShutdownConditions, clock: Callable[[], float] | None = None):
+        self._thread = GuardedThread(self._run, name="umbel-shutdown")
         self._node = node
         self._conditions = conditions
-        self._clock = clock
+        self._clock = clock = clock or _steady_clock()
         self._consumer: Any = None
         self._reason = ""
         self._wake = threading.Event()
@@ -159,8 +165,12 @@ class ShutdownMonitor(threading.Thread):
         self._reason = self._reason or reason
         self._wake.set()
 
-    def run(self) -> None:
-        """Wait until a condition is met, then shut the node down."""
+    def start(self) -> None:
+        """Start checking."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        """Wait until a condition is met, then shut the node down. After an unexpected error it runs again."""
         while not self._reason:
             self._reason = self._reason or self._due()
             self._wake.wait(TICK)

@@ -23,13 +23,13 @@ from umbel.protocol.limits import BUNDLE_LIFETIME, INLINE_BODY_BYTES
 from umbel.system.redis import connection_options
 
 from .celery_message import bundle_message
+from .dead_letters import DeadLetters
+from .report_lists import ReportLists
 
 log = logging.getLogger(__name__)
 
 #: Timeout of one Redis command, seconds.
 COMMAND_TIMEOUT = 15.0
-#: Maximum bytes of reports received in one batch.
-RECEIVE_BYTES = 16 * 1024 * 1024
 #: Interval after which a function's body is written to the broker again, seconds.
 FUNCTION_REFRESH = 60.0
 
@@ -61,6 +61,8 @@ class Broker:
         self.redis: Any = redis.Redis.from_url(
             url, max_connections=256, **connection_options(COMMAND_TIMEOUT)
         )
+        self.report_lists = ReportLists(self)
+        self.dead_letters = DeadLetters(self)
         self._functions: dict[tuple[str, str], float] = {}
 
     @property
@@ -108,53 +110,11 @@ class Broker:
             start += len(messages)
         return found
 
-    def receive_reports(self, collector: str, timeout: float) -> list[bytes]:
-        """Wait up to ``timeout`` seconds for reports and move a batch of them to the collector's own list.
-
-        They stay in that list until ``acknowledge_reports``; ``recover`` returns the reports of a dead
-        collector.
-        """
-        own_list = f"{names.REPORTS_KEY}:{collector}"
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.blmove(names.REPORTS_KEY, own_list, timeout, "RIGHT", "LEFT")
-        pipe.llen(names.REPORTS_KEY)
-        first, waiting = pipe.execute()
-        if first is None:
-            return []
-        reports, size = [first], len(first)
-        waiting = min(waiting, 64)
-        while waiting and size < RECEIVE_BYTES:
-            pipe = self.redis.pipeline(transaction=False)
-            for _ in range(min(waiting, 16)):
-                pipe.lmove(names.REPORTS_KEY, own_list, "RIGHT", "LEFT")
-            more = [report for report in pipe.execute() if report is not None]
-            reports += more
-            size += sum(map(len, more))
-            waiting = waiting - 16 if waiting > 16 and more else 0
-        return reports
-
-    def acknowledge_reports(self, collector: str, changed: Iterable[str] = ()) -> None:
-        """Delete received reports that are in the ledger; notify subscribers of the ``changed`` ids."""
-        pipe = self.redis.pipeline(transaction=False)
-        topics = ",".join(changed)
-        if topics:
-            pipe.publish(names.WAKE_CHANNEL, topics)
-        pipe.delete(f"{names.REPORTS_KEY}:{collector}")
-        pipe.execute()
-
     def notify(self, groups: Iterable[str]) -> None:
         """Notify all web servers that groups have changed."""
         topics = ",".join(groups)
         if topics:
             self.redis.publish(names.WAKE_CHANNEL, topics)
-
-    def recover(self, collector: str) -> int:
-        """Requeue the reports that ``collector`` received and did not acknowledge; return how many."""
-        own_list = f"{names.REPORTS_KEY}:{collector}"
-        count = 0
-        while self.redis.lmove(own_list, names.REPORTS_KEY, "LEFT", "RIGHT") is not None:
-            count += 1
-        return count
 
     def cancel(self, endpoint_id: str, task_ids: Sequence[str]) -> None:
         """Cancel calls on an endpoint's workers; the cancellation also applies to restarted workers."""

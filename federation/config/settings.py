@@ -33,6 +33,8 @@ class Settings:
     home: Path
     #: SQLAlchemy URL of the ledger; empty: SQLite in the home.
     database_url: Secret = ""
+    #: How long a transaction waits for others on SQLite.
+    busy_timeout: Number = 20.0
     #: Redis URL with the service's own account; empty: the embedded broker of the home.
     broker_url: Secret = ""
     #: Address at which endpoints reach the broker (host:port); empty: the one of broker_url.
@@ -40,7 +42,7 @@ class Settings:
     #: Address and port that the web server listens on; port 0: any free one.
     host: str = "127.0.0.1"
     port: Port = 8642
-    #: Threads of the embedded web server; each waiting long poll occupies one.
+    #: Threads of the embedded web server; waiting polls occupy none.
     web_threads: Positive = 48
     #: How long finished tasks and their results are kept.
     retention: Number = 14 * 86400.0

@@ -11,22 +11,32 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import IntegrityError
 
 from umbel.protocol.errors import UmbelError
+
+from .errors import DatabaseConflict, DatabaseUnavailable, translated
+from .transactions import begun, transaction, translate_errors
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 #: The newest revision in ``migrations``. Revisions are numbered: they sort as strings.
-SCHEMA = "0009"
+SCHEMA = "0010"
 #: PostgreSQL advisory lock of the process that changes the schema (an arbitrary number).
 SCHEMA_LOCK = 7_566_268_765
-#: Maximum wait of a SQLite writer for another process's transaction, milliseconds.
-BUSY_MILLIS = 20_000
+#: Maximum wait of a SQLite writer for another transaction, seconds.
+BUSY_TIMEOUT = 20.0
 #: Maximum attempts of a transaction when other processes insert the same row.
 MAX_WRITE_ATTEMPTS = 4
+#: Options of libpq that end the wait for a PostgreSQL server that does not respond, after half a minute.
+POSTGRESQL_TIMEOUTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
 
 
 class SchemaError(UmbelError):
@@ -41,11 +51,12 @@ class Database:
     (``BEGIN IMMEDIATE``), so the rows it reads cannot change before it commits.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 64):
+    def __init__(self, url: str, *, pool_size: int = 64, busy_timeout: float = BUSY_TIMEOUT):
         self.url = make_url(url)
         if self.url.drivername in ("postgresql", "postgres"):
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.sqlite = self.url.get_backend_name() == "sqlite"
+        self.busy_timeout = busy_timeout
         options: dict[str, Any] = {
             "pool_size": pool_size,
             "max_overflow": 64,
@@ -54,11 +65,17 @@ class Database:
         if self.sqlite:
             # the driver would begin transactions too late; BEGIN is executed explicitly instead
             options["connect_args"] = {"isolation_level": None, "check_same_thread": False}
+        else:
+            options["connect_args"] = {
+                key: value for key, value in POSTGRESQL_TIMEOUTS.items() if key not in self.url.query
+            }
         self.engine = create_engine(self.url, **options)
+        translate_errors(self.engine)
         self._reader = self.engine
         if self.sqlite:
-            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "connect", self._prepare_sqlite)
         else:
+            event.listen(self.engine, "checkout", _use_access_mode_of_server)
             # otherwise each statement sees its own snapshot, and a poll misses tasks that end in between
             self._reader = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -68,13 +85,22 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a transaction that may change rows."""
+        """Open a transaction that may change rows. Raises the errors of ``db.errors``."""
+        with self._writing(), transaction(self.engine, "BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Wait until no other thread of this process writes, if the database is SQLite."""
         if not self.sqlite:
-            with self.engine.begin() as connection:
-                yield connection
+            yield
             return
-        with self._writer, self.engine.connect() as connection:
-            yield from _sqlite_transaction(connection, "BEGIN IMMEDIATE")
+        if not self._writer.acquire(timeout=self.busy_timeout):
+            raise DatabaseUnavailable("the database is busy with other transactions of this process")
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     def retry_write(self, act: Callable[[Connection], T]) -> T:
         """Call ``act`` in a transaction that may change rows; return its result.
@@ -86,20 +112,16 @@ class Database:
             try:
                 with self.write() as connection:
                     return act(connection)
-            except IntegrityError as error:
+            except DatabaseConflict as error:
                 log.debug("another process inserted the same row; retrying: %s", error)
         with self.write() as connection:
             return act(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a read-only transaction on one snapshot of the database."""
-        with self._reader.connect() as connection:
-            if self.sqlite:
-                yield from _sqlite_transaction(connection, "BEGIN")
-            else:
-                with connection.begin():
-                    yield connection
+        """Open a read-only transaction on one snapshot. Raises the errors of ``db.errors``."""
+        with transaction(self._reader, "BEGIN") as connection:
+            yield connection
 
     def create(self) -> None:
         """Create or upgrade the schema; only one query if it is up to date.
@@ -134,12 +156,12 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
                 yield connection
             return
-        with self._writer, self.engine.connect() as connection:
+        with self._writing(), translated, self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             # recreating a table drops it first; foreign keys can be disabled only outside a transaction
             driver.execute("PRAGMA foreign_keys = OFF")
             try:
-                with contextmanager(_sqlite_transaction)(connection, "BEGIN IMMEDIATE"):
+                with begun(connection, "BEGIN IMMEDIATE"):
                     yield connection
                     broken = driver.execute("PRAGMA foreign_key_check").fetchall()
                     if broken:
@@ -148,6 +170,13 @@ class Database:
                         )
             finally:
                 driver.execute("PRAGMA foreign_keys = ON")
+
+    def _prepare_sqlite(self, driver: Any, _record: Any) -> None:
+        driver.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout * 1000)}")
+        _use_wal(driver, self.busy_timeout)
+        driver.execute("PRAGMA synchronous = FULL")
+        driver.execute("PRAGMA foreign_keys = ON")
+        driver.execute("PRAGMA cache_size = -65536")
 
     def close(self) -> None:
         """Close all connections."""
@@ -162,21 +191,14 @@ def _version(connection: Connection) -> str | None:
     return found
 
 
-def _sqlite_transaction(connection: Connection, begin: str) -> Iterator[Connection]:
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    driver.execute(begin)
-    try:
-        yield connection
-    except BaseException:
-        driver.execute("ROLLBACK")
-        raise
-    driver.execute("COMMIT")
+def _use_access_mode_of_server(driver: Any, *_: Any) -> None:
+    """Undo what a read-only transaction leaves: SQLAlchemy then requests READ WRITE of a read-only server."""
+    driver.read_only = None
 
 
-def _use_wal(driver: Any) -> None:
+def _use_wal(driver: Any, timeout: float) -> None:
     """Switch to write-ahead logging; this statement ignores ``busy_timeout``, so it is retried here."""
-    deadline = time.monotonic() + BUSY_MILLIS / 1000
+    deadline = time.monotonic() + timeout
     while True:
         try:
             driver.execute("PRAGMA journal_mode = WAL")
@@ -185,11 +207,3 @@ def _use_wal(driver: Any) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-def _prepare_sqlite(driver: Any, _record: Any) -> None:
-    driver.execute(f"PRAGMA busy_timeout = {BUSY_MILLIS}")
-    _use_wal(driver)
-    driver.execute("PRAGMA synchronous = FULL")
-    driver.execute("PRAGMA foreign_keys = ON")
-    driver.execute("PRAGMA cache_size = -65536")

@@ -23,9 +23,10 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import BigInteger, String
+
+from .errors import raise_translated
 
 
 class Dialect:
@@ -98,16 +99,22 @@ class Statement:
         if _observers:
             _notify_observers(compiled.sql, len(rows))
         cursor = _driver(connection).cursor()
-        with _translated:
-            cursor.executemany(compiled.sql, compiled.arrange(names, rows))
+        values = compiled.arrange(names, rows)
+        try:
+            cursor.executemany(compiled.sql, values)
+        except Exception as error:
+            raise_translated(error)
         cursor.close()
 
     def _run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         compiled = self._for(connection)
         if _observers:
             _notify_observers(compiled.sql, 1)
-        with _translated:
-            return _driver(connection).execute(compiled.sql, compiled.parameters(values))
+        parameters = compiled.parameters(values)
+        try:
+            return _driver(connection).execute(compiled.sql, parameters)
+        except Exception as error:
+            raise_translated(error)
 
     def _for(self, connection: Connection) -> _Compiled:
         name = connection.dialect.name
@@ -121,27 +128,6 @@ class Statement:
 def _driver(connection: Connection) -> Any:
     """Return the database driver's connection; it shares SQLAlchemy's transaction."""
     return connection.connection.driver_connection
-
-
-class _Translated:
-    """Translates the driver's exceptions into SQLAlchemy's, which are the same for both databases."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if kind is None or not isinstance(error, Exception):
-            return
-        names = [base.__name__ for base in kind.__mro__]
-        if "IntegrityError" in names:
-            raise IntegrityError(None, None, error) from error
-        if "OperationalError" in names:
-            raise OperationalError(None, None, error) from error
-        if kind.__module__.partition(".")[0] in ("sqlite3", "psycopg"):
-            raise DBAPIError(None, None, error) from error
-
-
-_translated = _Translated()
 
 
 #: Called with the SQL and the number of parameter rows of every statement; for tests and profiling.

@@ -70,6 +70,14 @@ class ApplyResult:
     finished: int = 0
     dropped: int = 0
 
+    def add(self, other: ApplyResult) -> None:
+        """Add the result of another batch."""
+        self.groups.update(other.groups)
+        self.planned += other.planned
+        self.updated_tasks.update(other.updated_tasks)
+        self.finished += other.finished
+        self.dropped += other.dropped
+
 
 def apply_reports(
     fed: Federation, connection: Connection, reports: Sequence[OpenReport], now: float

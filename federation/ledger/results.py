@@ -16,6 +16,7 @@ from ..db import shared
 from ..db.statements import Statement
 from ..db.tables import groups, nodes, tasks
 from ..registry.users import User
+from .epochs import current_epoch
 from .task_rows import task_not_found
 
 #: Maximum bytes of results in one response of a long poll.
@@ -46,9 +47,9 @@ _one = Statement(
     lambda d: select(*_COLUMNS).where(tasks.c.id == bindparam("id"), tasks.c.user_no == bindparam("user"))
 )
 _group = Statement(
-    lambda d: select(groups.c.no, groups.c.size - groups.c.completions).where(
-        groups.c.id == bindparam("id"), groups.c.user_no == bindparam("user")
-    )
+    lambda d: select(
+        groups.c.no, groups.c.size - groups.c.completions, groups.c.completions, current_epoch()
+    ).where(groups.c.id == bindparam("id"), groups.c.user_no == bindparam("user"))
 )
 _after = Statement(
     lambda d: select(*_COLUMNS)
@@ -81,21 +82,39 @@ def result(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
         return _describe(connection, [ended])[0]
 
 
-def results_after(fed: Federation, user: User, group_id: str, after: int, limit: int) -> dict[str, Any]:
+def results_after(
+    fed: Federation, user: User, group_id: str, after: int, limit: int, epoch: str | None = None
+) -> dict[str, Any]:
     """Return the finished tasks of a group with completion numbers above ``after``, in that order.
 
-    ``cursor``: the next value for ``after``; ``live``: number of unfinished tasks in the group. Raises
-    NotFound.
+    ``epoch``: the epoch of the response that contained ``after``; if it is not the current one, ``after``
+    counts as 0. ``cursor``: the next value for ``after``; ``live``: number of unfinished tasks in the group.
+    Raises NotFound.
     """
     with fed.database.read() as connection:
         found = _group.first(connection, id=group_id, user=user.no)
         if found is None:
             raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
-        group_no, live = found
+        group_no, live, completions, current = found
+        after, epoch = _place(after, epoch, completions, current)
         rows_after = _after.rows(connection, group=group_no, after=after, most=limit)
         ended = _within(list(map(_FinishedTask._make, rows_after)), MAX_RESPONSE_BYTES)
         shown = _describe(connection, ended)
-    return {"results": shown, "cursor": ended[-1].completion if ended else after, "live": live}
+    cursor = ended[-1].completion if ended else after
+    return {"results": shown, "cursor": cursor, "live": live, "epoch": epoch}
+
+
+def _place(after: int, epoch: str | None, completions: int, current: str) -> tuple[int, str]:
+    """Return the completion number to start after, and the epoch of the response.
+
+    A cursor beyond the last completion number shows that the ledger was rolled back, even if that has not
+    been noticed elsewhere: this reader gets an epoch of its own, ``<epoch>.<completions>``.
+    """
+    if epoch is None:
+        return after, current
+    if epoch.partition(".")[0] != current:
+        return 0, current
+    return (0, f"{current}.{completions}") if after > completions else (after, epoch)
 
 
 def _within(ended: Sequence[_FinishedTask], most: int) -> Sequence[_FinishedTask]:

@@ -10,6 +10,8 @@ import re
 import stat
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -57,7 +59,7 @@ class Directory:
 
     def __init__(self, path: Path, downloads: int = DOWNLOADS):
         self.path = path
-        self._slots = threading.BoundedSemaphore(downloads)
+        self._slots = _Slots(downloads)
         self._hashing = threading.Lock()
         self._known: dict[str, tuple[_Key, Wheel]] = {}
 
@@ -87,18 +89,17 @@ class Directory:
         with self._file(name) as file:
             return self._wheel(name, file)
 
-    def open(self, name: str) -> tuple[Wheel, BinaryIO]:
-        """A wheel and its content; the caller closes the file.
+    def open(self, name: str, reader: str = "") -> tuple[Wheel, BinaryIO]:
+        """A wheel and its content; the caller closes the file. ``reader``: the address that receives it.
 
         Raises NotFound, and ServiceUnavailable when too many files are open or hashes are computed. Reading
         raises OSError if the file has become shorter.
         """
-        if not self._slots.acquire(blocking=False):
-            raise ServiceUnavailable("too many downloads at the same time: try again")
+        release = self._slots.take(reader)
         try:
-            file = _Download(self._descriptor(name), self._slots)
+            file = _Download(self._descriptor(name), release)
         except BaseException:
-            self._slots.release()
+            release()
             raise
         try:
             wheel = self._wheel(name, file)
@@ -172,14 +173,37 @@ def _not_found(name: str) -> NotFound:
     return NotFound(f"there is no package file '{name[:_MAX_NAME]}' here: /packages/ lists the packages")
 
 
+class _Slots:
+    """Places of downloads. An address gets one only while more are free than that address has."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
+
+    def take(self, reader: str) -> Callable[[], None]:
+        """Take a place; return what releases it. Raises ServiceUnavailable."""
+        with self._lock:
+            if self._taken[reader] >= self._total - self._taken.total():
+                raise ServiceUnavailable("too many downloads at the same time: try again")
+            self._taken[reader] += 1
+        return lambda: self._release(reader)
+
+    def _release(self, reader: str) -> None:
+        with self._lock:
+            self._taken[reader] -= 1
+            if not self._taken[reader]:
+                del self._taken[reader]
+
+
 class _Download(io.FileIO):
     """A file that occupies a slot until it is closed. ``size``: its bytes when it was opened."""
 
-    def __init__(self, descriptor: int, slots: threading.BoundedSemaphore):
+    def __init__(self, descriptor: int, release: Callable[[], None]):
         self.size = 0
-        self._slots: threading.BoundedSemaphore | None = None
+        self._release: Callable[[], None] | None = None
         super().__init__(descriptor)
-        self._slots = slots
+        self._release = release
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to ``size`` bytes. Raises OSError if the file ends before its size.
@@ -194,6 +218,6 @@ class _Download(io.FileIO):
     def close(self) -> None:
         """Close the file; a second time it has no effect."""
         super().close()
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            slots.release()
+        release, self._release = self._release, None
+        if release is not None:
+            release()

@@ -46,14 +46,14 @@ class Packages:
         except NotFound:
             return None
 
-    def open(self, project: str, name: str) -> tuple[Wheel, BinaryIO]:
-        """A wheel of a project and its content; the caller closes the file.
+    def open(self, project: str, name: str, reader: str = "") -> tuple[Wheel, BinaryIO]:
+        """A wheel of a project and its content; the caller closes the file. ``reader``: see ``Directory``.
 
         Raises NotFound, and ServiceUnavailable when too many files are open or the wheel is being built.
         """
         if name == build.WHEEL:
             self._own.provide()
-        wheel, file = self._directory.open(name)
+        wheel, file = self._directory.open(name, reader)
         if wheel.project != project:
             file.close()
             raise NotFound(f"there is no package file '{name}' of '{project[:200]}' here")

@@ -1,4 +1,4 @@
-"""Redis accounts of endpoints: each may access its own keys and channels, and push reports.
+"""Redis accounts of endpoints: each may access its own keys and channels, and nothing else.
 
 The command list was determined by running Celery workers and reading ``ACL LOG``;
 see ``docs/explanation/security.rst``.
@@ -22,34 +22,28 @@ log = logging.getLogger(__name__)
 #: Commands that an endpoint's worker needs on its own keys and channels.
 COMMANDS = (
     "+hello +ping +client|setname +multi +exec +discard +watch +unwatch +time "
-    "+brpop +llen +rpush +del +get +mget +set +setex +exists +expire "
+    "+brpop +llen +lpush +rpush +del +strlen +setrange +get +mget +set +setex +exists +expire "
     "+hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +sadd +srem +smembers "
     "+publish +subscribe +unsubscribe +psubscribe +punsubscribe +evalsha"
 ).split()
 
 
-def rules(endpoint_id: str, password_sha256: str, *, selectors: bool) -> list[str]:
-    """Return the ACL rules of one endpoint.
-
-    ``selectors``: Redis 7 can restrict the account to pushing reports. On Redis 6.2 the account can also read
-    reports, so an embedded Redis 6.2 should serve one user only.
-    """
+def rules(endpoint_id: str, password_sha256: str) -> list[str]:
+    """Return the ACL rules of one endpoint."""
     prefix = names.prefix(endpoint_id)
     keys = [f"~{prefix}*", f"&{prefix}*", f"&{prefix}/0.celery.pidbox"]  # PSUBSCRIBE needs a literal match
-    base = ["reset", "on", f"#{password_sha256}", "nocommands", "resetchannels", *keys, *COMMANDS, "+lpush"]
-    reports = f"~{names.REPORTS_KEY}"
-    return base + ([f"(+lpush {reports})"] if selectors else [reports])
+    return ["reset", "on", f"#{password_sha256}", "nocommands", "resetchannels", *keys, *COMMANDS]
 
 
 def add_endpoint_user(fed: Federation, endpoint_id: str, password_sha256: str) -> None:
     """Create or renew the broker account of an endpoint. Raises one of ``BrokerError``."""
     add = fed.broker.redis.pipeline(transaction=False)
-    _add(add, fed, endpoint_id, password_sha256)
+    _add(add, endpoint_id, password_sha256)
     add.execute()
 
 
-def _add(pipe: Any, fed: Federation, endpoint_id: str, password_sha256: str) -> None:
-    words = rules(endpoint_id, password_sha256, selectors=has_selectors(fed))
+def _add(pipe: Any, endpoint_id: str, password_sha256: str) -> None:
+    words = rules(endpoint_id, password_sha256)
     pipe.execute_command("ACL", "SETUSER", names.broker_user(endpoint_id), *words)
 
 
@@ -66,15 +60,9 @@ def ensure_endpoint_users(fed: Federation) -> int:
     for start in range(0, len(rows), 500):
         pipe = fed.broker.redis.pipeline(transaction=False)
         for row in rows[start : start + 500]:
-            _add(pipe, fed, row.id, row.broker_sha256)
+            _add(pipe, row.id, row.broker_sha256)
         pipe.execute()
     return len(rows)
-
-
-def has_selectors(fed: Federation) -> bool:
-    """Return whether the broker is Redis 7 or later, which supports ACL selectors."""
-    version = str(fed.broker.redis.info("server")["redis_version"])
-    return int(version.split(".")[0]) >= 7
 
 
 def credentials_url(fed: Federation, endpoint_id: str, password: str) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, insert, select
 from sqlalchemy import update as sql_update
-from sqlalchemy.exc import IntegrityError
 
 from umbel.protocol import names
 from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
 
 from ..broker.client import BrokerError
 from ..context import Federation
+from ..db.errors import DatabaseConflict
 from ..db.shared import lock_endpoints
 from ..db.tables import endpoints, loads
 from . import broker_accounts, endpoint_status, pagination
@@ -160,7 +160,7 @@ def _add(fed: Federation, row: Mapping[str, Any]) -> None:
     try:
         with fed.database.write() as connection:
             connection.execute(insert(endpoints).values(row))
-    except IntegrityError:
+    except DatabaseConflict:
         _remove_from_broker(fed, row["id"])
         raise Conflict(
             f"you already have an endpoint named '{row['name']}': choose another name or delete it",

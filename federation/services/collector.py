@@ -1,7 +1,8 @@
-"""The collector: receives reports from the broker and applies them to the ledger, batch by batch.
+"""The collector: reads reports from the broker and applies them to the ledger, batch by batch.
 
-Any number of collectors may run. Each batch is one transaction; its reports are deleted from the broker
-afterwards.
+Every endpoint has its own list of reports, and endpoints take turns. Any number of collectors may run. Each
+batch is one transaction; its reports are removed from the broker afterwards. A report with invalid content is
+rejected; any other error leaves the reports of that endpoint where they are.
 """
 
 from __future__ import annotations
@@ -15,31 +16,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from redis.exceptions import ResponseError
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError, OperationalError
 
-from umbel.protocol.envelope import Verifier, unseal
-from umbel.protocol.errors import ProtocolError
-from umbel.protocol.messages import OpenReport, Report
+from umbel.protocol.messages import OpenReport
 
 from .. import dispatch
 from ..broker.client import BrokerError
+from ..broker.report_lists import READ_ENDPOINTS, News
 from ..config.settings import SettingsError
 from ..context import Federation
+from ..db.errors import RETRYABLE, DatabaseRefused
 from ..db.tables import endpoints
 from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..process import Stop, run_process
+from .report_reader import Batch, ReportReader
 
 log = logging.getLogger(__name__)
 
-#: Maximum wait for reports, and interval of a collector's heartbeats, seconds.
+#: Maximum wait for news, interval of a collector's heartbeats, and of its looks at all lists, seconds.
 POLL_INTERVAL = 1.0
 #: Redis hash of the collectors: name → JSON {"since", "beat"}, in seconds since 1970.
 COLLECTORS_KEY = "umbel:collectors"
-#: A collector without heartbeat for this long is dead; its unacknowledged reports are requeued, seconds.
+#: A collector without heartbeat for this long is dead, seconds.
 DEAD_AFTER = 30.0
-#: Lifetime of a cached public key; reports of a deleted endpoint are rejected after it, seconds.
-KEY_SECONDS = 30.0
+#: Pause before reports that could not be applied because of a bug are tried again, seconds: doubled each time
+#: up to the maximum.
+FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
+#: Longest gap between two heartbeats of a collector that reads continuously, seconds.
+MAX_GAP = 10.0
 
 
 class Collector:
@@ -50,116 +55,160 @@ class Collector:
         self.name = name
         self.since = time.time()
         self.dropped = 0
-        self._keys: dict[str, tuple[float, Verifier | None]] = {}
-        self._last_heartbeat = 0.0
-        # whether this collector's list may contain reports that are not in the ledger
-        self._needs_recovery = True
+        self._reader = ReportReader(fed)
+        self._news = News(fed.broker)
+        # endpoints with unread reports, in the order of their turns
+        self._turns: dict[str, None] = {}
+        # endpoints whose reports cannot be applied because of a bug: (monotonic time of the next try, pause)
+        self._paused: dict[str, tuple[float, float]] = {}
+        self._last_look = 0.0
+        self._last_heartbeat = (0.0, 0.0)
+        # whether reading was interrupted since the last heartbeat
+        self._interrupted = False
 
     def run(self, stop: Stop) -> None:
-        """Collect until ``stop`` is set; reconnects when the broker or the database is unavailable."""
-        while not stop.is_set():
-            try:
-                self.heartbeat()
-                self.collect(POLL_INTERVAL)
-            except BrokerError as error:
-                log.warning("collector %s: broker unreachable, retrying: %s", self.name, error)
+        """Collect until ``stop`` is set, whatever happens."""
+        try:
+            while not stop.is_set():
+                try:
+                    self.heartbeat()
+                    self.collect(POLL_INTERVAL)
+                    continue
+                except BrokerError as error:
+                    log.warning("collector %s: broker unreachable, retrying: %s", self.name, error)
+                except RETRYABLE as error:
+                    log.warning("collector %s: retrying: %s", self.name, error)
+                except Exception:  # noqa: B902 - every endpoint depends on this loop
+                    log.exception("collector %s: unexpected error, continuing", self.name)
+                self._interrupted = True
+                self._last_look = 0.0
                 stop.wait(0.5)
-            except OperationalError as error:
-                # the database is unavailable or restarts, or PostgreSQL resolved a deadlock
-                log.warning("collector %s: database unavailable, retrying: %s", self.name, error)
-                stop.wait(0.5)
+        finally:
+            self._news.close()
 
     def heartbeat(self) -> None:
-        """Write this collector's heartbeat; requeue the reports of dead collectors."""
-        now = time.time()
-        if now - self._last_heartbeat < POLL_INTERVAL:
+        """Write this collector's heartbeat; remove the entries of dead collectors.
+
+        ``since`` starts again whenever reports were not read continuously.
+        """
+        now, ticks = time.time(), time.monotonic()
+        wall, last = self._last_heartbeat
+        if 0 <= now - wall < POLL_INTERVAL and not self._interrupted:
             return
+        gap = max(2 * POLL_INTERVAL, min(MAX_GAP, self.fed.settings.node_lost_after / 2))
+        # the clock of the system goes on while the machine is suspended, and may be set either way
+        if wall and (self._interrupted or not 0 <= now - wall <= gap or ticks - last > gap):
+            self.since = now
         redis = self.fed.broker.redis
         for field, value in redis.hgetall(COLLECTORS_KEY).items():
             name = field.decode()
             if name != self.name and json.loads(value)["beat"] < now - DEAD_AFTER:
-                count = self.fed.broker.recover(name)
-                log.warning("collector %s: no heartbeat, considered lost; %d reports requeued", name, count)
+                log.warning("collector %s: no heartbeat, considered lost", name)
                 redis.hdel(COLLECTORS_KEY, name)
-        redis.hset(COLLECTORS_KEY, self.name, json.dumps({"since": self.since, "beat": now}))
-        self._last_heartbeat = now
+        try:
+            redis.hset(COLLECTORS_KEY, self.name, json.dumps({"since": self.since, "beat": now}))
+        except ResponseError as error:
+            # a full Redis: applying reports makes room
+            log.warning("collector %s: the broker rejects the heartbeat: %s", self.name, error)
+        self._last_heartbeat, self._interrupted = (now, ticks), False
+
+    def look(self) -> None:
+        """Find all endpoints with unread reports, whether or not there was news of them."""
+        query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
+        with self.fed.database.read() as connection:
+            known = list(connection.execute(query).scalars())
+        self._last_look = time.monotonic()
+        self._turns.update(dict.fromkeys(self.fed.broker.report_lists.waiting(known)))
 
     def collect(self, timeout: float) -> ApplyResult | None:
-        """Receive and apply one batch of reports; return the result, or None if there were no reports."""
-        if self._needs_recovery:
-            # left by an earlier process of this name, or after a failed request or transaction
-            self.fed.broker.recover(self.name)
-        self._needs_recovery = True
-        raw = self.fed.broker.receive_reports(self.name, timeout)
-        if not raw:
-            self._needs_recovery = False
+        """Wait for reports, apply one batch; return the result, or None if there were no reports."""
+        news = self._news.wait(0.0 if self._turns else timeout)
+        self._turns.update((each, None) for each in sorted(news) if self._reader.known(each))
+        if time.monotonic() - self._last_look >= POLL_INTERVAL:
+            self.look()
+        chosen = self._chosen()
+        lists = self.fed.broker.report_lists
+        batches = [self._reader.open(unread) for unread in lists.read(self.name, chosen)] if chosen else []
+        if not batches:
             return None
-        reports = [report for report in map(self._open, raw) if report is not None]
-        result = self._apply(reports)
-        self.fed.broker.acknowledge_reports(self.name, [*result.groups, *result.updated_tasks])
-        self._needs_recovery = False
+        result = self._apply(batches)
+        self._reader.reject(batches)
+        changed = [*result.groups, *result.updated_tasks]
+        lists.remove(self.name, [(batch.unread, batch.count) for batch in batches], changed)
+        parts = [key for batch in batches if batch.count == len(batch.opened) for key in batch.parts]
+        if parts:
+            self.fed.broker.redis.delete(*parts)
+        for batch in batches:
+            if batch.unread.waiting > batch.count:
+                self._turns[batch.unread.endpoint_id] = None
         dispatch.send(self.fed, result.planned)
         self.dropped += result.dropped
-        log.debug(
-            "%d reports applied: %d tasks finished, %d outcomes dropped",
-            len(reports),
-            result.finished,
-            result.dropped,
-        )
         return result
 
-    def _apply(self, reports: Sequence[OpenReport]) -> ApplyResult:
+    def close(self) -> None:
+        """Close the connection for news."""
+        self._news.close()
+
+    def _chosen(self) -> list[str]:
+        """Take the endpoints whose turn it is."""
+        now = time.monotonic()
+        chosen: list[str] = []
+        for endpoint_id in list(self._turns):
+            if len(chosen) == READ_ENDPOINTS:
+                break
+            del self._turns[endpoint_id]
+            if self._paused.get(endpoint_id, (0.0, 0.0))[0] <= now:
+                chosen.append(endpoint_id)
+        return chosen
+
+    def _apply(self, batches: Sequence[Batch]) -> ApplyResult:
+        """Apply the reports of some endpoints; if that fails, of each endpoint, then each report."""
         try:
-            with self.fed.database.write() as connection:
-                return apply_reports(self.fed, connection, reports, time.time())
-        except OperationalError:
+            result = self._transaction([report for batch in batches for report in batch.reports])
+        except RETRYABLE:
             raise
-        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, DBAPIError):
-            # a signed report with invalid content: apply reports one by one to skip only this one
-            if len(reports) == 1:
-                log.exception(
-                    "report %s of endpoint %s has invalid content and is dropped",
-                    reports[0].id,
-                    reports[0].endpoint,
-                )
-                return ApplyResult()
+        except Exception:  # noqa: B902 - one endpoint's fault must not become that of others
+            if len(batches) == 1:
+                return self._apply_singly(batches[0])
+            total = ApplyResult()
+            for batch in batches:
+                total.add(self._apply([batch]))
+            return total
+        for batch in batches:
+            batch.count = len(batch.opened)
+            self._paused.pop(batch.unread.endpoint_id, None)
+        return result
+
+    def _apply_singly(self, batch: Batch) -> ApplyResult:
+        """Apply an endpoint's reports one by one, up to the first one that fails because of a bug."""
         total = ApplyResult()
-        for report in reports:
-            one = self._apply([report])
-            total.groups.update(one.groups)
-            total.updated_tasks.update(one.updated_tasks)
-            total.planned += one.planned
-            total.finished += one.finished
-            total.dropped += one.dropped
+        endpoint_id = batch.unread.endpoint_id
+        for number, report in enumerate(batch.opened):
+            try:
+                if report is not None:
+                    total.add(self._transaction([report]))
+            except RETRYABLE:
+                raise
+            except DatabaseRefused as error:
+                batch.reject(f"the database rejects the report: {error}", batch.unread.reports[number])
+            except Exception:  # noqa: B902 - the reports stay until the bug is mended
+                pause = min(MAX_PAUSE, 2 * self._paused.get(endpoint_id, (0.0, FIRST_PAUSE / 2))[1])
+                self._paused[endpoint_id] = time.monotonic() + pause, pause
+                log.exception(
+                    "endpoint %s: unexpected error, its reports are not applied; next try in %.0f s",
+                    endpoint_id,
+                    pause,
+                )
+                return total
+            batch.count = number + 1
+        self._paused.pop(endpoint_id, None)
         return total
 
-    def _open(self, raw: bytes) -> OpenReport | None:
-        """Verify one report; return None if it is invalid."""
-        try:
-            sealed = unseal(raw)
-            verifier = self._verifier(Report.sender(sealed))
-            if verifier is None:
-                raise ProtocolError("the endpoint is not registered")
-            return Report.open(verifier, sealed, time.time())
-        except ProtocolError as error:
-            log.warning("invalid report of %d bytes dropped: %s", len(raw), error)
-            return None
-
-    def _verifier(self, endpoint_id: str) -> Verifier | None:
-        known = self._keys.get(endpoint_id)
-        now = time.monotonic()
-        if known is not None and now - known[0] < KEY_SECONDS:
-            return known[1]
-        query = select(endpoints.c.public_key).where(
-            endpoints.c.id == endpoint_id, endpoints.c.deleted.is_(None)
-        )
-        with self.fed.database.read() as connection:
-            key = connection.execute(query).scalar()
-        if len(self._keys) > 100_000:
-            self._keys.clear()
-        verifier = Verifier(key) if key is not None else None
-        self._keys[endpoint_id] = now, verifier
-        return verifier
+    def _transaction(self, reports: Sequence[OpenReport]) -> ApplyResult:
+        if not reports:
+            return ApplyResult()
+        with self.fed.database.write() as connection:
+            return apply_reports(self.fed, connection, reports, time.time())
 
 
 def collectors(fed: Federation) -> dict[str, dict[str, Any]]:
@@ -173,7 +222,7 @@ def collectors(fed: Federation) -> dict[str, dict[str, Any]]:
 def _unique_name(fed: Federation) -> Iterator[str]:
     """Reserve a unique name among the collectors of this home: the first free of <host>-0, <host>-1, …
 
-    A restarted collector gets its previous name, and so recovers its unacknowledged reports at once.
+    A restarted collector gets its previous name, and so its previous claims.
     """
     folder = fed.settings.home / "run"
     folder.mkdir(mode=0o700, exist_ok=True)

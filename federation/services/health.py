@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import select
 
-from umbel.protocol import names
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
 from ..broker.client import BrokerError
 from ..context import Federation
+from ..db.tables import endpoints
 from . import collector
+
+log = logging.getLogger(__name__)
 
 
 def health(fed: Federation) -> dict[str, Any]:
     """Return ``status`` ("ok", or "degraded" if a part does not respond) and the state of each part.
 
     ``collector_lag``: seconds since the last heartbeat of a collector (None: no heartbeat yet);
-    ``reports_waiting``: number of reports that no collector has received yet.
+    ``reports_waiting``: number of reports that are not in the ledger yet; ``reports_rejected``: number of
+    reports that were rejected because of their content.
     """
-    database = _database(fed)
-    broker, lag, waiting = _broker(fed)
+    database, endpoint_ids = _database(fed)
+    broker, lag, waiting, rejected = _broker(fed, endpoint_ids)
     healthy = database == broker == "ok" and lag is not None and lag < collector.DEAD_AFTER
     return {
         "status": "ok" if healthy else "degraded",
@@ -31,25 +34,28 @@ def health(fed: Federation) -> dict[str, Any]:
         "broker": broker,
         "collector_lag": lag,
         "reports_waiting": waiting,
+        "reports_rejected": rejected,
         "version": __version__,
         "protocol": PROTOCOL_VERSION,
     }
 
 
-def _database(fed: Federation) -> str:
+def _database(fed: Federation) -> tuple[str, list[str]]:
     try:
         with fed.database.read() as connection:
-            connection.execute(text("SELECT 1"))
-    except SQLAlchemyError:
-        return "unreachable"
-    return "ok"
+            query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
+            return "ok", list(connection.execute(query).scalars())
+    except Exception as error:  # a damaged database raises errors that are not translated
+        log.warning("health: the database does not respond: %s", error)
+        return "unreachable", []
 
 
-def _broker(fed: Federation) -> tuple[str, float | None, int | None]:
+def _broker(fed: Federation, endpoint_ids: list[str]) -> tuple[str, float | None, int | None, int | None]:
     try:
         beats = [beat["beat"] for beat in collector.collectors(fed).values()]
-        waiting = int(fed.broker.redis.llen(names.REPORTS_KEY))
+        waiting = sum(fed.broker.report_lists.waiting(endpoint_ids).values())
+        rejected = fed.broker.dead_letters.count()
     except BrokerError:
-        return "unreachable", None, None
+        return "unreachable", None, None, None
     lag = round(max(0.0, time.time() - max(beats)), 3) if beats else None
-    return "ok", lag, waiting
+    return "ok", lag, waiting, rejected

@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import Any
 
 from sqlalchemy import exists, func, select, tuple_, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol import names
 from umbel.protocol.limits import HEARTBEAT_INTERVAL
@@ -21,6 +20,7 @@ from .. import dispatch
 from ..broker.client import BrokerError
 from ..context import Federation
 from ..db import shared
+from ..db.errors import RETRYABLE
 from ..db.tables import bundles, endpoints, loads, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.node_rows import interruption_codes, tasks_on_node
@@ -31,6 +31,7 @@ from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
 from . import collector
+from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
 
@@ -49,25 +50,24 @@ class Sweeper:
         self.fed = fed
         # bundles in no queue and on no node: number → when this was first seen
         self._missing: dict[int, float] = {}
+        self._rollback = RollbackGuard(fed)
 
     def sweep(self) -> None:
         """Run every step once; a failing step does not prevent the others."""
-        steps: list[Callable[[], Any]] = [
-            self.restore_broker,
-            self.mark_lost_nodes,
-            self.resend,
-            self.expire,
-            self.fail_oversized,
-            self.refill,
-            self.delete_old,
-        ]
+        steps: list[Callable[[], Any]] = [self.check_ledger, self.restore_broker, self.mark_lost_nodes]
+        steps += [self.resend, self.expire, self.fail_oversized, self.refill, self.delete_old]
         for step in steps:
             try:
                 step()
-            except BrokerError as error:
-                log.warning("sweep step %s: broker unreachable: %s", step.__name__, error)
-            except SQLAlchemyError as error:
-                log.warning("sweep step %s: database error: %s", step.__name__, error)
+            except (*BrokerError, *RETRYABLE) as error:
+                log.warning("sweep step %s: broker or database unavailable: %s", step.__name__, error)
+            except Exception:
+                log.exception("sweep step %s: unexpected error", step.__name__)
+
+    def check_ledger(self) -> None:
+        """Begin a new epoch if the ledger was rolled back."""
+        if self._rollback.check():
+            self._missing.clear()
 
     def restore_broker(self) -> bool:
         """If the broker lost its data, restore the accounts and requeue all bundles that may be lost.

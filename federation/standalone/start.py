@@ -77,7 +77,7 @@ class Startup:
             # private even if the home directory is not; SQLite uses the same mode for its other files
             os.close(append_private(settings.home / "ledger.sqlite"))
         # before the services, so that they find the schema up to date
-        Database(settings.database).create()
+        Database(settings.database, busy_timeout=settings.busy_timeout).create()
         for spec in components.services(settings, self.environ):
             supervisor.add(spec)
         if self.options.flower_port is not None:

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         reason = error.message
     except OSError as error:
         reason = f"{error.filename or 'The operating system'}: {error.strerror}."
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:  # for example, the file is not a database
         reason = f"Cannot use the database: {getattr(error, 'orig', None) or error}."
     print(f"umbel: {reason}", file=sys.stderr)
     return 2

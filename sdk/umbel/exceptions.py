@@ -36,3 +36,29 @@ class VersionMismatch(DeserializeError):
     """
 
     default_code = "VERSION_MISMATCH"
+
+
+class Absent:
+    """Stands for an argument or attribute of an exception that did not travel.
+
+    Objects other than builtin values, dates, paths, numbers, enumerations, arrays and exceptions stay where
+    the call ran. The object has the texts of the original, but is neither true nor false.
+
+    Attributes:
+        type (str): Module and name of the class of the original.
+        text (str): ``repr`` of the original, shortened.
+    """
+
+    def __init__(self, type: str, text: str, string: str):
+        self.type = type
+        self.text = text
+        self._string = string
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __str__(self) -> str:
+        return self._string
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"this {self.type} of an exception did not travel from the endpoint: {self.text}")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor as BaseExecutor
 from dataclasses import replace
@@ -19,9 +17,9 @@ from .futures import UmbelFuture
 from .protocol import names
 from .protocol.errors import TooLarge, UmbelError
 from .protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_PAYLOAD_BYTES
-from .protocol.run_options import BOUNDS, Limits
 from .serialization.codec import FunctionBody, dump_call, function_name
-from .submit.sender import Route
+from .submit.calls import Route
+from .submit.mapping import ChunkResults, MapResults, chunk_limits, chunks, run_chunk
 from .submit.session import Session
 
 
@@ -157,7 +155,8 @@ class Executor(BaseExecutor):
         """Call ``fn`` at the endpoint for each tuple of arguments.
 
         The calls are submitted now, not when the first result is read. When the iterator is closed or raises
-        an exception, the calls whose results have not been read are cancelled.
+        an exception, or is discarded after the first result was requested, the calls whose results have not
+        been read are cancelled.
 
         Args:
             fn: A function or any other callable.
@@ -187,25 +186,25 @@ class Executor(BaseExecutor):
         if chunksize == 1:
             tasks: Iterator[UmbelFuture] = (self.submit(fn, *args) for args in calls)
         else:
-            run = functools.partial(_run_chunk, fn)
-            run = attach(run, environment_of(fn), _chunk_limits(limits_of(fn), chunksize))
+            run = functools.partial(run_chunk, fn)
+            run = attach(run, environment_of(fn), chunk_limits(limits_of(fn), chunksize))
             body = replace(self._get_function(run), name=function_name(fn))  # once, not for every chunk
-            tasks = (self._submit_body(body, chunk) for chunk in _chunks(calls, chunksize))
-        # calls are submitted now, not when the first result is requested
-        futures = deque(itertools.islice(tasks, buffersize))
-        results = self._results(futures, tasks, deadline)
-        return results if chunksize == 1 else itertools.chain.from_iterable(results)
+            tasks = (self._submit_body(body, chunk) for chunk in chunks(calls, chunksize))
+        results = MapResults(tasks, buffersize, deadline, self._session.cancel_later)
+        return results if chunksize == 1 else ChunkResults(results)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls.
 
         Args:
             wait: Wait until all calls have finished. Without it, futures are still resolved.
-            cancel_futures: Cancel all unfinished calls, at the endpoint too, waiting or running.
+            cancel_futures: Cancel the calls that have not started, at the endpoint too. As with the standard
+                library's executors, running calls continue; ``UmbelFuture.cancel`` stops them. The futures of
+                calls that the service has accepted are cancelled when it answers.
         """
         self._session.close()
         if cancel_futures:
-            self._session.cancel_all(whole_group=self._own_group)
+            self._session.cancel_unstarted(whole_group=self._own_group)
         if wait:
             self._session.wait()
 
@@ -260,40 +259,7 @@ class Executor(BaseExecutor):
                 )
             )
             return
-        self._session.send(function, payload, future)
-
-    def _results(
-        self, futures: deque[UmbelFuture], tasks: Iterator[UmbelFuture], deadline: float | None
-    ) -> Iterator[Any]:
-        try:
-            while futures:
-                left = None if deadline is None else deadline - time.monotonic()
-                # removed before it is yielded, so that results are not kept alive here
-                result = futures[0].result(left)
-                futures.popleft()
-                futures.extend(itertools.islice(tasks, 1))
-                yield result
-                del result
-        finally:
-            self._session.cancel_later(futures)
-
-
-def _run_chunk(fn: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The function that runs at the endpoint for ``map(chunksize=...)``."""
-    return [fn(*args) for args in chunk]
-
-
-def _chunk_limits(limits: Limits | None, size: int) -> Limits | None:
-    """Limits of ``size`` sequential calls, from the limits of one."""
-    if limits is None:
-        return None
-    times = {name: getattr(limits, name) for name in ("timeout", "cpu") if getattr(limits, name) is not None}
-    return replace(limits, **{name: min(size * value, BOUNDS[name][1]) for name, value in times.items()})
-
-
-def _chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    while chunk := list(itertools.islice(calls, size)):
-        yield chunk
+        self._session.send(function, payload, future, self._session.route.options)
 
 
 def _task_order(task: dict[str, Any]) -> str:

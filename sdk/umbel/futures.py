@@ -32,11 +32,8 @@ class Owner(Protocol):
     def stream_items(self, future: UmbelFuture, timeout: float | None) -> Iterator[Any]:
         """Wait until the future's task is accepted, then yield its items."""
 
-    def cancel_task(self, task_id: str) -> TaskState:
-        """Cancel a task at the service; return its state after that."""
-
-    def forget(self, future: UmbelFuture, *, cancel: bool) -> None:
-        """Stop waiting for a cancelled future; ``cancel``: cancel its task at the service, too."""
+    def forget(self, future: UmbelFuture) -> None:
+        """Stop waiting for a future that is being cancelled, and cancel its task in the background."""
 
 
 class UmbelFuture(Future[Any]):
@@ -73,30 +70,25 @@ class UmbelFuture(Future[Any]):
         self.group_id = group_id
         self.task_id: str | None = None
         self.record: dict[str, Any] | None = None
+        #: True once nothing waits for its result, because it is being cancelled.
+        self.abandoned = False
         self._owner = owner
         self._notified = False
 
     def cancel(self) -> bool:
-        """Cancel the call, waiting or running.
+        """Cancel the call, waiting or running. Sends no request in this thread.
 
-        A call that the service has not accepted yet is cancelled here at once, and at the service as soon as
-        it is accepted.
+        The future is cancelled at once; its result is discarded even if the call has finished at the endpoint
+        and the result has not arrived yet. The task is cancelled at the service in the background, together
+        with others; a running call is stopped.
 
         Returns:
-            False if the call has already finished, or the service did not confirm within 10 s.
+            False if the future has already finished with a result or an exception.
         """
-        task_id = self.task_id
-        if task_id is not None and not self.done():
-            try:
-                if self._owner.cancel_task(task_id) is not TaskState.CANCELLED:
-                    return False
-            except UmbelError as error:
-                logger.warning("task %s cannot be cancelled: %s", task_id, error)
-                return False
-        if not self.cancel_here():
-            return False
-        self._owner.forget(self, cancel=task_id is None)
-        return True
+        if self.done():
+            return self.cancelled()
+        self._owner.forget(self)  # first: a callback may wait for the executor
+        return self.cancel_here()
 
     def cancel_here(self) -> bool:
         """Mark the future as cancelled without a request to the service.
@@ -199,3 +191,5 @@ class UmbelFuture(Future[Any]):
             self.set_exception(error)
         except InvalidStateError:
             pass
+        except BaseException:  # of a callback: SystemExit, KeyboardInterrupt
+            logger.exception("a callback of task %s raised", self.task_id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,11 @@ def test_a_call_that_runs(executor: Executor, service: Service, gate: Path) -> N
     with pytest.raises(CancelledError):
         future.result(DEADLINE)
     with service.client() as client:
-        assert client.get_task(str(future.task_id))["state"] == "cancelled"
+        wait_until(
+            lambda: client.get_task(str(future.task_id))["state"] == "cancelled",
+            DEADLINE,
+            what="the task's end",
+        )
 
 
 def test_a_call_that_has_ended(executor: Executor) -> None:
@@ -115,3 +121,44 @@ def test_callbacks_of_a_cancelled_call_run_once(executor: Executor, gate: Path) 
     for thread in threads:
         thread.join(DEADLINE)
     assert seen == [True]
+
+
+def test_tasks_of_an_event_loop_are_cancelled_without_blocking_it(
+    executor: Executor, service: Service, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_threads: list[threading.Thread] = []
+    transport = type(executor._session.client.transport)
+    send = transport.send
+
+    def record(self: Any, request: Any) -> Any:
+        loop_threads.append(threading.current_thread())
+        return send(self, request)
+
+    async def run() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(executor, through_gate, str(gate)) for _ in range(20)]
+        assert executor._session.sender.flush(DEADLINE)
+        monkeypatch.setattr(transport, "send", record)
+        for call in calls:
+            call.cancel()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    ends = asyncio.run(run())
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 20
+    assert threading.current_thread() not in loop_threads
+    with service.client() as client:
+        group = executor.group_id
+        wait_until(lambda: client.get_group(group)["finished"], DEADLINE, what="the end of all tasks")
+
+
+def test_a_map_iterator_closed_after_shutdown_leaves_nothing(service: Service, gate: Path) -> None:
+    executor = service.executor()
+    results = executor.map(through_gate, [str(gate)] * 300)
+    assert executor._session.sender.flush(DEADLINE)
+    executor.shutdown(wait=False)
+    executor._session.sender.join()
+    results.close()  # type: ignore[attr-defined]
+    with service.client() as client:
+        group = executor.group_id
+        wait_until(lambda: client.get_group(group)["finished"], DEADLINE, what="the end of all tasks")
+        assert client.get_group(group)["states"] == {"cancelled": 300}

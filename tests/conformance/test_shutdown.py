@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -30,7 +31,7 @@ Threads = Callable[[], list[threading.Thread]]
 def umbel_threads() -> Threads:
     """A function that returns the threads of executors that the test has made."""
     before = set(threading.enumerate())
-    names = ("umbel-send", "umbel-follow")
+    names = ("umbel-send", "umbel-follow", "umbel-cancel")
     return lambda: [t for t in threading.enumerate() if t.name in names and t not in before]
 
 
@@ -79,13 +80,18 @@ def test_without_waiting_calls_still_end(service: Service, gate: Path, umbel_thr
     wait_until(lambda: not umbel_threads(), DEADLINE, what="the end of the threads")
 
 
-def test_cancel_futures(service: Service, gate: Path, umbel_threads: Threads) -> None:
+@pytest.mark.parametrize("count", [50, 2000])
+def test_cancel_futures(service: Service, gate: Path, umbel_threads: Threads, count: int) -> None:
     executor = service.executor()
     ended = [executor.submit(square, n) for n in range(5)]
     wait(ended, timeout=DEADLINE)
-    waiting = [executor.submit(through_gate, str(gate)) for _ in range(50)]
-    executor.shutdown(wait=True, cancel_futures=True)
-    assert all(future.cancelled() for future in waiting)
+    waiting = [executor.submit(through_gate, str(gate), "ran") for _ in range(count)]
+    assert executor._session.sender.flush(DEADLINE)
+    executor.shutdown(wait=False, cancel_futures=True)
+    wait_until(lambda: sum(f.cancelled() for f in waiting) >= count - 8, DEADLINE, what="the cancellations")
+    open_gate(gate)
+    executor.shutdown(wait=True)
+    assert all(future.cancelled() or future.result(0) == "ran" for future in waiting)
     assert [future.result(0) for future in ended] == [n * n for n in range(5)]
     assert not umbel_threads()
     with service.client() as client:
@@ -93,17 +99,28 @@ def test_cancel_futures(service: Service, gate: Path, umbel_threads: Threads) ->
         assert group["finished"], group
 
 
+def test_cancel_futures_at_once_lets_the_first_calls_run(service: Service) -> None:
+    executor = service.executor()
+    futures = [executor.submit(time.sleep, 0.1) for _ in range(50)]
+    executor.shutdown(cancel_futures=True)
+    assert sum(future.cancelled() for future in futures) > 20
+    others = [future for future in futures if not future.cancelled()]
+    assert others and all(future.exception(0) is None for future in others)
+
+
 def test_cancel_futures_of_a_group_that_others_use(service: Service, gate: Path) -> None:
     first = service.executor()
-    mine = first.submit(through_gate, str(gate), "mine")
-    wait_until(lambda: mine.task_id, DEADLINE, what="the first task")
+    mine = [first.submit(through_gate, str(gate), "mine") for _ in range(8)]
+    wait_until(lambda: mine[3].running(), DEADLINE, what="all slots to be busy")
     second = service.executor(group_id=first.group_id)
-    theirs = second.submit(through_gate, str(gate))
-    wait_until(lambda: theirs.task_id, DEADLINE, what="the second task")
-    second.shutdown(cancel_futures=True)
-    assert theirs.cancelled() and not mine.done()
+    theirs = [second.submit(through_gate, str(gate)) for _ in range(8)]
+    wait_until(lambda: theirs[-1].task_id, DEADLINE, what="the second tasks")
+    second.shutdown(wait=False, cancel_futures=True)
+    wait_until(lambda: sum(future.cancelled() for future in theirs) >= 4, DEADLINE, what="the cancellations")
+    assert not any(future.done() for future in mine)
     open_gate(gate)
-    assert mine.result(DEADLINE) == "mine"
+    assert [future.result(DEADLINE) for future in mine] == ["mine"] * 8
+    second.shutdown()
     first.shutdown()
 
 

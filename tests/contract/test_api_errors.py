@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ProgrammingError
 from werkzeug.test import TestResponse
 
+from federation.db.errors import DatabaseConflict, DatabaseFull, DatabaseRefused, DatabaseUnavailable
 from federation.registry import functions, users
 from tests.support.api import Api, Caller, b64
 from umbel.protocol import limits
@@ -65,6 +66,7 @@ ROUTES = [
     ("GET", f"/v1/tasks/{ID}/items"),
     ("GET", f"/v1/tasks/{ID}/result"),
     ("POST", f"/v1/tasks/{ID}/cancel"),
+    ("POST", "/v1/tasks/cancel"),
     ("GET", f"/v1/groups/{ID}"),
     ("GET", f"/v1/groups/{ID}/results"),
     ("POST", f"/v1/groups/{ID}/cancel"),
@@ -365,8 +367,11 @@ def test_our_own_faults_tell_nothing_but_a_number(
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
-        (OperationalError("INSERT", {}, Exception("database or disk is full")), 507, "STORAGE_FULL"),
-        (OperationalError("INSERT", {}, Exception("database is locked")), 503, "UNAVAILABLE"),
+        (DatabaseFull("database or disk is full"), 507, "STORAGE_FULL"),
+        (DatabaseUnavailable("database is locked"), 503, "UNAVAILABLE"),
+        (DatabaseRefused("integer out of range"), 422, "VALIDATION_ERROR"),
+        (DatabaseConflict("duplicate key"), 409, "CONFLICT"),
+        (ProgrammingError("SELEC", {}, Exception("syntax error")), 500, "INTERNAL_ERROR"),
         (redis.ConnectionError("refused"), 503, "UNAVAILABLE"),
         (ConnectionResetError("reset"), 503, "UNAVAILABLE"),
     ],

@@ -13,10 +13,11 @@ from marshmallow import Schema
 
 from tests.support.api import Api, b64
 from tests.support.played import fail
-from webapp.schemas.common import Error
+from umbel.protocol.version import PROTOCOL_VERSION
+from webapp.schemas.common import Cancelled, Error
 from webapp.schemas.endpoints import Endpoint, EndpointPage, NewEndpoint
 from webapp.schemas.functions import Function, FunctionPage
-from webapp.schemas.groups import Cancelled, Group, Results
+from webapp.schemas.groups import Group, Results
 from webapp.schemas.service import Health, Version, Whoami
 from webapp.schemas.tasks import Accepted, Result, Task, TaskPage
 
@@ -115,8 +116,10 @@ def test_cancelling(api: Api) -> None:
     task = conforms(Task, api.ada.ok("POST", f"/v1/tasks/{first}/cancel"))
     assert task["state"] == "cancelled"
     assert api.ada.ok("POST", f"/v1/tasks/{first}/cancel") == task
+    ids = {"task_ids": accepted["task_ids"][:2], "started": False}
+    assert conforms(Cancelled, api.ada.ok("POST", "/v1/tasks/cancel", ids)) == {"cancelled": 1}
     answer = conforms(Cancelled, api.ada.ok("POST", f"/v1/groups/{accepted['group_id']}/cancel"))
-    assert answer == {"cancelled": 2}
+    assert answer == {"cancelled": 1}
     assert api.ada.ok("GET", f"/v1/groups/{accepted['group_id']}")["states"] == {"cancelled": 3}
 
 
@@ -167,9 +170,10 @@ def test_tasks_are_filtered_and_paged(api: Api) -> None:
 
 def test_the_service_tells_who_it_is(api: Api) -> None:
     assert conforms(Whoami, api.ada.ok("GET", "/v1/whoami")) == {"id": api.user.id, "name": "ada"}
-    assert conforms(Version, api.anybody.ok("GET", "/version"))["protocol"] == 1
+    assert conforms(Version, api.anybody.ok("GET", "/version"))["protocol"] == PROTOCOL_VERSION
     health = conforms(Health, api.anybody.ok("GET", "/health"))
     assert (health["database"], health["broker"]) == ("ok", "ok")
+    assert (health["reports_waiting"], health["reports_rejected"]) == (0, 0)
 
 
 def test_ten_thousand_calls_are_one_request(api: Api) -> None:

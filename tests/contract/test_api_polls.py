@@ -139,7 +139,7 @@ def test_the_server_reserves_threads(api: Api) -> None:
 
 def test_a_hundred_polls_hear_of_their_own_results(api: Api) -> None:
     api.endpoint("lab").beat()
-    polls = LongPolls(api.fed, api.notifier, slots=100)
+    polls = LongPolls(api.fed, api.notifier, slots=200)
     groups = [api.submit("lab", b"%d" % number)["group_id"] for number in range(25)]
     with ThreadPoolExecutor(100) as pool:
         waiting = [pool.submit(poll(polls, api.user, group)) for group in groups for _ in range(4)]

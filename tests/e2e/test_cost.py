@@ -60,7 +60,7 @@ class _Monitor(threading.Thread):
                 words = command["command"].split(" ", 2)
                 if words[0].upper() == "LPUSH":
                     self.messages += words[1].endswith(":" + names.QUEUE)
-                    self.reports += words[1] == names.REPORTS_KEY
+                    self.reports += words[1].endswith(":reports")
                 elif words[0].upper() == "ECHO":
                     self.ended.set()
                     return

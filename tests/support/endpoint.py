@@ -10,6 +10,7 @@ from federation.context import Federation
 from federation.registry import endpoints
 from federation.registry.users import User
 from tests.support.memory_broker import MemoryBroker
+from tests.support.watched_broker import WatchedBroker
 from umbel.protocol import names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
 from umbel.protocol.messages import Bundle, Call, Heartbeat, Outcome, Report, Status
@@ -19,7 +20,7 @@ from umbel.serialization.exceptions import dump_exception
 class FakeEndpoint:
     """A registered endpoint with its signing key. ``nodes`` are made by ``node()``."""
 
-    def __init__(self, fed: Federation, broker: MemoryBroker, owner: User, name: str):
+    def __init__(self, fed: Federation, broker: MemoryBroker | WatchedBroker, owner: User, name: str):
         self.fed, self.broker, self.name = fed, broker, name
         self.signer = Signer(new_private_key())
         self.id: str = endpoints.register(fed, owner, name=name, public_key=self.signer.public_key)["id"]
@@ -98,7 +99,7 @@ class FakeNode:
 
     def repeat(self) -> None:
         """Send the last report once more, byte by byte."""
-        self.endpoint.broker.redis.lpush(names.REPORTS_KEY, self.last_report)
+        self.endpoint.broker.push_report(self.endpoint.id, self.last_report)
 
     def _send(self, **what: Any) -> None:
         report = Report(self.endpoint.id, self.name, self.instance, **what)

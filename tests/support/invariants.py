@@ -8,7 +8,7 @@ from federation.db.engine import Database
 from umbel.protocol.states import TRANSITIONS, TaskState
 
 #: Queries that must find nothing, by what a row found would mean.
-_NEVER = {
+NEVER = {
     "a task is finished in a state that is not final, or the other way round": """
         SELECT id, state, finished, completion FROM tasks
         WHERE (finished IS NOT NULL) <> (state IN ('succeeded', 'failed', 'cancelled', 'expired'))
@@ -68,7 +68,7 @@ _NEVER = {
 
 def check(connection: Connection) -> None:
     """Fail, naming what is wrong, unless the tables agree with each other."""
-    for meaning, query in _NEVER.items():
+    for meaning, query in NEVER.items():
         found = connection.execute(text(query)).fetchmany(5)
         assert not found, f"{meaning}: {[tuple(row) for row in found]}"
 

@@ -1,4 +1,4 @@
-"""A federation in one process, run step by step: database, memory broker, collector, sweeper, clock."""
+"""A federation in one process, run step by step: database, broker, collector, sweeper, clock."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from tests.support import invariants
 from tests.support.clock import Clock, movable_clock
 from tests.support.endpoint import FakeEndpoint
 from tests.support.memory_broker import MemoryBroker
+from tests.support.watched_broker import WatchedBroker
 
 
 class Ledger:
@@ -37,7 +38,11 @@ class Ledger:
     ``function_id`` a function of theirs.
     """
 
-    def __init__(self, fed: Federation, broker: MemoryBroker, clock: Clock):
+    #: Largest step of the clock in which the collector does not look, seconds.
+    STEP = 8.0
+    RECENT = 200.0
+
+    def __init__(self, fed: Federation, broker: MemoryBroker | WatchedBroker, clock: Clock):
         self.fed, self.broker, self.clock = fed, broker, clock
         self.collector = Collector(fed, "c0")
         self.sweeper = Sweeper(fed)
@@ -80,16 +85,28 @@ class Ledger:
         counts: Counter[str] = Counter()
         self.collector.heartbeat()
         while self.broker.reports():
-            result = self.collector.collect(1.0)
-            if result is not None:
-                counts.update(ended=result.finished, dropped=result.dropped)
+            self.collector.look()
+            result = self.collector.collect(0.0)
+            if result is None:
+                break  # of an endpoint that was deleted, or whose turn comes later
+            counts.update(ended=result.finished, dropped=result.dropped)
         return counts
 
     def sweep(self, after: float = 0.0) -> None:
-        """Let ``after`` seconds pass, in which the collector has nothing to hear, and sweep."""
-        self.clock.forward(after)
-        self.collector.heartbeat()
+        """Let ``after`` seconds pass, in which the collector has nothing to read, and sweep."""
+        self.listen(after)
         self.sweeper.sweep()
+
+    def listen(self, seconds: float = 0.0) -> None:
+        """Let time pass in steps, in which the collector goes on reading."""
+        if seconds > self.RECENT:
+            self.clock.forward(seconds - self.RECENT)
+            seconds = self.RECENT
+        while seconds > 0:
+            self.clock.forward(min(seconds, self.STEP))
+            self.collector.heartbeat()
+            seconds -= self.STEP
+        self.collector.heartbeat()
 
     def task(self, task_id: str) -> dict[str, Any]:
         """A task as its owner sees it, whoever that is."""
@@ -130,21 +147,25 @@ def _empty_ledger() -> bytes:
         return file.read_bytes()
 
 
-def open_memory(home: Path, **settings: Any) -> tuple[Federation, MemoryBroker]:
-    """Open a federation whose broker is in memory. ``settings``: of ``config.settings.Settings``."""
+def open_watched(home: Path, **settings: Any) -> tuple[Federation, MemoryBroker | WatchedBroker]:
+    """Open a federation. ``settings``: of ``config.settings.Settings``; without ``broker_url``, in memory."""
     if not settings.get("database_url") and not (home / "ledger.sqlite").exists():
         (home / "ledger.sqlite").write_bytes(_empty_ledger())
-    real = open_federation(Settings(home=home, broker_url="redis://broker.example:6379/0", **settings))
+    url = settings.pop("broker_url", None)
+    real = open_federation(Settings(home=home, broker_url=url or "redis://broker.example:6379/0", **settings))
     real.broker.close()
-    broker = MemoryBroker()
+    broker = WatchedBroker(url) if url else MemoryBroker()
     return replace(real, broker=broker), broker
 
 
 @contextmanager
 def open_ledger(home: Path, **settings: Any) -> Iterator[Ledger]:
-    """A ledger on a new database, guarded by triggers and checked at the end."""
+    """A ledger on a new database, guarded by triggers and checked at the end.
+
+    ``settings``: see ``open_watched``. The Redis server of ``broker_url`` must be empty.
+    """
     with movable_clock() as clock:
-        fed, broker = open_memory(home, **settings)
+        fed, broker = open_watched(home, **settings)
         try:
             invariants.guard(fed.database)
             ledger = Ledger(fed, broker, clock)

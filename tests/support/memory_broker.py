@@ -1,4 +1,4 @@
-"""A broker in memory, which can lose its data on request."""
+"""A broker in memory, for tests that need a fake clock: the simulation. Others use ``watched_broker``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import fakeredis
 import redis
 
 from federation.broker.client import Broker, Outgoing
+from federation.broker.dead_letters import DeadLetters
+from federation.broker.report_lists import ReportLists
 from umbel.protocol import names
 
 
@@ -19,6 +21,20 @@ class _Redis(fakeredis.FakeRedis):
 
     def info(self, section: str | None = None, *args: str, **more: Any) -> Any:
         return {"redis_version": "7.2.0"}
+
+
+class _ReportLists(ReportLists):
+    """The real lists, on fakeredis; remembers who was woken."""
+
+    def __init__(self, broker: MemoryBroker):
+        super().__init__(broker)
+        self._woken = broker
+
+    def remove(self, collector: str, applied: Any, changed: Any) -> None:
+        """Remove reports, and remember who was woken."""
+        changed = list(changed)
+        self._woken.woken += changed
+        super().remove(collector, applied, changed)
 
 
 class MemoryBroker(Broker):
@@ -31,6 +47,8 @@ class MemoryBroker(Broker):
     def __init__(self) -> None:  # the real one would connect
         self.url = "redis://broker.example:6379/0"
         self.redis = _Redis(server=fakeredis.FakeServer())
+        self.report_lists = _ReportLists(self)
+        self.dead_letters = DeadLetters(self)
         self.queues: dict[str, list[Outgoing]] = defaultdict(list)
         self.cancelled: dict[str, list[str]] = defaultdict(list)
         self.woken: list[str] = []
@@ -73,15 +91,14 @@ class MemoryBroker(Broker):
         self._check()
         self.woken += groups
 
-    def acknowledge_reports(self, collector: str, wake: Any = ()) -> None:
-        """Forget reports that were taken, and remember who was woken."""
-        wake = list(wake)
-        self.woken += wake
-        super().acknowledge_reports(collector, wake)
+    def push_report(self, endpoint_id: str, report: bytes) -> None:
+        """Send a sealed report, as a worker of this endpoint does."""
+        self.redis.lpush(names.reports_key(endpoint_id), report)
 
     def reports(self) -> int:
-        """How many reports wait to be taken."""
-        return int(self.redis.llen(names.REPORTS_KEY))
+        """How many reports wait to be applied."""
+        keys = self.redis.scan_iter(match=names.reports_key("*"))
+        return sum(int(self.redis.llen(key)) for key in keys if self.redis.type(key) == b"list")
 
     def wipe(self) -> None:
         """Lose everything."""
@@ -93,7 +110,8 @@ class MemoryBroker(Broker):
         """There is nothing to forget: functions are not placed apart."""
 
     def drop_endpoint(self, endpoint_id: str) -> None:
-        """Delete an endpoint's queue."""
+        """Delete what an endpoint has in the broker."""
+        super().drop_endpoint(endpoint_id)
         with self._lock:
             self.queues.pop(endpoint_id, None)
 

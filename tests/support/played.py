@@ -72,7 +72,8 @@ class PlayedEndpoint:
         return count
 
     def close(self) -> None:
-        """Close the connection to the broker."""
+        """Close the connections to the broker."""
+        self._collector.close()
         self._redis.close()
 
     def _open(self, message: bytes) -> Bundle:
@@ -90,5 +91,7 @@ class PlayedEndpoint:
         self, outcomes: dict[str, list[Outcome]] | None = None, heartbeat: Heartbeat | None = None
     ) -> None:
         report = Report(self.id, "n1", self._instance, outcomes or {}, heartbeat)
-        self._redis.lpush(names.REPORTS_KEY, report.seal(self._signer, time.time(), names.new_id()))
+        sealed = report.seal(self._signer, time.time(), names.new_id())
+        self._redis.lpush(names.reports_key(self.id), sealed)
+        self._collector.look()
         self._collector.collect(5.0)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
-
 from federation.ledger import cancel, query
 from umbel.protocol.parcel import RESULTS_TYPE, pack_results
 
 from ..auth import user
 from ..blueprint import Blueprint
-from ..schemas.groups import Cancelled, Group, Results, ResultsQuery
-from ..state import fed, state
+from ..schemas.common import Cancelled
+from ..schemas.groups import CancelQuery, Group, Results, ResultsQuery
+from ..state import fed, state, waiting
 
 blp = Blueprint("groups", __name__, url_prefix="/v1/groups", description=__doc__)
 
@@ -33,16 +32,16 @@ def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
     """Read the results of a group
 
     Returns the results after cursor `after`, in the order in which the tasks finished. If there are none yet,
-    waits up to `wait` seconds for the first. Pass the returned `cursor` as `after` of the next request to
-    read every result exactly once.
+    waits up to `wait` seconds for the first. Pass the returned `cursor` and `epoch` as `after` and `epoch` of
+    the next request to read every result exactly once.
     """
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    return state().polls.results(user(), group_id, **place, gone=gone)
+    return state().polls.results(user(), group_id, **place, **waiting())
 
 
 @blp.route("/<group_id>/cancel", methods=["POST"])
+@blp.arguments(CancelQuery, location="query")
 @blp.fails("GROUP_NOT_FOUND")
 @blp.response(200, Cancelled)
-def cancel_group(group_id: str) -> dict[str, Any]:
+def cancel_group(choice: dict[str, Any], group_id: str) -> dict[str, Any]:
     """Cancel all unfinished tasks of a group"""
-    return cancel.cancel_group(fed(), user(), group_id)
+    return cancel.cancel_group(fed(), user(), group_id, **choice)

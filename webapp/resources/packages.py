@@ -73,7 +73,7 @@ def list_package_files(project: str) -> Response:
 @blp.response(200, _BYTES, content_type="application/octet-stream")
 def get_package_file(project: str, file: str) -> Response:
     """Download a wheel; its ETag is its SHA-256"""
-    wheel, content = state().packages.open(project, file)
+    wheel, content = state().packages.open(project, file, request.remote_addr or "")
     # waitress sends the file itself, part by part, and no thread waits for a slow reader
     body = wrap_file(request.environ, content, buffer_size=65536)
     response = Response(body, mimetype="application/octet-stream", direct_passthrough=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
-
 from federation.ledger import cancel, query, results
 from federation.ledger.submit import Submission, submit
 
 from ..auth import user
 from ..blueprint import Blueprint
-from ..schemas.common import page
+from ..schemas.common import Cancelled, page
 from ..schemas.logs import Log, LogQuery
 from ..schemas.streams import Items, ItemsQuery
 from ..schemas.tasks import (
     Accepted,
+    CancelIn,
     Result,
     SubmissionHeaders,
     SubmissionIn,
@@ -23,7 +22,7 @@ from ..schemas.tasks import (
     TaskPage,
     TaskQuery,
 )
-from ..state import fed, state
+from ..state import fed, state, waiting
 
 blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
 
@@ -49,6 +48,17 @@ def submit_tasks(headers: dict[str, str], values: dict[str, Any]) -> dict[str, A
 def list_tasks(filters: dict[str, Any]) -> dict[str, Any]:
     """List your tasks, newest first"""
     return page(query.tasks_page(fed(), user(), **filters))
+
+
+@blp.route("/cancel", methods=["POST"])
+@blp.arguments(CancelIn)
+@blp.response(200, Cancelled)
+def cancel_tasks(values: dict[str, Any]) -> dict[str, Any]:
+    """Cancel several tasks
+
+    Cancels waiting and running tasks. Has no effect on tasks that have finished.
+    """
+    return cancel.cancel_tasks(fed(), user(), **values)
 
 
 @blp.route("/<task_id>", methods=["GET"])
@@ -81,8 +91,7 @@ def get_log(place: dict[str, Any], task_id: str) -> dict[str, Any]:
     after `offset` and the task has not finished, waits up to `wait` seconds. The output of a running task is
     updated about every second, less often for tasks that write a lot or run for hours.
     """
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    return state().polls.log(user(), task_id, **place, gone=gone)
+    return state().polls.log(user(), task_id, **place, **waiting())
 
 
 @blp.route("/<task_id>/items", methods=["GET"])
@@ -96,8 +105,7 @@ def get_items(place: dict[str, Any], task_id: str) -> dict[str, Any]:
     has not finished, waits up to `wait` seconds. If the task was started again since `run`, returns the items
     of the new run from the first one.
     """
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    return state().polls.items(user(), task_id, **place, gone=gone)
+    return state().polls.items(user(), task_id, **place, **waiting())
 
 
 @blp.route("/<task_id>/result", methods=["GET"])

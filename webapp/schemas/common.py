@@ -20,6 +20,18 @@ def time_field(what: str, *, null: str = "") -> fields.Float:
     return fields.Float(required=True, allow_none=bool(null), metadata=about(text))
 
 
+def started_field() -> fields.Boolean:
+    """Return the field of a cancellation that says whether running tasks are cancelled, too."""
+    text = "false: tasks that run, or may have just started, continue."
+    return fields.Boolean(load_default=True, metadata=about(text))
+
+
+class Cancelled(Schema):
+    """Result of a cancellation of several tasks."""
+
+    cancelled = fields.Integer(required=True, metadata=about("Number of tasks that were cancelled."))
+
+
 class Error(Schema):
     """An error: ``code`` is for programs, ``message`` for people."""
 

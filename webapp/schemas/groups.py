@@ -7,7 +7,7 @@ from marshmallow import Schema, fields, validate
 from federation.registry.pagination import MAX_LIMIT
 from umbel.protocol.limits import MAX_WAIT
 
-from .common import about, time_field
+from .common import about, started_field, time_field
 from .tasks import Result
 
 
@@ -26,10 +26,10 @@ class Group(Schema):
     finished = fields.Boolean(required=True, metadata=about("True if all its tasks have finished."))
 
 
-class Cancelled(Schema):
-    """Result of a cancellation."""
+class CancelQuery(Schema):
+    """Which tasks of a group to cancel."""
 
-    cancelled = fields.Integer(required=True, metadata=about("Number of tasks that were cancelled."))
+    started = started_field()
 
 
 class ResultsQuery(Schema):
@@ -39,6 +39,11 @@ class ResultsQuery(Schema):
         load_default=0,
         validate=validate.Range(0, 2**62),
         metadata=about("Value of `cursor` in the previous response; 0: start with the first result."),
+    )
+    epoch = fields.String(
+        load_default=None,
+        validate=validate.Length(max=100),
+        metadata=about("Value of `epoch` in that response; if the epoch has changed, `after` counts as 0."),
     )
     wait = fields.Float(
         load_default=0.0,
@@ -62,3 +67,10 @@ class Results(Schema):
     )
     cursor = fields.Integer(required=True, metadata=about("Value of `after` for the next request."))
     live = fields.Integer(required=True, metadata=about("Number of unfinished tasks of the group."))
+    epoch = fields.String(
+        required=True,
+        metadata=about(
+            "Value of `epoch` for the next request. It changes when the database was restored to an earlier "
+            "state: the response then starts with the first result."
+        ),
+    )

@@ -27,6 +27,11 @@ class Health(Schema):
         allow_none=True,
         metadata=about("Reports that no collector has processed yet; null: the broker is unreachable."),
     )
+    reports_rejected = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata=about("Reports rejected because of their content; null: the broker is unreachable."),
+    )
     version = fields.String(required=True, metadata=about("Version of the service."))
     protocol = fields.Integer(required=True, metadata=about("Version of the protocol."))
 

@@ -18,7 +18,7 @@ from umbel.protocol.limits import (
 from umbel.protocol.run_options import BOUNDS, ISOLATIONS
 from umbel.protocol.states import TaskState
 
-from .common import PageQuery, about, page_of, time_field
+from .common import PageQuery, about, page_of, started_field, time_field
 from .fields import Id, Number, Payloads, StrictInteger, Text
 
 _STATES = [state.value for state in TaskState]
@@ -159,6 +159,18 @@ class Accepted(Schema):
     task_ids = fields.List(
         fields.String(), required=True, metadata=about("Ids of the tasks, in the order of the payloads.")
     )
+
+
+class CancelIn(Schema):
+    """Which tasks to cancel."""
+
+    task_ids = fields.List(
+        Id(),
+        required=True,
+        validate=validate.Length(0, MAX_CALLS_PER_SUBMISSION),
+        metadata=about("Ids of tasks. Ids of tasks that do not exist are ignored."),
+    )
+    started = started_field()
 
 
 class TaskQuery(PageQuery):

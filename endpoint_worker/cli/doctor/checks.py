@@ -239,7 +239,7 @@ def _needed(endpoint: str) -> list[tuple[Any, ...]]:
     """Return commands that a worker must be allowed to run."""
     return [
         ("BRPOP", names.queue_key(endpoint), 1),
-        ("LPUSH", names.REPORTS_KEY, ""),
+        ("LPUSH", names.reports_key(endpoint), ""),
         ("GET", names.function_key(endpoint, "0" * 64)),
         ("DEL", names.body_key(endpoint, "0")),
         ("ZRANGEBYSCORE", names.cancelled_key(endpoint), 0, 0),

@@ -12,6 +12,7 @@ from .base import metadata
 from .ledger import (
     blobs,
     bundles,
+    epochs,
     estimates,
     groups,
     idempotency,
@@ -31,6 +32,7 @@ __all__ = [
     "blocks",
     "bundles",
     "endpoints",
+    "epochs",
     "estimates",
     "functions",
     "groups",

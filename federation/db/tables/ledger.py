@@ -212,3 +212,14 @@ idempotency = Table(
     Column("created", Float, nullable=False),
 )
 Index("ix_idempotency_created", idempotency.c.created)
+
+# one row per epoch, the last one is current; a ledger that was rolled back gets a new one
+epochs = Table(
+    "epochs",
+    metadata,
+    no(),
+    Column("id", String(36), nullable=False, unique=True),
+    # grows while the ledger changes; a smaller value than the one remembered elsewhere shows a rollback
+    Column("mark", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+)

@@ -16,6 +16,7 @@ from pathlib import Path
 from umbel.protocol.errors import NotFound
 
 from ...context import Federation
+from ...db.errors import RETRYABLE
 from ...packages import build
 from ...process import Stop, run_process
 from ..planning import demand
@@ -68,15 +69,18 @@ def _reconcile_all(fed: Federation, stop: Stop) -> None:
     threads: dict[int, _ReconcilerThread] = {}
     working: set[int] = set()
     while not stop.is_set():
-        found = sites.all_sites(fed)
-        for site in found:
-            reconciler = threads.get(site.endpoint_no)
-            if reconciler is None or not reconciler.is_alive():
-                reconciler = threads[site.endpoint_no] = _ReconcilerThread(fed, site, stop)
-                reconciler.start()
-        working = poll_for_work(
-            fed, stop, {site.endpoint_no: threads[site.endpoint_no].wake for site in found}, working
-        )
+        try:
+            found = sites.all_sites(fed)
+            for site in found:
+                reconciler = threads.get(site.endpoint_no)
+                if reconciler is None or not reconciler.is_alive():
+                    reconciler = threads[site.endpoint_no] = _ReconcilerThread(fed, site, stop)
+                    reconciler.start()
+            wakes = {site.endpoint_no: threads[site.endpoint_no].wake for site in found}
+            working = poll_for_work(fed, stop, wakes, working)
+        except RETRYABLE as error:
+            log.warning("provisioner: retrying: %s", error)
+            stop.wait(SITES_POLL_INTERVAL)
     for reconciler in threads.values():
         reconciler.wake.set()
     for reconciler in threads.values():
@@ -125,6 +129,8 @@ class _ReconcilerThread(threading.Thread):
                     reconciler.run_once()
                 except NotFound:
                     return
+                except RETRYABLE as error:
+                    log.warning("%s: provisioner: retrying: %s", self._site.endpoint_name, error)
                 self.wake.wait(RECONCILE_INTERVAL)
         except Exception:
             # an error of one endpoint must not stop the others; the main loop restarts this thread

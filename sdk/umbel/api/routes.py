@@ -61,7 +61,8 @@ class ServiceRoutes(Routes):
         Returns:
             A record with ``status`` (``"ok"`` or ``"degraded"``), ``database`` and ``broker`` (``"ok"`` or
             ``"unreachable"``), ``collector_lag`` (seconds since a collector was last active, or None),
-            ``reports_waiting`` (number of unread reports, or None), ``version`` and ``protocol``.
+            ``reports_waiting`` (number of unread reports, or None), ``reports_rejected`` (number of invalid
+            reports, or None), ``version`` and ``protocol``.
 
         Raises:
             ServiceUnavailable: The service cannot be reached, or its database does not answer.

@@ -25,6 +25,8 @@ class TaskRoutes(Routes):
         *,
         group_id: str | None = None,
         options: Options | None = None,
+        key: str | None = None,
+        patience: float | None = None,
         given_up: threading.Event | None = None,
     ) -> Record:
         """Submit calls of a registered function. When this returns, the tasks are stored and will run.
@@ -36,6 +38,10 @@ class TaskRoutes(Routes):
                 of at most 10 MiB each, about 12 MiB in all.
             group_id: Group that the tasks join; it is created if it does not exist. Default: a new group.
             options: Options of all these calls. Default: the service's.
+            key: Idempotency key: a repeated submission with the same key, within a day, returns the first
+                answer and starts nothing. Default: a new one.
+            patience: Seconds for which the service may be unreachable or reject the calls. Default: the
+                client's.
             given_up: Once this event is set, a failed request is not repeated.
 
         Returns:
@@ -56,7 +62,13 @@ class TaskRoutes(Routes):
         if asked:
             body["options"] = asked
         request = Request(
-            "POST", "/v1/tasks", body=body, blobs=payloads, key=names.new_id(), given_up=given_up
+            "POST",
+            "/v1/tasks",
+            body=body,
+            blobs=payloads,
+            key=key or names.new_id(),
+            patience=patience,
+            given_up=given_up,
         )
         return dict(self.transport.send(request))
 
@@ -113,6 +125,21 @@ class TaskRoutes(Routes):
         """
         path = f"/v1/tasks/{quote(task_id, safe='')}/cancel"
         return dict(self.transport.send(Request("POST", path, repeatable=True, patience=patience)))
+
+    def cancel_tasks(self, task_ids: Sequence[str], *, started: bool = True) -> int:
+        """Cancel several tasks in one request. Finished tasks do not change.
+
+        Args:
+            task_ids: Ids of up to 10,000 tasks. Ids of tasks that do not exist are ignored.
+            started: Cancel running tasks, too. False: tasks that run, or may have just started, continue.
+
+        Returns:
+            Number of tasks that this call cancelled.
+        """
+        body = {"task_ids": list(task_ids), "started": started}
+        return int(
+            self.transport.send(Request("POST", "/v1/tasks/cancel", body=body, repeatable=True))["cancelled"]
+        )
 
     def get_task_result(self, task_id: str) -> Record:
         """Return the outcome of a task, its result still serialized. ``get_result`` returns the value.
@@ -216,11 +243,12 @@ class TaskRoutes(Routes):
         """
         return dict(self._get(f"/v1/groups/{quote(group_id, safe='')}"))
 
-    def cancel_group(self, group_id: str) -> int:
+    def cancel_group(self, group_id: str, *, started: bool = True) -> int:
         """Cancel all unfinished tasks of a group.
 
         Args:
             group_id: Id of the group.
+            started: Cancel running tasks, too. False: tasks that run, or may have just started, continue.
 
         Returns:
             Number of tasks that this call cancelled.
@@ -229,9 +257,18 @@ class TaskRoutes(Routes):
             NotFound: The user has no such group (``GROUP_NOT_FOUND``).
         """
         path = f"/v1/groups/{quote(group_id, safe='')}/cancel"
-        return int(self.transport.send(Request("POST", path, repeatable=True))["cancelled"])
+        query = None if started else {"started": "false"}
+        return int(self.transport.send(Request("POST", path, query, repeatable=True))["cancelled"])
 
-    def group_results(self, group_id: str, after: int = 0, wait: float = 0.0, limit: int = 1000) -> Record:
+    def group_results(
+        self,
+        group_id: str,
+        after: int = 0,
+        wait: float = 0.0,
+        limit: int = 1000,
+        *,
+        epoch: str | None = None,
+    ) -> Record:
         """Return results of a group in the order in which its tasks finished.
 
         Args:
@@ -239,16 +276,18 @@ class TaskRoutes(Routes):
             after: Completion number after which to begin; ``cursor`` of the previous answer, or 0.
             wait: How long to wait for a result if there is none yet, seconds, at most 30.
             limit: Maximum number of results, at most 1,000. An answer also ends at about 8 MiB.
+            epoch: The epoch in which ``after`` counts; ``epoch`` of the previous answer. If the service's
+                database was restored to an earlier state since, the answer begins with the first result.
 
         Returns:
-            A record with ``results``, ``cursor`` (for the next request) and ``live`` (0 when the group has
-            no unfinished task). Each result is a record as ``get_task_result`` returns it; its ``result``
-            and ``exception`` are bytes, or base64 strings if the service answers in JSON.
+            A record with ``results``, ``cursor`` and ``epoch`` (for the next request) and ``live`` (0 when
+            the group has no unfinished task). Each result is a record as ``get_task_result`` returns it; its
+            ``result`` and ``exception`` are bytes, or base64 strings if the service answers in JSON.
 
         Raises:
             NotFound: The user has no such group (``GROUP_NOT_FOUND``).
         """
         wait = min(wait, MAX_WAIT)
-        query = {"after": after, "wait": f"{wait:g}", "limit": limit}
+        query = {"after": after, "wait": f"{wait:g}", "limit": limit, "epoch": epoch}
         path = f"/v1/groups/{quote(group_id, safe='')}/results"
         return dict(self.transport.send(Request("GET", path, query, wait=wait, accept=parcel.RESULTS_TYPE)))

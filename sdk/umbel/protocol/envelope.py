@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from . import checks
 from .errors import ProtocolError
 from .version import PROTOCOL_VERSION
 
@@ -29,6 +30,8 @@ CONTEXT = b"umbel-envelope-1\0"
 SIGNATURE_BYTES = 64
 #: Largest difference between the clocks of two machines (seconds).
 LEEWAY = 300.0
+#: Largest header. A report of a thousand calls needs a tenth of it.
+MAX_HEADER_BYTES = 8 * 1024 * 1024
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -38,10 +41,9 @@ def new_private_key() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes_raw()
 
 
-class Sealed(NamedTuple):
-    """The parts of an envelope that is not verified: use it only to find the key to verify it with."""
+class _Sealed(NamedTuple):
+    """The parts of an envelope that is not verified; ``raw``: its header, not parsed."""
 
-    header: dict[str, Any]
     raw: bytes
     signature: bytes
     body: bytes
@@ -83,25 +85,30 @@ class Verifier:
 
         Raises ProtocolError. ``check_body`` checks the body.
         """
-        sealed = unseal(head)
+        sealed = _unseal(head)
         if sealed.body:
             raise ProtocolError("the head of the envelope has bytes after its signature")
-        self._check(sealed, typ=typ, aud=aud, now=now)
-        return sealed.header
+        return self._header(sealed, typ=typ, aud=aud, now=now)
 
-    def open(self, data: bytes | Sealed, *, typ: str, aud: str, now: float) -> tuple[dict[str, Any], bytes]:
-        """Verify a complete envelope; return its header and its body. Raises ProtocolError."""
-        sealed = data if isinstance(data, Sealed) else unseal(data)
-        self._check(sealed, typ=typ, aud=aud, now=now)
-        check_body(sealed.header, sealed.body)
-        return sealed.header, sealed.body
+    def open(self, data: bytes, *, typ: str, aud: str, now: float | None) -> tuple[dict[str, Any], bytes]:
+        """Verify a complete envelope; return its header and its body. Raises ProtocolError.
 
-    def _check(self, sealed: Sealed, *, typ: str, aud: str, now: float) -> None:
+        ``now`` None: the clock of the sender may be wrong by any amount.
+        """
+        sealed = _unseal(data)
+        header = self._header(sealed, typ=typ, aud=aud, now=now)
+        check_body(header, sealed.body)
+        return header, sealed.body
+
+    def _header(self, sealed: _Sealed, *, typ: str, aud: str, now: float | None) -> dict[str, Any]:
+        """Verify the signature, and only then parse and check the header."""
         try:
             self._key.verify(sealed.signature, CONTEXT + sealed.raw)
         except InvalidSignature:
             raise ProtocolError("the envelope is not signed by the expected key") from None
-        _check_header(sealed.header, typ=typ, aud=aud, now=now)
+        header = _parse(sealed.raw)
+        _check_header(header, typ=typ, aud=aud, now=now)
+        return header
 
 
 def check_body(header: Mapping[str, Any], body: bytes) -> None:
@@ -110,34 +117,55 @@ def check_body(header: Mapping[str, Any], body: bytes) -> None:
         raise ProtocolError("the body of the envelope is not the one that was signed")
 
 
-def unseal(data: bytes) -> Sealed:
+def unverified_header(data: bytes) -> dict[str, Any]:
+    """Return the header of an envelope that this machine has written itself. Raises ProtocolError."""
+    return _parse(_unseal(data).raw)
+
+
+def _unseal(data: bytes) -> _Sealed:
     """Split an envelope, or a head without its body, without verifying it. Raises ProtocolError."""
     length = int.from_bytes(data[4:8], "big")
     end = 8 + length
     if data[:4] != MAGIC or len(data) < end + SIGNATURE_BYTES:
         raise ProtocolError("these bytes are not an envelope, or are truncated")
-    raw = data[8:end]
+    if length > MAX_HEADER_BYTES:
+        raise ProtocolError(f"the header of the envelope is larger than {MAX_HEADER_BYTES} bytes")
+    return _Sealed(data[8:end], data[end : end + SIGNATURE_BYTES], data[end + SIGNATURE_BYTES :])
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(raw)
+        header = json.loads(raw.decode("utf-8", "surrogatepass"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise ProtocolError("the header of the envelope is not JSON") from None
     if not isinstance(header, dict):
         raise ProtocolError("the header of the envelope is not a JSON object")
-    return Sealed(header, raw, data[end : end + SIGNATURE_BYTES], data[end + SIGNATURE_BYTES :])
+    return header
 
 
-def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float) -> None:
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float | None) -> None:
     version = header.get("v")
     if version != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"the envelope has protocol {version!r}, this side has {PROTOCOL_VERSION}: upgrade the older one",
+            f"the envelope has protocol {checks.shown(version)}, this side has {PROTOCOL_VERSION}: "
+            "upgrade the older one",
             code="VERSION_MISMATCH",
         )
     if header.get("typ") != typ or header.get("aud") != aud:
-        found = f"a {header.get('typ')!r} for {header.get('aud')!r}"
+        found = f"a {checks.shown(header.get('typ'))} for {checks.shown(header.get('aud'))}"
         raise ProtocolError(f"the envelope is {found}, not a {typ!r} for {aud!r}")
-    issued, expires = header.get("iat"), header.get("exp")
-    if not isinstance(issued, (int, float)) or issued > now + LEEWAY:
+    try:
+        issued = checks.seconds(header.get("iat"))
+        expires = None if header.get("exp") is None else checks.seconds(header["exp"])
+    except ValueError as error:
+        raise ProtocolError(f"a date of the envelope is not valid: {error}") from None
+    if now is None:
+        return
+    if issued > now + LEEWAY:
         raise ProtocolError("the envelope was issued in the future: compare the clocks of both machines")
-    if expires is not None and (not isinstance(expires, (int, float)) or expires + LEEWAY < now):
+    if expires is not None and expires + LEEWAY < now:
         raise ProtocolError("the envelope has expired")

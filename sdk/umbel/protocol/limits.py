@@ -20,6 +20,19 @@ MAX_CALLS_PER_BUNDLE = 1000
 MAX_CORES = 4096
 #: A bundle expires this long after it was signed.
 BUNDLE_LIFETIME = 7 * 86400.0
+#: A larger report is written in pieces of at most this size under its own Redis key; the list of reports gets
+#: a pointer to it.
+INLINE_REPORT_BYTES = 256 * 1024
+#: Maximum number of slots of a worker node, and of bundles that it may list.
+MAX_SLOTS, MAX_HELD = 65_536, 10_000
+#: Maximum number of outcomes in one report.
+MAX_OUTCOMES = 20_000
+#: Largest report. One result, its output and its items fit. Larger ones are rejected without being read.
+MAX_REPORT_BYTES = 32 * 1024 * 1024
+#: A worker pushes no outcomes while its endpoint's list has this many unread reports.
+MAX_UNREAD_REPORTS = 512
+#: Lifetime of the pieces of a large report in Redis.
+PARTS_LIFETIME = 86400.0
 #: Interval of a worker node's heartbeats, and time without one after which the node is considered lost.
 HEARTBEAT_INTERVAL = 5.0
 NODE_LOST_AFTER = 60.0
@@ -27,6 +40,8 @@ NODE_LOST_AFTER = 60.0
 MAX_WAIT = 30.0
 #: How often a task is started at most, unless its submission sets another number.
 DEFAULT_MAX_ATTEMPTS = 3
+#: Largest number of an attempt.
+MAX_ATTEMPT = 32_767
 #: How much of a call's standard output and error is kept: default and maximum.
 DEFAULT_OUTPUT_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 1024 * 1024

@@ -9,20 +9,24 @@ results.
 Both are plain data: this module unpickles nothing.
 """
 
+# One concept: what is written of a field and what is checked when it is read belong together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from .envelope import Sealed, Signer, Verifier, check_body
+from . import checks
+from .envelope import Signer, Verifier, check_body
 from .errors import ProtocolError
-from .limits import BUNDLE_LIFETIME
+from .limits import BUNDLE_LIFETIME, MAX_ATTEMPT, MAX_CALLS_PER_BUNDLE, MAX_HELD, MAX_OUTCOMES, MAX_SLOTS
 from .records import Items, Log, Place, TaskItems, TaskLog, read_items, read_logs, write_items, write_logs
 from .run_options import RunOptions as RunOptions
 
 #: Audience of reports.
 SERVICE = "service"
+#: Longest message of an outcome that is read, characters.
+MAX_MESSAGE = 8000
 
 
 class Status:
@@ -34,6 +38,9 @@ class Status:
     RETURNED = "returned"  # certainly not started: may be sent again at once and does not count as an attempt
     RUNNING = "running"  # started and not finished
     SKIPPED = "skipped"  # not started, or stopped, because it was cancelled
+
+
+_STATUSES = frozenset(value for name, value in vars(Status).items() if name.isupper())
 
 
 class Interruption:
@@ -128,13 +135,13 @@ class Bundle:
         header = verifier.open_head(head, typ="bundle", aud=endpoint, now=now)
         try:
             bundle = cls(
-                id=str(header["id"]),
+                id=checks.identifier(header["id"]),
                 endpoint=endpoint,
-                function=FunctionRef(**header["function"]),
-                calls=[Call(*row) for row in header["calls"]],
-                options=RunOptions(**header["options"]),
-                user=str(header["user"]),
-                seconds=float(header.get("seconds", 0.0)),
+                function=_function(header["function"]),
+                calls=_calls(header),
+                options=_options(header["options"]),
+                user=checks.text(header["user"], 255),
+                seconds=checks.seconds(header.get("seconds", 0.0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"a field of the bundle's header is missing or not valid: {error}") from None
@@ -167,6 +174,8 @@ class Report:
     ``node``: name of the worker node, unique in its endpoint, the same after a restart; ``instance``: random
     id of one run of the node, so that a restart is detected at once. Exactly one of ``outcomes`` (bundle id →
     outcomes), ``heartbeat`` and ``goodbye`` (the node shuts down; its unreported calls are requeued) is set.
+    ``incarnation``: grows with each start of the node; ``order``: grows with each report of one run.
+    Heartbeats and goodbyes of an older run, or older than the last one, are ignored. 0: unknown.
     """
 
     endpoint: str
@@ -175,6 +184,8 @@ class Report:
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
     goodbye: bool = False
+    incarnation: int = 0
+    order: int = 0
 
     def seal(self, signer: Signer, now: float, report_id: str) -> bytes:
         """Sign the report; return the envelope."""
@@ -186,6 +197,8 @@ class Report:
             "endpoint": self.endpoint,
             "node": self.node,
             "instance": self.instance,
+            "incarnation": self.incarnation,
+            "order": self.order,
         }
         if self.heartbeat is not None:
             header["heartbeat"] = self.heartbeat._asdict()
@@ -207,34 +220,17 @@ class Report:
         return b"".join(signer.seal(header, body))
 
     @classmethod
-    def sender(cls, sealed: Sealed) -> str:
-        """Return the endpoint id in an unverified report."""
-        return str(sealed.header.get("endpoint", ""))
+    def open(cls, verifier: Verifier, data: bytes, now: float, *, endpoint: str | None = None) -> OpenReport:
+        """Verify an envelope and read the report in it.
 
-    @classmethod
-    def open(cls, verifier: Verifier, data: bytes | Sealed, now: float) -> OpenReport:
-        """Verify an envelope and read the report in it. Raises ProtocolError."""
-        header, body = verifier.open(data, typ="report", aud=SERVICE, now=now)
+        ``endpoint``: id of the endpoint whose report it must be. Raises ProtocolError.
+        """
+        # no date is checked: a node's clock may be wrong, and applying an old report again changes nothing
+        header, body = verifier.open(data, typ="report", aud=SERVICE, now=None)
+        if endpoint is not None and header.get("endpoint") != endpoint:
+            raise ProtocolError("the report names another endpoint as its sender")
         try:
-            beat = header.get("heartbeat")
-            rows = list(_rows(header.get("outcomes", {})))
-            end = sum(row.size for row in rows)
-            logs = list(read_logs(header.get("said", ()), body, end))
-            items_at = end + sum(len(each.log.head) + len(each.log.tail) for each in logs)
-            return OpenReport(
-                id=str(header["id"]),
-                endpoint=str(header["endpoint"]),
-                node=str(header["node"]),
-                instance=str(header["instance"]),
-                issued=float(header["iat"]),
-                rows=rows,
-                heartbeat=Heartbeat(**beat) if beat is not None else None,
-                goodbye=bool(header.get("goodbye")),
-                body=body[:end],
-                places={bundle: Place(*place) for bundle, place in header.get("places", {}).items()},
-                logs=logs,
-                items=list(read_items(header.get("items", ()), body, items_at)),
-            )
+            return _read_report(header, body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(f"a field of the report's header is missing or not valid: {error}") from None
 
@@ -255,20 +251,12 @@ class Row(NamedTuple):
     size: int
 
 
-def _rows(outcomes: dict[str, list[list[Any]]]) -> Iterable[Row]:
-    offset = 0
-    for bundle_id, rows in outcomes.items():
-        for task_id, attempt, status, started, wall, code, message, usage, size in rows:
-            yield Row(bundle_id, task_id, attempt, status, started, wall, code, message, usage, offset, size)
-            offset += size
-
-
 @dataclass(frozen=True)
 class OpenReport:
     """A verified report. Its ``rows`` have positions in ``body``, which is not split.
 
-    ``places``: where the calls of each bundle ran, by its id; ``logs`` and ``items``: what calls wrote and
-    yielded, the latest last.
+    ``incarnation``, ``order``: see ``Report``; ``places``: where the calls of each bundle ran, by its id;
+    ``logs`` and ``items``: what calls wrote and yielded, the latest last.
     """
 
     id: str
@@ -280,6 +268,99 @@ class OpenReport:
     heartbeat: Heartbeat | None
     goodbye: bool
     body: bytes
+    incarnation: int = 0
+    order: int = 0
     places: dict[str, Place] = field(default_factory=dict)
     logs: list[TaskLog] = field(default_factory=list)
     items: list[TaskItems] = field(default_factory=list)
+
+
+def _read_report(header: dict[str, Any], body: bytes) -> OpenReport:
+    """Check every field of a report's header. Raises KeyError, TypeError or ValueError."""
+    rows = list(_rows(header.get("outcomes", {}), len(body)))
+    end = rows[-1].offset + rows[-1].size if rows else 0
+    logs = list(read_logs(header.get("said", []), body, end))
+    items_at = end + sum(len(each.log.head) + len(each.log.tail) for each in logs)
+    beat = header.get("heartbeat")
+    places = checks.mapping(header.get("places", {}), MAX_OUTCOMES)
+    return OpenReport(
+        id=checks.identifier(header["id"]),
+        endpoint=checks.identifier(header["endpoint"]),
+        node=checks.label(header["node"], 255),
+        instance=checks.identifier(header["instance"]),
+        issued=checks.seconds(header["iat"]),
+        incarnation=checks.integer(header.get("incarnation", 0)),
+        order=checks.integer(header.get("order", 0)),
+        rows=rows,
+        heartbeat=None if beat is None else _heartbeat(checks.mapping(beat, 100)),
+        goodbye=bool(header.get("goodbye")),
+        body=body[:end],
+        places={checks.identifier(bundle): _place(*place) for bundle, place in places.items()},
+        logs=logs,
+        items=list(read_items(header.get("items", []), body, items_at)),
+    )
+
+
+def _rows(outcomes: Any, length: int) -> Iterable[Row]:
+    """Read the outcomes of a report whose body has ``length`` bytes."""
+    offset = count = 0
+    for bundle_id, rows in checks.mapping(outcomes, MAX_OUTCOMES).items():
+        checks.identifier(bundle_id)
+        count += len(checks.array(rows, MAX_OUTCOMES))
+        if count > MAX_OUTCOMES:
+            raise ValueError(f"the report has more than {MAX_OUTCOMES} outcomes")
+        for task_id, attempt, status, started, wall, code, message, usage, size in rows:
+            if type(status) is not str or status not in _STATUSES:
+                raise ValueError(f"{checks.shown(status)} is not a status")
+            yield Row(
+                bundle_id,
+                checks.identifier(task_id),
+                checks.integer(attempt, MAX_ATTEMPT),
+                status,
+                checks.seconds(started),
+                checks.seconds(wall),
+                None if code is None else checks.text(code, 64),
+                None if message is None else checks.text(message, MAX_MESSAGE),
+                None if usage is None else checks.plain(usage, 100),
+                offset,
+                checks.integer(size, length - offset),
+            )
+            offset += size
+
+
+def _heartbeat(beat: dict[str, Any]) -> Heartbeat:
+    held = [checks.identifier(bundle) for bundle in checks.array(beat["held"], MAX_HELD)]
+    slots, busy = (checks.integer(beat[name], MAX_SLOTS) for name in ("slots", "busy"))
+    return Heartbeat(slots, busy, held, checks.plain(beat["facts"]))
+
+
+def _place(host: Any, pid: Any, slot: Any) -> Place:
+    return Place(checks.text(host, 255), checks.integer(pid), checks.integer(slot))
+
+
+def _function(record: Any) -> FunctionRef:
+    values = checks.mapping(record, 20)
+    return FunctionRef(
+        checks.identifier(values["id"]),
+        checks.text(values["name"], 1000),
+        checks.identifier(values["sha256"]),
+        checks.integer(values["size"]),
+    )
+
+
+def _calls(header: dict[str, Any]) -> list[Call]:
+    size = checks.integer(header["size"])
+    calls = [Call(*row) for row in checks.array(header["calls"], MAX_CALLS_PER_BUNDLE)]
+    for call in calls:
+        checks.identifier(call.task_id)
+        checks.integer(call.attempt, MAX_ATTEMPT)
+        checks.integer(call.size, size - checks.integer(call.offset, size))
+    return calls
+
+
+def _options(record: Any) -> RunOptions:
+    values = checks.mapping(record, 20)
+    for value in values.values():
+        if value is not None and checks.seconds(value) != value:
+            raise ValueError(f"{checks.shown(value)} is not a limit")
+    return RunOptions(**values)

@@ -14,8 +14,8 @@ QUEUE = "q"
 CANCEL_COMMAND = "umbel_cancel"
 #: Celery remote-control command that makes a worker finish its calls, accept no others and shut down.
 LEAVE_COMMAND = "umbel_leave"
-#: Redis list of reports: endpoints push, only the collector reads.
-REPORTS_KEY = "umbel:reports"
+#: Pattern of the pub/sub channels on which endpoints announce new reports.
+NEWS_PATTERN = "/ep:*:news"
 #: Redis pub/sub channel with the ids of groups that have new results.
 WAKE_CHANNEL = "umbel:wake"
 #: Redis key that is missing after the broker has lost its data.
@@ -24,7 +24,9 @@ EPOCH_KEY = "umbel:epoch"
 #: Name of a batch job, and the beginning of the names of its worker nodes.
 _BLOCK = re.compile(r"(umbel-[0-9a-f]{8}-[0-9a-f]{8})\.")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_NEWS = re.compile(rf"/ep:({_ID}):news\Z".encode())
+_UUID = re.compile(_ID + r"\Z")
 
 
 def valid_name(text: str) -> bool:
@@ -78,6 +80,27 @@ def prefix(endpoint_id: str) -> str:
 def queue_key(endpoint_id: str) -> str:
     """Redis key of an endpoint's Celery queue."""
     return prefix(endpoint_id) + QUEUE
+
+
+def reports_key(endpoint_id: str) -> str:
+    """Redis list of an endpoint's reports: its workers push at the head, the collector reads at the tail."""
+    return f"{prefix(endpoint_id)}reports"
+
+
+def news_channel(endpoint_id: str) -> str:
+    """Redis pub/sub channel on which an endpoint announces new reports, with empty messages."""
+    return f"{prefix(endpoint_id)}news"
+
+
+def endpoint_of_news(channel: bytes) -> str | None:
+    """Return the endpoint id of a ``news_channel``, or None for any other channel."""
+    found = _NEWS.match(channel)
+    return found[1].decode() if found else None
+
+
+def parts_key(endpoint_id: str, report_id: str) -> str:
+    """Redis key of a large report, which is written in pieces; the list has a pointer to it."""
+    return f"{prefix(endpoint_id)}parts:{report_id}"
 
 
 def body_key(endpoint_id: str, bundle_id: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from . import checks
+from .limits import MAX_ATTEMPT, MAX_OUTCOMES, MAX_STREAM_ITEMS
+
 
 class Log(NamedTuple):
     """What a call wrote to standard output and error, or as much of it as is kept.
@@ -67,30 +70,34 @@ def write_items(outcomes: Mapping[str, Iterable[Any]]) -> tuple[list[tuple[Any, 
     return rows, [item for *_, items in yielded for item in items.items]
 
 
-def read_logs(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[TaskLog]:
+def read_logs(rows: Any, body: bytes, offset: int) -> Iterable[TaskLog]:
     """Read a report's list of what calls wrote; its bytes are in ``body`` from ``offset`` on.
 
     Raises ValueError or TypeError if the list does not match the body.
     """
-    for task_id, attempt, head, tail, total in rows:
-        middle, end = offset + head, offset + head + tail
-        if not offset <= middle <= end <= len(body):
+    for task_id, attempt, head, tail, total in checks.array(rows, MAX_OUTCOMES):
+        middle = offset + checks.integer(head)
+        end = middle + checks.integer(tail)
+        if end > len(body):
             raise ValueError("the output of a call is not in the body")
-        yield TaskLog(str(task_id), int(attempt), Log(body[offset:middle], body[middle:end], int(total)))
+        log = Log(body[offset:middle], body[middle:end], checks.integer(total))
+        yield TaskLog(checks.identifier(task_id), checks.integer(attempt, MAX_ATTEMPT), log)
         offset = end
 
 
-def read_items(rows: Iterable[list[Any]], body: bytes, offset: int) -> Iterable[TaskItems]:
+def read_items(rows: Any, body: bytes, offset: int) -> Iterable[TaskItems]:
     """Read a report's list of what calls yielded; its bytes are in ``body`` from ``offset`` on.
 
     Raises ValueError or TypeError if the list does not match the body.
     """
-    for bundle_id, task_id, first, total, sizes in rows:
+    for bundle_id, task_id, first, total, sizes in checks.array(rows, MAX_OUTCOMES):
         items = []
-        for size in sizes:
-            if not 0 <= size <= len(body) - offset:
+        for size in checks.array(sizes, MAX_STREAM_ITEMS):
+            if checks.integer(size) > len(body) - offset:
                 raise ValueError("an item of a call is not in the body")
             items.append(body[offset : offset + size])
             offset += size
-        yielded = Items(int(first), items, None if total is None else int(total))
-        yield TaskItems(str(bundle_id), str(task_id), yielded)
+        if total is not None:
+            checks.integer(total)
+        yielded = Items(checks.integer(first), items, total)
+        yield TaskItems(checks.identifier(bundle_id), checks.identifier(task_id), yielded)

@@ -1,65 +1,47 @@
-"""cloudpickle, with modules that are not installed serialized by value.
-
-Helper modules next to a user's script exist on that machine only, so functions and classes in them are
-serialized as code, like those of ``__main__``.
-"""
+"""cloudpickle, with modules that are not installed serialized by value."""
 
 from __future__ import annotations
 
+import functools
 import io
-import sys
-import sysconfig
-import threading
 from collections import ChainMap
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
-from types import CodeType, ModuleType
-from typing import Any
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, TypeVar
 
 import cloudpickle
-
-#: Packages of Umbel: importable wherever serialized values are loaded.
-_UMBEL_PACKAGES = frozenset({"umbel", "endpoint_worker"})
-_INSTALLED = tuple(
-    str(Path(path).resolve()) + "/"
-    for key in ("stdlib", "platstdlib", "purelib", "platlib")
-    if (path := sysconfig.get_paths().get(key))
+from cloudpickle.cloudpickle import (
+    _class_reduce,
+    _decompose_typevar,
+    _dynamic_class_reduce,
+    _lookup_module_and_qualname,
+    _make_typevar,
 )
+
+from . import classes, local_imports, wrappers
+from .local_modules import is_by_value, is_registered
+from .restore import fill_function, fill_module, make_function, make_module
 
 #: Position of the file name among the arguments of the constructor of code.
 _FILE_NAME = 10
-
-_lock = threading.Lock()
-#: Module name -> whether the module is local.
-_local: dict[str, bool] = {}
-#: Number of modules in ``sys.modules`` when ``_local`` was last updated.
-_module_count = 0
 
 
 def dumps(value: Any) -> bytes:
     """Pickle any object with cloudpickle, protocol 5; local modules by value where that is possible.
 
-    Raises any exception of pickling.
+    Raises any exception of pickling. Takes no lock, because pickling runs code of any library.
     """
-    with _lock:
-        local = _local_modules()
-        if not local:
-            return _dumps(value)
-        registered = [m for m in local if m.__name__ not in cloudpickle.list_registry_pickle_by_value()]
-        for module in registered:
-            cloudpickle.register_pickle_by_value(module)
-        try:
-            return _dumps(value)
-        except Exception as error:  # pickling runs code of any library, which may raise anything
-            by_value_error = error
-        finally:
-            for module in registered:
-                cloudpickle.unregister_pickle_by_value(module)
-        # A module that contains, say, a lock cannot be pickled; it may be installed at the endpoint.
-        try:
-            return _dumps(value)
-        except Exception:  # as above; the first error is the more useful one
-            raise by_value_error from None
+    pickler = _Pickler(io.BytesIO())
+    try:
+        return pickler.pickle(value)
+    except Exception as error:  # pickling runs code of any library, which may raise anything
+        if not pickler.used_local:
+            raise
+        by_value_error = error
+    # A module that contains, say, a lock cannot be pickled; it may be installed at the endpoint.
+    try:
+        return _Pickler(io.BytesIO(), local_by_value=False).pickle(value)
+    except Exception:  # as above; the first error is the more useful one
+        raise by_value_error from None
 
 
 def _reduce_code(code: CodeType) -> Any:
@@ -73,31 +55,57 @@ def _reduce_code(code: CodeType) -> Any:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
+    def __init__(self, file: io.BytesIO, local_by_value: bool = True):
+        super().__init__(file, protocol=5)
+        self.used_local = False
+        self._file = file
+        self._local_by_value = local_by_value
 
-def _dumps(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    _Pickler(buffer, protocol=5).dump(value)
-    return buffer.getvalue()
+    def pickle(self, value: Any) -> bytes:
+        """Return the pickle of a value."""
+        self.dump(value)
+        return self._file.getvalue()
 
+    def reducer_override(self, obj: Any) -> Any:
+        """Choose how to pickle functions, classes and modules."""
+        # type, not isinstance: that would resolve a lazy proxy
+        kind = type(obj)
+        if kind is FunctionType:
+            return self._reduce_function(obj)
+        if issubclass(kind, type):
+            reduced = _dynamic_class_reduce(obj) if self._is_local(obj.__module__) else _class_reduce(obj)
+            return classes.reduce(obj, reduced)
+        if issubclass(kind, ModuleType):
+            if self._is_local(obj.__name__):
+                state = {name: value for name, value in vars(obj).items() if name != "__builtins__"}
+                return make_module, (obj.__name__,), state, None, None, fill_module
+        elif kind is TypeVar and self._is_local(obj.__module__):
+            return _make_typevar, _decompose_typevar(obj)
+        elif kind is wrappers.CACHED and not self._has_name(obj):
+            return wrappers.reduce_cached(obj)
+        elif kind is functools.cached_property:
+            return wrappers.reduce_cached_property(obj)
+        return NotImplemented
 
-def is_local(module: ModuleType) -> bool:
-    """Return whether a module is a user's file, neither installed nor part of Python."""
-    name = getattr(module, "__name__", "")
-    file = getattr(module, "__file__", None)
-    if not file or name == "__main__" or name.partition(".")[0] in _UMBEL_PACKAGES:
+    def _reduce_function(self, fn: FunctionType) -> Any:
+        reduced: Any = NotImplemented if self._has_name(fn) else self._dynamic_function_reduce(fn)
+        if reduced is NotImplemented:
+            return reduced
+        if wrappers.is_dispatcher(fn):
+            return wrappers.reduce_dispatcher(fn)
+        make, args, state = reduced[:3]
+        modules = local_imports.find(fn) if self._local_by_value else {}
+        self.used_local |= bool(modules)
+        return make_function, (bool(modules), make, args), (state, modules), None, None, fill_function
+
+    def _has_name(self, obj: Any) -> bool:
+        """Return whether a function travels as the name of its module and its own."""
+        if self._is_local(obj.__module__) or is_registered(obj.__module__):
+            return False
+        return _lookup_module_and_qualname(obj) is not None
+
+    def _is_local(self, module: str | None) -> bool:
+        if self._local_by_value and is_by_value(module):
+            self.used_local = True
+            return True
         return False
-    if file.endswith(tuple(EXTENSION_SUFFIXES)) or "site-packages" in file or "dist-packages" in file:
-        return False
-    return not str(Path(file).resolve()).startswith(_INSTALLED)
-
-
-def _local_modules() -> list[ModuleType]:
-    """Return the local modules among those imported so far. Each module is checked once."""
-    global _module_count
-    if len(sys.modules) != _module_count:
-        _module_count = len(sys.modules)
-        for name, module in list(sys.modules.items()):
-            # sys.modules may list a module under another name; cloudpickle needs the module's own
-            if name not in _local:
-                _local[name] = getattr(module, "__name__", None) == name and is_local(module)
-    return [sys.modules[name] for name, local in _local.items() if local and name in sys.modules]

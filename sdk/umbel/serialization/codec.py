@@ -35,6 +35,7 @@ from ..exceptions import DeserializeError, SerializeError, VersionMismatch
 from ..protocol.environment import FUNCTION_MAGIC
 from . import by_value
 from .compression import COMPRESSED, compress, decompress
+from .size import check_size
 from .source import Fallback, find_source, rebuild
 
 PLAIN = b"P"
@@ -46,8 +47,8 @@ PYTHON: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
 
 #: Exact types whose plain pickle needs no check.
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None), complex})
-#: cloudpickle's constructor of functions by value: a pickle without it contains no code.
-_CODE_MARK = b"_make_function"
+#: Part of the name of each constructor of functions by value: a pickle without it contains no code.
+_CODE_MARK = b"make_function"
 
 _pickle = functools.partial(pickle.dumps, protocol=5)
 _unpickle = pickle.loads
@@ -166,15 +167,27 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
 
     Raises:
         SerializeError: The function or something that it refers to cannot be pickled.
+        TooLarge: It is larger than about 9 MiB; the message names the largest variable.
         TypeError: ``fn`` is not callable.
     """
+    return describe_function(fn, pickle_function(fn))
+
+
+def pickle_function(fn: Callable[..., Any]) -> bytes:
+    """Pickle a callable. Raises SerializeError, TypeError."""
     if not callable(fn):
         raise TypeError(f"{fn!r} is not callable: pass a function")
-    name = function_name(fn)
     try:
-        body = by_value.dumps(fn)
+        return by_value.dumps(fn)
     except Exception as error:  # pickling runs code of any library, which may raise anything
-        raise SerializeError(f"function {name!r} cannot be serialized: {_reason(error)}") from error
+        raise SerializeError(
+            f"function {function_name(fn)!r} cannot be serialized: {_reason(error)}"
+        ) from error
+
+
+def describe_function(fn: Callable[..., Any], pickled: bytes) -> FunctionBody:
+    """Return the body of a callable that ``pickle_function`` has pickled. Raises TooLarge."""
+    name = function_name(fn)
     source, fallback = find_source(fn)
     header: dict[str, Any] = {"codec": "cloudpickle", "python": version_text(PYTHON), "name": name}
     environment = environment_of(fn)
@@ -186,9 +199,9 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
     if fallback is not None:
         header["fallback"] = fallback.to_json()
     raw = json.dumps(header, separators=(",", ":")).encode()
-    return FunctionBody(
-        FUNCTION_MAGIC + len(raw).to_bytes(4, "big") + raw + body, name, source, _description(fn)
-    )
+    data = FUNCTION_MAGIC + len(raw).to_bytes(4, "big") + raw + pickled
+    check_size(fn, name, data, source)
+    return FunctionBody(data, name, source, _description(fn))
 
 
 def load_function(data: bytes) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ sent and stored compressed.
 
 from __future__ import annotations
 
+import os
 import zlib
 
 from ..exceptions import DeserializeError
@@ -23,13 +24,17 @@ MIN_SAVING = 0.2
 SAMPLE_WINDOW, SAMPLE_MEMORY = 12, 5
 #: zlib's fastest level: a third of the time of its default for a tenth more bytes.
 LEVEL = 1
-#: Largest decompressed size (bytes): data from an untrusted endpoint must not exhaust the memory.
-MAX_DECOMPRESSED = 1024**3
+#: Largest decompressed size (bytes): data from an endpoint must not exhaust the memory.
+MAX_DECOMPRESSED = 256 * 1024**2
+#: Environment variable that sets another limit (bytes) in this process.
+LIMIT_VARIABLE = "UMBEL_MAX_DECOMPRESSED"
+#: Data that shrinks by a larger factor than ``compress`` achieves is an attack, if it is not small.
+MAX_RATIO, SMALL = 300, 1024**2
 
 
 def compress(data: bytes) -> bytes:
     """Return ``data``, compressed if it is large and a sample of it shrinks enough."""
-    if len(data) < MIN_SIZE:
+    if len(data) < MIN_SIZE or len(data) > max_decompressed():
         return data
     if not _is_compressible(data):
         return data
@@ -50,13 +55,23 @@ def decompress(data: bytes) -> bytes:
     """Return the argument of ``compress`` from its result. Raises DeserializeError."""
     if data[:1] != COMPRESSED:
         return data
+    limit = min(max_decompressed(), max(MAX_RATIO * len(data), SMALL))
     reader = zlib.decompressobj()
     try:
-        plain = reader.decompress(memoryview(data)[1:], MAX_DECOMPRESSED)
+        plain = reader.decompress(memoryview(data)[1:], limit + 1)
     except zlib.error as error:
         raise DeserializeError(f"compressed data is damaged: {error}") from error
-    if not reader.eof:
+    if not reader.eof or len(plain) > limit:
         raise DeserializeError(
-            f"compressed data is truncated, or contains more than {MAX_DECOMPRESSED:,} bytes"
+            f"compressed data of {len(data):,} bytes is truncated, or contains more than {limit:,} bytes: "
+            f"return or pass less, or set {LIMIT_VARIABLE} (bytes) where it is read"
         )
     return plain
+
+
+def max_decompressed() -> int:
+    """Return the largest decompressed size (bytes) that this process accepts."""
+    try:
+        return int(os.environ[LIMIT_VARIABLE])
+    except (KeyError, ValueError):
+        return MAX_DECOMPRESSED

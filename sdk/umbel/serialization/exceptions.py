@@ -1,31 +1,43 @@
 """Exceptions of users' functions as data, so that they are not unpickled.
 
-The JSON has module, qualname, message, args and state (both only if they are plain), the traceback as text
-and the cause. An exception is rebuilt only if its class is an ``Exception`` that this process has imported
-already, and if the rebuilt exception has the same message. Otherwise it becomes a ``TaskError``. The
+The JSON has module, qualname, message, args, fields (attributes of builtin classes and slots), state
+(``__dict__``), the traceback as text and the cause. ``tagged`` has the form of the values. An exception is
+rebuilt only if its class is an ``Exception`` that this process has imported already or that belongs to the
+standard library, and if the rebuilt exception has the same message. Otherwise it becomes a ``TaskError``. The
 ``TaskError`` has the remote traceback in both cases.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import traceback
+from types import MemberDescriptorType
 from typing import Any
 
+from ..exceptions import Absent
 from ..protocol.errors import TaskError
+from . import tagged
 
 #: Longest traceback (characters); the middle of a longer one is removed.
 MAX_TRACEBACK = 64 * 1024
 MAX_MESSAGE = 16 * 1024
 MAX_CAUSES = 8
-#: Largest args or state (characters of JSON) that are sent.
+#: Largest argument or attribute (characters of JSON) that is sent.
 MAX_PLAIN = 256 * 1024
-_TUPLE = "__tuple__"
-
-
-class _NotPlain(Exception):
-    """A value does not consist of JSON types and tuples only."""
+#: How much of the message must be the same (characters).
+_COMPARED = 1_000
+#: Fields that are only hints for people, or computed from the arguments.
+_NO_FIELDS = frozenset({"AttributeError.obj", "BaseExceptionGroup.message", "BaseExceptionGroup.exceptions"})
+#: Modules of the standard library that may be imported to find an exception.
+_STANDARD = frozenset("""
+    asyncio.exceptions binascii concurrent.futures configparser copy csv dataclasses decimal email.errors
+    graphlib http.client ipaddress json.decoder locale lzma multiprocessing.context pickle queue re
+    shutil socket sqlite3 ssl statistics struct subprocess tarfile urllib.error xml.etree.ElementTree
+    xml.parsers.expat zipfile zlib zoneinfo
+    """.split())
+_HEAP_TYPE = 1 << 9
 
 
 def dump_exception(exc: BaseException) -> bytes:
@@ -55,22 +67,33 @@ def load_exception(data: bytes, task_id: str | None = None, code: str = "TASK_ER
         code: Code of the task, for the TaskError.
 
     Returns:
-        The exception, with a TaskError that has the remote traceback as its cause; or that TaskError, if the
-        class has not been imported here or the exception cannot be rebuilt with the same message.
+        The exception, with a TaskError that has the remote traceback as its ``__cause__``; or that TaskError,
+        if the class has not been imported here or the exception cannot be rebuilt with the same message. The
+        exception that caused it is the ``__context__`` of the one and the ``__cause__`` of the other.
     """
     try:
         record = json.loads(data)
-        name = f"{record['module']}.{record['qualname']}".removeprefix("builtins.")
-        message, text = str(record["message"]), record.get("traceback")
+        described, text = _described(record), record.get("traceback")
+        cause = _rebuild_causes(record.get("cause"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return TaskError("the description of the task's exception is damaged", code=code, task_id=task_id)
-    described = f"{name}: {message}" if message else name
     error = TaskError(described, code=code, task_id=task_id, traceback=str(text) if text else None)
+    error.__cause__ = cause
     original = _rebuild(record)
     if original is None:
         return error
+    original.__context__ = cause
     original.__cause__ = error
     return original
+
+
+def _rebuild_causes(record: dict[str, Any] | None) -> BaseException | None:
+    """Rebuild a chain of causes."""
+    if record is None:
+        return None
+    exc = _nested(record)
+    exc.__cause__ = _rebuild_causes(record.get("cause"))
+    return exc
 
 
 def shorten(text: str, limit: int) -> str:
@@ -81,115 +104,121 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
-def _describe(exc: BaseException, causes: int) -> dict[str, Any]:
+def _describe(exc: BaseException, causes: int, depth: int = 0) -> dict[str, Any]:
     cls = type(exc)
-    try:
-        message = str(exc)
-    except Exception:  # __str__ of any class
-        message = "(its message cannot be read: __str__ raised)"
-    cause = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+    cause = exc.__cause__
+    if cause is None and not exc.__suppress_context__:
+        cause = exc.__context__
     return {
         "module": str(cls.__module__),
         "qualname": cls.__qualname__,
-        "message": shorten(message, MAX_MESSAGE),
-        "args": _plain_or_none(list(_arguments(exc))),
-        "state": _plain_state(exc),
+        "message": shorten(_message(exc), MAX_MESSAGE),
+        "args": [_encode(value, depth) for value in exc.args],
+        "fields": {name: _encode(value, depth) for name, value in _fields(exc).items()},
+        "state": {str(name): _encode(value, depth) for name, value in getattr(exc, "__dict__", {}).items()},
         "cause": _describe(cause, causes - 1) if cause is not None and causes else None,
     }
 
 
-def _arguments(exc: BaseException) -> tuple[Any, ...]:
-    """Return the constructor arguments, as pickle determines them, so that OSError keeps its file."""
+def _message(exc: BaseException) -> str:
     try:
-        reduced = exc.__reduce__()
-        if isinstance(reduced, tuple) and reduced[0] is type(exc) and isinstance(reduced[1], tuple):
-            return reduced[1]
-    except Exception:  # __reduce__ of any class
-        pass
-    return exc.args
+        return str(exc)
+    except Exception:  # __str__ of any class
+        return "(its message cannot be read: __str__ raised)"
 
 
-def _plain_state(exc: BaseException) -> dict[str, Any]:
-    """Return the attributes that are plain."""
-    state = {}
-    for name, value in getattr(exc, "__dict__", {}).items():
-        plain = _plain_or_none(value)
-        if plain is not None or value is None:
-            state[str(name)] = plain
-    return state
+def _encode(value: Any, depth: int) -> Any:
+    return tagged.encode(value, MAX_PLAIN, lambda exc, deeper: _describe(exc, 0, deeper), depth)
 
 
-def _plain_or_none(value: Any) -> Any:
-    try:
-        plain = _encode(value)
-        return plain if len(json.dumps(plain)) <= MAX_PLAIN else None
-    except (_NotPlain, RecursionError, ValueError):
-        return None
-
-
-def _encode(value: Any) -> Any:
-    kind = type(value)
-    if value is None or kind in (bool, int, float, str):
-        return value
-    if kind is list:
-        return [_encode(item) for item in value]
-    if kind is tuple:
-        return {_TUPLE: [_encode(item) for item in value]}
-    if kind is dict and _TUPLE not in value and all(type(key) is str for key in value):
-        return {key: _encode(item) for key, item in value.items()}
-    raise _NotPlain
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    if isinstance(value, dict):
-        if _TUPLE in value:
-            return tuple(_decode(item) for item in value[_TUPLE])
-        return {key: _decode(item) for key, item in value.items()}
-    return value
+def _fields(exc: BaseException) -> dict[str, Any]:
+    """Return attributes that are neither in ``args`` nor in ``__dict__``: of builtin classes, and slots."""
+    fields = {}
+    for cls in type(exc).__mro__:
+        for name, attribute in vars(cls).items():
+            if type(attribute) is not MemberDescriptorType or f"{cls.__name__}.{name}" in _NO_FIELDS:
+                continue
+            value = getattr(exc, name, None)
+            if value is not None and not any(value is argument for argument in exc.args):
+                fields[name] = value
+    return fields
 
 
 def _rebuild(record: dict[str, Any]) -> BaseException | None:
-    """Rebuild the exception, or return None."""
-    cls = _find_class(str(record["module"]), str(record["qualname"]))
-    if cls is None or record.get("args") is None:
-        return None
+    """Rebuild an exception, or return None. Runs no ``__init__`` of a class that is not builtin."""
     try:
-        args = _decode(record["args"])
-        state = _decode(record.get("state") or {})
-    except (RecursionError, TypeError, KeyError):
+        cls = _find_exception(str(record["module"]), str(record["qualname"]))
+        if cls is None:
+            return None
+        exc = _make(cls, [_decode(value) for value in record["args"]])
+        for name, value in record.get("fields", {}).items():
+            _set_field(exc, name, value)
+        notes = _set_state(exc, record.get("state", {}))
+        # a class may compute its message from something that did not travel
+        if str(exc)[:_COMPARED] != record["message"][:_COMPARED]:
+            return None
+        if notes:
+            exc.__dict__["__notes__"] = [*exc.__dict__.get("__notes__", []), *notes]
+        return exc
+    except Exception:  # the record is damaged, or the class is another one here
         return None
-    for make in (_call_class, _without_init):
-        try:
-            exc = make(cls, args)
-            exc.__dict__.update(state)
-            # a class may store other arguments than it takes: check that the message is the same
-            if shorten(str(exc), MAX_MESSAGE) == record["message"]:
-                return exc
-        except Exception:  # a class of any library may raise anything
-            continue
-    return None
 
 
-def _call_class(cls: type[Exception], args: list[Any]) -> Exception:
-    return cls(*args)
-
-
-def _without_init(cls: type[Exception], args: list[Any]) -> Exception:
-    """For classes whose ``__init__`` takes other arguments than it stores in ``args``."""
-    exc = cls.__new__(cls, *args)
+def _make(cls: type[Exception], args: list[Any]) -> Exception:
+    """Make an exception as its first builtin base does."""
+    base: Any = next(c for c in cls.__mro__ if not c.__flags__ & _HEAP_TYPE)
+    exc: Exception = base.__new__(cls, *args)
+    base.__init__(exc, *args)
     exc.args = tuple(args)
     return exc
 
 
-def _find_class(module: str, qualname: str) -> type[Exception] | None:
-    """Return an exception class of a module that is imported already, or None. Imports nothing."""
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        if found is None or part.startswith("__"):
-            return None
-        found = vars(found).get(part) if hasattr(found, "__dict__") else None
-    if isinstance(found, type) and issubclass(found, Exception) and found.__module__ == module:
+def _set_field(exc: Exception, name: str, encoded: Any) -> None:
+    value = _decode(encoded)
+    if type(value) is Absent:
+        return
+    if not any(type(vars(cls).get(name)) is MemberDescriptorType for cls in type(exc).__mro__):
+        return
+    try:
+        object.__setattr__(exc, name, value)
+    except (AttributeError, TypeError):
+        pass  # read-only: the builtin class has computed it from the arguments
+
+
+def _set_state(exc: Exception, state: dict[str, Any]) -> list[str]:
+    """Set the attributes; return a note for each that did not travel."""
+    exc.__dict__.clear()
+    notes = []
+    for name, encoded in state.items():
+        value = _decode(encoded)
+        if type(value) is Absent:
+            notes.append(f"attribute {name!r} of this exception did not travel: {value.text}")
+            if not hasattr(type(exc), name):
+                continue
+            # otherwise the default of the class would stand for the value
+        exc.__dict__[name] = value
+    return notes
+
+
+def _decode(encoded: Any) -> Any:
+    return tagged.decode(encoded, _nested)
+
+
+def _nested(record: dict[str, Any]) -> BaseException:
+    return _rebuild(record) or TaskError(_described(record))
+
+
+def _described(record: dict[str, Any]) -> str:
+    name = f"{record['module']}.{record['qualname']}".removeprefix("builtins.")
+    message = str(record["message"])
+    return f"{name}: {message}" if message else name
+
+
+def _find_exception(module: str, qualname: str) -> type[Exception] | None:
+    """Return an exception class that is imported here, or one of the standard library."""
+    if module in _STANDARD and module not in sys.modules:
+        importlib.import_module(module)
+    found = tagged.find_class(module, qualname)
+    if found is not None and issubclass(found, Exception) and found.__module__ == module:
         return found
     return None

@@ -8,18 +8,21 @@ source. Closures cannot be rebuilt.
 from __future__ import annotations
 import __future__
 
+import ast
 import builtins
+import functools
 import inspect
 import json
+import linecache
 import symtable
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from ..exceptions import DeserializeError
-from . import by_value
+from .local_modules import is_local
 
 _BUILTINS = frozenset(dir(builtins))
 
@@ -63,6 +66,8 @@ def find_source(fn: Callable[..., Any]) -> tuple[str | None, Fallback | None]:
     inner = inspect.unwrap(fn)
     if not isinstance(inner, FunctionType) or not isinstance(fn, FunctionType):
         return text, None
+    if not _is_current(inner):
+        return None, None
     fallback = Fallback(inner.__name__)
     try:
         _collect(inner, fallback, set())
@@ -101,16 +106,39 @@ def _collect(fn: FunctionType, fallback: Fallback, seen: set[str]) -> None:
         names = _global_names(text)
     except (OSError, TypeError, SyntaxError):
         raise _NoFallback from None
+    if not _is_current(fn):
+        raise _NoFallback
     for name in sorted(names - seen):
         if name in fn.__globals__:
             _add(name, fn.__globals__[name], fallback, seen)
     fallback.sources.append(text)
 
 
+def _is_current(fn: FunctionType) -> bool:
+    """Return False if the file was edited since ``fn`` was defined, or the code of ``fn`` was replaced."""
+    lines = linecache.getlines(fn.__code__.co_filename, fn.__globals__)
+    try:
+        return fn.__code__ in _code_in("".join(lines))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+
+
+@functools.lru_cache(maxsize=8)
+def _code_in(text: str) -> frozenset[CodeType]:
+    """Return all code objects of a file. Two are equal if text and line are, whatever the file."""
+    found: set[CodeType] = set()
+    waiting = [compile(text, "<source>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)]
+    while waiting:
+        inner = [constant for constant in waiting.pop().co_consts if isinstance(constant, CodeType)]
+        found.update(inner)
+        waiting += inner
+    return frozenset(found)
+
+
 def _add(name: str, value: Any, fallback: Fallback, seen: set[str]) -> None:
     seen.add(name)
     if isinstance(value, ModuleType):
-        if by_value.is_local(value):
+        if is_local(value):
             raise _NoFallback
         fallback.imports[name] = [value.__name__, None]
     elif _is_plain(value):
@@ -131,7 +159,7 @@ def _importable(value: Any) -> list[str | None] | None:
     name = getattr(value, "__name__", None)
     if module is None or not isinstance(name, str):
         return None
-    if module.__name__ == "__main__" or by_value.is_local(module):
+    if module.__name__ == "__main__" or is_local(module):
         return None
     return [module.__name__, name] if getattr(module, name, None) is value else None
 

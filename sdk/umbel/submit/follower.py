@@ -7,13 +7,15 @@ import threading
 
 from ..api.client import Client
 from ..api.transport import TransportClosed
-from ..protocol.errors import NotFound, ServiceUnavailable, UmbelError
+from ..protocol.errors import NotFound, ServiceUnavailable, TooMany, UmbelError
 from .pending import Pending
 
 logger = logging.getLogger(__name__)
 
 #: How long one poll may wait for a result (seconds).
 WAIT = 20.0
+#: Pause after the service had no place for a poll, if it names none (seconds).
+BUSY_PAUSE = 1.0
 
 
 class Follower:
@@ -22,6 +24,10 @@ class Follower:
     It reads from a cursor, so a lost connection loses no result, and it does not poll at intervals: the
     service answers each poll when there is a result. Between the calls of a sequence there is no poll: it
     would delay the submission of the next call, and starts early enough while that call runs.
+
+    The cursor counts in one epoch of the service's database. When the database is restored to an earlier
+    state, the epoch changes: results are then read from the first one, and futures of tasks that the service
+    no longer has fail.
     """
 
     def __init__(self, client: Client, pending: Pending, group_id: str):
@@ -30,6 +36,7 @@ class Follower:
         self._pending = pending
         self._group_id = group_id
         self._cursor = 0
+        self._epoch: str | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -57,17 +64,54 @@ class Follower:
     def _run(self) -> None:
         while self._wait_for_tasks():
             try:
-                answer = self._client.group_results(self._group_id, self._cursor, WAIT)
-                self._pending.deliver(answer["results"])
-                self._cursor = answer["cursor"]
+                self._poll()
             except TransportClosed:
                 return
+            except TooMany as error:  # of waiting polls: the tasks go on, whatever the client's patience
+                self._pause(error)
             except UmbelError as error:
                 self._give_up(error)
             except BaseException as error:  # a defect here must not leave futures unresolved
                 logger.exception("unexpected error while results of group %s were received", self._group_id)
                 self._give_up(error)
         self._transport.close()
+
+    def _poll(self) -> None:
+        """Wait for results and resolve their futures."""
+        answer = self._client.group_results(self._group_id, self._cursor, WAIT, epoch=self._epoch)
+        self._pending.deliver(answer["results"])
+        self._cursor = answer["cursor"]
+        epoch = answer.get("epoch")
+        if self._epoch is not None and epoch != self._epoch:
+            logger.warning(
+                "group %s: the service's database was restored to an earlier state; its results are read "
+                "again from the first one",
+                self._group_id,
+            )
+            self._fail_lost()
+        self._epoch = epoch  # last: what failed before is done again after the next poll
+
+    def _fail_lost(self) -> None:
+        """Fail the futures of tasks that the service no longer has."""
+        waiting = self._pending.waiting()  # before the request: tasks accepted since are there
+        found = {str(task["id"]) for task in self._client.tasks(group_id=self._group_id)}
+        for future in waiting:
+            if future.task_id not in found:
+                self._pending.forget([future])
+                future.fail(
+                    NotFound(
+                        f"the service no longer has task {future.task_id}: its database was restored to an "
+                        "earlier state. Submit the call again",
+                        code="TASK_NOT_FOUND",
+                    )
+                )
+
+    def _pause(self, error: TooMany) -> None:
+        seconds = error.details.get("retry_after")
+        pause = seconds if isinstance(seconds, (int, float)) and seconds > 0 else BUSY_PAUSE
+        logger.info("group %s: %s; polling again in %g s", self._group_id, error, pause)
+        with self._pending.changed:
+            self._pending.changed.wait_for(lambda: self._closed or self._pending.done, pause)
 
     def _wait_for_tasks(self) -> bool:
         """Wait until a future waits for an accepted task; False when the thread must stop."""
@@ -82,6 +126,6 @@ class Follower:
             error.message += f"; Executor.reload('{self._group_id}') waits for the results again"
         elif isinstance(error, NotFound):
             error.message += f": the service no longer has group {self._group_id}"
-            self._cursor = 0
+            self._cursor, self._epoch = 0, None
         logger.warning("group %s: waiting futures fail: %s", self._group_id, error)
         self._pending.fail_all(error)

@@ -1,113 +1,78 @@
-"""Functions serialized once per executor, not once per call."""
+"""Functions serialized once per executor, and again when anything that they refer to has changed."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
-from ..serialization.codec import FunctionBody, dump_function
+from ..environment import environment_of, limits_of
+from ..serialization.codec import FunctionBody, describe_function, function_name, pickle_function
+from ..serialization.local_modules import generation
+from ..serialization.snapshot import Snapshot
 
 #: Maximum number of functions that one executor caches.
 CACHE_SIZE = 256
-_MISSING = object()
 
 
 class _Entry(NamedTuple):
     function: Callable[..., Any]  # referenced, so that no other object gets its id
-    globals: list[tuple[dict[str, Any], str, Any]]
-    cells: list[tuple[Any, Any]]
+    generation: Any
+    snapshot: Snapshot
     body: FunctionBody
-
-    def is_valid(self) -> bool:
-        """Return whether every variable that the function refers to still has the serialized value."""
-        for namespace, name, value in self.globals:
-            if namespace.get(name, _MISSING) is not value:
-                return False
-        for cell, value in self.cells:
-            if _content(cell) is not value:
-                return False
-        return True
 
 
 class FunctionCache:
-    """Serialized functions by identity. A function whose variables were reassigned is serialized again.
+    """Serialized functions. Every call uses the function as it is at that moment.
 
-    A change *inside* a variable's value (an item of a global list) is not detected: pass such values as
-    arguments. Methods, partials and other callables contain objects, so they are serialized each time. Equal
-    code has one ``FunctionBody``. Thread-safe.
+    A function is pickled once if a snapshot shows that nothing it refers to has changed. A function that
+    refers to objects that cannot be compared this way is pickled for each call, as are methods, partials and
+    other callables. Equal bytes have one ``FunctionBody``. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self._bodies: OrderedDict[bytes, FunctionBody] = OrderedDict()
+        self._bodies: OrderedDict[Any, FunctionBody] = OrderedDict()
 
     def get(self, fn: Callable[..., Any]) -> FunctionBody:
         """Return a serialized function. Raises SerializeError, TypeError."""
         entry = self._entries.get(id(fn))
-        if entry is not None and entry.is_valid():
+        if entry is not None and entry.generation == generation() and entry.snapshot.is_valid():
             return entry.body
-        captured = _captured(fn) if isinstance(fn, FunctionType) else ([], [])
-        body = self._shared(dump_function(fn))
-        if isinstance(fn, (FunctionType, BuiltinFunctionType)):
-            with self._lock:
-                self._entries[id(fn)] = _Entry(fn, *captured, body)
+        # the snapshot is older than the bytes: a change between the two is detected next time
+        taken, snapshot = generation(), _snapshot(fn)
+        body = self._shared(fn, pickle_function(fn))
+        with self._lock:
+            self._entries.pop(id(fn), None)
+            if snapshot is not None:
+                self._entries[id(fn)] = _Entry(fn, taken, snapshot, body)
                 if len(self._entries) > CACHE_SIZE:
                     self._entries.popitem(last=False)
         return body
 
-    def _shared(self, body: FunctionBody) -> FunctionBody:
-        digest = hashlib.sha256(body.data).digest()
+    def _shared(self, fn: Callable[..., Any], pickled: bytes) -> FunctionBody:
+        digest = hashlib.sha256(pickled).digest()
+        key = digest, function_name(fn), environment_of(fn), limits_of(fn)
         with self._lock:
-            body = self._bodies.setdefault(digest, body)
-            if len(self._bodies) > CACHE_SIZE:
-                self._bodies.popitem(last=False)
+            body = self._bodies.get(key)
+        if body is None:
+            body = describe_function(fn, pickled)
+            with self._lock:
+                body = self._bodies.setdefault(key, body)
+                if len(self._bodies) > CACHE_SIZE:
+                    self._bodies.popitem(last=False)
         return body
 
 
-def _captured(fn: FunctionType) -> tuple[list[tuple[dict[str, Any], str, Any]], list[tuple[Any, Any]]]:
-    """Return the variables, with their values, that ``fn`` and the functions in them refer to."""
-    found_globals: list[tuple[dict[str, Any], str, Any]] = []
-    found_cells: list[tuple[Any, Any]] = []
-    waiting: list[FunctionType] = [fn]
-    seen: set[int] = set()
-    while waiting:
-        function = waiting.pop()
-        if id(function) in seen:
-            continue
-        seen.add(id(function))
-        values = []
-        for name in _names(function.__code__):
-            value = function.__globals__.get(name, _MISSING)
-            if value is not _MISSING and not isinstance(value, ModuleType):
-                found_globals.append((function.__globals__, name, value))
-                values.append(value)
-        for cell in function.__closure__ or ():
-            found_cells.append((cell, _content(cell)))
-            values.append(_content(cell))
-        waiting.extend(value for value in values if isinstance(value, FunctionType))
-    return found_globals, found_cells
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(code: CodeType) -> frozenset[str]:
-    return frozenset(_all_names(code))
-
-
-def _all_names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _all_names(constant)
-
-
-def _content(cell: Any) -> Any:
+def _snapshot(fn: Callable[..., Any]) -> Snapshot | None:
+    """Return a snapshot of a function, or None if it must be pickled for each call."""
+    if not isinstance(fn, (FunctionType, BuiltinFunctionType)):
+        return None
     try:
-        return cell.cell_contents
-    except ValueError:
-        return _MISSING  # not assigned yet
+        return Snapshot(fn)
+    except Exception:  # NotComparable, or whatever an attribute raises when it is read
+        return None

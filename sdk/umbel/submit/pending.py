@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -10,6 +12,8 @@ from typing import Any
 
 from ..api.outcome import take_payload
 from ..futures import UmbelFuture
+
+logger = logging.getLogger(__name__)
 
 #: How often a thread that waits for acceptance checks the future (seconds): not every cancellation notifies.
 CHECK_INTERVAL = 0.5
@@ -27,13 +31,12 @@ class Pending:
         self.ending = False  # nothing more will be sent
         self._waiting: dict[str, UmbelFuture] = {}
         self._early: dict[str, dict[str, Any]] = {}
-        self._submitting: list[UmbelFuture] = []
-        self._submissions = 0
+        self._submitting: Sequence[UmbelFuture] | None = None
         self._delivering = 0
 
     def __len__(self) -> int:
         """Number of futures without a result, submissions without an answer and deliveries in progress."""
-        return len(self._waiting) + self._submissions + self._delivering
+        return len(self._waiting) + (self._submitting is not None) + self._delivering
 
     @property
     def accepted(self) -> int:
@@ -54,8 +57,7 @@ class Pending:
     def begin(self, futures: Sequence[UmbelFuture]) -> None:
         """Record that a submission of these futures' calls is about to be sent."""
         with self.changed:
-            self._submissions += 1
-            self._submitting.extend(futures)
+            self._submitting = futures
             self.changed.notify_all()
 
     def accept(self, task_ids: Sequence[str], futures: Sequence[UmbelFuture]) -> list[str]:
@@ -68,7 +70,7 @@ class Pending:
                 row = self._early.pop(task_id, None) if self._early else None
                 if row is not None:
                     early.append((future, row))
-                elif future.cancelled():
+                elif future.abandoned or future.cancelled():
                     cancelled.append(task_id)
                 else:
                     self._waiting[task_id] = future
@@ -92,12 +94,10 @@ class Pending:
     def reject(self, error: BaseException) -> None:
         """Record that the submission failed; fail its futures."""
         with self.changed:
-            futures = self._submitting
+            futures = self._submitting or ()
             self._delivering += 1
             self._end_submission()
-        for future in futures:
-            future.fail(error)
-        self._delivered()
+        self._fail(futures, error)
 
     def expect(self, futures: Iterable[UmbelFuture]) -> None:
         """Add futures whose tasks the service has accepted already."""
@@ -107,23 +107,29 @@ class Pending:
 
     def deliver(self, rows: Iterable[dict[str, Any]]) -> None:
         """Resolve the futures of finished tasks. Tasks that no future waits for are ignored."""
+        found = [(row["task_id"], row) for row in rows]  # a row without it must not cost the others
         known = []
         with self.changed:
-            for row in rows:
-                future = self._waiting.pop(row["task_id"], None)
+            for task_id, row in found:
+                future = self._waiting.pop(task_id, None)
                 if future is not None:
                     known.append((future, row))
-                elif self._submissions:
-                    self._early[row["task_id"]] = row
+                elif self._submitting is not None:
+                    self._early[task_id] = row
             self._delivering += 1
         self._finish(known)
 
-    def forget(self, future: UmbelFuture) -> None:
-        """Stop waiting for a future."""
+    def forget(self, futures: Iterable[UmbelFuture]) -> list[str]:
+        """Stop waiting for futures; return their task ids. ``accept`` returns those that have none yet."""
+        task_ids = []
         with self.changed:
-            if future.task_id is not None:
-                self._waiting.pop(future.task_id, None)
+            for future in futures:
+                future.abandoned = True
+                if future.task_id is not None:
+                    self._waiting.pop(future.task_id, None)
+                    task_ids.append(future.task_id)
             self.changed.notify_all()
+        return task_ids
 
     def waiting(self) -> list[UmbelFuture]:
         """Return the futures that wait for the result of an accepted task."""
@@ -133,7 +139,7 @@ class Pending:
     def submitting(self) -> list[UmbelFuture]:
         """Return the futures of the submission in progress."""
         with self.changed:
-            return list(self._submitting)
+            return list(self._submitting or ())
 
     def fail_all(self, error: BaseException) -> None:
         """Fail every waiting future."""
@@ -141,23 +147,47 @@ class Pending:
             futures = list(self._waiting.values())
             self._waiting.clear()
             self._delivering += 1
-        for future in futures:
-            future.fail(error)
-        self._delivered()
+        self._fail(futures, error)
 
     def _end_submission(self) -> None:
         # one sender, so one submission at a time
-        self._submissions -= 1
-        self._submitting = []
+        self._submitting = None
         self._early.clear()
 
     def _finish(self, rows: list[tuple[UmbelFuture, dict[str, Any]]]) -> None:
         # outside the lock: users' callbacks run here
-        for future, row in rows:
-            future.finish(row, take_payload(row))
-        self._delivered()
+        try:
+            for future, row in rows:
+                try:
+                    future.finish(row, take_payload(row))
+                # a defect in one answer must not leave other futures unresolved
+                except BaseException as error:
+                    logger.exception("task %s: unexpected error in its result", future.task_id)
+                    future.fail(error)
+        finally:
+            self._delivered()
+
+    def _fail(self, futures: Iterable[UmbelFuture], error: BaseException) -> None:
+        try:
+            for future in futures:
+                # a copy for each: raising an exception extends its traceback
+                future.fail(_copy_of(error))
+        finally:
+            self._delivered()
 
     def _delivered(self) -> None:
         with self.changed:
             self._delivering -= 1
             self.changed.notify_all()
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    try:
+        copied = copy.copy(error)
+    except Exception:  # classes with unusual constructors cannot be copied
+        return error
+    if type(copied) is not type(error):
+        return error
+    copied.__cause__ = error.__cause__
+    copied.__suppress_context__ = error.__suppress_context__
+    return copied.with_traceback(error.__traceback__)

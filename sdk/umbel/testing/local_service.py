@@ -12,8 +12,9 @@ from ..api.client import Client
 from ..api.transport import Request, TransportClosed
 from ..executor import Executor
 from ..protocol.errors import NotFound
+from ..protocol.states import TaskState
 from ..protocol.version import __version__
-from .records import Record
+from .records import Record, Task
 from .service import MemoryService
 
 __all__ = ["LocalService"]
@@ -125,8 +126,10 @@ class _GroupRoutes:
             "finished": len(group.finished) == len(group.tasks),
         }
 
-    def cancel_group(self, _: Request, group_id: str) -> Record:
-        return {"cancelled": sum(self.service.cancel(task) for task in self.service.group(group_id).tasks)}
+    def cancel_group(self, request: Request, group_id: str) -> Record:
+        started = (request.query or {}).get("started") != "false"
+        tasks = self.service.group(group_id).tasks
+        return _cancel(self.service, tasks, started)
 
     def results(self, request: Request, group_id: str) -> Record:
         query = request.query or {}
@@ -151,6 +154,7 @@ class _Routes(_GroupRoutes):
             "database": "ok",
             "broker": "ok",
             "collector_lag": 0.0,
+            "reports_rejected": 0,
             "version": __version__,
         }
 
@@ -192,6 +196,10 @@ class _Routes(_GroupRoutes):
 
     def task(self, _: Request, task_id: str) -> Record:
         return self.service.task(task_id).record
+
+    def cancel_tasks(self, request: Request) -> Record:
+        known = [self.service.tasks.get(task_id) for task_id in request.body["task_ids"]]
+        return _cancel(self.service, [task for task in known if task is not None], request.body["started"])
 
     def cancel(self, _: Request, task_id: str) -> Record:
         task = self.service.task(task_id)
@@ -238,6 +246,7 @@ _ROUTES = [
     ("GET", "/v1/endpoints/([^/]+)", "endpoint"),
     ("POST", "/v1/tasks", "submit"),
     ("GET", "/v1/tasks", "tasks"),
+    ("POST", "/v1/tasks/cancel", "cancel_tasks"),
     ("GET", "/v1/tasks/([^/]+)", "task"),
     ("POST", "/v1/tasks/([^/]+)/cancel", "cancel"),
     ("GET", "/v1/tasks/([^/]+)/log", "log"),
@@ -247,6 +256,16 @@ _ROUTES = [
     ("POST", "/v1/groups/([^/]+)/cancel", "cancel_group"),
     ("GET", "/v1/groups/([^/]+)/results", "results"),
 ]
+
+
+def _cancel(service: MemoryService, tasks: list[Task], started: bool) -> Record:
+    """Cancel tasks; without ``started``, those that run or that an idle worker is about to take continue."""
+    with service.changed:
+        if not started:
+            idle = service.workers - sum(task.state is TaskState.RUNNING for task in service.tasks.values())
+            queued = [task for task in tasks if task.state is TaskState.QUEUED]
+            tasks = queued[max(0, idle) :]
+        return {"cancelled": sum(service.cancel(task) for task in tasks)}
 
 
 def _page(request: Request, records: list[Record]) -> Record:

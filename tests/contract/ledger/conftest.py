@@ -1,6 +1,7 @@
 """Every test in this directory runs on each database that the ledger supports.
 
-``make test`` has SQLite; ``make e2e`` (UMBEL_E2E=1) has a PostgreSQL server of its own.
+``make test`` has SQLite; ``make e2e`` (UMBEL_E2E=1) has a PostgreSQL server of its own. The broker is a real
+redis-server, one for all tests, empty at the start of each.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from federation.db.engine import Database
+from tests.support.broker import running_broker
 from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger, open_ledger
 from tests.support.postgres import Server, running_server
@@ -37,6 +40,21 @@ def postgresql() -> Iterator[Server | None]:
         database.create()
         database.close()
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of one Redis server for all tests. It is started before the first one, like PostgreSQL."""
+    with running_broker(tmp_path_factory.mktemp("broker")) as url:
+        yield url
+
+
+@pytest.fixture
+def broker_url(redis_url: str) -> str:
+    """URL of a Redis server with nothing in it."""
+    with redis.Redis.from_url(redis_url) as server:
+        server.flushall()
+    return redis_url
 
 
 @pytest.fixture(params=DATABASES)
@@ -70,9 +88,11 @@ def server_settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, database_url: str, server_settings: dict[str, Any]) -> Iterator[Ledger]:
-    """A ledger on a new database."""
-    with open_ledger(tmp_path, database_url=database_url, **server_settings) as opened:
+def ledger(
+    tmp_path: Path, database_url: str, broker_url: str, server_settings: dict[str, Any]
+) -> Iterator[Ledger]:
+    """A ledger on a new database and an empty Redis."""
+    with open_ledger(tmp_path, database_url=database_url, broker_url=broker_url, **server_settings) as opened:
         yield opened
 
 

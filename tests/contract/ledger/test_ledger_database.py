@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from federation.db.engine import MAX_WRITE_ATTEMPTS
+from federation.db.errors import DatabaseConflict
 from federation.db.tables import users
 from tests.support.ledger import Ledger
 
@@ -60,6 +60,6 @@ def test_what_never_fits_is_not_tried_for_ever(ledger: Ledger) -> None:
         tries.append(1)
         _add(connection, "ada")
 
-    with pytest.raises(IntegrityError):
+    with pytest.raises(DatabaseConflict):
         ledger.fed.database.retry_write(wrong)
     assert len(tries) == MAX_WRITE_ATTEMPTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from federation.ledger import query
-from federation.ledger.cancel import cancel_group, cancel_task
+from federation.ledger.cancel import cancel_group, cancel_task, cancel_tasks
 from tests.support.endpoint import FakeEndpoint, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol import names
@@ -85,6 +85,48 @@ def test_a_group_is_cancelled_in_all_its_states(ledger: Ledger, lab: FakeEndpoin
     assert query.group(ledger.fed, ledger.me, answer["group_id"])["finished"]
     for bundle in node.take():
         assert {call.task_id for call in bundle.calls} <= told
+
+
+def test_tasks_are_cancelled_together(ledger: Ledger, lab: FakeEndpoint) -> None:
+    lab.node(slots=1)
+    ledger.collect()
+    answer = ledger.submit(lab, 5000)
+    eves = ledger.user("eve")
+    assert cancel_tasks(ledger.fed, eves, answer["task_ids"]) == {"cancelled": 0}
+    chosen = [*answer["task_ids"][:4500], names.new_id()]
+    assert cancel_tasks(ledger.fed, ledger.me, chosen) == {"cancelled": 4500}
+    assert cancel_tasks(ledger.fed, ledger.me, chosen) == {"cancelled": 0}
+    assert ledger.states(answer)["cancelled"] == 4500
+
+
+@pytest.mark.parametrize("by", ["group", "ids"])
+def test_only_what_has_not_started_is_cancelled(ledger: Ledger, lab: FakeEndpoint, by: str) -> None:
+    node = lab.node(slots=3)
+    ledger.collect()
+    answer = ledger.submit(lab, 5000)
+    first, second = node.take(2)
+    running = [
+        outcome(first, first.calls[0], Status.SUCCEEDED),
+        outcome(first, first.calls[1], Status.RUNNING),
+    ]
+    node.report({first.id: running})
+    ledger.collect()
+    if by == "group":
+        cancel_group(ledger.fed, ledger.me, answer["group_id"], started=False)
+    else:
+        cancel_tasks(ledger.fed, ledger.me, answer["task_ids"], started=False)
+    assert ledger.task(first.calls[0].task_id)["state"] == "succeeded"
+    assert ledger.task(first.calls[1].task_id)["state"] == "running"
+    assert ledger.task(first.calls[2].task_id)["state"] == "cancelled"
+    # the report about its start may be on its way
+    assert ledger.task(second.calls[0].task_id)["state"] == "dispatched"
+    assert ledger.task(second.calls[1].task_id)["state"] == "cancelled"
+    assert ledger.states(answer)["cancelled"] == 5000 - 1 - 3
+
+
+def test_nothing_has_started_at_an_endpoint_without_nodes(ledger: Ledger, lab: FakeEndpoint) -> None:
+    answer = ledger.submit(lab, 10)
+    assert cancel_group(ledger.fed, ledger.me, answer["group_id"], started=False) == {"cancelled": 10}
 
 
 def test_cancelled_calls_make_room_in_the_window(ledger: Ledger, lab: FakeEndpoint) -> None:

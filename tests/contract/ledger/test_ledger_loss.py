@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
+from federation.db.errors import DatabaseUnavailable
 from federation.services import sweeper
 from federation.services.collector import Collector
 from tests.support.endpoint import FakeEndpoint, outcome
@@ -197,6 +197,20 @@ def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoi
     assert ledger.state(answer) == "dispatched"
 
 
+def test_bundles_that_wait_for_a_live_node_are_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """More bundles than one question to the broker returns, with a node that reports and takes none."""
+    node = lab.node(slots=40)
+    ledger.collect()
+    answer = ledger.submit(lab, 500)
+    sent = ledger.broker.sends
+    assert len(ledger.broker.queues[lab.id]) == sent > 100
+    for _ in range(8):
+        ledger.sweep(after=5)
+        node.beat()
+        ledger.collect()
+    assert ledger.broker.sends == sent and _attempt(ledger, answer) == 1
+
+
 def test_a_bundle_taken_after_a_long_wait_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
     """After a node received a bundle and before its next heartbeat, no queue and no node lists it."""
     answer = ledger.submit(lab, 3)
@@ -267,7 +281,7 @@ def test_bundles_that_wait_do_not_hide_a_lost_one(
     ledger.broker.deaf = True
     answer = ledger.submit(lab, 10)
     ledger.broker.deaf = False
-    ledger.clock.forward(30)
+    ledger.listen(30)
     node = lab.node()
     for other in busy:
         other.beat()
@@ -283,7 +297,7 @@ def test_sweeping_asks_nothing_about_endpoints_that_are_away(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.submit(lab, 100)
-    ledger.clock.forward(3600)
+    ledger.listen(3600)
     asked: list[str] = []
     queued = ledger.broker.queued
 
@@ -391,9 +405,12 @@ def test_reports_that_a_dead_collector_took_are_taken_in_by_another(
 ) -> None:
     node, answer = _hold(ledger, lab)
     node.finish()
-    assert len(ledger.broker.receive_reports("c0", 1.0)) == 1  # and dies
-    ledger.clock.forward(40)
+    (unread,) = ledger.broker.report_lists.read("c0", [lab.id])  # and dies
+    assert len(unread.reports) == 1
     ledger.collector = Collector(ledger.fed, "c1")
+    ledger.collector.look()
+    assert ledger.collector.collect(0.0) is None, "another collector reads these"
+    ledger.broker.redis.delete(f"umbel:claim:{lab.id}")  # which expires
     ledger.collect()
     assert ledger.state(answer) == "succeeded"
 
@@ -405,9 +422,9 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
     node.finish()
 
     def fail(*_: Any) -> None:
-        raise OperationalError("UPDATE", None, Exception("the database went away"))
+        raise DatabaseUnavailable("the database went away")
 
-    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+    with monkeypatch.context() as patch, pytest.raises(DatabaseUnavailable):
         patch.setattr("federation.services.collector.apply_reports", fail)
         ledger.collect()
     node.beat()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -119,13 +120,18 @@ class Life(RuleBasedStateMachine):
     """One endpoint with two nodes. Reports stay in ``sent`` until they are collected, in order."""
 
     new_database: Callable[[], AbstractContextManager[str]]
+    redis_url: str
 
     def __init__(self) -> None:
         super().__init__()
         self._open = ExitStack()
+        with redis.Redis.from_url(self.redis_url) as server:
+            server.flushall()
         home = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
         url = self._open.enter_context(self.new_database())
-        self.ledger: Ledger = self._open.enter_context(open_ledger(home, database_url=url))
+        self.ledger: Ledger = self._open.enter_context(
+            open_ledger(home, database_url=url, broker_url=self.redis_url)
+        )
         self.lab: FakeEndpoint = self.ledger.endpoint(f"e-{names.new_id()}")
         self.nodes = [self.lab.node("n0"), self.lab.node("n1")]
         self.group = names.new_id()
@@ -209,7 +215,7 @@ class Life(RuleBasedStateMachine):
         """A report is applied a second time."""
         if self.past:
             raw, told = self.past[max(0, len(self.past) - 1 - back)]
-            self.ledger.broker.redis.lpush(names.REPORTS_KEY, raw)
+            self.ledger.broker.push_report(self.lab.id, raw)
             self.sent.append(told)
             self.collect()
 
@@ -317,7 +323,7 @@ def _ends(ledger: Ledger) -> dict[str, End | None]:
 
 # it takes seconds, but shrinking a failure takes up to five minutes
 @pytest.mark.timeout(600)
-def test_the_life_of_tasks(postgresql: Server | None) -> None:
+def test_the_life_of_tasks(postgresql: Server | None, broker_url: str) -> None:
     @contextmanager
     def database() -> Iterator[str]:
         if postgresql is None:
@@ -331,6 +337,7 @@ def test_the_life_of_tasks(postgresql: Server | None) -> None:
         """On the database of these tests."""
 
         new_database = staticmethod(database)
+        redis_url = broker_url
 
     run_state_machine_as_test(
         Here,

@@ -35,7 +35,8 @@ def test_an_accepted_call_is_run_and_its_result_is_read(ledger: Ledger, lab: Fak
     shown = {r["task_id"]: r["result"] for r in found["results"]}
     assert shown == dict(zip(answer["task_ids"], [b"r:x", b"r:y"]))
     assert [r["completion"] for r in found["results"]] == [1, 2]
-    assert ledger.results(answer["group_id"], found["cursor"]) == {"results": [], "cursor": 2, "live": 0}
+    last = {"results": [], "cursor": 2, "live": 0, "epoch": found["epoch"]}
+    assert ledger.results(answer["group_id"], found["cursor"]) == last
     assert ledger.broker.woken == [answer["group_id"]]
 
 

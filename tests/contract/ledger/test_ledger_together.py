@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
+from federation.db.errors import DatabaseUnavailable
 from federation.ledger.cancel import cancel_group, cancel_task
 from federation.ledger.results import results_after
 from federation.registry import endpoints, functions, users
@@ -140,7 +140,7 @@ def _collect(ledger: Ledger, name: str) -> Callable[[random.Random], None]:
         collector.heartbeat()
         try:
             collector.collect(0.05)
-        except OperationalError as error:  # like Collector.run: retry after a deadlock in PostgreSQL
+        except DatabaseUnavailable as error:  # like Collector.run: retry after a deadlock in PostgreSQL
             assert "deadlock" in str(error)
 
     return act

@@ -18,8 +18,8 @@ class ScriptedService:
     """What was asked of it, and what it will answer.
 
     ``hold``: submissions wait for ``release``; ``refuse``: the error of a submission or None;
-    ``results_fail``: errors of the next polls; ``echo``: finish every task at once, before its submission is
-    answered.
+    ``results_fail``: errors of the next polls; ``epoch``: that of the answers to polls; ``echo``: finish
+    every task at once, before its submission is answered.
     """
 
     def __init__(self) -> None:
@@ -35,6 +35,7 @@ class ScriptedService:
         self.rows: list[dict[str, Any]] = []
         self.task_ids: list[str] = []
         self.exists = False
+        self.epoch: str | None = None
 
     def executor(self, **options: Any) -> Executor:
         return Executor("box", client=Client(transport=ScriptedTransport(self)), **options)
@@ -93,10 +94,16 @@ class ScriptedTransport:
         if request.path == "/v1/functions":
             self.service.functions.append(request.body["name"])
             return {"id": f"f{len(self.service.functions)}"}
-        if request.path == "/v1/tasks":
+        if (request.method, last) == ("POST", "tasks"):
             return self._submit(request)
         if last == "results":
             return self._results(request)
+        if (request.method, last) == ("GET", "tasks"):
+            with self.service.changed:
+                return {"items": [{"id": task_id} for task_id in self.service.task_ids], "next": None}
+        if request.path == "/v1/tasks/cancel":
+            self.service.cancelled += request.body["task_ids"]
+            return {"cancelled": len(request.body["task_ids"])}
         if last == "cancel":
             self.service.cancelled.append(request.path.split("/")[3])
             return {"state": "cancelled", "cancelled": 1}
@@ -129,8 +136,16 @@ class ScriptedTransport:
             if not service.exists:
                 raise NotFound("there is no such group", code="GROUP_NOT_FOUND")
             after, wait = int(query["after"]), float(query["wait"])
-            service.changed.wait_for(lambda: len(service.rows) > after or self.closed, wait)
+            asked = query["epoch"]
+
+            def news() -> bool:
+                return len(service.rows) > after or self.closed or asked not in (None, service.epoch)
+
+            service.changed.wait_for(news, wait)
             if self.closed:
                 raise TransportClosed()
+            if asked not in (None, service.epoch):
+                after = 0
             rows = [dict(row) for row in service.rows[after : after + int(query["limit"])]]
-        return {"results": rows, "cursor": after + len(rows), "live": 1}
+        page = {"results": rows, "cursor": after + len(rows), "live": 1}
+        return page if service.epoch is None else {**page, "epoch": service.epoch}

@@ -114,7 +114,7 @@ def test_all_is_well_and_nothing_is_changed(site: Site) -> None:
     answer = look()
     assert (answer.code, answer.ok, list(answer.found)) == (0, True, ALL)
     assert site.broker.llen(names.queue_key(ENDPOINT)) == 1
-    assert site.broker.llen(names.REPORTS_KEY) == 0
+    assert site.broker.llen(names.reports_key(ENDPOINT)) == 0
     assert len(psutil.Process().children()) == children, "the runner is gone"
     assert f"umbel {__version__}" in answer.found["api"][1]
 

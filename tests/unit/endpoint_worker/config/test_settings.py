@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from endpoint_worker.broker import client
-from endpoint_worker.config import settings
+from endpoint_worker.config import identity, settings
 from endpoint_worker.config.directory import (
     Credentials,
     DirectoryError,
     EndpointDirectory,
     configured,
-    node_name,
 )
 from endpoint_worker.config.environments import Environments
+from endpoint_worker.config.identity import default_node_name, next_incarnation, node_name
 from endpoint_worker.config.policy import Rules
 from endpoint_worker.config.sandbox import Sandbox
 from endpoint_worker.config.settings import SettingsError, load
@@ -224,3 +225,42 @@ def test_one_node_runs_once(tmp_path: Path) -> None:
 def test_node_names_are_fit_for_files_and_celery() -> None:
     assert node_name("a b@c/d") == "a-b-c-d"
     assert node_name()
+
+
+def test_copies_of_a_directory_are_different_nodes(tmp_path: Path) -> None:
+    names = []
+    for copy in ("one", "two"):
+        (tmp_path / copy).mkdir()
+        names.append(default_node_name(tmp_path / copy))
+    assert names[0] != names[1]
+    assert names[0] == default_node_name(tmp_path / "one")
+    assert all(name.startswith(f"{node_name()}-") for name in names)
+    assert (
+        default_node_name(tmp_path / "one", "umbel-0a0a0a0a-00000001")
+        == f"umbel-0a0a0a0a-00000001.{names[0]}"
+    )
+
+
+def test_hosts_and_containers_of_one_name_are_different_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, name = identity.host(), default_node_name(tmp_path)
+    for machine in (("another boot", "pid:[1]"), ("another boot", "pid:[2]")):
+        monkeypatch.setattr(identity, "_machine", lambda machine=machine: machine)
+        assert identity.host() != here and default_node_name(tmp_path) != name
+        here, name = identity.host(), default_node_name(tmp_path)
+
+
+def test_an_incarnation_grows_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run" / "incarnation"
+    first = next_incarnation(file)
+    assert abs(first / 1000 - time.time()) < 60
+    monkeypatch.setattr(identity.time, "time", lambda: 1000.0)
+    assert next_incarnation(file) == first + 1
+    file.unlink()
+    assert next_incarnation(file) == 1_000_000
+    file.unlink()
+    file.mkdir()  # it cannot be written
+    assert next_incarnation(file) == 1_000_000

@@ -13,6 +13,7 @@ from endpoint_worker.node import shutdown
 from endpoint_worker.node.shutdown import ShutdownConditions, ShutdownMonitor
 from tests.support.wait import wait_until
 from umbel.protocol.messages import Bundle, Call, FunctionRef, Interruption
+from umbel.system import threads
 
 NOW = 1_000_000.0
 
@@ -158,3 +159,26 @@ def test_it_leaves_when_it_is_asked_to_and_stops_to_take(monkeypatch: pytest.Mon
     watched.monitor.shut_down("drained")
     watched.run()
     assert Consumer.cancelled
+
+
+def test_an_unexpected_error_does_not_keep_a_worker_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "FIRST_PAUSE", 0.01)
+    watched = Watched(monkeypatch, idle=0.05)
+    errors = [RuntimeError("first"), RuntimeError("second")]
+    drain = watched.node.supervisor.drain
+
+    def flawed(*args: Any) -> None:
+        if errors:
+            raise errors.pop()
+        drain(*args)
+
+    monkeypatch.setattr(watched.node.supervisor, "drain", flawed)
+    watched.run()
+    assert not errors and len(watched.node.supervisor.drained) == 1
+
+
+def test_a_node_whose_clock_is_set_keeps_the_end_of_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = shutdown._steady_clock()
+    before = clock()
+    monkeypatch.setattr(shutdown.time, "time", lambda: before + 7200.0)
+    assert abs(clock() - before) < 60.0

@@ -64,7 +64,7 @@ class Site:
     def let_in(self) -> None:
         """Make the endpoint's account, as the service does after a loss of the broker's data."""
         sha = hashlib.sha256(b"pw").hexdigest()
-        words = rules(ENDPOINT, sha, selectors=False)
+        words = rules(ENDPOINT, sha)
         self.broker.execute_command("ACL", "SETUSER", names.broker_user(ENDPOINT), *words)
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Site:
 
     def receive(self) -> None:
         """Take the reports that are there."""
-        while (data := self.broker.rpop(names.REPORTS_KEY)) is not None:
+        while (data := self.broker.rpop(names.reports_key(ENDPOINT))) is not None:
             report = Report.open(self._verifier, data, time.time())
             if report.heartbeat is not None or report.goodbye:
                 self.beats.append(report)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fakeredis
 import pytest
+import redis
 
-from endpoint_worker.reporting import outbox
+from endpoint_worker.reporting import batching, outbox, spool
 from endpoint_worker.reporting.outbox import Origin, Outbox
+from endpoint_worker.reporting.spool import Entry, Spool
 from tests.support.wait import wait_until
 from umbel.protocol import names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
 from umbel.protocol.messages import Heartbeat, OpenReport, Outcome, Report, Status
+from umbel.system import threads
 
 KEY = Signer(new_private_key())
 ENDPOINT = names.new_id()
@@ -40,7 +45,7 @@ def opened(server: fakeredis.FakeServer, spool: Path, instance: str = "i1") -> I
 def received(server: fakeredis.FakeServer) -> list[OpenReport]:
     """The reports so far, oldest first, checked as the collector does."""
     with fakeredis.FakeRedis(server=server) as client:
-        data = client.lrange(names.REPORTS_KEY, 0, -1)
+        data = client.lrange(names.reports_key(ENDPOINT), 0, -1)
     verifier = Verifier(KEY.public_key)
     return [Report.open(verifier, item, time.time()) for item in reversed(data)]
 
@@ -134,7 +139,7 @@ def test_heartbeats_are_not_kept_and_come_after_outcomes(
 def test_reports_are_closed_at_their_size(
     server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "REPORT_BYTES", 1000)
+    monkeypatch.setattr(batching, "REPORT_BYTES", 1000)
     with opened(server, tmp_path) as box:
         box.add("b1", [outcome(f"t{i}", bytes(600)) for i in range(6)])
         wait_until(lambda: not box.unsent, what="all is sent")
@@ -152,3 +157,128 @@ def test_a_spool_that_cannot_be_written_does_not_stop_reports(
         wait_until(lambda: not box.unsent, what="all is sent")
     assert payloads(received(server)) == [("b1", "t1", b"")]
     assert str(spool) in caplog.text
+
+
+class Flawed:
+    """A client whose next commands raise ``error``, ``times`` times."""
+
+    def __init__(self, client: fakeredis.FakeRedis, error: Exception, times: int):
+        self._client, self._error, self.times = client, error, times
+
+    def __getattr__(self, name: str) -> Any:
+        if self.times > 0:
+            self.times -= 1
+            raise self._error
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), SystemExit(), redis.ReadOnlyError("failover"), redis.OutOfMemoryError("full")],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_error_of_a_client_ends_the_outbox(
+    server: fakeredis.FakeServer, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "FIRST_PAUSE", 0.01)
+    with fakeredis.FakeRedis(server=server) as client:
+        flawed = Flawed(client, error, 3)
+        box = Outbox(KEY, Origin(ENDPOINT, "n1", "i1"), tmp_path, flawed)  # type: ignore[arg-type]
+        box.start()
+        for number in range(3):
+            box.add(f"b{number}", [outcome(f"t{number}")])
+        wait_until(lambda: not box.unsent, what="all is sent")
+        assert box.close(2.0)
+    assert flawed.times == 0
+    assert [task for _, task, _ in payloads(received(server))] == ["t0", "t1", "t2"]
+
+
+def test_an_outcome_that_cannot_be_written_costs_nobody_else(
+    server: fakeredis.FakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome("t1")])
+        box.add("b2", [outcome("t2")._replace(usage={"a set": {1, 2}})])
+        box.add("b3", [outcome("t3")])
+        wait_until(lambda: not box.unsent, what="all is sent")
+    rows = {row.task_id: row for report in received(server) for row in report.rows}
+    assert {task: row.status for task, row in rows.items()} == {
+        "t1": Status.SUCCEEDED,
+        "t2": Status.LOST,
+        "t3": Status.SUCCEEDED,
+    }
+    assert "b2" in caplog.text and not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_read_does_not_hold_up_the_others(
+    server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "UNREADABLE_DELAY", 0.3)
+    unreadable = [True]
+    read = Spool.read
+
+    def flawed(self: Spool, entry: Entry) -> bytes:
+        if "b1" in entry.bundles and unreadable[0]:
+            raise OSError(errno.EIO, "damaged disk")
+        return read(self, entry)
+
+    monkeypatch.setattr(Spool, "read", flawed)
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome("t1")])
+        wait_until(lambda: list(tmp_path.glob("*.report")), what="the report is kept")
+        box.add("b2", [outcome("t2")])
+        wait_until(lambda: box.unsent == ["b1"], what="the other is sent")
+        unreadable[0] = False
+        wait_until(lambda: not box.unsent, what="all is sent")
+    assert [task for _, task, _ in payloads(received(server))] == ["t2", "t1"]
+
+
+def test_on_a_full_disk_reports_wait_in_memory_until_there_is_room(
+    server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "FULL_BYTES", 3000)
+    full = [True]
+    write = Path.write_bytes
+
+    def flawed(self: Path, data: bytes) -> int:
+        if full[0] and self.parent == tmp_path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", flawed)
+    with opened(server, tmp_path) as box:
+        server.connected = False
+        for number in range(4):
+            box.add(f"b{number}", [outcome(f"t{number}", bytes(1000))])
+            wait_until(lambda count=number + 1: len(box._backlog) >= count, what="a report waits")
+        assert box.full and len(box.unsent) == 4 and not list(tmp_path.glob("*.report"))
+        full[0] = False
+        wait_until(lambda: len(list(tmp_path.glob("*.report"))) == 4, what="they are written")
+        assert not box.full
+        server.connected = True
+        wait_until(lambda: not box.unsent, what="all is sent")
+    assert [task for _, task, _ in payloads(received(server))] == [f"t{n}" for n in range(4)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_report_in_the_spool_is_kept_aside(
+    server: fakeredis.FakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1.report").write_bytes(b"UMB1 cut short")
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome("t1")])
+        wait_until(lambda: not box.unsent, what="all is sent")
+    assert [path.name for path in tmp_path.iterdir()] == ["1.damaged"] and "1.report" in caplog.text
+
+
+def test_bundles_of_an_earlier_run_are_held_until_their_outcomes_are_sent(
+    server: fakeredis.FakeServer, tmp_path: Path
+) -> None:
+    server.connected = False
+    with opened(server, tmp_path) as box:
+        box.add("b1", [outcome("t1")])
+        wait_until(lambda: list(tmp_path.glob("*.report")), what="the report is kept")
+    with opened(server, tmp_path, "i2") as box:
+        assert box.unsent == ["b1"]
+        server.connected = True
+        wait_until(lambda: not box.unsent, what="all is sent")

@@ -235,7 +235,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path: Path
 def test_each_open_file_occupies_a_place_until_it_is_closed(tmp_path: Path) -> None:
     file = wheels.make(tmp_path, "zoo", "2.0")
     directory = Directory(tmp_path, downloads=2)
-    first, second = directory.open(file.name)[1], directory.open(file.name)[1]
+    first, second = directory.open(file.name, "a")[1], directory.open(file.name, "b")[1]
     with pytest.raises(ServiceUnavailable):
         directory.open(file.name)
     first.close()
@@ -254,3 +254,16 @@ def test_each_open_file_occupies_a_place_until_it_is_closed(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["Some.Thing", "some__thing", "SOME-thing", "some.-_thing"])
 def test_names_of_projects_are_compared_in_one_form(name: str) -> None:
     assert normalized(name) == "some-thing"
+
+
+def test_one_address_leaves_downloads_to_others(tmp_path: Path) -> None:
+    file = wheels.make(tmp_path, "zoo", "2.0")
+    directory = Directory(tmp_path, downloads=8)
+    taken = [directory.open(file.name, "10.0.0.1")[1] for _ in range(4)]
+    with pytest.raises(ServiceUnavailable):
+        directory.open(file.name, "10.0.0.1")
+    directory.open(file.name, "10.0.0.2")[1].close()
+    taken.pop().close()
+    directory.open(file.name, "10.0.0.1")[1].close()
+    for content in taken:
+        content.close()

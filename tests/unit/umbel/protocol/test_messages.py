@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umbel.protocol import envelope
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import BUNDLE_LIFETIME
 from umbel.protocol.messages import Bundle, Call, FunctionRef, Heartbeat, Outcome, Report, RunOptions, Status
-from umbel.protocol.records import Items, Log, read_items
+from umbel.protocol.records import Items, Log, Place, read_items
 
 SIGNER = Signer(bytes(range(32)))
 VERIFIER = Verifier(SIGNER.public_key)
@@ -29,10 +28,12 @@ outcomes = st.builds(
     status=st.sampled_from(STATUSES),
     started=seconds,
     wall=seconds,
-    code=st.none() | st.text(max_size=8),
-    message=st.none() | st.text(max_size=20),
-    usage=st.none() | st.dictionaries(st.text(max_size=5), st.integers(0, 2**40), max_size=2),
+    code=st.none() | st.sampled_from(["TASK_ERROR", "TIMEOUT"]),
+    message=st.none()
+    | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
+    usage=st.none() | st.dictionaries(st.text("abc", max_size=5), st.integers(0, 2**40), max_size=2),
     payload=st.binary(max_size=50),
+    place=st.none() | st.builds(Place, st.text("abc", max_size=5), st.integers(0, 2**31), st.integers(0, 99)),
     log=st.none() | st.builds(Log, st.binary(max_size=9), st.binary(max_size=9), st.integers(0, 2**40)),
     items=st.none()
     | st.builds(
@@ -101,10 +102,9 @@ def test_a_signed_bundle_that_is_not_one(change: dict[str, Any]) -> None:
 @given(st.dictionaries(st.uuids().map(str), st.lists(outcomes, max_size=5), max_size=4))
 def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
     data = Report("e-1", "n-1", "i-1", outcomes=rows).seal(SIGNER, NOW, "r-1")
-    sealed = envelope.unseal(data)
-    assert Report.sender(sealed) == "e-1"
-    assert Report.open(VERIFIER, data, NOW) == Report.open(VERIFIER, sealed, NOW)
-    report = Report.open(VERIFIER, sealed, NOW)
+    report = Report.open(VERIFIER, data, NOW, endpoint="e-1")
+    with pytest.raises(ProtocolError, match="another endpoint"):
+        Report.open(VERIFIER, data, NOW, endpoint="e-2")
     assert (report.id, report.endpoint, report.node, report.instance, report.issued) == (
         "r-1",
         "e-1",

@@ -8,6 +8,7 @@ import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,6 +198,22 @@ def of_another_python(body: codec.FunctionBody) -> bytes:
 def test_another_python_falls_back_on_the_source(fn: Any, args: Any, expected: Any) -> None:
     loaded = codec.load_function(of_another_python(codec.dump_function(fn)))
     assert loaded(*args) == expected
+
+
+def test_the_text_of_an_edited_file_does_not_stand_for_the_code_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited.py"
+    file.write_text("def f(x):\n    return x + 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import edited  # type: ignore[import-not-found]
+
+    assert codec.load_function(of_another_python(codec.dump_function(edited.f)))(1) == 2
+    file.write_text("def f(x):\n    return x + 1000\n")
+    body = codec.dump_function(edited.f)
+    assert codec.load_function(body.data)(1) == 2 and body.source is None
+    with pytest.raises(VersionMismatch):
+        codec.load_function(of_another_python(body))
 
 
 def closure() -> Callable[[], int]:

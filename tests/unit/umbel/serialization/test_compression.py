@@ -65,7 +65,36 @@ def test_damaged_bytes_are_refused(cut):
         load_result(data[:cut])
 
 
-def test_too_much_is_refused(monkeypatch):
+@pytest.mark.parametrize("size", [1000, 1001, 100_000])
+def test_too_much_is_refused(monkeypatch, size):
     monkeypatch.setattr(compression, "MAX_DECOMPRESSED", 1000)
+    data = b"Z" + zlib.compress(bytes(size))
+    if size == 1000:
+        assert compression.decompress(data) == bytes(size)
+        return
     with pytest.raises(DeserializeError, match="1,000"):
-        compression.decompress(b"Z" + zlib.compress(bytes(100_000)))
+        compression.decompress(data)
+    monkeypatch.setenv(compression.LIMIT_VARIABLE, "200000")
+    assert compression.decompress(data) == bytes(size)
+
+
+def test_a_bomb_is_refused_by_its_ratio_before_the_absolute_limit():
+    bomb = b"Z" + zlib.compress(bytes(30_000_000), 9)
+    assert 30_000_000 > compression.MAX_RATIO * len(bomb)
+    with pytest.raises(DeserializeError):
+        load_result(bomb)
+    # what compress() makes of the most compressible data is accepted
+    zeros = bytes(30_000_000)
+    data = dump_result(zeros)
+    assert data[:1] == compression.COMPRESSED and load_result(data) == zeros
+
+
+def test_nested_compression_is_refused():
+    inner = compression.compress(b"P" + bytes(1_000_000))
+    with pytest.raises(DeserializeError):
+        load_result(b"Z" + zlib.compress(inner))
+
+
+def test_what_is_too_large_to_be_read_is_not_compressed(monkeypatch):
+    monkeypatch.setattr(compression, "MAX_DECOMPRESSED", 100_000)
+    assert compression.compress(bytes(100_001)) == bytes(100_001)

@@ -10,7 +10,7 @@ import pytest
 from tests.support.wait import wait_until
 from tests.unit.umbel.scripted import ScriptedService
 from umbel import Executor, TaskError
-from umbel.protocol.errors import NotFound, ServiceUnavailable, Unauthorized
+from umbel.protocol.errors import NotFound, ServiceUnavailable, TooMany, Unauthorized
 from umbel.submit import follower
 
 
@@ -117,6 +117,47 @@ def test_a_service_that_stays_away_ends_the_futures(service: ScriptedService, ex
     assert second.result(10) == 8
 
 
+def test_a_service_without_a_place_for_the_poll_fails_no_future(
+    service: ScriptedService, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "BUSY_PAUSE", 0.02)
+    service.results_fail = [
+        TooMany("no place"),
+        *(TooMany("", details={"retry_after": 0.01}) for _ in range(20)),
+    ]
+    future = executor.submit(abs, 1)
+    wait_until(lambda: not service.results_fail and len(service.polls) == 22, what="the poll that waits")
+    assert not future.done()
+    service.finish(str(future.task_id), 5)
+    assert future.result(10) == 5
+
+
+def test_a_restored_database_is_read_from_its_first_result(
+    service: ScriptedService, executor: Executor
+) -> None:
+    service.epoch = "a"
+    done, kept, lost = executor.submit(abs, 1), executor.submit(abs, 2), executor.submit(abs, 3)
+    wait_until(lambda: done.task_id and kept.task_id and lost.task_id, what="the tasks")
+    service.finish(str(done.task_id), 1)
+    assert done.result(10) == 1
+    wait_until(lambda: (service.polls[-1].query or {}).get("epoch") == "a", what="a poll with the epoch")
+    with service.changed:  # the completion numbers begin again, and a task is gone
+        service.epoch = "b"
+        service.rows.clear()
+        service.task_ids.remove(str(lost.task_id))
+        service.finish(str(kept.task_id), 2)
+        service.finish(str(done.task_id), "another value")
+    assert kept.result(10) == 2
+    error = lost.exception(10)
+    assert isinstance(error, NotFound) and error.code == "TASK_NOT_FOUND" and str(lost.task_id) in str(error)
+    assert done.result() == 1
+    later = executor.submit(abs, 4)
+    wait_until(lambda: later.task_id, what="the task")
+    service.finish(str(later.task_id), 4)
+    assert later.result(10) == 4
+    assert (service.polls[-1].query or {})["epoch"] == "b"
+
+
 @pytest.mark.parametrize(
     "error",
     [Unauthorized("revoked"), NotFound("no group", code="GROUP_NOT_FOUND"), ZeroDivisionError("defect")],
@@ -128,7 +169,8 @@ def test_whatever_ends_the_polls_ends_the_futures(
     wait_until(lambda: service.polls, what="the poll")
     service.results_fail = [error]  # type: ignore[list-item]
     service.finish("wake the poll")
-    assert future.exception(10) is error
+    end = future.exception(10)
+    assert (type(end), str(end)) == (type(error), str(error))
 
 
 def test_a_group_that_is_gone_is_followed_anew(service: ScriptedService, executor: Executor) -> None:

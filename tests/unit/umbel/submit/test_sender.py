@@ -13,7 +13,7 @@ from tests.unit.umbel.scripted import ScriptedService
 from umbel import Executor
 from umbel.api.transport import Request
 from umbel.protocol.errors import BadRequest, NotFound, ServiceError, TooLarge, TooMany
-from umbel.submit import sender
+from umbel.submit import calls, sender
 
 
 def square(number: int) -> int:
@@ -115,7 +115,7 @@ def test_large_arguments_are_spread_over_submissions(service: ScriptedService) -
     close(executor, service)
     assert sum(service.batches()) == 7
     for request in service.submissions:
-        assert sum(map(len, request.blobs or ())) <= sender.SUBMISSION_BYTES
+        assert sum(map(len, request.blobs or ())) <= calls.BATCH_BYTES
 
 
 def test_the_submissions_of_a_burst_grow(service: ScriptedService) -> None:
@@ -130,7 +130,7 @@ def test_the_submissions_of_a_burst_grow(service: ScriptedService) -> None:
 
 def test_one_call_may_be_larger_than_a_usual_submission(service: ScriptedService) -> None:
     executor = service.executor()
-    executor.submit(len, bytes(sender.SUBMISSION_BYTES + 1))
+    executor.submit(len, bytes(calls.BATCH_BYTES + 1))
     close(executor, service)
     assert service.batches() == [1]
 
@@ -225,7 +225,10 @@ def test_a_refused_submission_is_the_end_of_its_own_futures_only(
     futures += [executor.submit(square, 1), executor.submit(square, 2), executor.submit(square, 3)]
     close(executor, service)
     assert service.batches() == [1, 2, 1]
-    assert [future.exception(10) for future in futures] == [None, error, error, None]
+    ends = [future.exception(10) for future in futures]
+    assert [ends[0], ends[3]] == [None, None]
+    assert [(type(end), str(end)) for end in ends[1:3]] == [(type(error), str(error))] * 2
+    assert ends[1] is not ends[2]
 
 
 def test_a_full_queue_is_waited_for(service: ScriptedService) -> None:

@@ -1,0 +1,80 @@
+"""Pushes sealed reports to the broker: small ones whole, large ones in pieces that can be resumed.
+
+A timeout of a connection is for silence: no single command carries more than what the connection transmits in
+a second or two, so a slow uplink only takes longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import redis
+
+from umbel.protocol import names
+from umbel.protocol.limits import INLINE_REPORT_BYTES, MAX_UNREAD_REPORTS, PARTS_LIFETIME
+from umbel.protocol.pointer import write_pointer
+
+log = logging.getLogger(__name__)
+
+#: Bytes of one piece: the first one, and the limits between which it adapts to the speed of the connection.
+FIRST_PIECE, SMALLEST_PIECE, LARGEST_PIECE = 64 * 1024, 8 * 1024, INLINE_REPORT_BYTES
+#: A piece that took less (more) than this many seconds is followed by a larger (smaller) one.
+FAST, SLOW = 0.1, 1.0
+#: Seconds between two looks at a reports list that is full.
+LOOK_INTERVAL = 0.5
+
+
+class Sender:
+    """Pushes reports of one endpoint through ``client``. All methods raise BROKER_ERRORS."""
+
+    def __init__(self, endpoint: str, client: redis.Redis):
+        self._client = client
+        self._endpoint = endpoint
+        self._list = names.reports_key(endpoint)
+        self._news = names.news_channel(endpoint)
+        self._piece = FIRST_PIECE
+        self._unread = 0
+        self._looked = 0.0
+
+    def is_large(self, size: int) -> bool:
+        """Return whether a report of this size goes in pieces."""
+        return size > min(INLINE_REPORT_BYTES, 4 * self._piece)
+
+    def blocked(self, limit: int = MAX_UNREAD_REPORTS) -> bool:
+        """Return whether the service has not read ``limit`` reports of this endpoint."""
+        if self._unread >= limit and time.monotonic() - self._looked >= LOOK_INTERVAL:
+            self._looked = time.monotonic()
+            self._unread = int(self._client.llen(self._list))
+        return self._unread >= limit
+
+    def push(self, data: bytes) -> None:
+        """Append a report to the endpoint's list."""
+        pipe: Any = self._client.pipeline(transaction=False)
+        self._unread, _ = pipe.lpush(self._list, data).publish(self._news, b"").execute()
+
+    def advance(self, report_id: str, data: bytes) -> bool:
+        """Write the next piece of a large report; return whether it is complete."""
+        key = names.parts_key(self._endpoint, report_id)
+        began = time.monotonic()
+        try:
+            written = int(self._client.strlen(key))
+            if written < len(data):
+                pipe: Any = self._client.pipeline(transaction=False)
+                piece = data[written : written + self._piece]
+                written, _ = pipe.setrange(key, written, piece).expire(key, int(PARTS_LIFETIME)).execute()
+        except (redis.TimeoutError, redis.ConnectionError):
+            self._piece = max(SMALLEST_PIECE, self._piece // 2)
+            raise
+        self._adapt(time.monotonic() - began)
+        if written < len(data):
+            return False
+        self.push(write_pointer(report_id, len(data)))
+        return True
+
+    def _adapt(self, seconds: float) -> None:
+        if seconds < FAST:
+            self._piece = min(LARGEST_PIECE, 2 * self._piece)
+        elif seconds > SLOW:
+            self._piece = max(SMALLEST_PIECE, self._piece // 2)

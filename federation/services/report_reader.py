@@ -1,0 +1,162 @@
+"""Opens what lies in the endpoints' lists of reports; nothing of it is used before it is verified.
+
+The key to verify with is the one of the list's own endpoint. Whatever is wrong with a report rejects this
+report only: it is counted and the beginning of it is kept (``broker.dead_letters``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from sqlalchemy import select
+
+from umbel.protocol import names
+from umbel.protocol.envelope import Verifier
+from umbel.protocol.errors import ProtocolError
+from umbel.protocol.limits import MAX_REPORT_BYTES
+from umbel.protocol.messages import OpenReport, Report
+from umbel.protocol.pointer import Pointer, read_pointer
+
+from ..broker.dead_letters import Rejection
+from ..broker.report_lists import READ_BYTES, Unread
+from ..context import Federation
+from ..db.tables import endpoints
+
+log = logging.getLogger(__name__)
+
+#: Lifetime of a cached public key; reports of a deleted endpoint are rejected after it, seconds.
+KEY_SECONDS = 30.0
+#: Minimum time between two log lines about rejected reports of one endpoint, seconds.
+LOG_INTERVAL = 10.0
+
+
+@dataclass
+class Batch:
+    """Reports of one endpoint, oldest first; None stands for one that was rejected.
+
+    ``count``: how many of them need not be read again. ``parts``: keys of large reports among them.
+    """
+
+    unread: Unread
+    opened: list[OpenReport | None] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def reports(self) -> list[OpenReport]:
+        """The reports that were not rejected."""
+        return [report for report in self.opened if report is not None]
+
+    def reject(self, reason: str, data: bytes | int) -> None:
+        """Note that a report is rejected."""
+        self.rejections.append(Rejection(self.unread.endpoint_id, reason, data))
+
+
+class ReportReader:
+    """Opens reports with the public keys of the registry."""
+
+    def __init__(self, fed: Federation):
+        self._fed = fed
+        self._keys: dict[str, tuple[float, Verifier | None]] = {}
+        self._logged: dict[str, float] = {}
+        self._unlogged: Counter[str] = Counter()
+
+    def known(self, endpoint_id: str) -> bool:
+        """Return whether an endpoint of this id is registered."""
+        return self._verifier(endpoint_id) is not None
+
+    def open(self, unread: Unread) -> Batch:
+        """Open the reports of one endpoint; some may be left for the next time if they are large."""
+        batch = Batch(unread)
+        if unread.fault is not None:
+            batch.reject(unread.fault, 0)
+        size = 0
+        for raw in unread.reports:
+            try:
+                data = self._complete(batch, raw)
+                size += len(data)
+                if size > READ_BYTES and batch.opened:
+                    break
+                batch.opened.append(self._open(unread.endpoint_id, data))
+            except ProtocolError as error:
+                batch.reject(error.message, raw)
+                batch.opened.append(None)
+        return batch
+
+    def reject(self, batches: Sequence[Batch]) -> int:
+        """Keep and log the rejected reports of these batches; return how many there are."""
+        rejections = [each for batch in batches for each in batch.rejections]
+        self._fed.broker.dead_letters.add(rejections)
+        for each in rejections:
+            self._log(each)
+        return len(rejections)
+
+    def _open(self, endpoint_id: str, data: bytes) -> OpenReport:
+        verifier = self._verifier(endpoint_id)
+        if verifier is None:
+            raise ProtocolError("the endpoint is not registered")
+        return Report.open(verifier, data, time.time(), endpoint=endpoint_id)
+
+    def _complete(self, batch: Batch, raw: bytes | int) -> bytes:
+        """Return a report's bytes, which may lie under a key of their own. Raises ProtocolError."""
+        if isinstance(raw, int):
+            raise ProtocolError(f"the report has {raw} bytes; the limit is {MAX_REPORT_BYTES}")
+        pointer = read_pointer(raw)
+        if pointer is None:
+            return raw
+        key = names.parts_key(batch.unread.endpoint_id, pointer.report)
+        batch.parts.append(key)
+        return self._parts(key, pointer)
+
+    def _parts(self, key: str, pointer: Pointer) -> bytes:
+        client: Any = self._fed.broker.redis
+        try:
+            found = int(client.strlen(key))
+            data: bytes | None = client.get(key) if found == pointer.size else None
+        except redis.ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            raise ProtocolError("the key of a large report is not a string") from None
+        if data is None or len(data) != pointer.size:
+            raise ProtocolError(f"{found} of the {pointer.size} bytes of a large report are there")
+        return data
+
+    def _log(self, rejection: Rejection) -> None:
+        """Log a rejected report, at most one per endpoint and ``LOG_INTERVAL``."""
+        endpoint_id, now = rejection.endpoint_id, time.monotonic()
+        if now - self._logged.get(endpoint_id, -LOG_INTERVAL) < LOG_INTERVAL:
+            self._unlogged[endpoint_id] += 1
+            return
+        self._logged[endpoint_id] = now
+        more = self._unlogged.pop(endpoint_id, 0)
+        size = rejection.data if isinstance(rejection.data, int) else len(rejection.data)
+        log.warning(
+            "endpoint %s: invalid report of %d bytes rejected: %s (%d others before)",
+            endpoint_id,
+            size,
+            rejection.reason,
+            more,
+        )
+
+    def _verifier(self, endpoint_id: str) -> Verifier | None:
+        known = self._keys.get(endpoint_id)
+        now = time.monotonic()
+        if known is not None and now - known[0] < KEY_SECONDS:
+            return known[1]
+        query = select(endpoints.c.public_key).where(
+            endpoints.c.id == endpoint_id, endpoints.c.deleted.is_(None)
+        )
+        with self._fed.database.read() as connection:
+            key = connection.execute(query).scalar()
+        if len(self._keys) > 100_000:
+            self._keys.clear()
+        verifier = Verifier(key) if key is not None else None
+        self._keys[endpoint_id] = now, verifier
+        return verifier

@@ -1,0 +1,130 @@
+"""A node without Celery and without a broker: nothing unexpected ends its threads or loses a bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+
+from endpoint_worker.config import settings
+from endpoint_worker.config.directory import Credentials, EndpointDirectory
+from endpoint_worker.node import node as node_module
+from endpoint_worker.node.node import Node
+from tests.support.wait import wait_until
+from tests.unit.endpoint_worker.bench import ENDPOINT, make_bundle
+from umbel.protocol import limits, names
+from umbel.protocol.envelope import Signer, new_private_key
+from umbel.protocol.messages import Outcome, Status
+from umbel.system import threads
+
+SERVICE = Signer(new_private_key())
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[fakeredis.FakeRedis]:
+    server = fakeredis.FakeServer()
+    monkeypatch.setattr(node_module, "connect", lambda *_, **__: fakeredis.FakeRedis(server=server))
+    monkeypatch.setattr(limits, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(threads, "FIRST_PAUSE", 0.01)
+    with fakeredis.FakeRedis(server=server) as client:
+        yield client
+
+
+@pytest.fixture
+def node(tmp_path: Path, broker: fakeredis.FakeRedis) -> Iterator[Node]:
+    directory = EndpointDirectory(tmp_path, "lab")
+    directory.write(
+        Credentials(ENDPOINT, "lab", "http://127.0.0.1:9", "redis://127.0.0.1:1/0", SERVICE.public_key),
+        new_private_key(),
+        settings.template("lab", slots=1),
+    )
+    chosen = settings.load(directory.settings_file, "lab", slots=1)
+    node = Node(directory, chosen, "n1")
+    node.start_runners()
+    try:
+        yield node
+    finally:
+        node.close()
+
+
+def message(broker: fakeredis.FakeRedis) -> tuple[str, str]:
+    """A bundle's id, and the body of the message with it."""
+    bundle, function = make_bundle(pow, [(2, 3)])
+    broker.set(names.function_key(ENDPOINT, bundle.function.sha256), function)
+    head, body = bundle.seal(SERVICE, time.time())
+    return bundle.id, json.dumps([[b64encode(head).decode(), b64encode(body).decode()], {}, {}])
+
+
+def watch(node: Node, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Outcome]]:
+    """The outcomes that the node reports, by bundle."""
+    said: dict[str, list[Outcome]] = {}
+    monkeypatch.setattr(node.outbox, "add", lambda bundle, found: said.setdefault(bundle, []).extend(found))
+    return said
+
+
+@pytest.mark.parametrize("method", ["_read_cancelled", "_adoption.poll", "clock.measure"])
+def test_heartbeats_go_on_after_an_unexpected_error(
+    node: Node, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    errors: list[BaseException] = [ValueError("a bug"), SystemExit()]
+    beats: list[object] = []
+
+    def flawed(*_: Any) -> None:
+        if errors:
+            raise errors.pop()
+
+    target, _, name = f"node.{method}".rpartition(".")
+    monkeypatch.setattr(
+        {"node": node, "node._adoption": node._adoption, "node.clock": node.clock}[target], name, flawed
+    )
+    monkeypatch.setattr(node.outbox, "heartbeat", beats.append)
+    node._heartbeats.start()
+    wait_until(lambda: not errors and len(beats) > 3, what="further heartbeats")
+
+
+def test_a_bundle_that_fails_unexpectedly_is_reported_as_lost(
+    node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, ended = watch(node, monkeypatch), []
+    monkeypatch.setattr(node.router, "route", lambda job: [][1])
+    bundle, raw = message(broker)
+    node.callbacks.start()
+    node.receive(raw, lambda *_: None, lambda: ended.append("done"))
+    wait_until(lambda: ended, what="the end of the message")
+    (outcome,) = said[bundle]
+    assert outcome.status == Status.LOST and "IndexError" in (outcome.message or "")
+
+
+def test_a_message_that_cannot_be_opened_ends_only_itself(
+    node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, ended = watch(node, monkeypatch), []
+    monkeypatch.setattr(node.intake, "open", lambda raw: {}["a bug"])
+    node.callbacks.start()
+    node.receive("{}", lambda *_: None, lambda: ended.append("done"))
+    wait_until(lambda: ended, what="the end of the message")
+    assert not said and "unexpected" in node._facts()["problem"]
+
+
+def test_with_a_full_disk_bundles_are_returned(
+    node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = watch(node, monkeypatch)
+    monkeypatch.setattr(type(node.outbox), "full", True)
+    bundle, raw = message(broker)
+    node.receive(raw, lambda *_: None, lambda: None)
+    assert [outcome.status for outcome in said[bundle]] == [Status.RETURNED]
+
+
+def test_callbacks_that_raise_anything_do_not_stop_the_next(node: Node) -> None:
+    ran: list[str] = []
+    node.callbacks.start()
+    node.callbacks.submit([lambda: [][1], exit])
+    node.callbacks.submit([lambda: ran.append("ran")])
+    wait_until(lambda: ran, what="the next callback")
