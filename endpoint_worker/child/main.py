@@ -25,7 +25,7 @@ from umbel.system.processes import end_with_parent
 from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
-from . import leftovers, linux, rlimits
+from . import leftovers, linux, main_module, rlimits
 from .call import describe, details_of, end_child, run_call, with_usage
 from .call_directory import WORK_VARIABLE, CallDirectory
 from .reset import Baseline
@@ -100,7 +100,8 @@ class Runner:
         limited = bool(header.get("limited"))
         kept = _Kept(header.get("keep"), header.get("names", ()))
         calls = self._isolated_calls if header.get("isolated") else self._calls
-        return calls(function, table, payloads, limited, kept)
+        with main_module.offering(function):
+            return calls(function, table, payloads, limited, kept)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
         """Load the function of the bundle, or fail all its calls."""
