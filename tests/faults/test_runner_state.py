@@ -44,3 +44,9 @@ def test_state_reaches_no_other_function(umbel: Embedded) -> None:
         for _ in range(4):
             executor.submit(spoil).result(60)
             assert executor.submit(look).result(60) == before
+
+
+def test_isolated_calls_have_processes_of_their_own(umbel: Embedded) -> None:
+    with umbel.executor(isolation="process") as executor:
+        pids = [future.result(60) for future in [executor.submit(os.getpid) for _ in range(6)]]
+    assert len(set(pids)) == 6
