@@ -14,11 +14,12 @@ ALL_CODE := $(wildcard $(CODE) tests examples benchmarks docs/conf.py docs/_ext)
 BLACK := $(BIN)/black --quiet --line-length 110 --target-version py310
 JOURNEYS := tests/e2e
 OVER_SERVICES := tests/contract/ledger tests/soak tests/faults
+BUGS := tests/simulation/test_simulation.py::test_a_bug_is_found
 RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak simulate bench lint format docs build clean
+.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak fuzz simulate bench lint format docs build clean
 
 help: ## show this list
 	@echo "Umbel: your functions on your machines. Targets:"
@@ -34,7 +35,8 @@ up: $(RUN_STAMP) ## start the embedded federation (HOST=, PORT=, ARGS="--flower 
 	@exec $(BIN)/python -m federation up $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(DEV_STAMP) ## run all tests that need only Python
-	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/faults --ignore=tests/soak/test_soak.py $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/faults --ignore=tests/soak/test_soak.py \
+		--deselect $(BUGS) $(ARGS)
 
 e2e: $(DEV_STAMP) ## run the tests with real processes and services (as root: installs the services)
 	@.ci/services
@@ -54,6 +56,10 @@ soak: $(DEV_STAMP) ## random work for a quarter of an hour while processes are k
 
 simulate: $(DEV_STAMP) ## random schedules of the service on a fake clock (SEEDS=20000 FIRST=0)
 	$(BIN)/python -m tests.simulation $${FIRST:-0} $${SEEDS:-20000}
+	$(BIN)/python -m pytest $(BUGS) $(ARGS)
+
+fuzz: $(DEV_STAMP) ## a million random inputs for each parser of another party's bytes (FUZZ_SEED= for others)
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-1000000} $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 bench: $(DEV_STAMP) ## compare the performance of Umbel and its peers
 	$(BIN)/python -m benchmarks $(ARGS)

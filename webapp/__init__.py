@@ -10,6 +10,7 @@ channel     one connection of it: parked requests, large bodies, errors
 connections limits on connections
 admission   limits on large request bodies
 parking     requests that wait without a thread
+uploads     requests whose body was sent in parts
 blueprint   declaration, parsing and documentation of routes
 auth        bearer tokens and one-time codes
 errors      every error as ``{"code", "message", "details"}``

@@ -11,10 +11,11 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from federation.broker.notifications import Notifier
 from federation.context import Federation
 from federation.packages.publish import Packages
+from federation.registry.uploads import Uploads
 from umbel.protocol import limits
 from umbel.protocol.version import __version__
 
-from . import auth, errors, pages
+from . import auth, errors, pages, uploads
 from .long_polls import LongPolls
 from .resources import BLUEPRINTS
 from .schemas.common import Error
@@ -68,9 +69,13 @@ def create_app(fed: Federation, notifier: Notifier | None = None, places: int = 
     )
     slots = max(1, fed.settings.web_threads - RESERVED_THREADS)
     polls = LongPolls(fed, notifier or Notifier(fed.broker), slots, places)
-    attach(app, State(fed, polls, Packages(fed.settings.home / "packages")))
+    attach(
+        app,
+        State(fed, polls, Packages(fed.settings.home / "packages"), Uploads(fed.settings.home / "uploads")),
+    )
     app.before_request(_check_request)
     auth.install(app)
+    uploads.install(app)
     app.after_request(_finish)
     api = Api(app)
     for blueprint in BLUEPRINTS:

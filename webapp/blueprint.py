@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -35,7 +36,10 @@ PATH_PARAMETERS = {
     "group_id": "Id of the group.",
     "project": "Normalized name of the package.",
     "task_id": "Id of the task.",
+    "upload": "Id of the upload, a UUID.",
 }
+#: Responses above this size have an ETag and accept ranges, bytes.
+RESUMED_FROM = 256 * 1024
 #: Content-Type of a parcel, and the function that encodes a view's value as one.
 Parcel = tuple[str, Callable[[Any], bytes]]
 
@@ -98,6 +102,15 @@ def _sentence(messages: Mapping[str, Any]) -> str:
     return f"invalid request: {'.'.join(path)}: {text}"
 
 
+def _written(data: bytes, status: int, mimetype: str) -> Response:
+    """Return a response; of a large one, a client whose connection was cut can request the rest."""
+    response = Response(data, status, mimetype=mimetype)
+    if request.method == "GET" and len(data) > RESUMED_FROM:
+        response.set_etag(hashlib.sha256(data).hexdigest())
+        response.make_conditional(request, accept_ranges=True, complete_length=len(data))
+    return response
+
+
 class Blueprint(flask_smorest.Blueprint):
     """A blueprint with views that return plain values."""
 
@@ -139,9 +152,9 @@ class Blueprint(flask_smorest.Blueprint):
                 if isinstance(value, tuple):
                     value, status = value
                 if parcel is not None and parcel[0] in request.headers.get("Accept", ""):
-                    return Response(parcel[1](value), status, mimetype=parcel[0])
-                text = b"" if status == 204 else strict_json.dumps(value)
-                return Response(text, status, mimetype="application/json")
+                    return _written(parcel[1](value), status, parcel[0])
+                text = b"" if status == 204 else strict_json.dumps(value).encode()
+                return _written(text, status, "application/json")
 
             if parcel is not None:
                 content = {parcel[0]: {"schema": {"type": "string", "format": "binary"}}}

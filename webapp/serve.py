@@ -10,6 +10,7 @@ import argparse
 import logging
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,8 @@ def _fail(sentence: str) -> int:
 
 
 def _serve(fed: Federation, settings: Settings) -> int:
+    # large bodies are spooled beside the uploads, not in a /tmp that may be memory
+    tempfile.tempdir = str(fed.settings.home)
     notifier = Notifier(fed.broker)
     sockets: dict[int, Any] = {}
     connections = most_connections()

@@ -9,6 +9,7 @@ from flask import Flask, current_app, request
 
 from federation.context import Federation
 from federation.packages.publish import Packages
+from federation.registry.uploads import Uploads
 
 from .long_polls import WAIT_KEY, LongPolls
 
@@ -17,11 +18,12 @@ _KEY = "umbel"
 
 @dataclass(frozen=True)
 class State:
-    """The federation that an application serves, its waiting polls, and the packages it offers."""
+    """What an application serves: the federation, its polls, its packages, and large requests in parts."""
 
     fed: Federation
     polls: LongPolls
     packages: Packages
+    uploads: Uploads
 
 
 def attach(app: Flask, state: State) -> None:

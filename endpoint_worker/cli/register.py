@@ -52,6 +52,17 @@ def find_login(home: Path) -> Login:
     return Login(str(url).rstrip("/"), str(token or ""), code)
 
 
+def other_address(directory: EndpointDirectory, known: str) -> str:
+    """Return the service's address in the environment or in this home, or else the known one.
+
+    It may differ from that in the credentials, which a worker does not use.
+    """
+    try:
+        return find_login(directory.path.parents[1]).url
+    except DirectoryError:
+        return known
+
+
 def register(directory: EndpointDirectory, login: Login, settings: str, description: str = "") -> Credentials:
     """Create a key, register the endpoint and write its directory.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -40,6 +42,13 @@ class Builder:
             self._environ["UV_NO_CACHE"] = "1"
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that a build depends on beside the environment itself."""
+        chosen = self._settings
+        parts = [chosen.options, chosen.sources, chosen.build_seconds, self._environ, find_uv(), sys.version]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def make(self, environment: Environment, directory: Path, lock: int | None = None) -> tuple[str, str]:
         """Fill ``directory``; return its interpreter and the base of that. Raises BuildError, OSError.

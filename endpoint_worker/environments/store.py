@@ -57,11 +57,22 @@ class Built:
 class Store:
     """Environments in ``directory``; ``most``: bytes, 0: no limit; ``retry``: seconds a failure is kept.
 
-    ``patience``: seconds to wait for a build by another worker.
+    ``patience``: seconds to wait for a build by another worker; ``settings``: a digest of what a build
+    depends on. A failure counts only for equal settings, and not for workers that start after it.
     """
 
-    def __init__(self, directory: Path, *, most: int = 0, retry: float = 600.0, patience: float = math.inf):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        most: int = 0,
+        retry: float = 600.0,
+        patience: float = math.inf,
+        settings: str = "",
+    ):
         self.directory = directory
+        self._settings = settings
+        self._started = time.time()
         self._most = most
         self._retry = retry
         self._patience = patience
@@ -95,12 +106,21 @@ class Store:
             os.close(fd)
 
     def failure(self, digest: str) -> str | None:
-        """Return the error of a recent failed build, if any."""
+        """Return the error of a recent failed build that still counts, if any."""
         try:
             record = json.loads((self.directory / f"{digest}.failed").read_text())
-            return str(record["message"]) if time.time() - float(record["time"]) < self._retry else None
+            when, message = float(record["time"]), str(record["message"])
+            left = when + self._retry - time.time()
+            if when < self._started or record.get("settings", "") != self._settings:
+                return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        if not 0 < left <= self._retry:
+            return None
+        return (
+            f"{message}\n(this build failed {self._retry - left:.0f} s ago; it is tried again in "
+            f"{left:.0f} s, or at once after the endpoint's worker is restarted)"
+        )
 
     def build(self, digest: str, make: Make, stop: Callable[[], bool]) -> None:
         """Build an environment unless it exists; only one worker at a time does so.
@@ -127,7 +147,7 @@ class Store:
                 shutil.rmtree(directory, ignore_errors=True)
                 if isinstance(error, Interrupted):
                     raise
-                _write(self.directory / f"{digest}.failed", {"time": time.time(), "message": str(error)})
+                self._record_failure(digest, str(error))
                 raise BuildError(str(error)) from None
         self.prune(keep=digest)
 
@@ -135,7 +155,11 @@ class Store:
         """Mark an environment that was built but does not work as failed."""
         self.release(digest)
         (self.directory / f"{digest}.json").unlink(missing_ok=True)
-        _write(self.directory / f"{digest}.failed", {"time": time.time(), "message": why})
+        self._record_failure(digest, why)
+
+    def _record_failure(self, digest: str, message: str) -> None:
+        record = {"time": time.time(), "message": message, "settings": self._settings}
+        _write(self.directory / f"{digest}.failed", record)
 
     def prune(self, keep: str = "") -> None:
         """Remove unused environments, least recently used first, until the total size is within the limit."""

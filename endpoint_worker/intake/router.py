@@ -15,6 +15,7 @@ from umbel.protocol.environment import Environment, of_function
 from ..config.environments import Environments
 from ..config.mounts import Mount
 from ..config.policy import Rules
+from ..environments import pip_settings
 from ..environments.build import Builder, base_of
 from ..environments.store import Built, Store
 from ..runners.job import Job, Sink, ignore, refused, unstarted
@@ -53,8 +54,14 @@ class Router:
         self._runtime_copy: Path | None = options_builder.base.runtime_copy
         patience = settings.build_seconds + 60.0
         place = settings.place(cache)
-        store = Store(place, most=settings.size, retry=settings.retry_seconds, patience=patience)
         builder = Builder(settings, build_environment(options_builder.base.environment, os.environ))
+        store = Store(
+            place,
+            most=settings.size,
+            retry=settings.retry_seconds,
+            patience=patience,
+            settings=builder.digest,
+        )
         self._build_queue = BuildQueue(store, builder, self._run_built, self._fail, self._return_job)
 
     @property
@@ -174,6 +181,6 @@ def with_environment(
 
 
 def build_environment(runners: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables for building: those of runners, and the site's own for pip and uv."""
+    """Variables for building: those of runners, the site's own for pip and uv, and pip's settings for uv."""
     own = {name: value for name, value in environ.items() if name.startswith(("PIP_", "UV_"))}
-    return {"UV_PYTHON_DOWNLOADS": "never", **runners, **own}
+    return {"UV_PYTHON_DOWNLOADS": "never", **pip_settings.for_uv(environ), **runners, **own}

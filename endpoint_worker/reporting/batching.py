@@ -40,3 +40,11 @@ def lost(batch: dict[str, list[Outcome]], error: Exception) -> dict[str, list[Ou
         ]
         for bundle, outcomes in batch.items()
     }
+
+
+def shifted(batch: dict[str, list[Outcome]], offset: float) -> dict[str, list[Outcome]]:
+    """Return outcomes with ``offset`` seconds added to their dates."""
+    return {
+        bundle: [o._replace(started=o.started + offset) if o.started else o for o in outcomes]
+        for bundle, outcomes in batch.items()
+    }

@@ -6,7 +6,6 @@ report, but no outcome waits for others. Heartbeats and small reports pass betwe
 reports about the same bundle keep their order.
 """
 
-# One concept: the order in which outcomes are divided, spooled and sent.
 from __future__ import annotations
 
 import logging
@@ -39,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between attempts while the broker is unreachable: doubled each time up to the maximum.
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0
+#: Dates of outcomes are corrected if the node's clock differs from the broker's by this much (seconds).
+NOTABLE_OFFSET = 1.0
 #: A report that cannot be read from the spool is tried again after this long (seconds).
 UNREADABLE_DELAY = 60.0
 
@@ -183,6 +184,9 @@ class Outbox:
             self._spool.write_rest()
         if self._items:
             new = batching.divide(self._items)
+            offset = self._clock.offset
+            if abs(offset) >= NOTABLE_OFFSET:
+                new = [batching.shifted(batch, offset) for batch in new]
             self._pending += new
             # count the reports that contain the outcomes instead of the calls of ``add``
             items, self._items = self._items, []

@@ -13,7 +13,7 @@ import json
 import uuid
 from typing import Any
 
-from umbel.protocol import names
+from umbel.protocol import checks, names
 
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -56,6 +56,14 @@ def bundle_message(
         "properties": _properties(endpoint_id, bundle_id),
     }
     return json.dumps(message).encode()
+
+
+def bundle_id(message: bytes) -> str | None:
+    """Return the id of the bundle in a message from an endpoint's queue; None if it is not one."""
+    try:
+        return checks.identifier(json.loads(message)["headers"]["id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _properties(endpoint_id: str, bundle_id: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Redis is transport only. Everything in it may be lost and is restored from the l
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from base64 import b64encode
@@ -22,7 +21,7 @@ from umbel.protocol import names
 from umbel.protocol.limits import BUNDLE_LIFETIME, INLINE_BODY_BYTES
 from umbel.system.redis import connection_options
 
-from .celery_message import bundle_message
+from .celery_message import bundle_id, bundle_message
 from .dead_letters import DeadLetters
 from .report_lists import ReportLists
 
@@ -33,8 +32,34 @@ COMMAND_TIMEOUT = 15.0
 #: Interval after which a function's body is written to the broker again, seconds.
 FUNCTION_REFRESH = 60.0
 
+#: Messages of a queue that are read at once and at most, largest message, and largest queue in bytes.
+QUEUE_PAGE, QUEUE_LENGTH, MESSAGE_BYTES, QUEUE_BYTES = 100, 20_000, 1024 * 1024, 256 * 1024 * 1024
+
+# KEYS: a queue. ARGV: first and last position, largest message, largest queue. Returns the messages, with ""
+# for one that is too large, or nil if the queue was deleted.
+_READ_QUEUE = """
+if redis.replicate_commands then redis.replicate_commands() end
+local used = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', '0')
+local found = {}
+if type(used) ~= 'number' or used <= tonumber(ARGV[4]) then
+  found = redis.pcall('LRANGE', KEYS[1], ARGV[1], ARGV[2])
+  if not found.err then
+    for i, message in ipairs(found) do
+      if #message > tonumber(ARGV[3]) then found[i] = '' end
+    end
+    return found
+  end
+end
+redis.call('UNLINK', KEYS[1])
+return nil
+"""
+
 #: Errors raised when the broker is down or rejects a command.
 BrokerError = (redis.RedisError, OSError)
+
+
+class ControlError(redis.RedisError):
+    """A command cannot be sent to an endpoint because of what lies under the endpoint's keys."""
 
 
 class Outgoing(NamedTuple):
@@ -61,6 +86,7 @@ class Broker:
         self.redis: Any = redis.Redis.from_url(
             url, max_connections=256, **connection_options(COMMAND_TIMEOUT)
         )
+        self._read_queue = self.redis.register_script(_READ_QUEUE)
         self.report_lists = ReportLists(self)
         self.dead_letters = DeadLetters(self)
         self._functions: dict[tuple[str, str], float] = {}
@@ -89,7 +115,9 @@ class Broker:
                 item.endpoint_id, item.bundle_id, head, body, item.function_name, item.calls
             )
             pipe.lpush(names.queue_key(item.endpoint_id), message)
-        pipe.execute()
+        for error in _errors(pipe):
+            # an endpoint may have put something else under the key of its queue; the sweeper removes it
+            log.warning("some bundles were not sent: %s", error)
         for item in outgoing:
             known = (item.endpoint_id, item.function_sha256)
             if self._functions.get(known, 0.0) < now - FUNCTION_REFRESH:
@@ -102,12 +130,21 @@ class Broker:
         self._functions.clear()
 
     def queued(self, endpoint_id: str) -> set[str]:
-        """Return the ids of the bundles in an endpoint's queue."""
+        """Return the ids of the bundles in an endpoint's queue; anything else in it is skipped.
+
+        A queue that is not a list, or is too large to be read, is deleted: its bundles are sent again.
+        """
+        key = names.queue_key(endpoint_id)
         found: set[str] = set()
-        start = 0
-        while messages := self.redis.lrange(names.queue_key(endpoint_id), start, start + 99):
-            found.update(json.loads(message)["headers"]["id"] for message in messages)
-            start += len(messages)
+        for start in range(0, QUEUE_LENGTH, QUEUE_PAGE):
+            limits = start, start + QUEUE_PAGE - 1, MESSAGE_BYTES, QUEUE_BYTES
+            messages = self._read_queue([key], limits, client=self.redis)
+            if messages is None:
+                log.warning("endpoint %s: the queue was invalid and is deleted", endpoint_id)
+                return set()
+            found.update(filter(None, map(bundle_id, messages)))
+            if len(messages) < QUEUE_PAGE:
+                break
         return found
 
     def notify(self, groups: Iterable[str]) -> None:
@@ -124,7 +161,8 @@ class Broker:
         pipe.zadd(key, {task_id: now for task_id in task_ids})
         pipe.zremrangebyscore(key, 0, now - BUNDLE_LIFETIME)
         pipe.expire(key, int(BUNDLE_LIFETIME))
-        pipe.execute()
+        if _errors(pipe):  # an endpoint may have put something else under this key
+            self.redis.delete(key)
         self.control(endpoint_id, names.CANCEL_COMMAND, {"task_ids": list(task_ids)})
 
     def control(
@@ -135,8 +173,13 @@ class Broker:
         workers: Sequence[str] | None = None,
     ) -> None:
         """Send a Celery remote control command to workers of an endpoint (host names; None: all)."""
-        with mailbox(self.url, endpoint_id) as box:
-            box.cast(None if workers is None else list(workers), command, arguments)
+        try:
+            with mailbox(self.url, endpoint_id) as box:
+                box.cast(None if workers is None else list(workers), command, arguments)
+        except BrokerError:
+            raise
+        except Exception as error:  # kombu reads keys that an endpoint can write
+            raise ControlError(f"endpoint {endpoint_id} cannot be controlled: {error!r}") from error
 
     def drop_endpoint(self, endpoint_id: str) -> None:
         """Delete all keys of an endpoint."""
@@ -146,6 +189,15 @@ class Broker:
     def close(self) -> None:
         """Close all connections."""
         self.redis.close()
+
+
+def _errors(pipe: Any) -> list[Exception]:
+    """Execute a pipeline; return the errors of keys of another type, and raise any other one."""
+    errors = [answer for answer in pipe.execute(raise_on_error=False) if isinstance(answer, Exception)]
+    for error in errors:
+        if "WRONGTYPE" not in str(error):
+            raise error
+    return errors
 
 
 # the reply queue is deleted with its connection; without an expiry it needs no script on the broker

@@ -58,6 +58,8 @@ class Settings:
     #: Limit of the unfinished tasks of one user, and of one endpoint; beyond it, submissions get status 429.
     max_user_calls: Count = 1_000_000
     max_endpoint_calls: Count = 1_000_000
+    #: Memory of the broker that one endpoint may occupy; beyond it, the endpoint is suspended for a minute.
+    broker_quota: Count = 512 * 1024 * 1024
     #: Level of the log.
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 

@@ -19,11 +19,11 @@ from .task_rows import Task, tasks_in_bundles
 NAME_LENGTH, FACTS_LENGTH = 128, 16384
 
 
-_HEARTBEAT = ("instance", "slots", "busy", "facts", "since", "seen", "live")
+_HEARTBEAT = ("instance", "incarnation", "beat", "slots", "busy", "facts", "since", "seen", "live")
 _find = Statement(
-    lambda d: select(nodes.c.no, nodes.c.instance, nodes.c.since, nodes.c.slots, nodes.c.facts).where(
-        nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.name == bindparam("node")
-    )
+    lambda d: select(
+        *(nodes.c[name] for name in ("no", "instance", "incarnation", "beat", "since", "slots", "facts"))
+    ).where(nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.name == bindparam("node"))
 )
 _add = Statement(lambda d: insert(nodes).returning(nodes.c.no), ("endpoint_no", "name", *_HEARTBEAT))
 _update = Statement(
@@ -50,6 +50,8 @@ def record_heartbeat(
     """Record a node's report; return its number and the unfinished tasks of a node that is gone.
 
     A node is gone if it shuts down, or if a new instance replaces it: the tasks of the old instance are lost.
+    A heartbeat or goodbye of an earlier run, or older than the last one, changes nothing: it may have been
+    delayed, or be repeated by another party.
     """
     name = report.node[:NAME_LENGTH]
     instance = report.instance[:36]
@@ -60,10 +62,10 @@ def record_heartbeat(
         _store_packages(connection, endpoint_no, name, report)
         _record_bundles(connection, endpoint_no, no, report, now)
         return no, []
-    no, known, since, slots, facts = node
+    no, known, incarnation, beat, since, slots, facts = node
     if report.heartbeat is None and not report.goodbye:
         return no, []  # only outcomes, possibly a late report of an earlier instance
-    if report.goodbye and known != instance:
+    if _is_old(report, known, incarnation, beat) or (report.goodbye and known != instance):
         return no, []
     left = tasks_on_node(connection, no) if known != instance or report.goodbye else []
     beat = _described(report, now, since=since if known == instance else now, slots=slots, facts=facts)
@@ -73,6 +75,15 @@ def record_heartbeat(
     _store_packages(connection, endpoint_no, name, report)
     _record_bundles(connection, endpoint_no, no, report, now)
     return no, left
+
+
+def _is_old(report: OpenReport, instance: str, incarnation: int, beat: int) -> bool:
+    """Return whether a report is older than what is known of its node. 0 stands for unknown."""
+    if report.incarnation != incarnation:
+        return report.incarnation < incarnation
+    if report.instance[:36] != instance:
+        return incarnation > 0
+    return 0 < report.order <= beat
 
 
 def _store_packages(connection: Connection, endpoint_no: int, name: str, report: OpenReport) -> None:
@@ -92,7 +103,16 @@ def _described(report: OpenReport, now: float, *, since: float, slots: int, fact
         facts = json.dumps({k: v for k, v in report.heartbeat.facts.items() if k != "packages"})
         facts = facts if len(facts) <= FACTS_LENGTH else "{}"
     live = 0 if report.goodbye else 1
-    return {"slots": slots, "busy": busy, "facts": facts, "since": since, "seen": now, "live": live}
+    return {
+        "incarnation": report.incarnation,
+        "beat": report.order,
+        "slots": slots,
+        "busy": busy,
+        "facts": facts,
+        "since": since,
+        "seen": now,
+        "live": live,
+    }
 
 
 def _record_bundles(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import exists, func, select, tuple_, update
+from sqlalchemy import exists, func, select, tuple_
 
 from umbel.protocol import names
 from umbel.protocol.limits import HEARTBEAT_INTERVAL
@@ -23,14 +23,14 @@ from ..db import shared
 from ..db.errors import RETRYABLE
 from ..db.tables import bundles, endpoints, loads, nodes
 from ..ledger.cancel import expire, fail_oversized
-from ..ledger.node_rows import interruption_codes, tasks_on_node
 from ..ledger.requeue import requeue, requeue_lost
 from ..ledger.retention import delete_old_tasks, expire_idempotency_keys
 from ..ledger.task_rows import Task, tasks_in_bundles
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
-from . import collector
+from .broker_quota import BrokerQuota
+from .liveness import Liveness
 from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,20 @@ class Sweeper:
 
     def __init__(self, fed: Federation):
         self.fed = fed
+        self.liveness = Liveness(fed)
+        self.quota = BrokerQuota(fed)
         # bundles in no queue and on no node: number → when this was first seen
         self._missing: dict[int, float] = {}
         self._rollback = RollbackGuard(fed)
 
     def sweep(self) -> None:
         """Run every step once; a failing step does not prevent the others."""
-        steps: list[Callable[[], Any]] = [self.check_ledger, self.restore_broker, self.mark_lost_nodes]
+        steps: list[Callable[[], Any]] = [
+            self.check_ledger,
+            self.restore_broker,
+            self.quota.limit_endpoints,
+            self.liveness.mark_lost_nodes,
+        ]
         steps += [self.resend, self.expire, self.fail_oversized, self.refill, self.delete_old]
         for step in steps:
             try:
@@ -86,61 +93,10 @@ class Sweeper:
         redis.set(names.EPOCH_KEY, str(now), nx=True)
         return True
 
-    def mark_lost_nodes(self) -> None:
-        """Mark nodes without heartbeat as lost; requeue their calls, or end them with WORKER_LOST."""
-        now = time.time()
-        if not self._heartbeats_are_current(now):
-            return
-        overdue = select(nodes.c.no, nodes.c.endpoint_no, nodes.c.name).where(
-            nodes.c.live == 1, nodes.c.seen < now - self.fed.settings.node_lost_after
-        )
-        with self.fed.database.read() as connection:
-            found = connection.execute(overdue.limit(BATCH)).all()
-        for node in found:
-            self._mark_lost(node, now)
-
-    def _heartbeats_are_current(self, now: float) -> bool:
-        """Return whether a collector and the broker have run long enough for a missing heartbeat to count."""
-        timeout = self.fed.settings.node_lost_after
-        epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
-        if epoch is None or float(epoch) > now - timeout:
-            return False
-        return any(
-            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - timeout
-            for beat in collector.collectors(self.fed).values()
-        )
-
-    def _mark_lost(self, node: Any, now: float) -> None:
-        with self.fed.database.write() as connection:
-            shared.lock_endpoints(connection, [node.endpoint_no])
-            mark = update(nodes).where(
-                nodes.c.no == node.no,
-                nodes.c.live == 1,
-                nodes.c.seen < now - self.fed.settings.node_lost_after,
-            )
-            if not connection.execute(mark.values(live=0, busy=0)).rowcount:
-                return  # a heartbeat arrived in the meantime
-            left = tasks_on_node(connection, node.no)
-            groups = requeue_lost(connection, left, now, {}, interruption_codes(node.name, left))
-            planned = dispatch.refill(self.fed, connection, node.endpoint_no, now)
-        lost = "node %s: no heartbeat for %.0f s, considered lost; %d calls requeued or ended"
-        log.warning(lost, node.name, self.fed.settings.node_lost_after, len(left))
-        dispatch.send(self.fed, planned)
-        self.fed.broker.notify(groups)
-
     def resend(self) -> None:
         """Requeue bundles that are in no queue and on no live node."""
-        if self._reports_are_current(time.time()):
+        if self.liveness.reports_are_current(time.time()):
             self._resend(time.time() - self.fed.settings.resend_after)
-
-    def _reports_are_current(self, now: float) -> bool:
-        """Return whether a collector is running; otherwise the ledger may lack finished bundles."""
-        beats = collector.collectors(self.fed).values()
-        minimum = self.fed.settings.resend_after
-        return any(
-            beat["beat"] > now - 3 * collector.POLL_INTERVAL and beat["since"] < now - minimum
-            for beat in beats
-        )
 
     def _resend(self, before: float, *, everywhere: bool = False) -> None:
         """Check the bundles that were sent, or last listed by a node, before the given time.
@@ -170,7 +126,12 @@ class Sweeper:
                 return
             last = found[-1].endpoint_no, found[-1].no
             for endpoint_no, suspected in groupby(found, lambda bundle: bundle.endpoint_no):
-                self._resend_at(endpoint_no, list(suspected), before, missing_before)
+                try:
+                    self._resend_at(endpoint_no, list(suspected), before, missing_before)
+                except (*RETRYABLE, *BrokerError):
+                    raise
+                except Exception:
+                    log.exception("endpoint number %d: its bundles cannot be checked", endpoint_no)
 
     def _resend_at(
         self, endpoint_no: int, suspected: Sequence[Any], before: float, missing_before: dict[int, float]
@@ -178,6 +139,8 @@ class Sweeper:
         with self.fed.database.read() as connection:
             query = select(endpoints.c.id).where(endpoints.c.no == endpoint_no)
             endpoint_id = connection.execute(query).scalar_one()
+        if not self.liveness.reports_are_applied(endpoint_id):
+            return  # its ends may be among them
         queued = self.fed.broker.queued(endpoint_id)
         now = time.time()
         missing = {b.no: missing_before.get(b.no, now) for b in suspected if b.id not in queued}

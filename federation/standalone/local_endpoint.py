@@ -34,11 +34,12 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "endpoint_worker", *words]
 
 
-def reconcile(fed: Federation, user: User) -> bool:
+def reconcile(fed: Federation, user: User, url: str) -> bool:
     """Return whether the home directory and the registry contain the same endpoint ``local``.
 
     If only one of them has it, it cannot work any more and is deleted, so that it can be configured again.
-    Raises Conflict if the directory was lost and the endpoint still has unfinished tasks.
+    ``url``: the service's present address. Raises Conflict if the directory was lost and the endpoint still
+    has unfinished tasks.
     """
     folder = fed.settings.home / "endpoints" / NAME
     try:
@@ -48,7 +49,7 @@ def reconcile(fed: Federation, user: User) -> bool:
     try:
         credentials = json.loads((folder / "credentials.json").read_text(encoding="utf-8"))
         if registered is not None and credentials["endpoint_id"] == registered:
-            _update_broker_address(fed, credentials, folder / "credentials.json")
+            _update_addresses(fed, credentials, url, folder / "credentials.json")
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the credentials are missing or invalid
@@ -59,14 +60,15 @@ def reconcile(fed: Federation, user: User) -> bool:
     return False
 
 
-def _update_broker_address(fed: Federation, credentials: dict[str, str], file: Path) -> None:
-    """Write the broker's current address to the endpoint's credentials if it has changed."""
+def _update_addresses(fed: Federation, credentials: dict[str, str], api_url: str, file: Path) -> None:
+    """Write the current addresses of service and broker to the endpoint's credentials."""
     url = urlsplit(credentials["broker_url"])
     account, _, address = url.netloc.rpartition("@")
     present = fed.settings.broker_address or fed.broker.address
-    if address != present:
-        moved = url._replace(netloc=f"{account}@{present}").geturl()
-        write_private(file, json.dumps({**credentials, "broker_url": moved}, indent=1) + "\n")
+    broker_url = url._replace(netloc=f"{account}@{present}").geturl() if address != present else url.geturl()
+    moved = {**credentials, "api_url": api_url, "broker_url": broker_url}
+    if moved != credentials:
+        write_private(file, json.dumps(moved, indent=1) + "\n")
 
 
 def configure(workers: int, environ: Mapping[str, str], cwd: Path) -> None:

@@ -116,7 +116,7 @@ class Startup:
         write_private(file, json.dumps({"url": self.url, "token": token}) + "\n")
         self.api = local_endpoint.ApiProbe(self.url, token)
         try:
-            self._configured = local_endpoint.reconcile(fed, user)
+            self._configured = local_endpoint.reconcile(fed, user, self.url)
         except Conflict as error:
             # the service must run, so that the endpoint's tasks can be cancelled
             log.error(

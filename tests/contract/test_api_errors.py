@@ -70,6 +70,7 @@ ROUTES = [
     ("GET", f"/v1/groups/{ID}"),
     ("GET", f"/v1/groups/{ID}/results"),
     ("POST", f"/v1/groups/{ID}/cancel"),
+    ("PUT", f"/v1/uploads/{ID}"),
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 
+from federation.broker import client as broker_client
 from federation.broker import report_lists
 from tests.simulation.clock import Clock
 
@@ -62,8 +63,9 @@ class Store:
         return _PubSub(self)
 
     def register_script(self, script: str) -> Any:
-        """Return what does the same as a script of ``report_lists``, as one request to ``client``."""
-        name = {report_lists._READ: "read_reports", report_lists._REMOVE: "remove_reports"}[script]
+        """Return what does the same as a script of the broker client, as one request to ``client``."""
+        scripts = {report_lists._READ: "read_reports", report_lists._REMOVE: "remove_reports"}
+        name = {**scripts, broker_client._READ_QUEUE: "read_queue"}[script]
         return lambda keys, words, client: client.request([(name, (keys, words), {})])[0]
 
     def close(self) -> None:
@@ -197,6 +199,9 @@ class Store:
                     oldest.pop()
                 answer.append([b"read", len(found), *oldest])
         return answer
+
+    def _read_queue(self, keys: Sequence[str], words: Sequence[Any]) -> list[bytes]:
+        return self._lrange(keys[0], *words[:2])
 
     def _remove_reports(self, keys: Sequence[str], words: Sequence[Any]) -> None:
         for number, (claim, key) in enumerate(zip(keys[:-2:2], keys[1:-2:2])):

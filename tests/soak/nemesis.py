@@ -1,4 +1,4 @@
-"""Kills processes of a federation, one after another, chosen by chance."""
+"""Kills and suspends processes of a federation, and sends garbage, one after another, chosen by chance."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import threading
 import time
 
 import psutil
+import redis
 
 from tests.support.embedded import Embedded, gone
 from tests.support.wait import wait_until
+from umbel.protocol import names
 
 #: Everything that a federation consists of; "up" is the one that keeps the others running.
 VICTIMS = ("web", "collect", "sweep", "redis", "endpoint", "runner", "up")
+#: Parts that are also suspended for a while, up to so many seconds: less than after which a node is lost.
+SUSPENDED, LONGEST = ("web", "collect", "sweep", "redis", "endpoint"), 12.0
+#: What else happens, each once per round.
+ATTACKS = (*(f"suspend {part}" for part in SUSPENDED), "garbage")
 
 
 class Nemesis(threading.Thread):
@@ -44,14 +50,41 @@ class Nemesis(threading.Thread):
         try:
             while not self._over.wait(self._chance.uniform(0.5, 1.5) * self._interval):
                 if not turns:
-                    turns = self._chance.sample(VICTIMS, len(VICTIMS))
-                victim = turns.pop()
-                self._kill(victim)
-                self.kills.append(victim)
-                print(f"{time.monotonic() - began:6.1f} s: {victim} was killed and is back", flush=True)
+                    # kills more often than anything else
+                    turns = self._chance.sample(
+                        [*VICTIMS, *self._chance.sample(ATTACKS, 3)], len(VICTIMS) + 3
+                    )
+                turn = turns.pop()
+                self._strike(turn)
+                self.kills.append(turn)
+                print(f"{time.monotonic() - began:6.1f} s: {turn}", flush=True)
         except BaseException as error:  # the test's thread raises it
             self.failure = error
             self._failed.set()
+
+    def _strike(self, turn: str) -> None:
+        if turn == "garbage":
+            self._send_garbage()
+        elif turn.startswith("suspend "):
+            self._suspend(turn.split()[1])
+        else:
+            self._kill(turn)
+
+    def _suspend(self, part: str) -> None:
+        process = psutil.Process(self._umbel.pids()[part])
+        process.suspend()
+        try:
+            self._over.wait(self._chance.uniform(1.0, LONGEST))
+        finally:
+            process.resume()
+
+    def _send_garbage(self) -> None:
+        """Push what is no report into the endpoint's own list of reports, as its credentials allow."""
+        endpoint_id = self._umbel.client().get_endpoint("local")["id"]
+        url = (self._umbel.home / "redis" / "service.url").read_text().strip()
+        garbage = [self._chance.randbytes(self._chance.choice([0, 1, 64, 4096])) for _ in range(20)]
+        with redis.Redis.from_url(url) as broker:
+            broker.lpush(names.reports_key(endpoint_id), *garbage, b"UMB1\0\0\0\2{}" + bytes(64))
 
     def _kill(self, victim: str) -> None:
         if victim == "runner":

@@ -44,6 +44,8 @@ class FakeNode:
     def __init__(self, endpoint: FakeEndpoint, name: str, slots: int):
         self.endpoint, self.name, self.slots = endpoint, name, slots
         self.instance = names.new_id()
+        self.incarnation = 1
+        self.order = 0
         self.held: dict[str, Bundle] = {}
         self.last_report = b""
         self.verifier = Verifier(endpoint.fed.signer.public_key)
@@ -78,6 +80,8 @@ class FakeNode:
     def restart(self) -> None:
         """Die and start again: a new instance under the old name, with empty hands."""
         self.instance = names.new_id()
+        self.incarnation += 1
+        self.order = 0
         self.held.clear()
         self.beat()
 
@@ -102,7 +106,9 @@ class FakeNode:
         self.endpoint.broker.push_report(self.endpoint.id, self.last_report)
 
     def _send(self, **what: Any) -> None:
-        report = Report(self.endpoint.id, self.name, self.instance, **what)
+        self.order += 1
+        run = {"incarnation": self.incarnation, "order": self.order}
+        report = Report(self.endpoint.id, self.name, self.instance, **what, **run)
         self.last_report = report.seal(self.endpoint.signer, time.time(), names.new_id())
         self.repeat()
 

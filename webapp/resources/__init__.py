@@ -1,6 +1,6 @@
 """The routes: schema in, one call into ``federation``, schema out."""
 
-from . import codes, elastic, endpoints, functions, groups, packages, service, tasks
+from . import codes, elastic, endpoints, functions, groups, packages, service, tasks, uploads
 
 #: Every blueprint of the API, in the order of its documentation.
 BLUEPRINTS = (
@@ -10,6 +10,7 @@ BLUEPRINTS = (
     elastic.blp,
     tasks.blp,
     groups.blp,
+    uploads.blp,
     packages.blp,
     service.blp,
 )

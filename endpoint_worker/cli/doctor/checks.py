@@ -34,6 +34,7 @@ from ...config import settings as site
 from ...config.directory import Credentials, EndpointDirectory
 from ...runners.options import runner_options
 from ...runners.slot import Slot
+from ..register import other_address
 from . import sandbox
 
 #: Seconds to wait for a response of service and broker, and for a runner to start.
@@ -65,6 +66,8 @@ def check(directory: EndpointDirectory, *, api: bool = True) -> list[Finding]:
     clock = None
     if credentials is not None and api:
         finding, clock = _api(credentials.api_url)
+        if not finding.ok and (answer := _api(other_address(directory, credentials.api_url)))[0].ok:
+            finding, clock = answer
         found.append(finding)
     if credentials is None or chosen is None:
         why = "skipped: fix the files and settings above first"

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, SmallInteger, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 from .base import Number, metadata, no, ref
 
@@ -89,6 +101,9 @@ nodes = Table(
     ref("endpoint_no", "endpoints", nullable=False),
     Column("name", String(128), nullable=False),
     Column("instance", String(36), nullable=False),
+    # grows with each run of the node, and with each heartbeat of a run; 0: unknown
+    Column("incarnation", BigInteger, nullable=False, server_default="0"),
+    Column("beat", BigInteger, nullable=False, server_default="0"),
     Column("slots", Integer, nullable=False),
     Column("busy", Integer, nullable=False),
     Column("facts", Text, nullable=False, server_default="{}"),

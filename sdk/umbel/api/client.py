@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..protocol.errors import Conflict
+from ..protocol.errors import Conflict, ServiceUnavailable, TooMany
 from ..protocol.limits import MAX_WAIT
 from ..serialization.codec import FunctionBody, dump_call, dump_function
+from ..system.forks import after_fork
 from .account import find_account
 from .elastic_routes import ElasticRoutes
 from .outcome import read_outcome
@@ -21,6 +22,8 @@ from .streams import read_stream
 from .task_routes import TaskRoutes
 from .transport import PATIENCE, HttpTransport, Transport
 
+#: How much later than a poll's own wait its answer may arrive (seconds).
+MARGIN = 0.5
 #: Longest name, source and description that the service stores (characters).
 MAX_NAME = 256
 MAX_SOURCE = 256 * 1024
@@ -28,7 +31,7 @@ MAX_DESCRIPTION = 4096
 
 
 class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskRoutes):
-    """A connection to the service. Thread-safe.
+    """A connection to the service. Thread-safe; a forked child that uses it gets connections of its own.
 
     Close it, or use it in a ``with`` block::
 
@@ -68,12 +71,16 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
         self.transport = transport or HttpTransport(find_account(url, token, home), patience)
         self._function_ids: dict[str, str] = {}
         self._lock = threading.Lock()
+        after_fork(self._replace_lock)
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _replace_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the connections. Requests in progress fail with ServiceUnavailable."""
@@ -97,11 +104,12 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
         body = dump_function(fn)
         return self.function_id(body if description is None else replace(body, description=description))
 
-    def function_id(self, function: FunctionBody) -> str:
+    def function_id(self, function: FunctionBody, patience: float | None = None) -> str:
         """Return the id of a serialized function. Registers it if this client has not done so yet.
 
         Args:
             function: What ``umbel.serialize.dump_function`` returns.
+            patience: Seconds after which a registration fails. Default: the client's patience.
 
         Returns:
             The id, a string.
@@ -114,7 +122,9 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
             source = function.source if len(function.source or "") <= MAX_SOURCE else None
             description = function.description[:MAX_DESCRIPTION]
             known = str(
-                self.register_body(function.name[:MAX_NAME], function.data, source, description)["id"]
+                self.register_body(
+                    function.name[:MAX_NAME], function.data, source, description, patience=patience
+                )["id"]
             )
             with self._lock:
                 self._function_ids[digest] = known
@@ -167,18 +177,29 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
             NotFound: The user has no such task (``TASK_NOT_FOUND``).
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        group_id, after = None, 0
+        group_id, after, not_ready = None, 0, None
         while True:
+            # a service that does not answer may not prolong the wait, except for an answer right now
+            patience = None if not timeout or deadline is None else max(0.05, deadline - time.monotonic())
             try:
-                return read_outcome(self.get_task_result(task_id))
+                return read_outcome(self.get_task_result(task_id, patience))
             except Conflict as error:
+                not_ready = error
                 left = MAX_WAIT if deadline is None else deadline - time.monotonic()
                 if error.code != "RESULT_NOT_READY" or left <= 0:
                     raise
-            if group_id is None:
-                group_id = self.get_task(task_id)["group_id"]
-            # used only to wait: whichever task of the group finished, this one is requested again
-            after = self.group_results(group_id, after, left)["cursor"]
+            patience = None if deadline is None else left + MARGIN
+            try:
+                if group_id is None:
+                    group_id = self.get_task(task_id, patience)["group_id"]
+                # used only to wait: whichever task of the group finished, this one is requested again
+                after = self.group_results(group_id, after, left, patience=patience)["cursor"]
+            except TooMany as error:  # no place for the poll: the task goes on
+                time.sleep(min(left, float(error.details.get("retry_after") or 1.0)))
+            except ServiceUnavailable:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise not_ready from None
+                raise
 
     def stream(self, task_id: str, *, timeout: float | None = None) -> Iterator[Any]:
         """Yield what a task yields, from the first item on, while it runs or after it has finished.

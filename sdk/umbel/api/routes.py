@@ -135,7 +135,13 @@ class FunctionRoutes(Routes):
         self.transport.send(Request("DELETE", f"/v1/functions/{quote(function_id, safe='')}"))
 
     def register_body(
-        self, name: str, body: bytes, source: str | None = None, description: str = ""
+        self,
+        name: str,
+        body: bytes,
+        source: str | None = None,
+        description: str = "",
+        *,
+        patience: float | None = None,
     ) -> Record:
         """Register a serialized function. ``register_function`` does this for a Python function.
 
@@ -144,6 +150,7 @@ class FunctionRoutes(Routes):
             body: ``data`` of what ``umbel.serialize.dump_function`` returns, at most about 9 MiB.
             source: Source text to show, at most 256 Ki characters.
             description: Description to show, at most 4,096 characters.
+            patience: Seconds after which the request fails. Default: the client's patience.
 
         Returns:
             The function, as ``get_function`` returns it. A function that the same user has registered
@@ -156,7 +163,8 @@ class FunctionRoutes(Routes):
         record = {"name": name, "body": base64.b64encode(body).decode(), "description": description}
         if source is not None:
             record["source"] = source
-        return dict(self.transport.send(Request("POST", "/v1/functions", body=record, repeatable=True)))
+        request = Request("POST", "/v1/functions", body=record, repeatable=True, patience=patience)
+        return dict(self.transport.send(request))
 
 
 class EndpointRoutes(Routes):

@@ -8,16 +8,25 @@ from collections.abc import Iterator
 from concurrent.futures import TimeoutError
 from typing import Any, Protocol
 
-from ..protocol.errors import StreamRestarted, TaskError
+from ..protocol.errors import ServiceUnavailable, StreamRestarted, TaskError, TooMany
 from ..protocol.limits import MAX_WAIT
 from ..serialization.codec import load_result
+
+#: How much later than a poll's own wait its answer may arrive (seconds).
+MARGIN = 0.5
 
 
 class ItemSource(Protocol):
     """A source of items, such as a ``Client``."""
 
     def get_items(
-        self, task_id: str, after: int = 0, *, run: int | None = None, wait: float = 0.0
+        self,
+        task_id: str,
+        after: int = 0,
+        *,
+        run: int | None = None,
+        wait: float = 0.0,
+        patience: float | None = None,
     ) -> dict[str, Any]:
         """Return the items that a task has yielded, without the first ``after``."""
 
@@ -51,6 +60,13 @@ def read_stream(source: ItemSource, task_id: str, timeout: float | None) -> Iter
         )
 
 
+def _get_items(
+    source: ItemSource, task_id: str, after: int, run: int | None, left: float, patience: float | None
+) -> dict[str, Any]:
+    wait = min(left, MAX_WAIT)
+    return source.get_items(task_id, after, run=run, wait=wait, patience=patience)
+
+
 def _next_page(
     source: ItemSource, task_id: str, after: int, run: int | None, timeout: float | None
 ) -> dict[str, Any]:
@@ -58,7 +74,18 @@ def _next_page(
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         left = MAX_WAIT if deadline is None else max(0.0, deadline - time.monotonic())
-        page = source.get_items(task_id, after, run=run, wait=min(left, MAX_WAIT))
+        try:
+            page = _get_items(source, task_id, after, run, left, None if deadline is None else left + MARGIN)
+        except (ServiceUnavailable, TooMany) as error:
+            # a poll that has no place for now ends nothing
+            if isinstance(error, TooMany) and (deadline is None or time.monotonic() < deadline):
+                time.sleep(min(left, 1.0))
+                continue
+            if deadline is None or time.monotonic() < deadline:
+                raise
+            raise TimeoutError(
+                f"task {task_id} has not yielded an item for {timeout:g} s ({error})"
+            ) from error
         if page["items"] or page["ended"] or (after and page["run"] != run):
             return page
         if deadline is not None and time.monotonic() >= deadline:

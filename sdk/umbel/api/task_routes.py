@@ -1,5 +1,6 @@
 """One method per route of the API for tasks and their groups; ``Client`` joins all routes."""
 
+# One concept: one method for each route of tasks and their groups; most lines are their documentation
 from __future__ import annotations
 
 import threading
@@ -141,11 +142,12 @@ class TaskRoutes(Routes):
             self.transport.send(Request("POST", "/v1/tasks/cancel", body=body, repeatable=True))["cancelled"]
         )
 
-    def get_task_result(self, task_id: str) -> Record:
+    def get_task_result(self, task_id: str, patience: float | None = None) -> Record:
         """Return the outcome of a task, its result still serialized. ``get_result`` returns the value.
 
         Args:
             task_id: Id of the task.
+            patience: Seconds after which the request fails. Default: the client's patience.
 
         Returns:
             A record with ``task_id``, ``state``, ``code``, ``message``, ``completion``, ``node``,
@@ -156,7 +158,8 @@ class TaskRoutes(Routes):
             NotFound: The user has no such task (``TASK_NOT_FOUND``).
             Conflict: The task has not finished (``RESULT_NOT_READY``).
         """
-        return dict(self._get(f"/v1/tasks/{quote(task_id, safe='')}/result"))
+        path = f"/v1/tasks/{quote(task_id, safe='')}/result"
+        return dict(self.transport.send(Request("GET", path, patience=patience)))
 
     def get_log(
         self, task_id: str, offset: int = 0, *, attempt: int | None = None, wait: float = 0.0
@@ -204,7 +207,15 @@ class TaskRoutes(Routes):
                 return
             offset, attempt = record["offset"], record["attempt"]
 
-    def get_items(self, task_id: str, after: int = 0, *, run: int | None = None, wait: float = 0.0) -> Record:
+    def get_items(
+        self,
+        task_id: str,
+        after: int = 0,
+        *,
+        run: int | None = None,
+        wait: float = 0.0,
+        patience: float | None = None,
+    ) -> Record:
         """Return items that a task has yielded, still serialized. ``stream`` yields the values.
 
         Args:
@@ -213,6 +224,7 @@ class TaskRoutes(Routes):
             run: The start of the task that ``after`` counts in; ``run`` of the previous answer. If another
                 start has yielded since, its items are returned from the first.
             wait: How long to wait for an item if there is none yet, seconds, at most 30.
+            patience: Seconds after which the request fails. Default: the client's patience.
 
         Returns:
             A record with ``task_id``, ``state``, ``items`` (base64; at most 1,000 items and about 6 MiB),
@@ -226,7 +238,7 @@ class TaskRoutes(Routes):
         wait = min(wait, MAX_WAIT)
         query = {"after": after, "run": run, "wait": f"{wait:g}"}
         path = f"/v1/tasks/{quote(task_id, safe='')}/items"
-        return dict(self.transport.send(Request("GET", path, query, wait=wait)))
+        return dict(self.transport.send(Request("GET", path, query, wait=wait, patience=patience)))
 
     def get_group(self, group_id: str) -> Record:
         """Return a group.
@@ -268,6 +280,7 @@ class TaskRoutes(Routes):
         limit: int = 1000,
         *,
         epoch: str | None = None,
+        patience: float | None = None,
     ) -> Record:
         """Return results of a group in the order in which its tasks finished.
 
@@ -278,6 +291,7 @@ class TaskRoutes(Routes):
             limit: Maximum number of results, at most 1,000. An answer also ends at about 8 MiB.
             epoch: The epoch in which ``after`` counts; ``epoch`` of the previous answer. If the service's
                 database was restored to an earlier state since, the answer begins with the first result.
+            patience: Seconds after which the request fails. Default: the client's patience.
 
         Returns:
             A record with ``results``, ``cursor`` and ``epoch`` (for the next request) and ``live`` (0 when
@@ -290,4 +304,5 @@ class TaskRoutes(Routes):
         wait = min(wait, MAX_WAIT)
         query = {"after": after, "wait": f"{wait:g}", "limit": limit, "epoch": epoch}
         path = f"/v1/groups/{quote(group_id, safe='')}/results"
-        return dict(self.transport.send(Request("GET", path, query, wait=wait, accept=parcel.RESULTS_TYPE)))
+        request = Request("GET", path, query, wait=wait, accept=parcel.RESULTS_TYPE, patience=patience)
+        return dict(self.transport.send(request))

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import random
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import SSLError
 
 from ..protocol import parcel
-from ..protocol.errors import ProtocolError, ServiceError, ServiceUnavailable, service_error
+from ..protocol.errors import NotFound, ServiceUnavailable
 from ..protocol.version import __version__
+from ..system.forks import after_fork
 from .account import Account
+from .answers import RetryableError, read_answer
+from .connections import SILENCE, Answer, Connections, Cut
+from .upload import RESUMED_FROM, Upload
 
 logger = logging.getLogger(__name__)
 
@@ -29,28 +30,15 @@ PATIENCE = 600.0
 #: The same until the service has answered once, because a wrong address is then more likely, and after an
 #: internal error of the service, which may be permanent.
 BRIEF_PATIENCE = 10.0
-CONNECT_TIMEOUT = 10.0
 #: Pauses of at least this length (seconds) are logged as warnings.
 WARNING_PAUSE = 2.0
 #: Longest pause between two tries (seconds).
 LONGEST_PAUSE = 10.0
-#: Statuses after which the same request may succeed a little later.
-RETRIED = frozenset({429, 502, 503, 504})  # and 500, for a short time
 SAFE = frozenset({"GET", "DELETE", "PATCH"})
 
 
 class TransportClosed(ServiceUnavailable):
     """This program closed the connection, or gave up, while a request was in progress."""
-
-
-class _RetryableError(Exception):
-    """A failed try that may be repeated after ``pause`` seconds; only for a short time if ``brief``."""
-
-    def __init__(self, error: ServiceError, pause: float = 0.0, brief: bool = False):
-        super().__init__(error)
-        self.error = error
-        self.pause = pause
-        self.brief = brief
 
 
 @dataclass(frozen=True)
@@ -60,8 +48,9 @@ class Request:
     ``query``: parameters; those that are None are left out. ``body``: a JSON value. ``blobs``: bytes sent
     with it in a parcel (see ``umbel.protocol.parcel``). ``accept``: Content-Type of a parcel that the answer
     may be. ``key``: Idempotency-Key; without one a POST is sent once, unless it is ``repeatable``. ``wait``:
-    how long the answer may take (seconds). ``patience``: how long to repeat the request (seconds); None: as
-    long as the transport's. ``given_up``: once this event is set, the request is not repeated.
+    how long the service may take to answer (seconds). ``patience``: after how long the request fails
+    (seconds), also while it is in progress; 0: it is tried once; None: it is repeated for the transport's
+    patience without an answer. ``given_up``: once this event is set, the request is not repeated.
     """
 
     method: str
@@ -90,34 +79,69 @@ class Transport(Protocol):
         """Close the connections. Requests in progress raise TransportClosed at once."""
 
 
-class _Connections:
-    """The open sockets of one transport. Closing them unblocks threads that read from them."""
+class _Try:
+    """What the tries of one request share: its encoded body, its limits, and what earlier tries achieved."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: list[HTTPConnection] = []
-        self._is_shut_down = False
+    def __init__(self, request: Request, headers: dict[str, str], patience: float):
+        self.request = request
+        self.headers = dict(headers)
+        self.body: bytes | None = None
+        self.upload: Upload | None = None
+        self.partial: Answer | None = None
+        self.started = time.monotonic()
+        self.patience = patience if request.patience is None else request.patience
+        self.deadline = self.started + request.patience if request.patience else None
+        self.pauses = _pauses()
+        self._achieved = 0
+        if request.blobs is not None:
+            self.body = parcel.pack(request.body, request.blobs)
+            self.headers["Content-Type"] = parcel.SUBMISSION_TYPE
+        elif request.body is not None:
+            self.body = json.dumps(request.body, separators=(",", ":")).encode()
+            self.headers["Content-Type"] = "application/json"
+        if request.accept is not None:
+            self.headers["Accept"] = f"{request.accept}, {self.headers['Accept']}"
+        if request.key is not None:
+            self.headers["Idempotency-Key"] = request.key
 
-    def add(self, connection: HTTPConnection) -> None:
-        """Add a new connection. Raises OSError if ``shut_down`` was called in the meantime."""
-        with self._lock:
-            if self._is_shut_down:
-                connection.close()
-                raise ConnectionAbortedError("the transport was closed")
-            self._open = [c for c in self._open if c.sock is not None]
-            self._open.append(connection)
+    @property
+    def repeatable(self) -> bool:
+        """True if the request may be sent more than once."""
+        return self.request.repeatable or self.request.key is not None or self.request.method in SAFE
 
-    def shut_down(self) -> None:
-        """Unblock every thread that reads from a connection, and reject new connections."""
-        with self._lock:
-            self._is_shut_down = True
-            for connection in self._open:
-                sock = connection.sock
-                try:
-                    if sock is not None:
-                        sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # closed by the other side already
+    @property
+    def silence(self) -> float:
+        """How long to wait for the answer of one try, seconds."""
+        if self.request.patience is not None or self.request.wait != Request.wait:
+            return self.request.wait + SILENCE
+        return min(self.request.wait + SILENCE, max(self.patience, 1.0))
+
+    def fail(self, cut: Cut) -> None:
+        """Keep what a try achieved that was cut; the patience begins anew with each progress."""
+        if cut.partial is not None and self.request.method == "GET":
+            self.partial = self.join(cut.partial)
+        if self.upload is None and self.repeatable and cut.sent and len(self.body or b"") >= RESUMED_FROM:
+            self.upload = Upload(self.body or b"")
+        achieved = (
+            self.upload.stored if self.upload is not None else len(self.partial.data if self.partial else b"")
+        )
+        if achieved > self._achieved:
+            self.started = time.monotonic()
+            self.pauses = _pauses()
+        self._achieved = achieved
+
+    def join(self, answer: Answer) -> Answer:
+        """Return an answer with its beginning, if an earlier try received that."""
+        partial, self.partial = self.partial, None
+        if partial is None or answer.status != 206:
+            return answer
+        return Answer(partial.status, partial.headers, partial.data + answer.data)
+
+    def may_pause(self, pause: float, brief: bool) -> bool:
+        """Return whether there is time for another try after ``pause`` seconds."""
+        again = time.monotonic() + pause
+        limit = min(self.patience, BRIEF_PATIENCE) if brief else self.patience
+        return again <= self.started + limit and (self.deadline is None or again < self.deadline)
 
 
 class HttpTransport:
@@ -128,36 +152,34 @@ class HttpTransport:
         self.patience = patience
         self._reached = reached or threading.Event()
         self._closed = threading.Event()
-        self._connections = _Connections()
-        self._pool = _make_pool(account.url, self._connections)
-        self._base = urlsplit(account.url).path.rstrip("/")
+        self._connections = Connections(account.url)
+        after_fork(self._replace_events)
         self._headers = {"Accept": "application/json", "User-Agent": f"umbel/{__version__}"}
         if account.token:
             self._headers["Authorization"] = f"Bearer {account.token}"
 
     def send(self, request: Request) -> Any:
         """Send a request, repeatedly if necessary; see ``Request``."""
-        repeatable = request.repeatable or request.key is not None or request.method in SAFE
-        patience = self.patience if request.patience is None else request.patience
-        started = time.monotonic()
-        for pause in _pauses():
+        tries = _Try(request, self._headers, self.patience)
+        while True:
             self._check_open(request)
             try:
-                return self._try(request)
-            except _RetryableError as error:
+                return self._try(tries)
+            except RetryableError as error:
                 failure = error
             self._check_open(request)
-            if not repeatable:
-                raise failure.error
-            pause = max(pause, failure.pause)
+            pause = max(next(tries.pauses), failure.pause)
             brief = failure.brief or not self._reached.is_set()
-            if time.monotonic() + pause > started + (min(patience, BRIEF_PATIENCE) if brief else patience):
+            if not tries.repeatable or not tries.may_pause(pause, brief):
                 raise failure.error
             # short interruptions need no attention; during longer ones the program must not seem to hang
             level = logging.WARNING if pause >= WARNING_PAUSE else logging.INFO
             logger.log(level, "%s; trying again in %.1f s", failure.error, pause)
             (request.given_up or self._closed).wait(pause)
-        raise AssertionError("pauses never end")
+
+    def _replace_events(self) -> None:
+        """In a forked child: another thread may have held their locks."""
+        self._closed, self._reached = _copy(self._closed), _copy(self._reached)
 
     def clone(self) -> HttpTransport:
         """Return a transport to the same service with connections of its own."""
@@ -166,40 +188,47 @@ class HttpTransport:
     def close(self) -> None:
         """Close all connections. Requests in progress raise TransportClosed."""
         self._closed.set()
-        self._connections.shut_down()
-        self._pool.close()
+        self._connections.close()
 
     def _check_open(self, request: Request) -> None:
         if self._closed.is_set() or (request.given_up is not None and request.given_up.is_set()):
             raise TransportClosed()
 
-    def _try(self, request: Request) -> Any:
-        headers = dict(self._headers)
-        body = None
-        if request.blobs is not None:
-            body = parcel.pack(request.body, request.blobs)
-            headers["Content-Type"] = parcel.SUBMISSION_TYPE
-        elif request.body is not None:
-            body = json.dumps(request.body, separators=(",", ":")).encode()
-            headers["Content-Type"] = "application/json"
-        if request.accept is not None:
-            headers["Accept"] = f"{request.accept}, {headers['Accept']}"
-        if request.key is not None:
-            headers["Idempotency-Key"] = request.key
+    def _try(self, tries: _Try) -> Any:
+        request, headers, body = tries.request, dict(tries.headers), tries.body
         try:
-            response = self._pool.urlopen(
-                request.method,
-                self._base + _target(request),
-                body=body,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=request.wait + 15.0),
+            if tries.upload is not None:
+                tries.upload.send(lambda path, query, part: self._put(tries, path, query, part))
+                headers.update(tries.upload.headers)
+                body = b""
+            if tries.partial is not None:
+                headers["Range"] = f"bytes={len(tries.partial.data)}-"
+                headers["If-Range"] = tries.partial.headers["ETag"]
+            answer = self._exchange(
+                tries, request.method, _target(request.path, request.query), headers, body
             )
-        except (HTTPError, OSError) as error:
-            raise self._unreachable(error) from error
+        except Cut as cut:
+            tries.fail(cut)
+            raise self._unreachable(cut.cause) from cut
+        try:
+            return read_answer(tries.join(answer))
+        except NotFound as error:
+            if tries.upload is None:
+                raise
+            tries.upload.refused(error)
+
+    def _put(self, tries: _Try, path: str, query: dict[str, Any], part: bytes) -> Any:
+        headers = {**self._headers, "Content-Type": "application/octet-stream"}
+        return read_answer(self._exchange(tries, "PUT", _target(path, query), headers, part))
+
+    def _exchange(
+        self, tries: _Try, method: str, target: str, headers: dict[str, str], body: bytes | None
+    ) -> Answer:
+        answer = self._connections.exchange(
+            method, target, headers, body, silence=tries.silence, deadline=tries.deadline
+        )
         self._reached.set()
-        return _read_answer(response)
+        return answer
 
     def _unreachable(self, error: Exception) -> Exception:
         certificate = isinstance(error, SSLError)
@@ -209,73 +238,19 @@ class HttpTransport:
             f"the service at {self._account.url} cannot be reached ({reason}): {advice}",
             details={"url": self._account.url},
         )
-        return failure if certificate else _RetryableError(failure)
+        return failure if certificate else RetryableError(failure)
 
 
-def _make_pool(url: str, connections: _Connections) -> urllib3.HTTPConnectionPool:
-    class Plain(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            connections.add(self)
-
-    class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            connections.add(self)
-
-    # TCP_NODELAY is urllib3's default; SO_KEEPALIVE detects a lost peer during a long poll
-    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    pool = urllib3.connection_from_url(url, maxsize=8, socket_options=options)
-    pool.ConnectionCls = Secure if isinstance(pool, urllib3.HTTPSConnectionPool) else Plain
-    return pool
+def _copy(event: threading.Event) -> threading.Event:
+    copy = threading.Event()
+    if event.is_set():
+        copy.set()
+    return copy
 
 
-def _target(request: Request) -> str:
-    query = {k: v for k, v in (request.query or {}).items() if v is not None}
-    return f"{request.path}?{urlencode(query)}" if query else request.path
-
-
-def _read_answer(response: urllib3.BaseHTTPResponse) -> Any:
-    data = response.data
-    if 200 <= response.status < 300:
-        if not data:
-            return None
-        try:
-            if response.headers.get("Content-Type") == parcel.RESULTS_TYPE:
-                return parcel.unpack_results(data)
-            return json.loads(data)
-        except (ValueError, ProtocolError):
-            raise ServiceUnavailable(
-                "the service's answer is neither JSON nor the requested parcel: check that the address is "
-                "that of an Umbel service"
-            ) from None
-    status = response.status
-    error = _read_error(status, data)
-    if status in RETRIED:
-        raise _RetryableError(error, _retry_after(response.headers.get("Retry-After"), error))
-    if status == 500:
-        raise _RetryableError(error, brief=True)
-    raise error
-
-
-def _read_error(status: int, data: bytes) -> ServiceError:
-    try:
-        answer = json.loads(data)
-        code, message, details = answer.get("code"), str(answer.get("message", "")), answer.get("details")
-        details = dict(details or {})
-    except (ValueError, AttributeError, TypeError):
-        code, message, details = None, "", {}
-    if not message:
-        message = f"the service, or a proxy in front of it, answered with HTTP status {status}"
-    return service_error(status, code, message, details)
-
-
-def _retry_after(header: str | None, error: ServiceError) -> float:
-    """Return the pause that the service asks for, seconds."""
-    try:
-        return float(header or error.details.get("retry_after") or 0.0)
-    except (TypeError, ValueError):
-        return 0.0  # a date, which only proxies send: the usual pauses suffice
+def _target(path: str, query: dict[str, Any] | None) -> str:
+    query = {k: v for k, v in (query or {}).items() if v is not None}
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def _pauses() -> Iterator[float]:

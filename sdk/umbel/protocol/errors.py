@@ -29,6 +29,7 @@ HTTP_STATUS: dict[str, int] = {
     "ENDPOINT_NOT_FOUND": 404,
     "TASK_NOT_FOUND": 404,
     "GROUP_NOT_FOUND": 404,
+    "UPLOAD_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "NOT_ACCEPTABLE": 406,
     "CONFLICT": 409,
@@ -174,7 +175,7 @@ class NotFound(ServiceError):
     """There is no such object, or the user may not see it.
 
     Codes: ``NOT_FOUND``, ``FUNCTION_NOT_FOUND``, ``ENDPOINT_NOT_FOUND``, ``TASK_NOT_FOUND``,
-    ``GROUP_NOT_FOUND``.
+    ``GROUP_NOT_FOUND``, ``UPLOAD_NOT_FOUND``.
     """
 
     default_code = "NOT_FOUND"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import sys
 from collections import ChainMap
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
@@ -17,15 +18,21 @@ from cloudpickle.cloudpickle import (
     _make_typevar,
 )
 
-from . import classes, local_imports, wrappers
+from . import classes, local_imports, packages, wrappers
 from .local_modules import is_by_value, is_registered
-from .restore import fill_function, fill_module, make_function, make_module
+from .restore import choose, fill_chosen, fill_function, fill_module, make_function, make_module
 
 #: Position of the file name among the arguments of the constructor of code.
 _FILE_NAME = 10
 
 
-def dumps(value: Any) -> bytes:
+class Pickled(bytes):
+    """A pickle. ``packages``: the local packages and modules whose code is in it."""
+
+    packages: tuple[str, ...] = ()
+
+
+def dumps(value: Any) -> Pickled:
     """Pickle any object with cloudpickle, protocol 5; local modules by value where that is possible.
 
     Raises any exception of pickling. Takes no lock, because pickling runs code of any library.
@@ -52,37 +59,49 @@ def _reduce_code(code: CodeType) -> Any:
     return (make, values, *more)
 
 
+def _qualname(obj: Any) -> str | None:
+    """Return the name of an object in its module, or None if the module does not have it."""
+    if issubclass(type(obj), ModuleType):
+        return "" if sys.modules.get(obj.__name__) is obj else None
+    found = _lookup_module_and_qualname(obj, name=obj.__name__ if type(obj) is TypeVar else None)
+    return None if found is None else str(found[1])
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
     def __init__(self, file: io.BytesIO, local_by_value: bool = True):
         super().__init__(file, protocol=5)
         self.used_local = False
+        #: The digests of the local packages whose functions and classes are in the pickle.
+        self.packages: dict[str, str | None] = {}
         self._file = file
         self._local_by_value = local_by_value
 
-    def pickle(self, value: Any) -> bytes:
+    def pickle(self, value: Any) -> Pickled:
         """Return the pickle of a value."""
         self.dump(value)
-        return self._file.getvalue()
+        pickled = Pickled(self._file.getvalue())
+        pickled.packages = tuple(sorted(self.packages))
+        return pickled
 
     def reducer_override(self, obj: Any) -> Any:
         """Choose how to pickle functions, classes and modules."""
         # type, not isinstance: that would resolve a lazy proxy
         kind = type(obj)
         if kind is FunctionType:
-            return self._reduce_function(obj)
+            return self._choice(obj, self._reduce_function(obj))
         if issubclass(kind, type):
             reduced = _dynamic_class_reduce(obj) if self._is_local(obj.__module__) else _class_reduce(obj)
-            return classes.reduce(obj, reduced)
+            return self._choice(obj, classes.reduce(obj, reduced))
         if issubclass(kind, ModuleType):
             if self._is_local(obj.__name__):
                 state = {name: value for name, value in vars(obj).items() if name != "__builtins__"}
-                return make_module, (obj.__name__,), state, None, None, fill_module
+                return self._choice(obj, (make_module, (obj.__name__,), state, None, None, fill_module))
         elif kind is TypeVar and self._is_local(obj.__module__):
-            return _make_typevar, _decompose_typevar(obj)
+            return self._choice(obj, (_make_typevar, _decompose_typevar(obj)))
         elif kind is wrappers.CACHED and not self._has_name(obj):
-            return wrappers.reduce_cached(obj)
+            return self._choice(obj, wrappers.reduce_cached(obj))
         elif kind is functools.cached_property:
             return wrappers.reduce_cached_property(obj)
         return NotImplemented
@@ -97,6 +116,23 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         modules = local_imports.find(fn) if self._local_by_value else {}
         self.used_local |= bool(modules)
         return make_function, (bool(modules), make, args), (state, modules), None, None, fill_function
+
+    def _choice(self, obj: Any, reduced: Any) -> Any:
+        """Add the name of an object of a local package, for a process that has the same package."""
+        module = getattr(obj, "__module__" if not issubclass(type(obj), ModuleType) else "__name__", None)
+        if not isinstance(reduced, tuple) or not self._is_local(module):
+            return reduced
+        package = str(module).partition(".")[0]
+        if package not in self.packages:
+            self.packages[package] = packages.loaded_digest(package)
+        digest, qualname = self.packages[package], _qualname(obj)
+        if digest is None or qualname is None:
+            return reduced
+        make, args, *rest = reduced
+        reference = (package, digest, str(module), qualname)
+        if not rest:
+            return choose, (reference, make, args)
+        return choose, (reference, make, args), (reference, rest[3], rest[0]), None, None, fill_chosen
 
     def _has_name(self, obj: Any) -> bool:
         """Return whether a function travels as the name of its module and its own."""

@@ -63,12 +63,14 @@ class FunctionBody:
         name (str): Its name, for people.
         source (str | None): Its source text, for people; None if it is not known.
         description (str): First line of its docstring.
+        local (tuple[str]): Names of the packages and modules that are not installed and travel with it.
     """
 
     data: bytes
     name: str
     source: str | None
     description: str = ""
+    local: tuple[str, ...] = ()
 
 
 class _NotPlain(Exception):
@@ -173,7 +175,7 @@ def dump_function(fn: Callable[..., Any]) -> FunctionBody:
     return describe_function(fn, pickle_function(fn))
 
 
-def pickle_function(fn: Callable[..., Any]) -> bytes:
+def pickle_function(fn: Callable[..., Any]) -> by_value.Pickled:
     """Pickle a callable. Raises SerializeError, TypeError."""
     if not callable(fn):
         raise TypeError(f"{fn!r} is not callable: pass a function")
@@ -185,7 +187,7 @@ def pickle_function(fn: Callable[..., Any]) -> bytes:
         ) from error
 
 
-def describe_function(fn: Callable[..., Any], pickled: bytes) -> FunctionBody:
+def describe_function(fn: Callable[..., Any], pickled: by_value.Pickled) -> FunctionBody:
     """Return the body of a callable that ``pickle_function`` has pickled. Raises TooLarge."""
     name = function_name(fn)
     source, fallback = find_source(fn)
@@ -198,10 +200,12 @@ def describe_function(fn: Callable[..., Any], pickled: bytes) -> FunctionBody:
         header["limits"] = limits.to_json()
     if fallback is not None:
         header["fallback"] = fallback.to_json()
+    if pickled.packages:
+        header["local"] = list(pickled.packages)
     raw = json.dumps(header, separators=(",", ":")).encode()
     data = FUNCTION_MAGIC + len(raw).to_bytes(4, "big") + raw + pickled
     check_size(fn, name, data, source)
-    return FunctionBody(data, name, source, _description(fn))
+    return FunctionBody(data, name, source, _description(fn), pickled.packages)
 
 
 def load_function(data: bytes) -> Callable[..., Any]:

@@ -12,8 +12,28 @@ from typing import Any
 
 from cloudpickle.cloudpickle import _function_setstate
 
+from . import packages
+
 #: Name, in the builtins of a function, of the table of modules that travelled with it.
 _MODULES = "__umbel_modules__"
+
+
+def choose(reference: Any, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Return the object of this process that a reference names, or one made from the code that travelled."""
+    found = packages.find(reference)
+    return make(*args) if found is None else found
+
+
+def fill_chosen(obj: Any, choice: tuple[Any, Callable[[Any, Any], Any], Any]) -> None:
+    """Set the state of an object that ``choose`` has made."""
+    reference, fill, state = choice
+    if packages.find(reference) is not obj:
+        fill(obj, state)
+
+
+def fill_attributes(obj: Any, attributes: dict[str, Any]) -> None:
+    """Set attributes."""
+    vars(obj).update(attributes)
 
 
 def make_module(name: str) -> ModuleType:

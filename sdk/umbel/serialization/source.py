@@ -118,13 +118,13 @@ def _is_current(fn: FunctionType) -> bool:
     """Return False if the file was edited since ``fn`` was defined, or the code of ``fn`` was replaced."""
     lines = linecache.getlines(fn.__code__.co_filename, fn.__globals__)
     try:
-        return fn.__code__ in _code_in("".join(lines))
+        return fn.__code__ in code_in("".join(lines))
     except (SyntaxError, ValueError, RecursionError):
         return False
 
 
 @functools.lru_cache(maxsize=8)
-def _code_in(text: str) -> frozenset[CodeType]:
+def code_in(text: str) -> frozenset[CodeType]:
     """Return all code objects of a file. Two are equal if text and line are, whatever the file."""
     found: set[CodeType] = set()
     waiting = [compile(text, "<source>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from .restore import fill_attributes
+
 CACHED = type(functools.lru_cache(lambda: None))
 _DISPATCHER: Any = functools.singledispatch(lambda value: value)
 
@@ -20,7 +22,7 @@ def reduce_cached(cached: Any) -> Any:
     """Reduce a function with a cache. The cached results do not travel."""
     parameters = cached.cache_parameters()
     args = (cached.__wrapped__, parameters["maxsize"], parameters["typed"])
-    return make_cached, args, dict(vars(cached))
+    return make_cached, args, dict(vars(cached)), None, None, fill_attributes
 
 
 def reduce_dispatcher(fn: Any) -> Any:

@@ -10,6 +10,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 from ..environment import environment_of, limits_of
+from ..serialization.by_value import Pickled
 from ..serialization.codec import FunctionBody, describe_function, function_name, pickle_function
 from ..serialization.local_modules import generation
 from ..serialization.snapshot import Snapshot
@@ -54,7 +55,7 @@ class FunctionCache:
                     self._entries.popitem(last=False)
         return body
 
-    def _shared(self, fn: Callable[..., Any], pickled: bytes) -> FunctionBody:
+    def _shared(self, fn: Callable[..., Any], pickled: Pickled) -> FunctionBody:
         digest = hashlib.sha256(pickled).digest()
         key = digest, function_name(fn), environment_of(fn), limits_of(fn)
         with self._lock:

@@ -224,7 +224,8 @@ class Sender:
         deadline = None if route.submit_timeout is None else time.monotonic() + route.submit_timeout
         registered_again = False
         while True:
-            function_id = self._client.function_id(batch.function)
+            left = None if deadline is None else max(0.05, deadline - time.monotonic())
+            function_id = self._client.function_id(batch.function, left)
             try:
                 batch.tried = True
                 answer = self._client.submit(
@@ -234,11 +235,12 @@ class Sender:
                     group_id=route.group_id,
                     options=batch.options,
                     key=batch.key,
+                    patience=left,
                     given_up=self._given_up,
                 )
                 return [str(task_id) for task_id in answer["task_ids"]]
             except TooMany:
-                if deadline is not None and time.monotonic() > deadline:
+                if deadline is not None:  # the request was repeated until then
                     raise
             except NotFound as error:
                 # deleted since this client registered it

@@ -44,6 +44,7 @@ def write_private(file: Path, data: bytes | str) -> None:
     """
     with _draft(file, data) as draft:
         os.replace(draft, file)
+    _sync_directory(file.parent)
 
 
 def create_private(file: Path, make: Callable[[], bytes]) -> bytes:
@@ -64,9 +65,23 @@ def create_private(file: Path, make: Callable[[], bytes]) -> bytes:
             try:
                 # unlike a rename, a link does not replace a file that another process has just created
                 os.link(draft, file)
+                _sync_directory(file.parent)
             except FileExistsError:
                 pass
     return file.read_bytes()
+
+
+def _sync_directory(directory: Path) -> None:
+    """Write a directory's entries to disk, so that a new name survives a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some network file systems cannot; the file itself is written
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def append_private(file: Path) -> int:

@@ -98,6 +98,29 @@ def test_the_death_of_a_batch_jobs_node_is_not_the_calls_failure(ledger: Ledger,
         assert ledger.task(answer["task_ids"][0])["state"] in ("queued", "dispatched")
 
 
+def test_a_heartbeat_that_arrives_while_its_node_is_marked_lost_counts(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the sweeper's look at the nodes and its transaction, the collector applies a heartbeat."""
+    node, answer = _hold(ledger, lab)
+    mark = sweeper.Sweeper._mark_lost
+    marked: list[str] = []
+
+    def beat_first(self: sweeper.Sweeper, found: Any, *more: Any) -> None:
+        marked.append(found.name)
+        node.beat()
+        ledger.collect()
+        mark(self, found, *more)
+
+    monkeypatch.setattr(sweeper.Sweeper, "_mark_lost", beat_first)
+    ledger.sweep(after=61)
+    assert marked == [node.name], "the sweeper did not consider it lost"
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
 def test_silence_says_nothing_while_nobody_listens(ledger: Ledger, lab: FakeEndpoint) -> None:
     """The collector was down for an hour: nodes get time to report before any is considered lost."""
     node, answer = _hold(ledger, lab)
@@ -229,6 +252,30 @@ def test_a_bundle_taken_after_a_long_wait_is_not_sent_again(ledger: Ledger, lab:
         node.beat()
         ledger.collect()
     assert ledger.broker.sends == sent and _attempt(ledger, answer) == 1
+
+
+def test_a_heartbeat_from_before_a_bundle_was_taken_says_nothing_about_it(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    """It was sent before the node took the bundle, and is applied after the bundle is first missing."""
+    node = lab.node()
+    ledger.collect()
+    answer = ledger.submit(lab, 3, max_attempts=1)
+    for _ in range(15):
+        ledger.clock.forward(1)
+        node.beat()
+        ledger.collect()
+    node.take()
+    sent = ledger.broker.sends
+    ledger.sweep()
+    ledger.clock.forward(1)
+    node.beat(held=[])
+    ledger.collect()
+    ledger.sweep()
+    assert ledger.broker.sends == sent and ledger.state(answer) == "dispatched"
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded" and _attempt(ledger, answer) == 1
 
 
 def test_a_bundle_that_a_live_node_holds_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:

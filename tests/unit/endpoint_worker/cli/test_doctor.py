@@ -151,6 +151,13 @@ def test_a_service_out_of_reach_can_be_left_out(site: Site) -> None:
     assert answer.found["clock"][0] is True, "the broker tells the time, too"
 
 
+def test_a_service_that_has_moved_is_found_by_the_login_of_the_home(site: Site, service: Service) -> None:
+    rewrite(site, api_url="http://127.0.0.1:9")
+    (site.home / "client.json").write_text(json.dumps({"url": service.url, "token": "t"}))
+    answer = look()
+    assert answer.found["api"][0] is True and service.url in answer.found["api"][1]
+
+
 @pytest.mark.parametrize(("ahead", "said"), [(500.0, "behind"), (-500.0, "ahead of")])
 def test_a_clock_that_is_wrong(site: Site, service: Service, ahead: float, said: str) -> None:
     service.ahead = ahead

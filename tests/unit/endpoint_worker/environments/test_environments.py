@@ -16,7 +16,7 @@ import pytest
 
 from endpoint_worker.config.environments import Environments
 from endpoint_worker.config.policy import Rules
-from endpoint_worker.environments import build
+from endpoint_worker.environments import build, pip_settings
 from endpoint_worker.environments.build import Builder, base_of, find_python
 from endpoint_worker.environments.store import BuildError, Interrupted, Store
 from endpoint_worker.intake.router import with_environment
@@ -81,6 +81,57 @@ def test_a_failure_is_remembered_for_a_while_by_all(tmp_path: Path) -> None:
     impatient = Store(tmp_path, retry=0.0)
     impatient.build("d", _fill, lambda: False)
     assert Store(tmp_path).failure("d") is None
+
+
+def test_a_failure_is_forgotten_when_the_site_is_mended(tmp_path: Path) -> None:
+    def fail(folder: Path, lock: int) -> tuple[str, str]:
+        raise BuildError("no such index")
+
+    broken = Store(tmp_path, settings="broken")
+    for _ in range(2):
+        with pytest.raises(BuildError, match="no such index") as error:
+            broken.build("d", fail, lambda: False)
+    assert "restart" in str(error.value), "a remembered failure says how to try again"
+    with pytest.raises(BuildError, match="no such index"):
+        broken.build("d", _fill, lambda: False)
+    Store(tmp_path, settings="mended").build("d", _fill, lambda: False)
+
+    with pytest.raises(BuildError):
+        broken.build("e", fail, lambda: False)
+    Store(tmp_path, settings="broken").build("e", _fill, lambda: False)  # a worker that was started later
+
+
+def test_a_builder_has_the_digest_of_its_settings() -> None:
+    plain = Builder(Environments(), ENVIRON).digest
+    assert plain == Builder(Environments(), dict(ENVIRON)).digest
+    others = [
+        Builder(Environments(options=("--index-url", "https://packages.example")), ENVIRON),
+        Builder(Environments(sources=True), ENVIRON),
+        Builder(Environments(), {**ENVIRON, "PIP_INDEX_URL": "https://packages.example"}),
+    ]
+    assert len({plain, *(other.digest for other in others)}) == 4
+
+
+def test_uv_gets_the_settings_of_pip(tmp_path: Path) -> None:
+    site, own = tmp_path / "site.conf", tmp_path / "own.conf"
+    site.write_text("[global]\nindex-url = https://site.example/simple\nno-index = false\n")
+    own.write_text(
+        "[global]\nextra-index-url =\n    https://a.example\n    https://b.example\n"
+        "[install]\nfind-links = /one /two\n"
+    )
+    assert pip_settings.for_uv({}, [site, own]) == {
+        "UV_INDEX_URL": "https://site.example/simple",
+        "UV_EXTRA_INDEX_URL": "https://a.example https://b.example",
+        "UV_FIND_LINKS": "/one,/two",
+    }
+    variables = {"PIP_INDEX_URL": "https://other.example", "PIP_NO_INDEX": "1"}
+    assert pip_settings.for_uv(variables, [site]) == {
+        "UV_INDEX_URL": "https://other.example",
+        "UV_NO_INDEX": "1",
+    }
+    site.write_text("no section")
+    assert pip_settings.for_uv({}, [site, tmp_path / "missing"]) == {}
+    assert pip_settings.files({"PIP_CONFIG_FILE": os.devnull}) == []
 
 
 def test_the_least_lately_used_makes_room_but_nothing_that_is_in_use(tmp_path: Path) -> None:
@@ -193,17 +244,19 @@ def test_a_build_that_takes_too_long_or_whose_worker_stops_is_ended(tmp_path: Pa
 def test_a_build_that_something_else_killed_failed_unless_its_worker_stops_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = Store(tmp_path)
+    store = Store(tmp_path)
     builder = Builder(Environments(), ENVIRON)
     with _building(builder, tmp_path) as ended:
         next(iter(builder._running)).terminate()
         builder.stop()
-    assert isinstance(ended.pop(), Interrupted) and Store(tmp_path).failure("d") is None
+    assert isinstance(ended.pop(), Interrupted) and store.failure("d") is None
     monkeypatch.setattr(build, "STOP_SECONDS", 0.1)
     builder = Builder(Environments(), ENVIRON)
     with _building(builder, tmp_path) as ended:
         next(iter(builder._running)).kill()
     assert "killed by signal 9" in str(ended.pop())
-    assert "killed by signal 9" in str(Store(tmp_path).failure("d"))
+    assert "killed by signal 9" in str(store.failure("d"))
 
 
 @contextmanager

@@ -15,11 +15,13 @@ import redis
 from endpoint_worker.reporting import sender
 from endpoint_worker.reporting.outbox import Origin, Outbox
 from endpoint_worker.reporting.sender import Sender
-from endpoint_worker.reporting.wire import MAX_UNREAD_REPORTS, parts_key, reports_key, write_pointer
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.reporting.test_outbox import ENDPOINT, KEY, outcome
-from umbel.protocol.envelope import unseal
+from umbel.protocol.envelope import unverified_header
+from umbel.protocol.limits import MAX_UNREAD_REPORTS
 from umbel.protocol.messages import Heartbeat
+from umbel.protocol.names import parts_key, reports_key
+from umbel.protocol.pointer import write_pointer
 
 
 class Gate:
@@ -61,7 +63,7 @@ def frames(client: fakeredis.FakeRedis) -> list[bytes]:
 
 
 def tasks(frame: bytes) -> list[str]:
-    header = unseal(frame).header
+    header = unverified_header(frame)
     return [row[0] for rows in header.get("outcomes", {}).values() for row in rows]
 
 
@@ -80,7 +82,7 @@ def test_small_reports_and_heartbeats_pass_between_the_pieces(tmp_path: Path) ->
         *_, pointer = frames(client)
         [key] = client.keys("*parts*")
         data = client.get(key)
-        report_id = unseal(data).header["id"]
+        report_id = unverified_header(data)["id"]
         assert key.decode() == parts_key(ENDPOINT, report_id)
         assert pointer == write_pointer(report_id, len(data)) and tasks(data) == ["t1"]
         assert 0 < client.ttl(key) <= 86400

@@ -19,6 +19,8 @@ from federation.standalone.files import StartError
 from tests.support.service import open_recording
 from umbel.protocol.errors import Conflict, NotFound
 
+URL = "http://127.0.0.1:8642"
+
 
 @pytest.fixture
 def fed(tmp_path: Path) -> Iterator[Federation]:
@@ -47,14 +49,14 @@ def _keep(fed: Federation, credentials: dict[str, str]) -> None:
 
 
 def test_one_that_both_know_is_used_as_it_is(fed: Federation, ada: User) -> None:
-    _keep(fed, _register(fed, ada))
+    _keep(fed, {**_register(fed, ada), "api_url": URL})
     before = _file(fed).read_bytes()
-    assert local_endpoint.reconcile(fed, ada)
+    assert local_endpoint.reconcile(fed, ada, URL)
     assert _file(fed).read_bytes() == before
 
 
 def test_one_that_nobody_knows_is_to_be_made(fed: Federation, ada: User) -> None:
-    assert not local_endpoint.reconcile(fed, ada)
+    assert not local_endpoint.reconcile(fed, ada, URL)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"endpoint_id": "another"}'])
@@ -62,7 +64,7 @@ def test_a_folder_that_is_not_the_registered_ones_makes_room(fed: Federation, ad
     _register(fed, ada)
     _keep(fed, {})
     _file(fed).write_text(text)
-    assert not local_endpoint.reconcile(fed, ada)
+    assert not local_endpoint.reconcile(fed, ada, URL)
     assert not _file(fed).parent.exists()
     with pytest.raises(NotFound):
         endpoints.find(fed, ada, local_endpoint.NAME)
@@ -74,15 +76,15 @@ def test_one_without_folder_keeps_its_name_while_it_has_tasks(fed: Federation, a
     with fed.database.write() as connection:
         connection.execute(insert(loads).values(endpoint_no=row.no, user_no=ada.no, live=1))
     with pytest.raises(Conflict):
-        local_endpoint.reconcile(fed, ada)
+        local_endpoint.reconcile(fed, ada, URL)
     assert endpoints.find(fed, ada, local_endpoint.NAME).id == row.id
 
 
 def test_it_follows_a_broker_that_has_moved(fed: Federation, ada: User) -> None:
-    credentials = _register(fed, ada)
+    credentials = {**_register(fed, ada), "api_url": URL}
     moved = credentials["broker_url"].replace("broker.example:6379", "broker.example:1")
     _keep(fed, {**credentials, "broker_url": moved})
-    assert local_endpoint.reconcile(fed, ada)
+    assert local_endpoint.reconcile(fed, ada, URL)
     assert json.loads(_file(fed).read_text()) == credentials
     assert _file(fed).stat().st_mode & 0o777 == 0o600
 
@@ -105,3 +107,9 @@ def test_a_configure_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.
 def test_an_api_that_is_not_there_is_neither_up_nor_online() -> None:
     api = local_endpoint.ApiProbe("http://127.0.0.1:9", "token")
     assert not api.is_ready() and not api.endpoint_online()
+
+
+def test_the_address_of_a_service_that_has_moved_is_written(fed: Federation, ada: User) -> None:
+    _keep(fed, {**_register(fed, ada), "api_url": "http://127.0.0.1:1"})
+    assert local_endpoint.reconcile(fed, ada, URL)
+    assert json.loads(_file(fed).read_text())["api_url"] == URL

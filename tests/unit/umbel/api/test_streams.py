@@ -24,7 +24,13 @@ class Script:
         self.asked: list[tuple[int, int | None]] = []
 
     def get_items(
-        self, task_id: str, after: int = 0, *, run: int | None = None, wait: float = 0.0
+        self,
+        task_id: str,
+        after: int = 0,
+        *,
+        run: int | None = None,
+        wait: float = 0.0,
+        patience: float | None = None,
     ) -> dict[str, Any]:
         assert 0.0 <= wait <= 30.0
         self.asked.append((after, run))

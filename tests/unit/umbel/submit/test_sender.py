@@ -81,6 +81,21 @@ def test_a_submission_has_one_function_and_all_its_calls(service: ScriptedServic
     assert [name.rpartition(".")[2] for name in service.functions] == ["square", "cube", "abs"]
 
 
+def test_functions_take_turns(service: ScriptedService) -> None:
+    """Ten thousand calls of one function do not make another function's only call wait."""
+    service.hold()
+    executor = service.executor(batch_size=10)
+    executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the first submission")
+    for number in range(30):
+        executor.submit(square, number)
+    for number in range(12):
+        executor.submit(cube, number)
+    close(executor, service)
+    functions = [request.body["function_id"] for request in service.submissions]
+    assert functions == ["f1", "f1", "f2", "f1", "f2", "f1"]
+
+
 def test_batch_size(service: ScriptedService) -> None:
     service.hold()
     executor = service.executor(batch_size=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -68,3 +69,33 @@ def test_an_account_without_a_home_directory_is_an_error_with_advice(monkeypatch
     monkeypatch.setenv("UMBEL_HOME", "~no-such-account/umbel")
     with pytest.raises(FileNotFoundError, match="set UMBEL_HOME"):
         files.home_directory()
+
+
+def test_the_name_of_a_private_file_is_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    files.write_private(tmp_path / "a", b"1")
+    files.create_private(tmp_path / "b", lambda: b"2")
+    assert synced.count(str(tmp_path)) == 2
+    assert synced[-1] == str(tmp_path), "after the rename"
+
+
+def test_a_file_system_that_cannot_sync_directories_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def flawed(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flawed)
+    files.write_private(tmp_path / "a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"

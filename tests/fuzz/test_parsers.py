@@ -1,0 +1,212 @@
+"""Every parser of another party's bytes: any input is accepted or rejected with the parser's own error.
+
+A few thousand inputs each in ``make test``; ``make fuzz`` tries a million each. A failure names its input:
+add it to ``FOUND``, whose inputs are tried every time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from federation.broker.celery_message import bundle_id, bundle_message
+from federation.registry.pagination import decode_cursor, encode_cursor
+from tests.fuzz.mutate import mutations
+from umbel.protocol import names, parcel
+from umbel.protocol.envelope import MAGIC, SIGNATURE_BYTES, Signer, Verifier
+from umbel.protocol.environment import FUNCTION_MAGIC, of_function
+from umbel.protocol.errors import BadRequest, ProtocolError
+from umbel.protocol.limits import MAX_ATTEMPT
+from umbel.protocol.messages import (
+    SERVICE,
+    Bundle,
+    Call,
+    FunctionRef,
+    Heartbeat,
+    OpenReport,
+    Outcome,
+    Report,
+    RunOptions,
+    Status,
+)
+from umbel.protocol.pointer import read_pointer, write_pointer
+from umbel.protocol.records import Items, Log, Place
+from umbel.protocol.run_options import limits_of_function
+
+#: Read once, because the test guards remove UMBEL_ variables.
+COUNT = int(os.environ.get("FUZZ_INPUTS", "3000"))
+SEED = int(os.environ.get("FUZZ_SEED", "1"))
+#: Inputs that once failed, by parser.
+FOUND: dict[str, list[bytes]] = {}
+
+SIGNER = Signer(bytes(range(32)))
+VERIFIER = Verifier(SIGNER.public_key)
+ENDPOINT, TASK, BUNDLE = (f"00000000-0000-4000-8000-00000000000{n}" for n in range(3))
+
+
+class _AnyKey:
+    """Accepts any signature, so that what is behind it is reached."""
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        pass
+
+
+LENIENT = Verifier(SIGNER.public_key)
+LENIENT._key = _AnyKey()  # type: ignore[assignment]
+
+
+def _reports() -> list[bytes]:
+    outcomes = [
+        Outcome(
+            TASK, 1, Status.SUCCEEDED, 1.0, 0.5, usage={"cpu": 1.5}, payload=b"abc", place=Place("h", 1, 0)
+        ),
+        Outcome(TASK, 2, Status.FAILED, 1.0, 0.5, "TASK_ERROR", "no", None, b"{}", Log(b"out", b"", 3)),
+        Outcome(TASK, 3, Status.RUNNING, 1.0, 0.5, items=Items(0, [b"1", b"22"], None)),
+    ]
+    beat = Heartbeat(4, 1, [BUNDLE], {"python": "3.12", "packages": {"numpy": "2.0"}})
+    return [
+        report.seal(SIGNER, 1.0, BUNDLE)
+        for report in (
+            Report(ENDPOINT, "n1", BUNDLE, {BUNDLE: outcomes}, incarnation=5, order=9),
+            Report(ENDPOINT, "n1", BUNDLE, heartbeat=beat),
+            Report(ENDPOINT, "n1", BUNDLE, goodbye=True),
+        )
+    ]
+
+
+def _bundle() -> bytes:
+    calls = [Call(TASK, 1, 0, 3), Call(BUNDLE, 1, 3, 0)]
+    function = FunctionRef(TASK, "dock", "ab" * 32, 10)
+    return Bundle(BUNDLE, ENDPOINT, function, calls, RunOptions(timeout=3.0), "ada", b"abc").seal(
+        SIGNER, 1.0
+    )[0]
+
+
+def _framed(frame: bytes) -> bytes:
+    """Correct the length of the header, so that changes of it do not end at the frame."""
+    end = frame.rfind(b"}", 0, len(frame) - SIGNATURE_BYTES)
+    return MAGIC + max(0, end - 7).to_bytes(4, "big") + frame[8:]
+
+
+def _report(data: bytes) -> None:
+    for frame in (data, _framed(data)):
+        try:
+            _storable(Report.open(LENIENT, frame, 1.0, endpoint=ENDPOINT))
+        except ProtocolError:
+            continue
+
+
+def _storable(report: OpenReport) -> None:
+    """Fail unless any database can store the fields."""
+    texts = [report.id, report.endpoint, report.node, report.instance]
+    numbers: list[float] = [report.issued, report.incarnation, report.order]
+    for row in report.rows:
+        texts += [row.bundle_id, row.task_id, row.status, row.code or "", row.message or ""]
+        numbers += [row.started, row.wall, row.size, row.offset]
+        assert 0 <= row.attempt <= MAX_ATTEMPT and row.offset + row.size <= len(report.body)
+        json.dumps(row.usage, allow_nan=False)
+    for bundle, place in report.places.items():
+        texts += [bundle, place.host]
+        numbers += [place.pid, place.slot]
+    if report.heartbeat is not None:
+        texts += report.heartbeat.held
+        numbers += [report.heartbeat.slots, report.heartbeat.busy]
+        json.dumps(report.heartbeat.facts, allow_nan=False)
+    numbers += [each.log.total for each in report.logs] + [each.items.first for each in report.items]
+    assert all(math.isfinite(number) and 0 <= number < 2**62 for number in numbers)
+    assert all("\0" not in text and text.encode() is not None for text in texts)
+
+
+def _open_bundle(data: bytes) -> None:
+    for frame in (data, _framed(data)):
+        try:
+            bundle, _ = Bundle.open_head(LENIENT, frame, endpoint=ENDPOINT, now=1.0)
+        except ProtocolError:
+            continue
+        assert all(type(call.size) is int and call.size >= 0 for call in bundle.calls)
+
+
+def _function(body: bytes) -> None:
+    for read in (of_function, limits_of_function):
+        try:
+            read(body)
+        except ValueError:
+            continue
+
+
+def _results(data: bytes) -> None:
+    try:
+        parcel.unpack_results(data)
+    finally:
+        head, joined = parcel.split(data)
+        try:
+            sizes = json.loads(head)["sizes"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            sizes = None
+        assert sum(map(len, parcel.cut(sizes, joined))) == len(joined)
+
+
+def _functions() -> list[bytes]:
+    head = json.dumps(
+        {"environment": {"requirements": ["numpy==2.*"], "python": "3.12"}, "limits": {"timeout": 3.0}}
+    ).encode()
+    return [FUNCTION_MAGIC + len(head).to_bytes(4, "big") + head + b"body"]
+
+
+class Parser(NamedTuple):
+    """``parse`` may raise ``error`` and nothing else."""
+
+    seeds: list[bytes]
+    parse: Callable[[bytes], Any]
+    error: type[Exception] | tuple[()]
+
+
+_ROW = {"task_id": TASK, "state": "succeeded", "completion": 1, "result": b"abc", "exception": None}
+PARSERS = {
+    "envelope": Parser(
+        _reports(), lambda d: VERIFIER.open(d, typ="report", aud=SERVICE, now=1.0), ProtocolError
+    ),
+    "report": Parser(_reports(), _report, ()),
+    "bundle": Parser([_bundle()], _open_bundle, ()),
+    "pointer": Parser([write_pointer(TASK, 300_000)], read_pointer, ProtocolError),
+    "queue content": Parser([bundle_message(ENDPOINT, BUNDLE, "aGVhZA==", None, "dock", 2)], bundle_id, ()),
+    "cursor": Parser([encode_cursor(255).encode()], lambda d: decode_cursor(d.decode("latin-1")), BadRequest),
+    "parcel": Parser([parcel.pack_results({"results": [_ROW], "next": 1})], _results, ProtocolError),
+    "function header": Parser(_functions(), _function, ()),
+}
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_any_input_is_accepted_or_rejected(name: str) -> None:
+    parser = PARSERS[name]
+    inputs = [b"", b"\x00", *parser.seeds, *FOUND.get(name, ())]
+    for number, data in enumerate(inputs):
+        _try(parser, data, number)
+    for number, data in enumerate(mutations(parser.seeds, COUNT, SEED)):
+        _try(parser, data, number)
+
+
+def _try(parser: Parser, data: bytes, number: int) -> None:
+    try:
+        parser.parse(data)
+    except parser.error:
+        return
+    except Exception as error:
+        raise AssertionError(f"input {number}: {error!r} for {data[:2000]!r}") from error
+
+
+def test_seeds_are_accepted() -> None:
+    """Otherwise the mutations would never get past the first check."""
+    for data in _reports():
+        assert Report.open(VERIFIER, data, 1.0, endpoint=ENDPOINT) and Report.open(
+            LENIENT, _framed(data), 1.0
+        )
+    assert Bundle.open_head(VERIFIER, _bundle(), endpoint=ENDPOINT, now=1.0)
+    assert bundle_id(PARSERS["queue content"].seeds[0]) == BUNDLE
+    assert of_function(_functions()[0]) is not None and limits_of_function(_functions()[0]) is not None
+    assert names.is_id(TASK)
