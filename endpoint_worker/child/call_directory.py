@@ -50,7 +50,7 @@ class CallDirectory:
             found = os.stat(".")
         except OSError:
             return True
-        # by index, half the time: the modification time in seconds is 0 while nothing has happened
+        # by index, which takes half the time: the modification time is 0 while nothing has happened
         return found[8] != 0 or found[1:4] != self._identity
 
     def renew(self, kept_as: str | None = None) -> None:

@@ -8,34 +8,34 @@ socket is closed.
 
 from __future__ import annotations
 
-import json
+import atexit
+import contextvars
 import os
 import resource
 import signal
 import socket
 import time
-import traceback
 from array import array
 from collections.abc import Callable, Generator, Sequence
-from types import GeneratorType
 from typing import Any, NamedTuple
 
-from umbel.protocol import limits
-from umbel.serialize import dump_exception, dump_result, load_call, load_function
+from umbel.serialize import dump_result, load_function
 from umbel.system.processes import end_with_parent
 
 from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
-from . import linux, rlimits
+from . import leftovers, linux, main_module, rlimits
+from .call import describe, details_of, end_child, run_call, with_usage
 from .call_directory import WORK_VARIABLE, CallDirectory
 from .reset import Baseline
+from .state import reseed
 from .usage import MEASURED_FROM, Meter
 
+#: Its own reference: a call may replace the function of module os.
+_exit = os._exit
 #: A runner's time slice on a contended processor (seconds).
 TIME_SLICE = 0.0005
-#: Maximum length of a failure message (characters); the traceback is sent separately.
-MAX_MESSAGE = 500
 
 
 class _Kept(NamedTuple):
@@ -54,15 +54,21 @@ class Runner:
     """Runs bundles received over ``sock``; ``progress`` is shared with the supervisor."""
 
     def __init__(
-        self, sock: socket.socket, progress: SharedProgress, output: OutputWriter, directory: CallDirectory
+        self,
+        sock: socket.socket,
+        progress: SharedProgress,
+        output: OutputWriter,
+        directory: CallDirectory,
+        parent: int = 0,
     ):
         self._sock = sock
         self._progress = progress
         self._output = output
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._baseline = Baseline(output, directory)
+        self._baseline = Baseline(output, directory, parent)
         self._meter = Meter()
         self._streamed = False
+        self._exit_handlers = atexit._ncallbacks()
 
     def serve(self) -> None:
         """Send HELLO and run bundles until the supervisor closes the socket."""
@@ -70,12 +76,16 @@ class Runner:
         while (frame := frames.receive(self._sock)) is not None:
             files = frame.header.get("files")
             before = rlimits.lower_files(files) if files else None
-            ran = self._bundle(frame.header, frame.body)
+            self._baseline.before_bundle(frame.header["sha256"])
+            # variables of the context, such as that of module decimal, end with the bundle
+            ran = contextvars.copy_context().run(self._bundle, frame.header, frame.body)
             if before is not None:
                 rlimits.raise_files(before)
-            left = self._baseline.after_bundle()
+            left, spoiled = self._baseline.after_bundle()
+            handlers = atexit._ncallbacks() > self._exit_handlers
             loaded = frame.header["sha256"] in self._functions
-            self._sock.sendall(frames.pack(frames.DONE, {"ran": ran, "left": left, "loaded": loaded}))
+            done = {"ran": ran, "left": left, "spoiled": spoiled, "loaded": loaded, "handlers": handlers}
+            self._sock.sendall(frames.pack(frames.DONE, done))
 
     def _bundle(self, header: dict[str, Any], body: bytes) -> int:
         """Run the calls of a bundle; return how many of the first ones were started."""
@@ -89,7 +99,9 @@ class Runner:
         # a control group may enforce the limit, and the system may refuse allocations far beyond it
         limited = bool(header.get("limited"))
         kept = _Kept(header.get("keep"), header.get("names", ()))
-        return self._calls(function, table, payloads, limited, kept)
+        calls = self._isolated_calls if header.get("isolated") else self._calls
+        with main_module.offering(function):
+            return calls(function, table, payloads, limited, kept)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
         """Load the function of the bundle, or fail all its calls."""
@@ -104,7 +116,7 @@ class Runner:
         except BaseException as error:  # loading runs user code, which may raise anything
             code = getattr(error, "code", None)
             known = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
-            details = _details(known, getattr(error, "message", None) or _describe(error))
+            details = details_of(known, getattr(error, "message", None) or describe(error))
             for index in range(count):
                 self._progress.start(index, time.monotonic(), 0.0)
                 status = FAILED | WROTE if self._output.wrote() and self._output.mark(index) else FAILED
@@ -125,7 +137,7 @@ class Runner:
         self._meter.begin()
         reset = baseline.after_call
         start, finish, write, skip = progress.start, progress.finish, progress.write, progress.skip
-        wrote, send_items = output.wrote, self._stream
+        wrote, send_items, pid = output.wrote, self._stream, os.getpid()
         clock, processor = time.monotonic, time.process_time
         epoch = time.time() - clock()
         count = len(table) // 2
@@ -138,13 +150,13 @@ class Runner:
             if skip[index]:
                 self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
                 continue
-            status, details, payload = _call(function, data, limited, send_items)
+            status, details, payload = run_call(function, data, limited, send_items, pid)
             if baseline.forked:
                 # the call forked and also returned in the child: only the parent reports and continues
-                os._exit(0)
+                end_child(None)
             wall = clock() - began
             if wall > MEASURED_FROM:
-                details = _measured(details, self._meter.end(cpu))
+                details = with_usage(details, self._meter.end(cpu))
             if wrote() and output.mark(index):
                 status |= WROTE
             # items went over the socket, and the outcome must not overtake them
@@ -154,6 +166,58 @@ class Runner:
             reset(kept.name(index, status) if kept.when else None)
         return count
 
+    def _isolated_calls(
+        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: _Kept
+    ) -> int:
+        """Run each call in a process of its own, forked from this one."""
+        progress = self._progress
+        helpers = leftovers.running()
+        for index in range(len(table) // 2):
+            offset = table[2 * index]
+            data = payloads[offset : offset + table[2 * index + 1]]
+            if not progress.start(index, time.monotonic(), time.process_time()):
+                return index
+            if progress.skip[index]:
+                self._put(index, SKIPPED, 0.0, 0.0, b"", b"")
+                continue
+            runner = os.getpid()
+            child = os.fork()
+            if not child:
+                self._forked_call(function, data, limited, index, runner)
+            _, ended = os.waitpid(child, 0)
+            if progress.finished <= index:
+                _end_like(ended)
+            leftovers.kill(leftovers.running() - helpers)
+            status = SUCCEEDED if ended == 0 else FAILED
+            self._baseline.after_call(kept.name(index, status) if kept.when else None)
+        return len(table) // 2
+
+    def _forked_call(
+        self, function: Callable[..., Any], data: bytes, limited: bool, index: int, runner: int
+    ) -> None:
+        """Run a call in this new process and end it; does not return."""
+        end_with_parent(runner)
+        self._baseline.forked = False
+        reseed(("numpy.random",))  # module random does this itself
+        atexit._clear()  # those so far belong to the parent
+        self._meter.begin()
+        began, cpu = time.monotonic(), time.process_time()
+        started = time.time()
+        status, details, payload = run_call(function, data, limited, self._stream, os.getpid())
+        if self._baseline.forked:
+            end_child(None)
+        atexit._run_exitfuncs()
+        wall = time.monotonic() - began
+        if wall > MEASURED_FROM:
+            details = with_usage(details, self._meter.end(cpu))
+        written = WROTE if self._output.wrote() and self._output.mark(index) else 0
+        if self._streamed or not self._progress.write(
+            index, status | written, started, wall, details, payload
+        ):
+            self._send(index, status | written, started, wall, details, payload)
+        self._progress.finish(index)
+        _exit(0 if status == SUCCEEDED else 1)
+
     def _stream(self, generator: Generator[Any, Any, Any]) -> Any:
         """Send the items that the running call yields; return its generator's return value."""
         header = {"index": self._progress.started - 1}
@@ -162,7 +226,7 @@ class Runner:
         def put(item: bytes) -> None:
             if self._baseline.forked:
                 # the generator forked, and this is the child: the parent sends the items
-                os._exit(0)
+                end_child(None)
             try:
                 self._sock.sendall(frames.pack(frames.ITEM, header, item))
             except OSError as error:
@@ -191,71 +255,13 @@ class Runner:
         self._sock.sendall(frames.pack(frames.OUTCOME, header, details, payload))
 
 
-def _call(
-    function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any]
-) -> tuple[int, bytes, bytes]:
-    """Run one call; return status, details and payload of its outcome, whatever the call raises.
-
-    ``send_items`` sends the items of a generator and returns the generator's return value.
-    """
-    try:
-        args, kwargs = load_call(data)
-    except BaseException as error:  # unpickling runs user code, which may raise anything
-        return _failure("DESERIALIZE_ERROR", error, limited)
-    try:
-        value = function(*args, **kwargs)
-        if type(value) is GeneratorType:
-            value = send_items(value)
-    except stream.NotTransferable as error:
-        if error.__cause__ is not None:
-            return _failure("RESULT_NOT_SERIALIZABLE", error.__cause__, limited)
-        return FAILED, _details("RESULT_TOO_LARGE", str(error)), b""
-    except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes of a call, too
-        return _failure("TASK_ERROR", error, limited)
-    try:
-        payload = dump_result(value)
-    except BaseException as error:  # pickling runs user code, which may raise anything
-        return _failure("RESULT_NOT_SERIALIZABLE", error, limited)
-    if len(payload) > limits.MAX_PAYLOAD_BYTES:
-        message = (
-            f"the result has {len(payload):,} bytes, the limit is {limits.MAX_PAYLOAD_BYTES:,}: "
-            f"write it to a file below ${WORK_VARIABLE} and return its path, or return a part of it"
-        )
-        return FAILED, _details("RESULT_TOO_LARGE", message), b""
-    return SUCCEEDED, b"", payload
-
-
-def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes, bytes]:
-    if limited and (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
-        # the frames reference the objects that filled the memory
-        traceback.clear_frames(error.__traceback__)
-        return (
-            FAILED,
-            _details("MEMORY_LIMIT", "the call exceeded its memory limit: raise `memory`"),
-            b"",
-        )
-    if code == "DESERIALIZE_ERROR":
-        code = getattr(error, "code", code)
-        code = code if code in ("DESERIALIZE_ERROR", "VERSION_MISMATCH") else "DESERIALIZE_ERROR"
-    message = getattr(error, "message", None) if code != "TASK_ERROR" else None
-    details = _details(code, message if isinstance(message, str) else _describe(error))
-    return FAILED, details, dump_exception(error) if code == "TASK_ERROR" else b""
-
-
-def _details(code: str, message: str) -> bytes:
-    return json.dumps({"code": code, "message": message[:MAX_MESSAGE]}).encode()
-
-
-def _measured(details: bytes, usage: dict[str, Any]) -> bytes:
-    """Add the resource usage of a call to its details."""
-    return json.dumps({**(json.loads(details) if details else {}), "usage": usage}).encode()
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # __str__ of any class
-        return type(error).__name__
+def _end_like(status: int) -> None:
+    """End this process as its child has ended, so that the supervisor reports that; does not return."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -code)
+    _exit(code if code >= 0 else 1)
 
 
 def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory: str, files: int = 0) -> None:
@@ -285,9 +291,10 @@ def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory:
     output = OutputWriter(output_fd, progress)
     linux.unbuffer_c()
     try:
-        Runner(sock, progress, output, calls).serve()
+        Runner(sock, progress, output, calls, parent).serve()
     except (OSError, frames.FrameError):
         # the socket is closed, possibly by a call: outcomes so far are in shared memory
-        os._exit(70)
+        _exit(70)
+    atexit._run_exitfuncs()
     # threads left behind by calls must not keep this process alive
-    os._exit(0)
+    _exit(0)

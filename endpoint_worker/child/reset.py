@@ -1,9 +1,9 @@
 """Restores the process between calls, so that the next call finds it unchanged.
 
 After every call: working directory, environment, signal handlers and timers, standard streams. After every
-bundle also what would cost too much per call: umask, import path, descriptors 0 to 2. Threads and child
-processes that a call left behind cannot be undone inside the process; they are reported, and the supervisor
-replaces the runner before it runs another function.
+bundle also what would cost too much per call: the settings in ``state``, descriptors 0 to 2. What cannot be
+undone inside the process is reported. After threads, child processes and replaced functions the runner serves
+the same function only; after changes that affect every later call it is replaced at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,38 +24,47 @@ try:
 except ImportError:
     from signal import getsignal as _handler
 
-from ..ipc.output import OutputWriter, open_stream
-from .call_directory import CallDirectory
+from umbel.system.processes import end_with_parent
 
-_LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
+from ..ipc.output import OutputWriter, open_stream
+from . import leftovers, linux
+from .call_directory import CallDirectory
+from .state import State, reseed
+
+#: Descriptors that a runner may have when it runs another function: modules keep some open.
+MAX_LEFT_OPEN = 64
 
 
 class Baseline:
     """The state of this process now, which ``after_call`` and ``after_bundle`` restore.
 
+    ``parent``: process whose end must end this one, or 0.
+
     Changes of signal handlers are detected by wrapping the functions of module ``signal`` that make them:
     reading sixty handlers after every call would cost more than most calls.
     """
 
-    def __init__(self, output: OutputWriter, directory: CallDirectory) -> None:
+    def __init__(self, output: OutputWriter, directory: CallDirectory, parent: int = 0) -> None:
         self._output = output
+        self._parent = parent
         self._directory = directory
         # dicts of bytes, as os.environ keeps them: comparing them takes less than a microsecond
         self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
         self._handlers = {number: _handler(number) for number in _catchable()}
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
-        self._path = list(sys.path)
-        self._umask = os.umask(0o022)
-        os.umask(self._umask)
-        self._recursion = sys.getrecursionlimit()
-        self._limits = [resource.getrlimit(kind) for kind in _LIMITS]
         self._threads = _thread._count()
+        self._own_threads = frozenset(thread.ident for thread in threading.enumerate())
+        self._variables_touched: set[bytes] = set()
+        self._function: str | None = None
         self._signals_touched = False
         #: True in a child process forked by a call: it must not continue as a runner
         self.forked = False
         for name in ("signal", "alarm", "setitimer", "siginterrupt", "set_wakeup_fd"):
             setattr(signal, name, self._watch(getattr(signal, name)))
+        # os.environ uses them, too
+        os.putenv, os.unsetenv = self._watch_variable(os.putenv), self._watch_variable(os.unsetenv)
         os.register_at_fork(after_in_child=self._after_fork)
+        self._state = State()
 
     def after_call(self, kept_as: str | None = None) -> None:
         """Undo the changes of a call; costs about two microseconds if it changed nothing.
@@ -75,30 +86,34 @@ class Baseline:
         if (sys.stdin, sys.stdout, sys.stderr) != self._streams or sys.stdout.closed or sys.stderr.closed:
             self._restore_streams()
 
-    def after_bundle(self) -> str:
-        """Undo the remaining changes; return what cannot be undone, as a few words, or ""."""
-        self._restore_signals()
-        os.umask(self._umask)
-        if sys.path != self._path:
-            sys.path[:] = self._path
-        if sys.getrecursionlimit() != self._recursion:
-            sys.setrecursionlimit(self._recursion)
-        for kind, (soft, hard) in zip(_LIMITS, self._limits, strict=True):
-            now = resource.getrlimit(kind)
-            if now[0] != soft:
-                resource.setrlimit(kind, (soft if now[1] == hard else now[1], now[1]))
-        return self._leftovers()
+    def before_bundle(self, function: str) -> None:
+        """Do what only another function than the last one needs."""
+        if function != self._function:
+            if self._function is not None:
+                reseed()
+            self._function = function
 
-    def _leftovers(self) -> str:
-        found = []
-        if _thread._count() > self._threads:
+    def after_bundle(self) -> tuple[str, str]:
+        """Undo the remaining changes.
+
+        Returns (what another function must not meet, what no call must meet), each a few words or "".
+        """
+        if self._variables_touched:
+            self._restore_variables()
+        self._restore_signals()
+        linux.adopt_orphans()
+        if self._parent:
+            end_with_parent(self._parent)
+        spoiled, replaced = self._state.restore()
+        return self._leftovers(replaced), " and ".join(spoiled)
+
+    def _leftovers(self, replaced: list[str]) -> str:
+        found = [f"replaced functions of {', '.join(replaced)}"] if replaced else []
+        more = _thread._count() - self._threads
+        if more > 0 and leftovers.threads(self._own_threads, more):
             found.append("threads")
-        try:
-            # query without reaping: a child's exit status belongs to the code that started it
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if leftovers.children():
             found.append("child processes")
-        except ChildProcessError:
-            pass
         if self._lost_descriptors():
             found.append("closed standard streams")
         if self._few_files_left():
@@ -113,10 +128,11 @@ class Baseline:
         return lost or not self._output.repair()
 
     def _few_files_left(self) -> bool:
-        """Return whether files left open by calls use more than half of the limit."""
+        """Return whether files left open by calls are many, or use more than half of the limit."""
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = MAX_LEFT_OPEN if most == resource.RLIM_INFINITY else min(MAX_LEFT_OPEN, most // 2)
         try:
-            return most != resource.RLIM_INFINITY and len(os.listdir("/proc/self/fd")) > most // 2
+            return len(os.listdir("/proc/self/fd")) > most
         except FileNotFoundError:  # no /proc on this system
             return False
         except OSError:
@@ -129,6 +145,18 @@ class Baseline:
         for name, value in wanted.items():
             if os.environ.get(name) != value:
                 os.environ[name] = value
+        time.tzset()
+
+    def _restore_variables(self) -> None:
+        """Undo direct calls of ``os.putenv`` and ``os.unsetenv``, which ``os.environ`` does not show."""
+        touched = list(self._variables_touched)
+        for name in touched:
+            value = self._environment.get(name)
+            if value is None:
+                os.unsetenv(name)
+            else:
+                os.putenv(name, value)
+        self._variables_touched.clear()
 
     def _restore_signals(self) -> None:
         for number, handler in self._handlers.items():
@@ -160,6 +188,14 @@ class Baseline:
 
         watched.__name__ = function.__name__
         watched.__doc__ = function.__doc__
+        return watched
+
+    def _watch_variable(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(name: str | bytes, *value: Any) -> Any:
+            function(name, *value)
+            self._variables_touched.add(os.fsencode(name))
+
+        watched.__name__ = function.__name__
         return watched
 
     def _after_fork(self) -> None:

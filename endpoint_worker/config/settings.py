@@ -95,6 +95,12 @@ class Settings:
             "Nothing removes kept directories."
         },
     )
+    isolation: Literal["none", "process"] = field(
+        default="none",
+        metadata={
+            "docs": "process: every call runs in a process of its own, forked from one that has the function."
+        },
+    )
     recycle_calls: Count = field(
         default=0, metadata={"docs": "Replace a runner process after this many calls. 0: never."}
     )

@@ -47,6 +47,7 @@ def runner_options(directory: EndpointDirectory, settings: Settings) -> RunnerOp
         layout=settings.hardware.layout(settings.worker_slots),
         setup=settings.setup,
         keep_files=settings.keep_files,
+        isolation=settings.isolation,
     )
     if not sandbox_launcher.sandboxed:
         return options

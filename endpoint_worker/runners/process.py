@@ -82,6 +82,8 @@ class RunnerOptions:
     cgroups: Cgroups | None = None
     #: when the directory of a call is kept: "never", "failed" or "always"
     keep_files: str = "never"
+    #: "process": each call has a process of its own
+    isolation: str = "none"
 
     @property
     def limits(self) -> RunOptions:
@@ -215,13 +217,17 @@ class RunnerProcess:
             return False
         return self.cgroup.limit(None if size is None else self.resident() + size)
 
-    def cpu_seconds(self) -> float:
-        """Processor time used by the process so far."""
-        try:
-            times = psutil.Process(self.pid).cpu_times()
-        except (psutil.Error, OSError):
-            return 0.0
-        return float(times.user + times.system)
+    def cpu_seconds(self, *, children: bool = False) -> float:
+        """Processor time used by the process so far, or also by its children that run."""
+        pids = [self.pid, *(process_tree.descendants(self.pid) if children else ())]
+        used = 0.0
+        for pid in pids:
+            try:
+                times = psutil.Process(pid).cpu_times()
+                used += float(times.user + times.system)
+            except (psutil.Error, OSError):
+                continue
+        return used
 
     def resident(self) -> int:
         """Resident size of the process (bytes)."""
@@ -229,6 +235,14 @@ class RunnerProcess:
             return int(psutil.Process(self.pid).memory_info().rss)
         except (psutil.Error, OSError):
             return 0
+
+    def finish(self) -> None:
+        """Let an idle runner end by itself; from now on it counts as killed."""
+        self._killed = True
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
 
     def kill(self) -> None:
         """Kill the runner and everything that it started."""

@@ -3,9 +3,12 @@
 The supervisor's thread calls all methods; none of them blocks.
 """
 
+# One concept: a runner with its state, from its start to its end.
+
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from array import array
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: A runner keeps at most this many functions loaded.
 MAX_FUNCTIONS = 64
+#: Time for functions registered with ``atexit`` when a runner ends (seconds).
+EXIT_SECONDS = 2.0
 _CHUNK = 256 * 1024
 
 
@@ -48,6 +53,11 @@ class Slot:
         self.eof = False
         #: leftovers of the last bundle that only a new process removes
         self.leftovers = ""
+        #: changes by the last bundle that every later call would meet
+        self.spoiled = ""
+        self._has_handlers = False
+        #: until when a runner that ends may run functions registered with ``atexit``
+        self.end_by = math.inf
         #: the call that it was running when it ended, if its directory is kept
         self.last_call: str | None = None
         self.born = time.monotonic()
@@ -56,6 +66,8 @@ class Slot:
         self.options = self._options = options
         #: limits for each call of the running bundle
         self._limits = options.limits
+        #: each call of the running bundle has a process of its own
+        self._isolated = False
         self._functions: OrderedDict[str, None] = OrderedDict()
         self._calls = 0
         self._out = memoryview(b"")
@@ -88,10 +100,13 @@ class Slot:
             "files": None if bundle.options.open_files is None else limits.open_files,
         }
         self.process.output.begin(limits.output or 0)
+        if "process" in (bundle.options.isolation, self._options.isolation):
+            header["isolated"] = True
         if self._options.keep_files != "never":
             header["keep"] = self._options.keep_files
             header["names"] = [call.task_id for call in bundle.calls]
         place = Place(socket.gethostname(), self.process.pid, self.number)
+        self._isolated = "isolated" in header
         self.execution = Execution(job, self._progress, self.process.output, place, now)
         self.state = "busy"
         self.function = digest
@@ -193,6 +208,8 @@ class Slot:
             if not frame.header.get("loaded") and self.function is not None:
                 self._functions.pop(self.function, None)
             self.leftovers = str(frame.header.get("left", ""))[:200]
+            self._has_handlers = frame.header.get("handlers") is True
+            self.spoiled = str(frame.header.get("spoiled", ""))[:200]
             self.state = "idle"
             self.idle_since = time.monotonic()
             return True
@@ -231,7 +248,7 @@ class Slot:
             message = f"{what} exceeded the time limit of {timeout:g} s: raise `timeout` or do less"
             return StopReason(index or 0, Status.FAILED, "TIMEOUT", message)
         if cpu is not None and index is not None and elapsed > 0.5:
-            used = self.process.cpu_seconds() - self._progress.cpu
+            used = self.process.cpu_seconds(children=self._isolated) - self._progress.cpu
             if used > cpu:
                 message = f"the call exceeded the limit of {cpu:g} s of processor time: raise `cpu`"
                 return StopReason(index, Status.FAILED, "TIMEOUT", message)
@@ -260,8 +277,11 @@ class Slot:
         )
 
     def due_for_recycling(self) -> bool:
-        """True if the runner has run enough calls or has grown too large."""
+        """True if the runner is spoiled, has run enough calls or has grown too large."""
         options = self._options
+        if self.spoiled:
+            log.info("slot %d: a call has changed its runner (%s): replaced", self.number, self.spoiled)
+            return True
         if options.recycle_calls and self._calls >= options.recycle_calls:
             return True
         return bool(options.recycle_memory) and self.process.resident() > options.recycle_memory
@@ -269,6 +289,16 @@ class Slot:
     def kill(self) -> None:
         """Kill the runner and everything that it started."""
         self.process.kill()
+
+    def end(self) -> None:
+        """End an idle runner: kill it, unless calls have registered functions with ``atexit``."""
+        if self.process.killed:
+            return
+        if not self._has_handlers or self.state != "idle" or "child processes" in self.leftovers:
+            self.kill()
+            return
+        self.end_by = time.monotonic() + EXIT_SECONDS
+        self.process.finish()
 
     def ended(self) -> str | None:
         """Return how the runner ended, as a sentence, or None while it is alive."""
@@ -284,10 +314,6 @@ class Slot:
         index = None if self.execution is None else self.execution.running()
         if index is not None and self._options.keep_files != "never" and self.execution is not None:
             self.last_call = self.execution.calls[index].task_id
-
-    def close(self) -> None:
-        """Release the resources of the dead runner."""
-        self.process.close(self.last_call)
 
     def facts(self) -> dict[str, Any]:
         """Return a description of this slot."""

@@ -11,8 +11,6 @@ import select
 import signal
 import socket
 
-from umbel.system.processes import end_with_parent
-
 from ..child import linux
 from ..child.main import main as run
 
@@ -32,8 +30,7 @@ def main(path: str, directory: str, files: int = 0, keeper: bool = False) -> Non
             os.close(output)
             _keep(sock, child)
         os.setsid()
-        end_with_parent(os.getppid())
-    run(sock.detach(), progress, output, 0, directory, files)
+    run(sock.detach(), progress, output, os.getppid() if keeper else 0, directory, files)
 
 
 def _keep(sock: socket.socket, child: int) -> None:

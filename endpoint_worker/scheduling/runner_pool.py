@@ -100,7 +100,7 @@ class RunnerPool:
                 return slot
             if slot.leftovers:
                 # leftovers of the last call must not affect another function
-                slot.kill()
+                slot.end()
             elif best is None:
                 best = slot
         return best
@@ -119,7 +119,7 @@ class RunnerPool:
                 return
             if self._free(slot) and slot.key != key and slot.key not in spared:
                 slot.replaced = True
-                slot.kill()
+                slot.end()
                 self._requested.append(options)
                 coming += 1
 
@@ -135,7 +135,7 @@ class RunnerPool:
         free = sorted((slot for slot in self.slots if self._free(slot)), key=lambda slot: slot.number)
         for slot in free:
             if slot.borrowed:
-                slot.kill()
+                slot.end()
         free = [slot for slot in free if not slot.borrowed][: options.cores]
         if len(free) < options.cores:
             return False
@@ -143,7 +143,7 @@ class RunnerPool:
         borrowed = [slot.number for slot in others]
         self._wide[first.number] = options, borrowed
         self._borrowed.update(borrowed)
-        first.kill()
+        first.end()
         return True
 
     def register(self, slot: Slot) -> None:
@@ -171,7 +171,7 @@ class RunnerPool:
     def recycle_if_due(self, slot: Slot) -> None:
         """After a bundle: replace a runner that has served long enough or is no longer needed."""
         if slot.retiring or slot.due_for_recycling():
-            slot.kill()
+            slot.end()
 
     def resize(self, difference: int) -> None:
         """Change the number of slots (at least one)."""
@@ -182,7 +182,7 @@ class RunnerPool:
                 spare -= 1
                 slot.retiring = True
                 if slot.execution is None:
-                    slot.kill()
+                    slot.end()
 
     def replace_all(self) -> None:
         """Replace every runner once it is idle."""
@@ -191,7 +191,7 @@ class RunnerPool:
                 self._requested.append(slot.options)
             slot.retiring = True
             if slot.execution is None:
-                slot.kill()
+                slot.end()
 
     def remove(self, slot: Slot, how: str) -> None:
         """Remove a slot whose runner has ended."""
@@ -199,7 +199,7 @@ class RunnerPool:
         self.register(slot)
         self.slots.remove(slot)
         self._borrowed.difference_update(slot.borrowed)
-        slot.close()
+        slot.process.close(slot.last_call)
         self._cleanup_until = time.monotonic() + CLEANUP_SECONDS
         if slot.was_ready:
             self._delay = 0.0
@@ -265,13 +265,15 @@ class RunnerPool:
         """Kill all runners and wait a moment for their end."""
         for slot in self.slots:
             slot.retiring = True
-            slot.kill()
+            slot.end()
         deadline = time.monotonic() + 2.0
         while self.slots and time.monotonic() < deadline:
             for slot in list(self.slots):
                 if slot.ended() is not None:
                     self.remove(slot, "stopped")
             time.sleep(0.005)
+        for slot in self.slots:
+            slot.kill()
         call_directories.wait(2.0)
         if self._options.cgroups is not None:
             self._options.cgroups.close(patience=1.0)

@@ -228,10 +228,10 @@ class Supervisor(GuardedThread):
         how = slot.ended()
         if how is not None:
             self._remove(slot, *describe_end(how, None if in_time else self._stop_code))
-        elif not in_time and slot.execution is not None:
+        elif now > slot.end_by or (not in_time and slot.execution is not None):
             slot.kill()
         elif slot.state == "idle" and slot.leftovers and now - slot.idle_since > LEFTOVER_SECONDS:
-            slot.kill()
+            slot.end()
 
     def _remove(self, slot: Slot, how: str, code: str | None) -> None:
         # first, so that a later error does not leave the slot occupied by a dead runner

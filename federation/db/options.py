@@ -20,7 +20,8 @@ class Options:
     call that raised an exception is run again; ``retry_on``: only for these exception names (``ValueError``
     or ``package.Error``), for all if empty. ``priority``: −100 to 100; among the user's own calls, higher
     priority goes first. ``max_attempts``: how often a call is started at most when workers are lost.
-    ``tags``: free labels. ``cores``: slots of one node that each call occupies.
+    ``tags``: free labels. ``cores``: slots of one node that each call occupies. ``isolation``: "process" for
+    calls that need a process of their own.
     """
 
     timeout: float | None = None
@@ -35,6 +36,7 @@ class Options:
     tags: tuple[str, ...] = ()
     cores: int = 1
     open_files: int | None = None
+    isolation: str | None = None
 
     def to_json(self) -> str:
         """Return the options that differ from the defaults as a JSON object."""
@@ -49,7 +51,8 @@ class Options:
     def run(self) -> RunOptions:
         """The options that are sent to the worker."""
         cores = self.cores if self.cores > 1 else None
-        return RunOptions(self.timeout, self.memory, self.cpu, cores, self.output, self.open_files)
+        rest = cores, self.output, self.open_files, self.isolation
+        return RunOptions(self.timeout, self.memory, self.cpu, *rest)
 
     def retries_on(self, exception: str) -> bool:
         """Return whether to retry after an exception, named ``module.Class``."""

@@ -72,6 +72,7 @@ class Executor(BaseExecutor):
         tags: Labels to find tasks by.
         cores: Slots of one node that each call occupies.
         open_files: Files and sockets that a call may have open.
+        isolation: ``"process"``: a new process for each call. Default: processes are used again.
 
     Raises:
         ValueError: ``batch_size``, ``batch_interval``, ``submit_timeout``, ``group_id`` or an option is not
@@ -100,14 +101,13 @@ class Executor(BaseExecutor):
         tags: Sequence[str] | None = None,
         cores: int | None = None,
         open_files: int | None = None,
+        isolation: str | None = None,
     ):
-        if not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
-            raise ValueError(f"batch_size must be from 1 to {MAX_CALLS_PER_SUBMISSION}, got {batch_size}")
         submit_timeout = read_time("submit_timeout", submit_timeout)
-        _check(endpoint, batch_interval, submit_timeout)
+        _check(endpoint, batch_size, batch_interval, submit_timeout)
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id must be a lower-case UUID with dashes, got {group_id!r}")
-        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files
+        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files, isolation
         options = Options(timeout, memory, cpu, output, expires, *rest)
         self._own_group = group_id is None
         route = Route(
@@ -130,7 +130,7 @@ class Executor(BaseExecutor):
             nightly.submit(pow, 2, 10)
 
         Args:
-            **options: Options of the constructor, from ``timeout`` to ``open_files``. The others are those of
+            **options: Options of the constructor, from ``timeout`` to ``isolation``. The others are those of
                 this executor.
 
         Returns:
@@ -341,7 +341,9 @@ class Executor(BaseExecutor):
         self._session.send(function, payload, future, self._options)
 
 
-def _check(endpoint: Any, batch_interval: Any, submit_timeout: Any) -> None:
+def _check(endpoint: Any, batch_size: Any, batch_interval: Any, submit_timeout: Any) -> None:
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_CALLS_PER_SUBMISSION:
+        raise ValueError(f"batch_size must be from 1 to {MAX_CALLS_PER_SUBMISSION}, got {batch_size!r}")
     for name, value in (("batch_interval", batch_interval), ("submit_timeout", submit_timeout)):
         if value is not None and not (isinstance(value, (int, float)) and value >= 0):
             raise ValueError(f"{name} must be a number of seconds of at least 0, got {value!r}")

@@ -15,7 +15,7 @@ from umbel.protocol.limits import (
     MAX_OUTPUT_BYTES,
     MAX_PAYLOAD_BYTES,
 )
-from umbel.protocol.run_options import BOUNDS
+from umbel.protocol.run_options import BOUNDS, ISOLATIONS
 from umbel.protocol.states import TaskState
 
 from .common import PageQuery, about, page_of, started_field, time_field
@@ -57,6 +57,10 @@ class OptionsIn(Schema):
         allow_none=True,
         validate=validate.Range(*BOUNDS["open_files"]),
         metadata=about("Files and sockets that a task may have open at the same time."),
+    )
+    isolation = fields.String(
+        validate=validate.OneOf(ISOLATIONS),
+        metadata=about("process: each task runs in a process of its own."),
     )
     expires = Number(
         allow_none=True,

@@ -38,6 +38,8 @@ class Options:
         cores: Slots of one node that each call occupies while it runs. One slot is one core unless the site
             configures otherwise. Default: 1.
         open_files: Files and sockets that a call may have open, at least 32.
+        isolation: ``"process"``: each call runs in a new process, which ends with it. Default: a process runs
+            many calls and is restored between them.
 
     Raises:
         ValueError: An option has the wrong type or is out of range.
@@ -55,6 +57,7 @@ class Options:
     tags: Sequence[str] | None = None
     cores: int | None = None
     open_files: int | None = None
+    isolation: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "cpu", "expires"):
@@ -65,6 +68,8 @@ class Options:
             _check_number(name, getattr(self, name), least, most, is_time)
         object.__setattr__(self, "tags", _strings("tags", self.tags))
         object.__setattr__(self, "retry_on", _exceptions(self.retry_on))
+        if self.isolation not in (None, "process"):
+            raise ValueError(f"isolation must be 'process' or None, got {self.isolation!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that are set as a JSON object of the API."""

@@ -21,6 +21,7 @@ from .envelope import Signer, Verifier, check_body
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME, MAX_ATTEMPT, MAX_CALLS_PER_BUNDLE, MAX_HELD, MAX_OUTCOMES, MAX_SLOTS
 from .records import Items, Log, Place, TaskItems, TaskLog, read_items, read_logs, write_items, write_logs
+from .run_options import ISOLATIONS
 from .run_options import RunOptions as RunOptions
 
 #: Audience of reports.
@@ -360,7 +361,9 @@ def _calls(header: dict[str, Any]) -> list[Call]:
 
 def _options(record: Any) -> RunOptions:
     values = checks.mapping(record, 20)
-    for value in values.values():
+    for name, value in values.items():
+        if name == "isolation" and value in (None, *ISOLATIONS):
+            continue
         if value is not None and checks.seconds(value) != value:
             raise ValueError(f"{checks.shown(value)} is not a limit")
     return RunOptions(**values)

@@ -18,6 +18,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "output": (0, MAX_OUTPUT_BYTES),
     "open_files": (FEWEST_FILES, 2**20),
 }
+#: Ways to isolate calls from each other.
+ISOLATIONS = ("process",)
 _SECONDS = ("timeout", "cpu")
 
 
@@ -72,7 +74,8 @@ class RunOptions:
 
     ``timeout``: run time, seconds; ``memory``: bytes; ``cpu``: processor time, seconds; ``cores``: slots of
     one node that each call occupies (None: one); ``output``: bytes of standard output and error that are
-    kept; ``open_files``: files and sockets that it may have open.
+    kept; ``open_files``: files and sockets that it may have open; ``isolation``: "process" for a process of
+    its own.
     """
 
     timeout: float | None = None
@@ -81,6 +84,7 @@ class RunOptions:
     cores: int | None = None
     output: int | None = None
     open_files: int | None = None
+    isolation: str | None = None
 
     def tightened(self, other: RunOptions | Limits | None) -> RunOptions:
         """Return these options with the smaller value of each limit; None is no limit."""

@@ -17,6 +17,11 @@ def prctl(option: int, value: int) -> bool:
     return _libc is not None and _libc.prctl(option, value, 0, 0, 0) == 0
 
 
+def prctl_value(option: int, value: int = 0) -> int:
+    """Return the result of ``prctl(2)`` for an option that reads; -1 on systems without it."""
+    return -1 if _libc is None else int(_libc.prctl(option, value, 0, 0, 0))
+
+
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Make the kernel send this process a signal when its parent exits. Safe between fork and exec.
 

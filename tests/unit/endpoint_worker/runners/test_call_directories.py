@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 
 from endpoint_worker.child.call_directory import CallDirectory
-from endpoint_worker.runners import call_directories
+from endpoint_worker.runners import call_directories, execution
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import Bench
 from umbel import ShellFunction
 from umbel.serialize import load_result
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine must not make calls be given back here."""
+    monkeypatch.setattr(execution, "RETURN_AFTER_CALL", 60.0)
+    monkeypatch.setattr(execution, "RETURN_AFTER_BUNDLE", 60.0)
 
 
 def write(text: str) -> tuple[list[str], str, str]:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -339,9 +340,7 @@ def test_a_runner_is_recycled_after_so_many_calls(tmp_path: Path) -> None:
 
 def test_a_runner_is_recycled_when_it_has_grown(tmp_path: Path) -> None:
     def keep(size: int) -> int:
-        import builtins
-
-        builtins.kept = bytearray(size)  # type: ignore[attr-defined]
+        sys.kept = bytearray(size)  # type: ignore[attr-defined]
         return os.getpid()
 
     with Bench(tmp_path, recycle_memory=200 * MIB) as bench:
