@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from federation.db.errors import DatabaseUnavailable
-from federation.services import sweeper
+from federation.services import liveness, sweeper
 from federation.services.collector import Collector
 from tests.support.endpoint import FakeEndpoint, outcome
 from tests.support.ledger import Ledger
@@ -103,16 +103,16 @@ def test_a_heartbeat_that_arrives_while_its_node_is_marked_lost_counts(
 ) -> None:
     """Between the sweeper's look at the nodes and its transaction, the collector applies a heartbeat."""
     node, answer = _hold(ledger, lab)
-    mark = sweeper.Sweeper._mark_lost
+    mark = liveness.Liveness._mark_lost
     marked: list[str] = []
 
-    def beat_first(self: sweeper.Sweeper, found: Any, *more: Any) -> None:
+    def beat_first(self: liveness.Liveness, found: Any, *more: Any) -> None:
         marked.append(found.name)
         node.beat()
         ledger.collect()
         mark(self, found, *more)
 
-    monkeypatch.setattr(sweeper.Sweeper, "_mark_lost", beat_first)
+    monkeypatch.setattr(liveness.Liveness, "_mark_lost", beat_first)
     ledger.sweep(after=61)
     assert marked == [node.name], "the sweeper did not consider it lost"
     assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
@@ -402,6 +402,43 @@ def test_wipes_cost_an_endpoint_that_is_away_no_attempt(ledger: Ledger, lab: Fak
     ledger.collect()
     _miss(ledger, node)
     assert _attempt(ledger, answer) == 1
+    node.take()
+    assert node.finish() == 3
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_wipe_does_not_start_again_what_an_unknown_node_has_just_received(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    """The node's first heartbeat is lost with the broker's data, and it has the only bundle."""
+    answer = ledger.submit(lab, 1, max_attempts=1)
+    ledger.listen(60)
+    node = lab.node()
+    assert len(node.take()) == 1
+    ledger.broker.wipe()
+    ledger.sweep()
+    for _ in range(6):
+        assert not ledger.broker.queued(lab.id), "the bundle was sent again"
+        node.beat()
+        ledger.collect()
+        ledger.sweep(after=5)
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_wipe_is_repaired_while_an_endpoint_is_away(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Bundles of an endpoint without a live node are sent again although no node says that it lacks them."""
+    answer = ledger.submit(lab, 3, max_attempts=1)
+    ledger.listen(60)
+    ledger.broker.wipe()
+    for _ in range(8):
+        ledger.collect()
+        ledger.sweep(after=5)
+    assert ledger.broker.queued(lab.id)
+    node = lab.node()
     node.take()
     assert node.finish() == 3
     ledger.collect()
