@@ -22,7 +22,7 @@ from ..db.errors import RETRYABLE
 from ..db.tables import bundles, endpoints, loads, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.requeue import requeue, requeue_lost
-from ..ledger.retention import delete_old_tasks, expire_idempotency_keys
+from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
 from ..ledger.task_rows import Task, tasks_in_bundles
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
@@ -234,6 +234,7 @@ class Sweeper:
         now = self.fed.clock()
         expire_idempotency_keys(self.fed, now)
         delete_old_blocks(self.fed, now)
+        delete_old_nodes(self.fed, now)
         for _ in range(DELETE_BATCHES):
             if not delete_old_tasks(self.fed, now):
                 return
