@@ -81,6 +81,8 @@ endpoints = Table(
     Column("broker_sha256", String(64), nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
+    # JSON {"since", "until", "reason"} of the last suspension of its broker account
+    Column("suspended", Text),
     # the user served last; persistent, so that turns continue after a restart
     Column("last_user_no", Number),
 )

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ..api.client import Client
+from ..protocol.errors import NotFound
 from .output import Record, connect, json_option, print_json, print_table, when
 
 NODE_COLUMNS: Sequence[tuple[str, Callable[[Record], Any]]] = (
@@ -66,6 +68,8 @@ def show(name: str, packages: bool, as_json: bool) -> None:
     click.echo(f"{found['name']}  {found['state']}  {slots}  {', '.join(counts) or 'no unfinished tasks'}")
     if found["description"]:
         click.echo(found["description"])
+    if suspension(found):
+        click.echo(suspension(found))
     print_table(found["nodes"], NODE_COLUMNS, "No node has reported yet.")
     if packages:
         for package, version in found["packages"].items():
@@ -187,16 +191,33 @@ def status(name: str, as_json: bool, decisions: int) -> None:
     """Show elastic endpoint NAME: its site, network, budget and last decisions."""
     with connect() as client:
         found = client.get_blocks(name)
+        described = {} if as_json else _described(client, name)
     if as_json:
         print_json({key: value for key, value in found.items() if key != "blocks"})
         return
     click.echo(f"status     {found['status']}  {found['message']}".rstrip())
+    if suspension(described):
+        click.echo(f"broker     {suspension(described)}")
     click.echo(f"network    {_network(found['network'])}")
     click.echo(f"budget     {_budget(found)}")
     for node, until in found["bad_nodes"].items():
         click.echo(f"avoided    {node} until {when(until)}")
     for made in found["history"][:decisions]:
         click.echo(f"{when(made['time'])}  {made['decision']}")
+
+
+def _described(client: Client, name: str) -> Record:
+    """Return an endpoint's description; empty if it has been deleted while its site is being cleaned."""
+    try:
+        return client.get_endpoint(name)
+    except NotFound:
+        return {}
+
+
+def suspension(found: Record) -> str:
+    """Return why an endpoint's workers cannot connect to the broker now; empty: they can."""
+    record = found.get("suspended")
+    return f"suspended until {when(record['until'])}: {record['reason']}" if record else ""
 
 
 def _network(network: Record) -> str:
