@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -48,11 +49,24 @@ def loss_while_offline(fed: Federation, endpoint_no: int) -> float | None:
     return None if found is None else float(found)
 
 
-def may_have_run(bundle: Any, reports_lost: float | None) -> bool:
-    """Return whether a lost bundle may have been started.
+def maybe_started(
+    connection: Connection,
+    endpoint_no: int,
+    lost: Mapping[int, Any],
+    broker_epoch: float,
+    while_offline: float | None,
+) -> set[int]:
+    """Return which of the lost bundles, by number, may have been started.
 
-    A node lists a received bundle in its next heartbeat, or has reported its end by then. If no node did, and
-    no reports can have been lost since the bundle was sent, the bundle was lost in transit and the attempt
-    does not count.
+    ``while_offline``: see ``loss_while_offline``. A node lists a received bundle in its next heartbeat, or has
+    reported its end by then. If no node did, and no reports can have been lost since the bundle was sent, the
+    bundle was lost in transit and the attempt does not count.
     """
-    return bundle.node_no is not None or (reports_lost or 0.0) > bundle.sent - HEARTBEAT_INTERVAL
+    last = last_report_loss(connection, endpoint_no, broker_epoch)
+    found = set()
+    for no, bundle in lost.items():
+        offline = while_offline is not None and bundle.sent < broker_epoch
+        reports_lost = (while_offline or 0.0) if offline else last
+        if bundle.node_no is not None or reports_lost > bundle.sent - HEARTBEAT_INTERVAL:
+            found.add(no)
+    return found

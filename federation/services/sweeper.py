@@ -23,14 +23,14 @@ from ..db.tables import bundles, endpoints, loads, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.requeue import requeue, requeue_lost
 from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
-from ..ledger.task_rows import Task, tasks_in_bundles
+from ..ledger.task_rows import tasks_in_bundles
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
 from .broker_quota import BrokerQuota
 from .future_times import correct_future_times
 from .liveness import Liveness
-from .lost_reports import last_report_loss, loss_while_offline, may_have_run, remember_if_offline
+from .lost_reports import loss_while_offline, maybe_started, remember_if_offline
 from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Sweeper:
         lost = self._lost(endpoint_no, missing, now)
         if not lost:
             return
-        lost_while_offline = loss_while_offline(self.fed, endpoint_no)
+        while_offline = loss_while_offline(self.fed, endpoint_no)
         with self.fed.database.write() as connection:
             shared.lock_endpoints(connection, [endpoint_no])
             still = select(bundles.c.no, bundles.c.sent, bundles.c.node_no).where(
@@ -167,16 +167,9 @@ class Sweeper:
             )
             lost_bundles = {row.no: row for row in connection.execute(still)}
             calls = tasks_in_bundles(connection, sorted(lost_bundles))
-            reports_lost = last_report_loss(connection, endpoint_no, broker_epoch)
-            maybe_started: list[Task] = []
-            not_started: list[Task] = []
-            for call in calls:
-                bundle = lost_bundles[call.bundle_no]
-                wiped = lost_while_offline is not None and bundle.sent < broker_epoch
-                counted = may_have_run(bundle, lost_while_offline if wiped else reports_lost)
-                (maybe_started if counted else not_started).append(call)
-            requeue(connection, not_started, counted=False)
-            groups = requeue_lost(connection, maybe_started, now, {})
+            started = maybe_started(connection, endpoint_no, lost_bundles, broker_epoch, while_offline)
+            requeue(connection, [c for c in calls if c.bundle_no not in started], counted=False)
+            groups = requeue_lost(connection, [c for c in calls if c.bundle_no in started], now, {})
             planned = dispatch.refill(self.fed, connection, endpoint_no, now)
         count = len(lost_bundles)
         log.warning(

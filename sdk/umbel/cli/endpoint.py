@@ -1,5 +1,7 @@
 """``umbel endpoint``: the nodes of an endpoint, and elastic endpoints, whose workers run as batch jobs."""
 
+# One concept: the subcommands of ``umbel endpoint``, each a request and its display
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -9,7 +11,7 @@ import click
 
 from ..api.client import Client
 from ..protocol.errors import NotFound
-from .output import Record, connect, json_option, print_json, print_table, when
+from .output import Record, connect, json_option, print_json, print_table, suspension, when
 
 NODE_COLUMNS: Sequence[tuple[str, Callable[[Record], Any]]] = (
     ("NODE", lambda node: node["name"]),
@@ -222,12 +224,6 @@ def _described(client: Client, name: str) -> Record:
         return client.get_endpoint(name)
     except NotFound:
         return {}
-
-
-def suspension(found: Record) -> str:
-    """Return why an endpoint's workers cannot connect to the broker now; empty: they can."""
-    record = found.get("suspended")
-    return f"suspended until {when(record['until'])}: {record['reason']}" if record else ""
 
 
 def _network(network: Record) -> str:

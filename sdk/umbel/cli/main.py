@@ -24,7 +24,6 @@ from ..protocol.version import __version__
 from ..serialization.codec import dump_call
 from . import logs
 from .endpoint import endpoint as endpoint_group
-from .endpoint import suspension
 from .flush import flush
 from .output import (
     NOT_READY,
@@ -39,6 +38,7 @@ from .output import (
     print_record,
     print_table,
     service_url,
+    suspension,
     when,
 )
 from .target import find_function, parse_arguments
