@@ -58,8 +58,8 @@ def maybe_started(
 ) -> set[int]:
     """Return which of the lost bundles, by number, may have been started.
 
-    ``while_offline``: see ``loss_while_offline``. A node lists a received bundle in its next heartbeat, or has
-    reported its end by then. If no node did, and no reports can have been lost since the bundle was sent, the
+    ``while_offline``: see ``loss_while_offline``. A node lists a received bundle in its next heartbeat, or
+    has reported its end by then. If no node did, and no reports can have been lost since it was sent, the
     bundle was lost in transit and the attempt does not count.
     """
     last = last_report_loss(connection, endpoint_no, broker_epoch)
