@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from marshmallow import Schema
 
+from federation.standalone.files import PidLock, starting_file
 from tests.support.api import Api, b64
 from tests.support.played import fail
 from umbel.protocol.version import PROTOCOL_VERSION
@@ -174,6 +175,17 @@ def test_the_service_tells_who_it_is(api: Api) -> None:
     health = conforms(Health, api.anybody.ok("GET", "/health"))
     assert (health["database"], health["broker"]) == ("ok", "ok")
     assert (health["reports_waiting"], health["reports_rejected"]) == (0, 0)
+
+
+def test_a_service_that_starts_is_not_healthy_yet(api: Api) -> None:
+    file = starting_file(api.fed.settings.home)
+    file.parent.mkdir(exist_ok=True)
+    lock = PidLock(file)
+    assert lock.acquire() is None
+    answer = api.anybody("GET", "/health")
+    assert (answer.status_code, answer.json["status"], answer.json["database"]) == (503, "starting", "ok")
+    lock.release()
+    assert api.anybody.ok("GET", "/health")["status"] != "starting"
 
 
 def test_ten_thousand_calls_are_one_request(api: Api) -> None:

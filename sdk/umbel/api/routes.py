@@ -65,7 +65,7 @@ class ServiceRoutes(Routes):
             reports, or None), ``version`` and ``protocol``.
 
         Raises:
-            ServiceUnavailable: The service cannot be reached, or its database does not answer.
+            ServiceUnavailable: The service cannot be reached, is starting, or its database does not answer.
         """
         return dict(self.transport.send(Request("GET", "/health", patience=0.0)))
 

@@ -38,6 +38,7 @@ from .output import (
     print_record,
     print_table,
     service_url,
+    suspension,
     when,
 )
 from .target import find_function, parse_arguments
@@ -225,7 +226,7 @@ def endpoints(as_json: bool) -> None:
         return
     columns: list[tuple[str, Callable[[Record], Any]]] = [
         ("NAME", lambda endpoint: endpoint["name"]),
-        ("STATE", lambda endpoint: endpoint["state"]),
+        ("STATE", lambda endpoint: "suspended" if endpoint.get("suspended") else endpoint["state"]),
         ("SLOTS", lambda endpoint: endpoint["slots_total"]),
         ("FREE", lambda endpoint: endpoint["slots_free"]),
         ("PYTHON", lambda endpoint: endpoint.get("python")),
@@ -233,6 +234,9 @@ def endpoints(as_json: bool) -> None:
         ("DESCRIPTION", lambda endpoint: endpoint["description"][:60]),
     ]
     print_table(found, columns, "There are no endpoints: create one with 'umbel-endpoint configure NAME'.")
+    for each in found:
+        if each.get("suspended"):
+            click.echo(f"{each['name']}: {suspension(each)}")
 
 
 def _print_result(future: UmbelFuture, timeout: float | None, as_json: bool) -> int:

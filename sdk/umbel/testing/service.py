@@ -163,6 +163,7 @@ class MemoryService:
             "description": "in memory",
             "metadata": {},
             "state": "online" if self.workers else "offline",
+            "suspended": None,
             "slots_total": self.workers,
             "slots_free": max(0, self.workers - states[S.RUNNING.value]),
             "queue": dict(states),
