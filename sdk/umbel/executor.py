@@ -23,6 +23,7 @@ from .protocol.errors import TooLarge, UmbelError
 from .protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_PAYLOAD_BYTES
 from .protocol.units import read_time
 from .serialization.codec import FunctionBody, dump_call, function_name
+from .serialization.compression import describe_limit
 from .submit.callables import (
     OPTION_NAMES,
     Kind,
@@ -332,8 +333,9 @@ class Executor(BaseExecutor):
         if len(payload) > MAX_PAYLOAD_BYTES:
             future.fail(
                 TooLarge(
-                    f"the arguments of a call of {function.name} have {len(payload)} bytes, the limit is "
-                    f"{MAX_PAYLOAD_BYTES}: pass the path of a file or a reference instead"
+                    f"the arguments of a call of {function.name} have {len(payload):,} bytes, "
+                    f"{describe_limit(len(payload))}: pass the path of a file or a reference instead",
+                    details={"size": len(payload), "limit": MAX_PAYLOAD_BYTES},
                 )
             )
             return
