@@ -58,7 +58,8 @@ class Executor(BaseExecutor):
         batch_size: Maximum number of calls in one request, from 1 to 10,000.
         batch_interval: How long to collect calls before each request, seconds.
         submit_timeout: How long ``submit`` may block, and a call may wait for acceptance, while the service
-            accepts no more calls, seconds. Default: indefinitely.
+            accepts no more calls, seconds. Then the call's future fails with TooMany or ServiceUnavailable.
+            Default: indefinitely.
         timeout: Run time of a call, seconds. A longer call ends with the code ``TIMEOUT``. This and the
             arguments below are options of every call; ``Options`` has their bounds and defaults. Times may
             be strings such as ``"5min"``, sizes strings such as ``"2GiB"``.

@@ -61,8 +61,8 @@ class TaskRoutes(Routes):
         largest = max(map(len, payloads), default=0)
         if largest > MAX_PAYLOAD_BYTES:  # the service would reject them when it has received them
             raise TooLarge(
-                f"the arguments of a call have {largest:,} bytes, {describe_limit(largest)}: pass the path of "
-                "a file or a reference instead",
+                f"the arguments of a call have {largest:,} bytes, {describe_limit(largest)}: pass the path "
+                "of a file or a reference instead",
                 details={"size": largest, "limit": MAX_PAYLOAD_BYTES},
             )
         body: Record = {"function_id": function_id, "endpoint_id": endpoint_id}

@@ -29,8 +29,8 @@ LEVEL = 1
 MAX_DECOMPRESSED = 256 * 1024**2
 #: Environment variable that sets another limit (bytes) in this process.
 LIMIT_VARIABLE = "UMBEL_MAX_DECOMPRESSED"
-#: Data that shrinks by a larger factor is an attack, if it is not small. ``compress`` stays below it: its level
-#: achieves 230 with the usual zlib, and other implementations' output is padded.
+#: Data that shrinks by a larger factor is an attack, if it is not small. ``compress`` stays below it: its
+#: level achieves 230 with the usual zlib, and the output of other implementations is padded.
 MAX_RATIO, SMALL = 300, 1024**2
 
 

@@ -70,7 +70,7 @@ class Session:
         """Queue a call. Raises RuntimeError after ``close`` and in a forked child, TooMany."""
         if not self._started:
             self._start()
-        self.sender.put(function, Call(payload, future), options)
+        self.sender.put(function, Call(payload, future, time.monotonic()), options)
 
     def expect(self, futures: Iterable[UmbelFuture]) -> None:
         """Wait for tasks that the service has accepted already."""
