@@ -34,7 +34,7 @@ from .submit.callables import (
 )
 from .submit.calls import Route
 from .submit.mapping import ChunkResults, MapResults, chunk_limits, chunks, run_chunk
-from .submit.session import Session, slots_of
+from .submit.session import FUTURE_PATIENCE, Session
 
 
 class Executor(BaseExecutor):
@@ -151,7 +151,7 @@ class Executor(BaseExecutor):
     def _max_workers(self) -> int:
         """Number of slots of the endpoint, which dask, joblib and others read to size their work."""
         if not self._slots:
-            self._slots = slots_of(self._session.client, self.endpoint)
+            self._slots = _slots_of(self._session.client, self.endpoint)
         return self._slots or os.cpu_count() or 1
 
     @property
@@ -352,6 +352,14 @@ def _check(endpoint: Any, batch_size: Any, batch_interval: Any, submit_timeout: 
             raise ValueError(f"{name} must be a number of seconds of at least 0, got {value!r}")
     if not isinstance(endpoint, str) or not endpoint:
         raise ValueError(f"endpoint must be the name or id of an endpoint, got {endpoint!r}")
+
+
+def _slots_of(client: Client, name: str) -> int:
+    """Return the number of slots of an endpoint; 0 if it is offline or the service does not answer."""
+    try:
+        return int(client.get_endpoint(name, FUTURE_PATIENCE)["slots_total"])
+    except UmbelError:
+        return 0
 
 
 def _task_order(task: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ class Limits(Schema):
     cpu = fields.Float(metadata=about("Processor time in seconds."))
     output = fields.Integer(metadata=about("Bytes of output to keep."))
     open_files = fields.Integer(metadata=about("Files and sockets that are open at the same time."))
+    isolation = fields.String(metadata=about("`process`: each call runs in a process of its own."))
 
 
 class FunctionItem(Schema):

@@ -69,8 +69,8 @@ def explain(error: Unauthorized, account: Account) -> Unauthorized:
         return error
     reason = "rejects the malformed token" if account.token else "needs a token, and none is stored for it"
     return Unauthorized(
-        f"the service at {account.url} {reason}: log in with 'umbel login {account.url}', or set UMBEL_TOKEN; 'make up' "
-        "logs in to the service that it starts",
+        f"the service at {account.url} {reason}: log in with 'umbel login {account.url}', or set "
+        "UMBEL_TOKEN; 'make up' logs in to the service that it starts",
         code=error.code,
         details=error.details,
     )

@@ -54,19 +54,28 @@ class Sender:
         self._canceller = canceller
         self._ended = ended
         self._on_reject = on_reject
-        self._changed = threading.Condition(threading.Lock())
-        self._queue = CallQueue()
-        self._current: Batch | None = None
+        self._reset()
         self._most = FIRST_CALLS
         self._answered = False
         self._accepted = 0.0
         self._idle = False
         self._closed = False
-        self._given_up = threading.Event()
         self._failure: BaseException | None = None
-        self._thread: GuardedThread | None = None
         #: Number of calls that were ever queued.
         self.total = 0
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._queue = CallQueue()
+        self._current: Batch | None = None
+        self._given_up = threading.Event()
+        self._thread: GuardedThread | None = None
+
+    def take_in_child(self) -> list[UmbelFuture]:
+        """In a forked child: forget all calls and return their futures; the parent sends them."""
+        batches = [*self._queue.take_all(), *([] if self._current is None else [self._current])]
+        self._reset()
+        return [future for batch in batches for future in batch.futures]
 
     @property
     def is_current_thread(self) -> bool:
