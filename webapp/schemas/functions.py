@@ -81,6 +81,14 @@ class Function(FunctionItem):
     source = fields.String(
         required=True, allow_none=True, metadata=about("Source code; null: not registered with the function.")
     )
+    local = fields.List(
+        fields.String(),
+        required=True,
+        metadata=about(
+            "Packages and modules whose code travels with the function, because they are not in the author's "
+            "`site-packages`."
+        ),
+    )
 
 
 class Statistics(Schema):
