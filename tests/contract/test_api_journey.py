@@ -117,7 +117,7 @@ def test_cancelling(api: Api) -> None:
     assert task["state"] == "cancelled"
     assert api.ada.ok("POST", f"/v1/tasks/{first}/cancel") == task
     ids = {"task_ids": accepted["task_ids"][:2], "started": False}
-    assert conforms(Cancelled, api.ada.ok("POST", "/v1/tasks/cancel", ids)) == {"cancelled": 1}
+    assert conforms(Cancelled, api.ada.ok("POST", "/v1/cancellations", ids)) == {"cancelled": 1}
     answer = conforms(Cancelled, api.ada.ok("POST", f"/v1/groups/{accepted['group_id']}/cancel"))
     assert answer == {"cancelled": 1}
     assert api.ada.ok("GET", f"/v1/groups/{accepted['group_id']}")["states"] == {"cancelled": 3}

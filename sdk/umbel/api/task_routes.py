@@ -148,7 +148,7 @@ class TaskRoutes(Routes):
         """
         body = {"task_ids": list(task_ids), "started": started}
         return int(
-            self.transport.send(Request("POST", "/v1/tasks/cancel", body=body, repeatable=True))["cancelled"]
+            self.transport.send(Request("POST", "/v1/cancellations", body=body, repeatable=True))["cancelled"]
         )
 
     def get_task_result(self, task_id: str, patience: float | None = None) -> Record:
