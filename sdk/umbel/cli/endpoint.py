@@ -130,11 +130,7 @@ def code(name: str, hours: float) -> None:
     help="A word of the command that starts the worker on each node; repeatable.",
 )
 @click.option(
-    "--jump",
-    "jumps",
-    multiple=True,
-    metavar="ADDRESS",
-    help="A jump host; repeatable, in order of connection.",
+    "--jump", "jumps", multiple=True, metavar="ADDRESS", help="A jump host; repeatable, in connection order."
 )
 @click.option(
     "--host", "hosts", multiple=True, metavar="ADDRESS", help="A machine for --scheduler hosts; repeatable."

@@ -81,6 +81,10 @@ def login(url: str, token_stdin: bool) -> None:
     The token is not an argument, because other users of this machine could read it there.
     """
     token = sys.stdin.readline().strip() if token_stdin else click.prompt("Token", hide_input=True)
+    if not token:
+        raise click.UsageError(
+            "the token is empty: pass the one that the administrator of the service gave you"
+        )
     account = Account(url.rstrip("/"), token)
     with Client(account.url, token, patience=PATIENCE) as client:
         user = client.whoami()
