@@ -243,7 +243,7 @@ class Node:
             **self._inventory,
             "load": round(os.getloadavg()[0], 2),
             "queue": self.supervisor.waiting,
-            "time": time.time(),
+            "clock_ahead": round(-self.clock.offset, 3),
         }
         if self._package_heartbeats > 0:
             # large and constant: the service stores them

@@ -53,6 +53,8 @@ def test_a_clock_that_is_wrong_and_then_set(umbel: Embedded, tmp_path: Path) -> 
                 assert {(task["state"], task["attempt"]) for task in tasks} == {("succeeded", 1)}
                 if shift == "+2h":
                     assert all(abs(_seconds(task["started"]) - time.time()) < 120 for task in tasks)
+                    node = client.get_endpoint("lab")["nodes"][0]
+                    assert abs(node["clock_ahead"] - 7200) < 60
         log = (tmp_path / "lab" / "endpoint.out").read_text()
         assert "clock of this node" in log
     finally:

@@ -99,7 +99,8 @@ class Endpoint(Schema):
         metadata=about(
             "Worker nodes, live ones first: `name`, `slots`, `busy`, `since`, `seen`, `live`, and values "
             "reported by the node: `hostname`, `cpu` (model), `cpus`, `memory` (bytes), `gpus`, `python`, "
-            "`load` and others. In lists of endpoints, at most 20 nodes of each."
+            "`load`, `clock_ahead` (seconds that its clock is ahead of the broker's) and others. "
+            "In lists of endpoints, at most 20 nodes of each."
         ),
     )
     python = fields.String(

@@ -112,8 +112,6 @@ nodes = Table(
     # first and last heartbeat of this instance, by the server's clock
     Column("since", Float, nullable=False),
     Column("seen", Float, nullable=False),
-    # seconds by which its clock is ahead of the service's; NULL: not known yet
-    Column("clock_ahead", Float),
     # 1 while it is considered live; 0 after it shut down or was lost
     Column("live", SmallInteger, nullable=False),
 )

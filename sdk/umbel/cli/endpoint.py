@@ -19,8 +19,11 @@ NODE_COLUMNS: Sequence[tuple[str, Callable[[Record], Any]]] = (
     ("PROCESSOR", lambda node: node.get("cpu")),
     ("PYTHON", lambda node: node.get("python")),
     ("SEEN", lambda node: when(node["seen"])),
+    ("CLOCK", lambda node: _clock(node.get("clock_ahead"))),
     ("PROBLEM", lambda node: node.get("problem")),
 )
+#: Smaller differences between the clocks of a node and the service are not shown, seconds.
+NOTABLE_DIFFERENCE = 2.0
 BLOCK_COLUMNS: Sequence[tuple[str, Callable[[Record], Any]]] = (
     ("JOB", lambda block: block["job_id"] or "?"),
     ("STATE", lambda block: block["state"]),
@@ -43,6 +46,13 @@ SITE_COLUMNS: Sequence[tuple[str, Callable[[Record], Any]]] = (
     ("MESSAGE", lambda site: site["message"][:80]),
 )
 SCHEDULERS = ("slurm", "gridengine", "pbs", "lsf", "htcondor", "processes", "hosts")
+
+
+def _clock(ahead: Any) -> str:
+    """Return what is shown of a node's clock: how far it is ahead (+) or behind (-)."""
+    if not isinstance(ahead, (int, float)) or abs(ahead) < NOTABLE_DIFFERENCE:
+        return ""
+    return f"{ahead:+.0f} s"
 
 
 @click.group()

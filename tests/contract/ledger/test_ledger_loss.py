@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from federation.db.errors import DatabaseUnavailable
-from federation.services import sweeper
+from federation.services import liveness, sweeper
 from federation.services.collector import Collector
 from tests.support.endpoint import FakeEndpoint, outcome
 from tests.support.ledger import Ledger
@@ -103,16 +103,16 @@ def test_a_heartbeat_that_arrives_while_its_node_is_marked_lost_counts(
 ) -> None:
     """Between the sweeper's look at the nodes and its transaction, the collector applies a heartbeat."""
     node, answer = _hold(ledger, lab)
-    mark = sweeper.Sweeper._mark_lost
+    mark = liveness.Liveness._mark_lost
     marked: list[str] = []
 
-    def beat_first(self: sweeper.Sweeper, found: Any, *more: Any) -> None:
+    def beat_first(self: liveness.Liveness, found: Any, *more: Any) -> None:
         marked.append(found.name)
         node.beat()
         ledger.collect()
         mark(self, found, *more)
 
-    monkeypatch.setattr(sweeper.Sweeper, "_mark_lost", beat_first)
+    monkeypatch.setattr(liveness.Liveness, "_mark_lost", beat_first)
     ledger.sweep(after=61)
     assert marked == [node.name], "the sweeper did not consider it lost"
     assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1

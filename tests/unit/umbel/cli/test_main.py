@@ -136,11 +136,12 @@ def test_an_endpoint_is_shown_with_its_nodes(
     monkeypatch.setattr(endpoint, "connect", service.client)
     assert "local  online  4/4 slots free" in umbel("endpoint", "show", "local").stdout
     node = {"name": "n1", "live": True, "busy": 1, "slots": 4, "seen": 1.0, "cpus": 4, "memory": 2**34}
+    node["clock_ahead"] = -600.4
     shown = {"nodes": [{**node, "gpus": ["NVIDIA A100"], "cpu": "EPYC"}], "packages": {"numpy": "2.1.0"}}
     known = MemoryService.endpoint
     monkeypatch.setattr(MemoryService, "endpoint", lambda self, name: {**known(self, name), **shown})
     text = umbel("endpoint", "show", "local", "--packages").stdout
-    for word in ("n1", "live", "1/4", "16.0 GiB", "NVIDIA A100", "EPYC", "numpy==2.1.0"):
+    for word in ("n1", "live", "1/4", "16.0 GiB", "NVIDIA A100", "EPYC", "-600 s", "numpy==2.1.0"):
         assert word in text
     assert json.loads(umbel("endpoint", "show", "local", "--json").stdout)["packages"] == {"numpy": "2.1.0"}
 

@@ -1,4 +1,4 @@
-"""Epochs of the ledger, and the difference between the clocks of nodes and service.
+"""Epochs of the ledger.
 
 Revision: 0010, after 0009.
 """
@@ -20,7 +20,7 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Create the table with the first epoch; no clock has been compared yet."""
+    """Create the table with the first epoch."""
     epochs = op.create_table(
         "epochs",
         sa.Column("no", NUMBER, autoincrement=True),
@@ -32,10 +32,8 @@ def upgrade() -> None:
     )
     assert epochs is not None
     op.bulk_insert(epochs, [{"id": str(uuid.uuid4()), "mark": 0, "created": time.time()}])
-    op.add_column("nodes", sa.Column("clock_ahead", sa.Float))
 
 
 def downgrade() -> None:
-    """Drop both; a rolled back ledger is not noticed any more."""
-    op.drop_column("nodes", "clock_ahead")
+    """Drop the table; a rolled back ledger is not noticed any more."""
     op.drop_table("epochs")
