@@ -283,13 +283,7 @@ class RunnerPool:
         cleanup = now < self._cleanup_until or process_tree.pending()
         if self._adopts_orphans and cleanup and self._options.launcher.shares_processes:
             process_tree.kill_leftovers({slot.process.outer_pid for slot in self.slots})
-        for slot in self.slots:
-            if slot.state == "starting" and now - slot.born > START_TIMEOUT:
-                slot.timed_out = True
-                slot.kill()
-            elif slot.leftovers and slot.state == "idle" and now - slot.idle_since > LEFTOVER_SECONDS:
-                if slot.parked is None and not slot.process.killed:
-                    self._renew(slot)
+        self._end_overdue(now)
         taken = {slot.number for slot in self._placed()}
         numbers = (number for number in range(self.size) if number not in taken)
         while start and len(self._placed()) < self.size:
@@ -309,6 +303,16 @@ class RunnerPool:
                 self._requested.popleft()
             self.slots.append(slot)
             self.register(slot)
+
+    def _end_overdue(self, now: float) -> None:
+        """Kill runners that do not become ready, and replace idle ones with leftovers."""
+        for slot in self.slots:
+            if slot.state == "starting" and now - slot.born > START_TIMEOUT:
+                slot.timed_out = True
+                slot.kill()
+            elif slot.leftovers and slot.state == "idle" and now - slot.idle_since > LEFTOVER_SECONDS:
+                if slot.parked is None and not slot.process.killed:
+                    self._renew(slot)
 
     def _unpark(self, number: int, options: RunnerOptions) -> bool:
         """Put a parked runner without leftovers into a slot that has none; return success."""
