@@ -7,11 +7,13 @@ still work for its call, and its runner is used for that function only.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Collection
 from types import FrameType
 from typing import Any
@@ -48,6 +50,21 @@ def threads(before: Collection[int | None], more: int) -> bool:
         return True  # started without module threading
     frames = sys._current_frames()
     return not all(_harmless(thread, frames.get(thread.ident or 0)) for thread in new)
+
+
+def tasks() -> int:
+    """Return the number of threads of this process, whoever started them; 0 where the system does not say."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
+
+
+def wait_for_threads(known: int, patience: float = 0.01) -> None:
+    """Give new threads a moment (seconds) until Python counts more than ``known``: it does once they run."""
+    until = time.monotonic() + patience
+    while _thread._count() <= known and time.monotonic() < until:
+        time.sleep(0.0005)
 
 
 def _harmless(thread: threading.Thread, frame: FrameType | None) -> bool:

@@ -53,6 +53,7 @@ class Baseline:
         self._handlers = {number: _handler(number) for number in _catchable()}
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._threads = _thread._count()
+        self._tasks = leftovers.tasks()
         self._own_threads = frozenset(thread.ident for thread in threading.enumerate())
         self._variables_touched: set[bytes] = set()
         self._function: str | None = None
@@ -109,6 +110,9 @@ class Baseline:
 
     def _leftovers(self, replaced: list[str]) -> str:
         found = [f"replaced functions of {', '.join(replaced)}"] if replaced else []
+        known, self._tasks = self._tasks, leftovers.tasks()
+        if self._tasks > known:
+            leftovers.wait_for_threads(self._threads)
         more = _thread._count() - self._threads
         if more > 0 and leftovers.threads(self._own_threads, more):
             found.append("threads")

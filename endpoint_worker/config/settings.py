@@ -108,6 +108,13 @@ class Settings:
         default=0,
         metadata={"docs": 'Replace a runner process that uses more memory, such as "2GiB". 0: never.'},
     )
+    warm_runners: Count = field(
+        default=4,
+        metadata={
+            "docs": "Idle runner processes that a node keeps beyond its slots, so that a slot that changes "
+            "between users, environments or functions need not start one. 0: none."
+        },
+    )
     broker_address: str = field(
         default="",
         metadata={"docs": 'Connect to the broker at this "host:port" instead of the registered address.'},

@@ -48,6 +48,7 @@ def runner_options(directory: EndpointDirectory, settings: Settings) -> RunnerOp
         setup=settings.setup,
         keep_files=settings.keep_files,
         isolation=settings.isolation,
+        warm_runners=settings.warm_runners,
     )
     if not sandbox_launcher.sandboxed:
         return options
@@ -83,21 +84,20 @@ class RunnerOptionsBuilder:
         self._known: dict[tuple[str, str], RunnerOptions] = {}
 
     def options(self, bundle: Bundle, environment: str = "", adapt: Adapt | None = None) -> RunnerOptions:
-        """Return options for a bundle's runner; in a sandbox runners and directories are per user.
+        """Return options for a bundle's runner: its own for each user; in a sandbox also its directory.
 
         ``environment``: key of the environment that the bundle needs; ``adapt``: adapts options to it.
+        Without a sandbox, nothing in a runner depends on its user before its first bundle.
         """
-        user = bundle.user if self.base.launcher.sandboxed else ""
-        if not environment and not self.base.launcher.sandboxed:
-            return self.base
+        user, sandboxed = bundle.user, self.base.launcher.sandboxed
         known = self._known.get((environment, user))
         if known is None:
             if len(self._known) > MAX_KINDS:
                 self._known.clear()  # runners keep their options; equal keys mean equal options
-            directory = (
-                self._work / user_directory(user) if self.base.launcher.sandboxed else self.base.directory
-            )
-            known = replace(self.base, directory=directory, key=(environment, user))
+            fresh = (environment, "") if environment else self.base.key
+            known = replace(self.base, key=(environment, user), fresh_key=None if sandboxed else fresh)
+            if sandboxed:
+                known = replace(known, directory=self._work / user_directory(user))
             known = self._known[environment, user] = adapt(known) if adapt is not None else known
         return known
 

@@ -52,6 +52,7 @@ class RunnerOptions:
     ``output``: bytes kept of a call's output; ``open_files``: maximum descriptors of the process (0: as the
     worker); ``recycle_calls``: replace a runner after that many calls (0: never); ``recycle_memory``: or
     above that resident size (bytes, 0: never). ``key``: identifies this kind of runner among those of a node.
+    ``fresh_key``: runners of all kinds with the same one are alike until their first bundle (None: ``key``).
     ``launcher``: starts the sandbox; ``mounts`` and ``hidden``: what is visible in it and what must not be.
     ``runtime_copy``: directory with the packages of a runner, for an interpreter without them.
     ``for_environment``: the interpreter belongs to an environment that a function requires. ``setup``: shell
@@ -69,6 +70,7 @@ class RunnerOptions:
     recycle_calls: int = 0
     recycle_memory: int = 0
     key: Hashable = ()
+    fresh_key: Hashable = None
     launcher: Launcher = field(default_factory=Launcher)
     mounts: Sequence[Mount] = ()
     hidden: Sequence[Path] = ()
@@ -84,6 +86,13 @@ class RunnerOptions:
     keep_files: str = "never"
     #: "process": each call has a process of its own
     isolation: str = "none"
+    #: how many idle runners without a slot a node keeps
+    warm_runners: int = 4
+
+    @property
+    def fresh(self) -> Hashable:
+        """Key of unused runners that may become runners of this kind."""
+        return self.key if self.fresh_key is None else self.fresh_key
 
     @property
     def limits(self) -> RunOptions:

@@ -43,8 +43,8 @@ class Slot:
         self.state = "starting"
         self.execution: Execution | None = None
         self.retiring = False
-        #: a runner of another kind takes its place
-        self.replaced = False
+        #: since when it has had no slot (monotonic clock), or None; it stays for later bundles of its kind
+        self.parked: float | None = None
         #: the runner has sent HELLO
         self.was_ready = False
         #: it did not become ready in time
@@ -77,8 +77,10 @@ class Slot:
         self._progress = self.process.progress
 
     def begin(self, job: Job, now: float) -> None:
-        """Send a bundle to the runner; only when idle."""
+        """Send a bundle to the runner; only when idle. An unused runner becomes one of the bundle's kind."""
         bundle = job.bundle
+        if job.options is not None and job.options.key != self.key:
+            self.options = self._options = job.options
         digest = bundle.function.sha256
         known = digest in self._functions
         self._functions[digest] = None

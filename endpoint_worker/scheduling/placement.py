@@ -22,7 +22,9 @@ _RESERVED = object()
 
 def widened(options: RunnerOptions, cores: int) -> RunnerOptions:
     """The same options for runners whose calls occupy ``cores`` slots."""
-    return options if cores == 1 else replace(options, key=(options.key, cores), cores=cores)
+    if cores == 1:
+        return options
+    return replace(options, key=(options.key, cores), fresh_key=(options.fresh, cores), cores=cores)
 
 
 def place(
@@ -33,8 +35,9 @@ def place(
     Instead of a slot: None if the bundle was returned before, an exception if it cannot be placed.
 
     First come, first served among bundles for one kind of runner. A bundle whose kind has no idle runner does
-    not block bundles of other kinds behind it. It replaces an idle runner that no bundle waits for or, after
-    a while, any idle runner; the longest wait comes first, so no bundle starves.
+    not block bundles of other kinds behind it. A parked runner of its kind takes the place of an idle one at
+    once. Otherwise a new one replaces an idle runner that no bundle waits for or, after a while, any idle
+    runner; the longest wait comes first, so no bundle starves.
 
     A bundle that needs several slots blocks all bundles behind it until there are enough: each slot that
     becomes free is reserved for it, so no bundle overtakes it.
@@ -76,16 +79,16 @@ def _find(
 ) -> Slot | object | None:
     """Return a slot for a bundle; _RESERVED if bundles behind it must wait, too; else None."""
     options = job.options or default
-    slot = pool.choose(job.bundle.function.sha256, options.key)
+    slot = pool.choose(job.bundle.function.sha256, options)
     if slot is not None:
         return slot
     if options.cores > 1:
         return None if pool.widen(options) else _RESERVED
-    blocked[options.key] += 1
+    blocked[options.fresh] += 1
     spared: set[Hashable] = set()
     if now - job.arrived < SWITCH_AFTER:
         spared = {(other.options or default).key for other in jobs}
-    pool.convert(options, blocked[options.key], spared)
+    pool.convert(options, blocked[options.fresh], spared)
     return None
 
 
@@ -107,9 +110,9 @@ def overdue(pool: RunnerPool, queue: JobQueue, now: float) -> Iterator[tuple[Job
             yield job, "it waited behind long calls" if behind else "no runner could be started"
 
 
-def withdraw(queue: JobQueue, key: Hashable) -> list[Job]:
+def withdraw(queue: JobQueue, fresh: Hashable) -> list[Job]:
     """Remove all bundles, except returned ones, that need a kind of runner that cannot start."""
-    found = [j for j in queue.jobs() if j.options is not None and j.options.key == key and not j.returned]
+    found = [j for j in queue.jobs() if j.options is not None and j.options.fresh == fresh and not j.returned]
     for job in found:
         queue.remove(job)
     return found

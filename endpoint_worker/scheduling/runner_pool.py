@@ -1,5 +1,7 @@
 """The runners of a node as a group: their number, the choice of the next one, and replacements."""
 
+# One concept: which runner is in which slot.
+
 from __future__ import annotations
 
 import errno
@@ -8,12 +10,13 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable
 
 from ..runners import call_directories, process_tree
 from ..runners.execution import Execution
 from ..runners.process import RunnerOptions
 from ..runners.slot import Slot
+from .parking import Parking, serves, unused
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
 #: A runner that is not ready after this long (seconds) is killed.
 START_TIMEOUT = 90.0
+#: An idle runner with leftovers of its last call makes room for another one after this long (seconds).
+LEFTOVER_SECONDS = 1.0
 #: Orphans are looked for during this time (seconds) after the end of a runner.
 CLEANUP_SECONDS = 0.5
 #: Errors of starting a runner that say that its interpreter is missing or unusable.
@@ -42,9 +47,12 @@ class RunnerPool:
         #: number of slots that there should be
         self.size = size
         self.problem = ""
-        #: key of a kind of runner that cannot start in its environment, and why; the owner resets it
+        #: kind of runner (``fresh``) that cannot start in its environment, and why; the owner resets it
         self.unstartable: tuple[Hashable, str] | None = None
         self._options = options
+        self.parking = Parking(self.slots, options.warm_runners)
+        #: a slot has become free of its runner
+        self.vacated = False
         self._selector = selector
         self._registered: dict[Slot, tuple[socket.socket, int]] = {}
         #: options of the next runners, in place of runners that were killed for them
@@ -72,8 +80,9 @@ class RunnerPool:
     @property
     def starting(self) -> bool:
         """True while a runner is not ready yet, or is still to be started to replace another one."""
-        coming = any(slot.state == "starting" or slot.process.killed for slot in self.slots)
-        return coming or len(self.slots) < self.size
+        placed = [slot for slot in self.slots if slot.parked is None]
+        coming = any(slot.state == "starting" or slot.process.killed for slot in placed)
+        return coming or len(placed) < self.size
 
     @property
     def needs_check(self) -> bool:
@@ -86,41 +95,83 @@ class RunnerPool:
         return any(self._free(slot) for slot in self.slots)
 
     def _free(self, slot: Slot) -> bool:
-        if slot.state != "idle" or slot.retiring or slot.process.killed:
+        if slot.state != "idle" or slot.retiring or slot.process.killed or slot.parked is not None:
             return False
         return slot.number not in self._borrowed
 
-    def choose(self, function: str, key: Hashable = ()) -> Slot | None:
-        """Return an idle slot of this kind, preferably one that has the function loaded."""
-        best = None
+    def choose(self, function: str, options: RunnerOptions) -> Slot | None:
+        """Return an idle slot of this kind, preferably one that ran the function last.
+
+        A parked runner comes into a slot for that if it ran the function last or no other one will do.
+        """
+        best, spoiled = None, []
         for slot in self.slots:
-            if not self._free(slot) or slot.key != key:
+            if not self._free(slot) or not serves(slot, options):
                 continue
             if slot.function == function:
                 return slot
             if slot.leftovers:
-                # leftovers of the last call must not affect another function
-                slot.end()
-            elif best is None:
+                spoiled.append(slot)
+            elif best is None or (unused(best) and not unused(slot)):
                 best = slot
+        for warm in self.parking.find(options, function) if options.cores == 1 else ():
+            if best is not None and warm.function != function:
+                break
+            if self._swap(warm, [*spoiled, *sorted(self.slots, key=lambda slot: slot.idle_since)]):
+                best = warm
+                break
+        if best is None:
+            # leftovers of the last call must not affect another function
+            for slot in spoiled:
+                self._renew(slot)
         return best
+
+    def _swap(self, warm: Slot, leaving: Iterable[Slot]) -> bool:
+        """Put a parked runner in the place of the first suitable idle one; return success."""
+        for slot in leaving:
+            if self._free(slot) and not slot.borrowed and self._same_hardware(warm, slot.number):
+                number = slot.number
+                self.parking.take(warm, number)
+                self.parking.add(slot, time.monotonic())
+                return True
+        return False
+
+    def _same_hardware(self, slot: Slot, number: int) -> bool:
+        """Return whether a runner has the processors and accelerators of a slot."""
+        layout = slot.options.layout
+        return slot.number == number or (
+            layout.affinity((slot.number,)) == layout.affinity((number,))
+            and layout.environment((slot.number,)) == layout.environment((number,))
+        )
+
+    def _park(self, slot: Slot) -> None:
+        """Take an idle runner out of its slot; one that cannot be kept occupies it until it has ended."""
+        if self.parking.keeps(slot):
+            self.vacated = True
+            self.parking.add(slot, time.monotonic())
+        else:
+            slot.end()
+
+    def _renew(self, slot: Slot) -> None:
+        """Have another runner of the same kind in the place of an idle one, which may be kept for later."""
+        if slot.options.cores == 1:
+            self._requested.append(slot.options)
+        self._park(slot)
 
     def convert(self, options: RunnerOptions, wanted: int, spared: Collection[Hashable]) -> None:
         """Ensure that ``wanted`` runners of these options are starting, in place of idle ones of other kinds.
 
         ``spared``: keys whose idle runners stay.
         """
-        key = options.key
-        coming = sum(slot.key == key and slot.state == "starting" for slot in self.slots)
-        coming += sum(order.key == key for order in self._requested)
+        coming = sum(slot.state == "starting" and serves(slot, options) for slot in self.slots)
+        coming += sum(order.fresh == options.fresh for order in self._requested)
         # the longest idle runner first: a recently used one is likely to be needed again
         for slot in sorted(self.slots, key=lambda slot: slot.idle_since):
             if coming >= wanted:
                 return
-            if self._free(slot) and slot.key != key and slot.key not in spared:
-                slot.replaced = True
-                slot.end()
+            if self._free(slot) and not serves(slot, options) and slot.key not in spared:
                 self._requested.append(options)
+                self._park(slot)
                 coming += 1
 
     def widen(self, options: RunnerOptions) -> bool:
@@ -128,9 +179,9 @@ class RunnerPool:
 
         Its own slot's runner ends; the runners of the other slots stay loaded but idle.
         """
-        if any(slot.key == options.key and slot.state == "starting" for slot in self.slots):
+        if any(slot.state == "starting" and serves(slot, options) for slot in self.slots):
             return True
-        if any(order.key == options.key for order, _ in self._wide.values()):
+        if any(order.fresh == options.fresh for order, _ in self._wide.values()):
             return True
         free = sorted((slot for slot in self.slots if self._free(slot)), key=lambda slot: slot.number)
         for slot in free:
@@ -143,7 +194,7 @@ class RunnerPool:
         borrowed = [slot.number for slot in others]
         self._wide[first.number] = options, borrowed
         self._borrowed.update(borrowed)
-        first.end()
+        self._park(first)
         return True
 
     def register(self, slot: Slot) -> None:
@@ -176,17 +227,25 @@ class RunnerPool:
     def resize(self, difference: int) -> None:
         """Change the number of slots (at least one)."""
         self.size = max(1, self.size + difference)
-        spare = sum(not slot.retiring for slot in self.slots) - self.size
-        for slot in sorted(self.slots, key=lambda slot: slot.execution is not None):
+        placed = self._placed()
+        spare = len(placed) - self.size
+        for slot in sorted(placed, key=lambda slot: slot.execution is not None):
             if spare > 0 and not slot.retiring:
                 spare -= 1
                 slot.retiring = True
                 if slot.execution is None:
                     slot.end()
 
+    def _placed(self) -> list[Slot]:
+        """Runners that are in a slot and stay there."""
+        return [slot for slot in self.slots if not slot.retiring and slot.parked is None]
+
     def replace_all(self) -> None:
         """Replace every runner once it is idle."""
+        self.parking.clear()
         for slot in self.slots:
+            if slot.parked is not None:
+                continue
             if not slot.retiring and slot.key != self._options.key and slot.options.cores == 1:
                 self._requested.append(slot.options)
             slot.retiring = True
@@ -203,9 +262,9 @@ class RunnerPool:
         self._cleanup_until = time.monotonic() + CLEANUP_SECONDS
         if slot.was_ready:
             self._delay = 0.0
-            staying = sum(not other.retiring for other in self.slots) + len(self._requested)
+            staying = len(self._placed()) + len(self._requested)
             alone = slot.options.cores == 1 and slot.number not in self._wide
-            if alone and not slot.replaced and staying < self.size:
+            if alone and slot.parked is None and staying < self.size:
                 # the next bundle is likely to need the same kind
                 self._requested.append(slot.options)
         elif not slot.retiring and not slot.environment_broken:
@@ -216,21 +275,24 @@ class RunnerPool:
             self._retry_at = time.monotonic() + self._delay
 
     def replace(self, now: float, *, start: bool) -> None:
-        """Start runners for slots that have none."""
+        """Fill slots that have no runner: with a parked one that fits, else with a new one."""
+        self.vacated = False
+        self.parking.expire(now)
         if self.problem and any(slot.was_ready for slot in self.slots):
             self.problem = ""
         cleanup = now < self._cleanup_until or process_tree.pending()
         if self._adopts_orphans and cleanup and self._options.launcher.shares_processes:
             process_tree.kill_leftovers({slot.process.outer_pid for slot in self.slots})
-        for slot in self.slots:
-            if slot.state == "starting" and now - slot.born > START_TIMEOUT:
-                slot.timed_out = True
-                slot.kill()
-        taken = {slot.number for slot in self.slots if not slot.retiring}
+        self._end_overdue(now)
+        taken = {slot.number for slot in self._placed()}
         numbers = (number for number in range(self.size) if number not in taken)
-        while start and now >= self._retry_at and sum(not s.retiring for s in self.slots) < self.size:
+        while start and len(self._placed()) < self.size:
             number = next(numbers)
             options, borrowed = self._next_options(number)
+            if not borrowed and self._unpark(number, options):
+                continue
+            if now < self._retry_at:
+                return
             try:
                 slot = Slot(number, options, borrowed)
             except Exception as error:
@@ -241,6 +303,26 @@ class RunnerPool:
                 self._requested.popleft()
             self.slots.append(slot)
             self.register(slot)
+
+    def _end_overdue(self, now: float) -> None:
+        """Kill runners that do not become ready, and replace idle ones with leftovers."""
+        for slot in self.slots:
+            if slot.state == "starting" and now - slot.born > START_TIMEOUT:
+                slot.timed_out = True
+                slot.kill()
+            elif slot.leftovers and slot.state == "idle" and now - slot.idle_since > LEFTOVER_SECONDS:
+                if slot.parked is None and not slot.process.killed:
+                    self._renew(slot)
+
+    def _unpark(self, number: int, options: RunnerOptions) -> bool:
+        """Put a parked runner without leftovers into a slot that has none; return success."""
+        for warm in self.parking.find(options, None):
+            if self._same_hardware(warm, number):
+                self.parking.take(warm, number)
+                if self._requested:
+                    self._requested.popleft()
+                return True
+        return False
 
     def _cannot_start(self, number: int, options: RunnerOptions, error: Exception, now: float) -> None:
         """Note the problem and try again later, with another kind of runner if there is one."""
@@ -255,7 +337,7 @@ class RunnerPool:
             # its bundles request it again
             self._requested.popleft()
         if options.for_environment and getattr(error, "errno", None) in _PERMANENT:
-            self.unstartable = options.key, self.problem
+            self.unstartable = options.fresh, self.problem
 
     def _next_options(self, number: int) -> tuple[RunnerOptions, list[int]]:
         """Options of the next runner of a slot, and the other slots that it occupies."""

@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two checks of running bundles: of young ones, and of old ones.
 TICK, SLOW_TICK = 0.02, 0.1
-#: An idle runner with leftovers of its last call is replaced after this long (seconds).
-LEFTOVER_SECONDS = 1.0
 STOPPING = "the worker is shutting down"
 
 
@@ -230,8 +228,6 @@ class Supervisor(GuardedThread):
             self._remove(slot, *describe_end(how, None if in_time else self._stop_code))
         elif now > slot.end_by or (not in_time and slot.execution is not None):
             slot.kill()
-        elif slot.state == "idle" and slot.leftovers and now - slot.idle_since > LEFTOVER_SECONDS:
-            slot.end()
 
     def _remove(self, slot: Slot, how: str, code: str | None) -> None:
         # first, so that a later error does not leave the slot occupied by a dead runner
@@ -251,11 +247,11 @@ class Supervisor(GuardedThread):
                 self._accepted.abandon(execution.job, error, slot)
         self._pool.remove(slot, how)
         if slot.environment_broken and not slot.retiring:
-            self._refuse_all(slot.key, how)
+            self._refuse_all(slot.options.fresh, how)
 
-    def _refuse_all(self, key: Hashable, how: str) -> None:
+    def _refuse_all(self, fresh: Hashable, how: str) -> None:
         """Fail the waiting bundles of a kind of runner that cannot start."""
-        for job in withdraw(self._queue, key):
+        for job in withdraw(self._queue, fresh):
             self._accepted.refuse(job, "ENVIRONMENT_ERROR", how)
 
     def _enqueue(self, job: Job) -> None:
@@ -283,6 +279,8 @@ class Supervisor(GuardedThread):
                 self._accepted.discard(job)
             else:
                 self._begin(slot, job, now)
+        if self._pool.vacated:
+            self._next_check = 0.0
 
     def _begin(self, slot: Slot, job: Job, now: float) -> None:
         try:
@@ -316,6 +314,7 @@ class Supervisor(GuardedThread):
         now = time.monotonic()
         for execution in self._pool.executions:
             execution.close(now, keep=0)
+        self._pool.parking.clear()
         self._next_check = 0.0
 
     def _end(self) -> None:

@@ -260,11 +260,12 @@ def test_slow_readers_of_a_large_file_take_no_memory_and_no_threads(server: Serv
     connection.close()
     before = _memory(server.process.pid)
     readers, answers = [], []
-    for _ in range(directory.DOWNLOADS + 1):
+    for _ in range(directory.DOWNLOADS // 2 + 1):
         reader, answer = _begun(server, request)
         readers.append(reader)
         answers.append(answer.split(b" ")[1])
-    assert answers == [b"200"] * directory.DOWNLOADS + [b"503"]
+    # an address gets a place only while more are free than it has
+    assert answers == [b"200"] * (directory.DOWNLOADS // 2) + [b"503"]
     # others are served meanwhile
     assert server.request("GET", "/v1/whoami")[0] == 200
     assert _memory(server.process.pid) - before < size

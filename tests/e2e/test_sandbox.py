@@ -124,8 +124,9 @@ def _user(umbel: Embedded) -> str:
 def _leave_file(name: str) -> str:
     from pathlib import Path
 
-    Path(name).write_text("made inside")
-    return str(Path(name).absolute())
+    path = Path(os.environ["UMBEL_WORK"], name)
+    path.write_text("made inside")
+    return str(path)
 
 
 def test_files_that_a_call_writes_in_its_folder_are_there_afterwards(

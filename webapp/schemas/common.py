@@ -20,10 +20,13 @@ def time_field(what: str, *, null: str = "") -> fields.Float:
     return fields.Float(required=True, allow_none=bool(null), metadata=about(text))
 
 
-def started_field() -> fields.Boolean:
-    """Return the field of a cancellation that says whether running tasks are cancelled, too."""
+def started_field(kind: type[fields.Boolean] = fields.Boolean) -> fields.Boolean:
+    """Return the field of a cancellation that says whether running tasks are cancelled, too.
+
+    ``kind``: StrictBoolean in a body; parameters of a query are strings.
+    """
     text = "false: tasks that run, or may have just started, continue."
-    return fields.Boolean(load_default=True, metadata=about(text))
+    return kind(load_default=True, metadata=about(text))
 
 
 class Cancelled(Schema):

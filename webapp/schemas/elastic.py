@@ -9,7 +9,7 @@ from marshmallow import Schema, fields, validate
 from federation.provision.planning.policy import Policy as Rules
 
 from .common import about, time_field
-from .fields import Object, Text
+from .fields import Object, StrictBoolean, Text
 from .policy import DESCRIPTIONS
 
 #: One optional number per rule; ``provision.planning.policy`` defines and checks them.
@@ -40,8 +40,8 @@ class SiteIn(Schema):
         ),
     )
     policy = fields.Nested(Policy, metadata=about("Policy of the endpoint; omitted values have defaults."))
-    confirm = fields.Boolean(metadata=about("Pin the host keys that the site presents now. Default: false."))
-    dry_run = fields.Boolean(
+    confirm = StrictBoolean(metadata=about("Pin the host keys that the site presents now. Default: false."))
+    dry_run = StrictBoolean(
         metadata=about("Return the job script and create nothing. Default: false."),
     )
 

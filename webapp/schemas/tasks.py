@@ -19,7 +19,7 @@ from umbel.protocol.run_options import BOUNDS, ISOLATIONS
 from umbel.protocol.states import TaskState
 
 from .common import PageQuery, about, page_of, started_field, time_field
-from .fields import Id, Number, Payloads, StrictInteger, Text
+from .fields import Id, Number, Payloads, StrictBoolean, StrictInteger, Text
 
 _STATES = [state.value for state in TaskState]
 _DAY = 86400.0
@@ -170,7 +170,7 @@ class CancelIn(Schema):
         validate=validate.Length(0, MAX_CALLS_PER_SUBMISSION),
         metadata=about("Ids of tasks. Ids of tasks that do not exist are ignored."),
     )
-    started = started_field()
+    started = started_field(StrictBoolean)
 
 
 class TaskQuery(PageQuery):

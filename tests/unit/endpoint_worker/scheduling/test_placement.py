@@ -71,8 +71,16 @@ def test_in_a_sandbox_every_user_has_runners_and_a_folder_apart(tmp_path: Path) 
     ada, grace = (builder.options(replace(bundle, user=user)) for user in ("ada", "grace"))
     assert ada is builder.options(bundle) and ada.key != grace.key
     assert (ada.directory, grace.directory) == (tmp_path / "work/ada", tmp_path / "work/grace")
-    open_base = RunnerOptions(tmp_path / "work")
-    assert RunnerOptionsBuilder(open_base).options(bundle) is open_base
+
+
+def test_without_a_sandbox_every_user_has_runners_apart_that_start_alike(tmp_path: Path) -> None:
+    bundle, _ = make_bundle(_who, [()])
+    builder = RunnerOptionsBuilder(RunnerOptions(tmp_path / "work"))
+    for environment in ("", "numpy"):
+        ada, grace = (builder.options(replace(bundle, user=user), environment) for user in ("ada", "grace"))
+        assert ada.key != grace.key and ada.fresh == grace.fresh
+        assert replace(ada, key=grace.key) == grace
+    assert builder.options(bundle).fresh == builder.base.fresh != builder.options(bundle, "numpy").fresh
 
 
 def test_a_users_name_never_leads_out_of_the_work_folder() -> None:
