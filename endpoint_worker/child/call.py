@@ -11,6 +11,7 @@ from types import GeneratorType
 from typing import Any
 
 from umbel.protocol import limits
+from umbel.serialization.compression import describe_limit
 from umbel.serialize import dump_exception, dump_result, load_call
 
 from ..ipc import stream
@@ -54,7 +55,7 @@ def run_call(
         return _failure("RESULT_NOT_SERIALIZABLE", error, limited)
     if len(payload) > limits.MAX_PAYLOAD_BYTES:
         message = (
-            f"the result has {len(payload):,} bytes, the limit is {limits.MAX_PAYLOAD_BYTES:,}: "
+            f"the result has {len(payload):,} bytes, {describe_limit(len(payload))}: "
             f"write it to a file below ${WORK_VARIABLE} and return its path, or return a part of it"
         )
         return FAILED, details_of("RESULT_TOO_LARGE", message), b""

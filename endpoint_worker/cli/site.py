@@ -28,6 +28,7 @@ def check_command(name: str, as_json: bool, no_api: bool) -> None:
         click.echo(checks.to_json(name, found))
     for finding in [] if as_json else found:
         mark = {True: "ok", False: "FAILED", None: "-"}[finding.ok]
+        mark = "warn" if finding.warning else mark
         click.echo(f"{mark:<6}  {finding.name:<11}  {finding.said}")
         if finding.advice:
             click.echo(f"{'':<21}→ {finding.advice}")

@@ -146,7 +146,9 @@ class Router:
         )
 
     def _end(self, job: Job, code: str, message: str) -> None:
-        self._sink(job.bundle.id, refused(job.bundle, code, message, job.cancelled))
+        outcomes = refused(job.bundle, code, message, job.cancelled)
+        job.count(outcomes)
+        self._sink(job.bundle.id, outcomes)
         self._notify([partial(job.on_accept, "", 0), job.on_done])
 
     def _return_job(self, job: Job, why: str) -> None:

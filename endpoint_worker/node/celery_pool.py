@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from celery.concurrency.base import BasePool
@@ -25,6 +26,18 @@ class Token(int):
         token = super().__new__(cls, pid)
         token.bundle = bundle
         return token
+
+
+class CallsFailed(Exception):
+    """Calls of a bundle have failed. Celery and Flower show it as the failure of the bundle's message."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What Celery expects of a failed message. Tracebacks of users' functions are not for it."""
+
+    exception: CallsFailed
+    traceback: str = ""
 
 
 class CeleryPool(BasePool):
@@ -57,9 +70,10 @@ class CeleryPool(BasePool):
             if accept_callback is not None:
                 accept_callback(Token(pid, bundle), time.monotonic())
 
-        def done() -> None:
+        def done(failure: str) -> None:
             if callback is not None:
-                callback((False, None, time.monotonic() - began))
+                result = Failure(CallsFailed(failure)) if failure else None
+                callback((bool(failure), result, time.monotonic() - began))
 
         body = args[3]
         self.node.receive(bytes(body) if isinstance(body, memoryview) else body, accept, done)

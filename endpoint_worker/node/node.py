@@ -37,6 +37,9 @@ from .callbacks import CallbackThread
 
 log = logging.getLogger(__name__)
 
+#: Called when a message has ended: with a sentence about its failed calls, or "" if none has failed.
+Done = Callable[[str], None]
+
 #: Cancelled calls are read from this long (seconds) before the newest one seen: clocks and transactions
 #: overlap.
 OVERLAP = 60.0
@@ -128,7 +131,7 @@ class Node:
             if thread.ident is None:
                 thread.start()
 
-    def receive(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> None:
+    def receive(self, raw: bytes | str, on_accept: Accepted, on_done: Done) -> None:
         """Receive a message. Both callbacks are always called eventually, from another thread."""
         try:
             if self._receive(raw, on_accept, on_done):
@@ -137,10 +140,10 @@ class Node:
             # an unexpected error must not end the worker; the service sends the bundle again
             log.exception("message dropped: unexpected error")
             self._refused = (time.monotonic(), "a message was dropped because of an unexpected error")
-        self.callbacks.submit([partial(on_accept, "", 0), on_done])
+        self.callbacks.submit([partial(on_accept, "", 0), partial(on_done, "")])
 
-    def _receive(self, raw: bytes | str, on_accept: Accepted, on_done: Callable[[], None]) -> bool:
-        """Receive a message; return False if no call of it runs."""
+    def _receive(self, raw: bytes | str, on_accept: Accepted, on_done: Done) -> bool:
+        """Receive a message; return False if the callbacks are still to be called."""
         try:
             bundle, function, refused = self.intake.open(raw)
         except ProtocolError as error:
@@ -157,7 +160,13 @@ class Node:
             elif (why := self._unfit(bundle)) is not None:
                 self.outbox.add(bundle.id, [*unstarted(bundle, why), *refused])
             else:
-                return self._run_or_report(Job(bundle, function, on_accept, on_done), refused)
+                job = Job(bundle, function, on_accept)
+                job.on_done = lambda: on_done(job.failure())
+                job.refused = len(refused)
+                job.count(refused)
+                if not self._run_or_report(job, refused):
+                    self.callbacks.submit([partial(on_accept, "", 0), job.on_done])
+                return True
         return False
 
     def _unfit(self, bundle: Bundle) -> str | None:
@@ -175,6 +184,8 @@ class Node:
             running = job.bundle.id in {*self.router.held, *self.supervisor.held}
             message = f"unexpected error on the endpoint: {error!r}"[:300]
             lost = [Outcome(c.task_id, c.attempt, Status.LOST, message=message) for c in job.bundle.calls]
+            if not running:
+                job.count(lost)
             self.outbox.add(job.bundle.id, refused if running else [*lost, *refused])
             return running
 

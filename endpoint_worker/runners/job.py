@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from umbel.protocol.messages import Bundle, Interruption, Outcome, Status
@@ -46,6 +46,25 @@ class Job:
     cancelled: set[str] = field(default_factory=set)
     #: its calls were returned while it waited: it only occupies a place in Celery's prefetch window
     returned: bool = False
+    #: calls of the message that may not run and are not in ``bundle``
+    refused: int = 0
+    #: calls that failed, and the error code of the first of them
+    failed: int = 0
+    first_code: str = ""
+
+    def count(self, outcomes: Iterable[Outcome]) -> None:
+        """Count the failed calls among outcomes; calls that the site has interrupted do not count."""
+        for each in outcomes:
+            lost = each.status == Status.LOST and each.code not in _STOPPED
+            if lost or each.status == Status.FAILED:
+                self.failed += 1
+                self.first_code = self.first_code or each.code or "WORKER_LOST"
+
+    def failure(self) -> str:
+        """Return a sentence about the failed calls, without data of users; empty: none has failed."""
+        if not self.failed:
+            return ""
+        return f"{self.failed} of {len(self.bundle.calls) + self.refused} calls failed: {self.first_code}"
 
     @property
     def cores(self) -> int:

@@ -55,6 +55,7 @@ class AcceptedBundles:
         """Deliver outcomes of a bundle."""
         if not outcomes:
             return
+        job.count(outcomes)
         try:
             self._sink(job.bundle.id, outcomes)
         except Exception:

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery.app.control import Control
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, false, or_, select
+
+from umbel.protocol import names
 
 from ..broker.client import mailbox
 from ..db.engine import Database
 from ..db.tables import bundles, endpoints, nodes
+from .events import NAME_LENGTH
 
 
 class NoSuchWorker(LookupError):
@@ -30,21 +33,22 @@ class EndpointLookup:
 
     def of_worker(self, hostname: str) -> str:
         """Return the id of the endpoint of worker ``worker@ENDPOINT.NODE``. Raises NoSuchWorker."""
-        rest = hostname.partition("@")[2]
+        rest = hostname.partition("@")[2] if _is_name(hostname) else ""
         # both parts may contain dots
         splits = [(rest[:at], rest[at + 1 :]) for at, mark in enumerate(rest) if mark == "."]
-        match = or_(*(and_(endpoints.c.name == name, nodes.c.name == node) for name, node in splits))
+        match = or_(false(), *(and_(endpoints.c.name == name, nodes.c.name == node) for name, node in splits))
         query = (
             select(endpoints.c.id)
             .join(nodes, nodes.c.endpoint_no == endpoints.c.no)
-            .where(match if splits else endpoints.c.no.is_(None), endpoints.c.deleted.is_(None))
+            .where(match, endpoints.c.deleted.is_(None))
         )
-        return self._only(query, f"worker '{hostname}'")
+        return self._only(query, f"worker '{str(hostname)[:300]}'")
 
     def of_message(self, bundle_id: str) -> str:
         """Return the id of the endpoint of an unfinished bundle. Raises NoSuchWorker."""
         query = select(endpoints.c.id).join(bundles, bundles.c.endpoint_no == endpoints.c.no)
-        return self._only(query.where(bundles.c.id == bundle_id), f"open message '{bundle_id}'")
+        query = query.where(bundles.c.id == (bundle_id if names.is_id(bundle_id) else ""))
+        return self._only(query, f"open message '{bundle_id[:80]}'")
 
     def _only(self, query: Any, what: str) -> str:
         with self._database.read() as connection:
@@ -54,6 +58,11 @@ class EndpointLookup:
                 f"The {what} belongs to {len(found)} endpoints; nothing was sent. Reload the page."
             )
         return str(found[0])
+
+
+def _is_name(hostname: object) -> bool:
+    """Return whether this can be the name of a worker; names come from events."""
+    return isinstance(hostname, str) and len(hostname) <= NAME_LENGTH and hostname.isprintable()
 
 
 class EndpointControl(Control):

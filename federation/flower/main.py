@@ -29,6 +29,7 @@ from ..config.settings import Settings, load
 from ..db.engine import Database
 from ..standalone import flower_access, redis_server
 from .controls import EndpointControl, EndpointLookup
+from .events import EventFilter
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     _set_options(arguments.port, flower_access.password(settings.home), read_only=not arguments.controls)
     signal.signal(signal.SIGTERM, _exit)
     flower = _flower(settings, controls=arguments.controls)
+    flower.events.on_event = EventFilter(flower.events.on_event)
     try:
         port = flower.start_http_server()
         log.info("Flower is listening on http://127.0.0.1:%s", port)
@@ -98,7 +100,10 @@ class ControllingFlower(ReadOnlyFlower):
 def celery_app(url: str) -> Celery:
     """Return a Celery app that receives the events of all endpoints from the broker at ``url``."""
     app = Celery("umbel-monitor", broker=url, set_as_current=False)
+    # events are ordered by their own clocks; those of an endpoint must not set this one
+    app.clock.adjust = lambda other: app.clock.forward()
     app.conf.update(
+        broker_transport="federation.flower.events:Transport",
         # kombu prepends the prefix to its channel pattern; the wildcard matches every endpoint
         broker_transport_options={"fanout_prefix": "/ep:*:/{db}.", "health_check_interval": 10},
         broker_connection_retry_on_startup=True,

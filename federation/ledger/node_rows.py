@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, select, update
 
 from umbel.protocol import names
 from umbel.protocol.messages import Interruption, OpenReport
@@ -17,6 +17,12 @@ from .task_rows import Task, tasks_in_bundles
 
 #: Maximum length of a node's name, and of its facts as JSON, characters.
 NAME_LENGTH, FACTS_LENGTH = 128, 16384
+#: Maximum rows of one endpoint, and how many of its oldest dead nodes are deleted at once to make room.
+MAX_NODES, EVICTED = 20_000, 100
+
+
+class TooManyNodes(Exception):
+    """A report of a new node of an endpoint that has as many nodes as it may have."""
 
 
 _HEARTBEAT = ("instance", "incarnation", "beat", "slots", "busy", "facts", "since", "seen", "live")
@@ -41,6 +47,9 @@ _assign = Statement(
     .values(node_no=bindparam("node"), held=bindparam("now"))
     .where(d.among(bundles.c.id, "ids"), bundles.c.endpoint_no == bindparam("endpoint"))
 )
+_count = Statement(
+    lambda d: select(func.count()).select_from(nodes).where(nodes.c.endpoint_no == bindparam("endpoint"))
+)
 _assigned = Statement(lambda d: select(bundles.c.no).where(bundles.c.node_no == bindparam("node")))
 
 
@@ -57,6 +66,7 @@ def record_heartbeat(
     instance = report.instance[:36]
     node = _find.first(connection, endpoint=endpoint_no, node=name)
     if node is None:
+        _make_room(connection, endpoint_no)
         beat = _described(report, now, since=now, slots=0, facts="{}")
         no = int(_add.value(connection, endpoint_no=endpoint_no, name=name, instance=instance, **beat))
         _store_packages(connection, endpoint_no, name, report)
@@ -75,6 +85,26 @@ def record_heartbeat(
     _store_packages(connection, endpoint_no, name, report)
     _record_bundles(connection, endpoint_no, no, report, now)
     return no, left
+
+
+def _make_room(connection: Connection, endpoint_no: int) -> None:
+    """Delete the oldest dead nodes of an endpoint if it has too many rows.
+
+    An endpoint names its nodes itself and could invent any number of them. Raises TooManyNodes if all live.
+    """
+    if int(_count.value(connection, endpoint=endpoint_no)) < MAX_NODES:
+        return
+    query = select(nodes.c.no).where(nodes.c.endpoint_no == endpoint_no, nodes.c.live == 0, unused())
+    oldest = query.order_by(nodes.c.seen).limit(EVICTED)
+    if not connection.execute(delete(nodes).where(nodes.c.no.in_(oldest))).rowcount:
+        raise TooManyNodes(
+            f"the endpoint already has {MAX_NODES} live nodes: the report of another is rejected"
+        )
+
+
+def unused() -> ColumnElement[bool]:
+    """Return the condition that no bundle is assigned to a node."""
+    return ~exists().where(bundles.c.node_no == nodes.c.no)
 
 
 def _is_old(report: OpenReport, instance: str, incarnation: int, beat: int) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import Connection, delete, exists, select
+from sqlalchemy import Connection, delete, exists, literal_column, select
 
 from ..context import Federation
 from ..db import shared
-from ..db.tables import groups, idempotency, submissions, tasks
+from ..db.tables import groups, idempotency, nodes, sites, submissions, tasks
 from . import logs, streams
+from .node_rows import unused
 
 #: Maximum rows deleted in one transaction; keeps locks short for the hot path.
 BATCH = 1000
@@ -52,6 +53,25 @@ def _drop_empty_groups(connection: Connection, group_nos: set[int]) -> None:
     if empty:
         connection.execute(delete(submissions).where(shared.among(connection, submissions.c.group_no, empty)))
         connection.execute(delete(groups).where(shared.among(connection, groups.c.no, empty)))
+
+
+def delete_old_nodes(fed: Federation, now: float) -> int:
+    """Delete one batch of dead nodes that were last seen before the retention time; return how many.
+
+    A node has a new name in each container and after each boot. Nodes with bundles are kept, and so are those
+    of an elastic endpoint's blocks, which the provisioner deletes.
+    """
+    elastic = exists().where(sites.c.endpoint_no == nodes.c.endpoint_no) & nodes.c.name.like("umbel-%")
+    old = nodes.c.seen < now - fed.settings.retention, nodes.c.live == literal_column("0"), unused(), ~elastic
+    with fed.database.read() as connection:
+        query = select(nodes.c.no).where(*old).order_by(nodes.c.seen).limit(BATCH)
+        found = list(connection.execute(query).scalars())
+    if not found:
+        return 0
+    with fed.database.write() as connection:
+        # a node that has sent a heartbeat in the meantime stays
+        still = delete(nodes).where(shared.among(connection, nodes.c.no, found), *old)
+        return connection.execute(still).rowcount
 
 
 def expire_idempotency_keys(fed: Federation, now: float) -> int:

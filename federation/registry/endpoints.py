@@ -39,6 +39,7 @@ _COLUMNS = (
     _e.public_key,
     _e.broker_sha256,
     _e.created,
+    _e.suspended,
 )
 
 
@@ -219,6 +220,13 @@ def _described(fed: Federation, connection: Connection, rows: Any, *, nodes: int
             "metadata": json.loads(row.meta),
             "created": row.created,
             **states[row.no],
+            "suspended": _suspension(row, fed.clock()),
         }
         for row in rows
     ]
+
+
+def _suspension(row: Row, now: float) -> dict[str, Any] | None:
+    """Return the suspension of an endpoint's broker account, or None if it is not suspended now."""
+    found: dict[str, Any] | None = json.loads(row.suspended) if row.suspended else None
+    return found if found is not None and now < found["until"] else None

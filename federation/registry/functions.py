@@ -14,7 +14,7 @@ from sqlalchemy import delete as drop
 from sqlalchemy import insert, select, update
 
 from umbel.protocol import limits, names
-from umbel.protocol.environment import of_function
+from umbel.protocol.environment import local_of_function, of_function
 from umbel.protocol.errors import BadRequest, NotFound, TooLarge
 from umbel.protocol.run_options import limits_of_function
 
@@ -49,6 +49,7 @@ def ensure(
             details={"size": len(body), "limit": limits.MAX_FUNCTION_BYTES},
         )
     digest = hashlib.sha256(body).hexdigest()
+    local = _local(body)
     row = {
         "id": names.new_id(),
         "name": name,
@@ -67,21 +68,25 @@ def ensure(
     def find_or_insert(connection: Connection) -> tuple[dict[str, Any], bool]:
         found = connection.execute(mine).first()
         if found is not None:
-            return _describe(found), False
+            return {**_describe(found), "local": local}, False
         connection.execute(insert(functions).values(user_no=user.no, body=body, **row))
-        return _readable(row), True
+        return {**_readable(row), "local": local}, True
 
     return fed.database.retry_write(find_or_insert)
 
 
 def get(fed: Federation, user: User, id: str) -> dict[str, Any]:
-    """Return the description of one function, with its source. Raises NotFound."""
-    query = select(*_COLUMNS, _f.source).where(_f.id == id, _f.user_no == user.no, _f.deleted.is_(None))
+    """Return the description of one function, with its source and its packages. Raises NotFound."""
+    query = select(*_COLUMNS, _f.source, _f.body).where(
+        _f.id == id, _f.user_no == user.no, _f.deleted.is_(None)
+    )
     with fed.database.read() as connection:
         row = connection.execute(query).first()
     if row is None:
         raise _not_found(id)
-    return _describe(row)
+    described = _describe(row)
+    local = _local(described.pop("body"))
+    return {**described, "local": local}
 
 
 def page(
@@ -136,6 +141,14 @@ def _environment(name: str, body: bytes) -> str | None:
     if environment is None:
         return None
     return json.dumps({"digest": environment.digest, **environment.to_json()})
+
+
+def _local(body: bytes) -> list[str]:
+    """Return the names of the packages that travel with a function; none if the header does not say."""
+    try:
+        return local_of_function(body)
+    except ValueError:  # only for people: the function was accepted, and may run
+        return []
 
 
 def _limits(name: str, body: bytes) -> str | None:

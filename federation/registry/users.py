@@ -54,7 +54,8 @@ def authenticate(fed: Federation, token: str) -> User:
         if row is not None:
             return User(*row)
     raise Unauthorized(
-        "the token is unknown, expired or revoked: ask the administrator of the service for a new token"
+        "the token is unknown, expired or revoked: log in again with 'umbel login URL', or ask the "
+        "administrator of the service for a new token"
     )
 
 

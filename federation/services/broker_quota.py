@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from umbel.protocol import names
 
@@ -72,8 +72,18 @@ class BrokerQuota:
             self.fed.broker.drop_endpoint(endpoint_id)
             redis.hset(SUSPENDED_KEY, endpoint_id, record)
             reason = f"the endpoint occupied {size} bytes of the broker and is suspended"
+            self._record(endpoint_id, size)
             self.fed.broker.dead_letters.add([Rejection(endpoint_id, reason, size)])
             log.warning("endpoint %s: %s for %.0f s", endpoint_id, reason, SUSPENDED_SECONDS)
+
+    def _record(self, endpoint_id: str, size: int) -> None:
+        """Record a suspension in the ledger, for the owner of the endpoint."""
+        now, quota = self.fed.clock(), self.fed.settings.broker_quota
+        reason = f"it occupied {size} bytes of the broker, and {quota} are allowed; its messages were deleted"
+        record = json.dumps({"since": now, "until": now + SUSPENDED_SECONDS, "reason": reason})
+        with self.fed.database.write() as connection:
+            row = update(endpoints).where(endpoints.c.id == endpoint_id)
+            connection.execute(row.values(suspended=record))
 
     def _restore(self) -> None:
         """Let suspended endpoints connect again when their time is over."""

@@ -29,6 +29,7 @@ from ..context import Federation
 from ..db.errors import RETRYABLE, DatabaseRefused
 from ..db.tables import endpoints
 from ..ledger.apply_reports import ApplyResult, apply_reports
+from ..ledger.node_rows import TooManyNodes
 from ..process import Stop, run_process
 from .report_reader import Batch, ReportReader
 
@@ -191,6 +192,8 @@ class Collector:
                 raise
             except DatabaseRefused as error:
                 batch.reject(f"the database rejects the report: {error}", batch.unread.reports[number])
+            except TooManyNodes as error:
+                batch.reject(str(error), batch.unread.reports[number])
             except Exception:  # noqa: B902 - the reports stay until the bug is mended
                 pause = min(MAX_PAUSE, 2 * self._paused.get(endpoint_id, (0.0, FIRST_PAUSE / 2))[1])
                 self._paused[endpoint_id] = time.monotonic() + pause, pause

@@ -13,13 +13,16 @@ from umbel.protocol.version import PROTOCOL_VERSION, __version__
 from ..broker.client import BrokerError
 from ..context import Federation
 from ..db.tables import endpoints
+from ..standalone.files import PidLock, starting_file
 from . import collector
 
 log = logging.getLogger(__name__)
 
 
 def health(fed: Federation) -> dict[str, Any]:
-    """Return ``status`` ("ok", or "degraded" if a part does not respond) and the state of each part.
+    """Return ``status`` and the state of each part.
+
+    ``status``: "ok", "degraded" if a part does not respond, or "starting" until ``up`` has started all parts.
 
     ``collector_lag``: seconds since the last heartbeat of a collector (None: no heartbeat yet);
     ``reports_waiting``: number of reports that are not in the ledger yet; ``reports_rejected``: number of
@@ -29,8 +32,9 @@ def health(fed: Federation) -> dict[str, Any]:
     broker, lag, waiting, rejected = _broker(fed, endpoint_ids)
     broker = _writable(fed) if broker == "ok" else broker
     healthy = database == broker == "ok" and lag is not None and lag < collector.DEAD_AFTER
+    starting = PidLock.is_held(starting_file(fed.settings.home))
     return {
-        "status": "ok" if healthy else "degraded",
+        "status": "starting" if starting else "ok" if healthy else "degraded",
         "database": database,
         "broker": broker,
         "collector_lag": lag,

@@ -22,15 +22,15 @@ from ..db.errors import RETRYABLE
 from ..db.tables import bundles, endpoints, loads, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.requeue import requeue, requeue_lost
-from ..ledger.retention import delete_old_tasks, expire_idempotency_keys
-from ..ledger.task_rows import Task, tasks_in_bundles
+from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
+from ..ledger.task_rows import tasks_in_bundles
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts
 from .broker_quota import BrokerQuota
 from .future_times import correct_future_times
 from .liveness import Liveness
-from .lost_reports import last_report_loss, may_have_run
+from .lost_reports import loss_while_offline, maybe_started, remember_if_offline
 from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Sweeper:
         broker_accounts.ensure_endpoint_users(self.fed)
         self.fed.broker.clear_function_cache()
         now = self.fed.clock()
-        self._resend(now, everywhere=True)
+        self._resend(now, now)
         # written last, so that the next sweep starts over if this one fails
         redis.set(names.EPOCH_KEY, str(now), nx=True)
         return True
@@ -102,13 +102,14 @@ class Sweeper:
     def resend(self) -> None:
         """Requeue bundles that are in no queue and on no live node."""
         if self.liveness.reports_are_current(self.fed.clock()):
-            self._resend(self.fed.clock() - self.fed.settings.resend_after)
+            epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
+            self._resend(self.fed.clock() - self.fed.settings.resend_after, float(epoch or 0.0))
 
-    def _resend(self, before: float, *, everywhere: bool = False) -> None:
+    def _resend(self, before: float, broker_lost: float) -> None:
         """Check the bundles that were sent, or last listed by a node, before the given time.
 
-        Bundles of endpoints without a live node are skipped unless ``everywhere``: they are checked when a
-        node is there to run them.
+        Bundles of endpoints without a live node are skipped unless they were sent before the broker last lost
+        its data, at ``broker_lost``: the others are checked when a node is there to run them.
         """
         live = select(nodes.c.endpoint_no).where(nodes.c.live == 1)
         columns = bundles.c.no, bundles.c.id, bundles.c.endpoint_no, bundles.c.sent
@@ -118,8 +119,7 @@ class Sweeper:
             # not if its node is live but overdue: mark_lost_nodes decides about those
             ~exists().where(nodes.c.no == bundles.c.node_no, nodes.c.live == 1, nodes.c.seen < before),
         )
-        if not everywhere:
-            suspects = suspects.where(bundles.c.endpoint_no.in_(live))
+        suspects = suspects.where(bundles.c.endpoint_no.in_(live) | (bundles.c.sent < broker_lost))
         last = (0, 0)
         missing_before, self._missing = self._missing, {}
         while True:
@@ -151,11 +151,14 @@ class Sweeper:
         now = self.fed.clock()
         missing = {b.no: missing_before.get(b.no, now) for b in suspected if b.id not in queued}
         self._missing.update(missing)
-        lost = self._lost(endpoint_no, missing)
-        if not lost:
-            return
         epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
         broker_epoch = now if epoch is None else float(epoch)
+        if missing and epoch is None:
+            remember_if_offline(self.fed, endpoint_no, broker_epoch)
+        lost = self._lost(endpoint_no, missing, now)
+        if not lost:
+            return
+        while_offline = loss_while_offline(self.fed, endpoint_no)
         with self.fed.database.write() as connection:
             shared.lock_endpoints(connection, [endpoint_no])
             still = select(bundles.c.no, bundles.c.sent, bundles.c.node_no).where(
@@ -164,14 +167,9 @@ class Sweeper:
             )
             lost_bundles = {row.no: row for row in connection.execute(still)}
             calls = tasks_in_bundles(connection, sorted(lost_bundles))
-            reports_lost = last_report_loss(connection, endpoint_no, broker_epoch)
-            maybe_started: list[Task] = []
-            not_started: list[Task] = []
-            for call in calls:
-                counted = may_have_run(lost_bundles[call.bundle_no], reports_lost)
-                (maybe_started if counted else not_started).append(call)
-            requeue(connection, not_started, counted=False)
-            groups = requeue_lost(connection, maybe_started, now, {})
+            started = maybe_started(connection, endpoint_no, lost_bundles, broker_epoch, while_offline)
+            requeue(connection, [c for c in calls if c.bundle_no not in started], counted=False)
+            groups = requeue_lost(connection, [c for c in calls if c.bundle_no in started], now, {})
             planned = dispatch.refill(self.fed, connection, endpoint_no, now)
         count = len(lost_bundles)
         log.warning(
@@ -180,20 +178,22 @@ class Sweeper:
         dispatch.send(self.fed, planned)
         self.fed.broker.notify(groups)
 
-    def _lost(self, endpoint_no: int, missing: dict[int, float]) -> list[int]:
+    def _lost(self, endpoint_no: int, missing: dict[int, float], now: float) -> list[int]:
         """Return the missing bundles that no worker can have just received.
 
         A worker lists received bundles in its next heartbeat. So a bundle is lost if every live node has sent
-        a heartbeat since the bundle was first missing, and none of them lists it.
+        a heartbeat since the bundle was first missing, and none of them lists it. Without a live node, a node
+        whose first heartbeat has not been applied may have received it, so it must have been missing for
+        ``resend_after``.
         """
         with self.fed.database.read() as connection:
             query = select(func.min(nodes.c.seen)).where(
                 nodes.c.endpoint_no == endpoint_no, nodes.c.live == 1
             )
             last_seen = connection.execute(query).scalar()
-        return [
-            no for no, since in missing.items() if last_seen is None or last_seen > since + HEARTBEAT_MARGIN
-        ]
+        if last_seen is None:
+            return [no for no, since in missing.items() if since < now - self.fed.settings.resend_after]
+        return [no for no, since in missing.items() if last_seen > since + HEARTBEAT_MARGIN]
 
     def expire(self) -> None:
         """End calls that have not started by their ``expires`` time."""
@@ -227,6 +227,7 @@ class Sweeper:
         now = self.fed.clock()
         expire_idempotency_keys(self.fed, now)
         delete_old_blocks(self.fed, now)
+        delete_old_nodes(self.fed, now)
         for _ in range(DELETE_BATCHES):
             if not delete_old_tasks(self.fed, now):
                 return

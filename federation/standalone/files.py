@@ -18,6 +18,11 @@ class StartError(UmbelError):
         return self.message
 
 
+def starting_file(home: Path) -> Path:
+    """Return the file that ``up`` locks until its startup is complete."""
+    return home / "run" / "starting.lock"
+
+
 def private_folder(path: Path) -> Path:
     """Create directory ``path`` with mode 0700, and its parents; return it.
 
@@ -60,6 +65,23 @@ class PidLock:
         os.write(handle, f"{os.getpid()}\n".encode())
         self._handle = handle
         return None
+
+    @staticmethod
+    def is_held(path: Path) -> bool:
+        """Return whether some process has the lock of this file; False if it cannot be read."""
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+        finally:
+            os.close(handle)
+        return False
 
     def release(self) -> None:
         """Empty the file and release the lock; does nothing if it is not acquired."""

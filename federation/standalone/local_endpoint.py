@@ -101,21 +101,26 @@ class ApiProbe:
         self._token = token
 
     def is_ready(self) -> bool:
-        """Return whether the API serves requests and its database and broker are available."""
-        return self._get("/health") is not None
+        """Return whether the API serves requests and its database is available.
+
+        Status 503 with "starting" is the answer as long as the startup that asks is not complete.
+        """
+        found = self._get("/health", 503)
+        return found is not None and found.get("database") == "ok"
 
     def endpoint_online(self) -> bool:
         """Return whether the endpoint ``local`` has a live worker node."""
         found = self._get(f"/v1/endpoints/{NAME}")
         return found is not None and found.get("state") == "online"
 
-    def _get(self, path: str) -> dict[str, Any] | None:
+    def _get(self, path: str, *more: int) -> dict[str, Any] | None:
         connection = HTTPConnection(*self._address, timeout=2.0)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
             answer = connection.getresponse()
             data = answer.read()
-            return json.loads(data) if answer.status == 200 else None
+            found = json.loads(data) if answer.status in (200, *more) else None
+            return found if isinstance(found, dict) else None
         except (OSError, HTTPException, ValueError):
             return None  # not up yet, or just stopped; the caller polls again
         finally:

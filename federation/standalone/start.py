@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,13 +54,21 @@ class StartOptions:
 
 
 class Startup:
-    """Runs the steps of a startup, each as soon as its requirements are met."""
+    """Runs the steps of a startup, each as soon as its requirements are met; then calls ``ready``."""
 
-    def __init__(self, settings: Settings, supervisor: Supervisor, url: str, options: StartOptions):
+    def __init__(
+        self,
+        settings: Settings,
+        supervisor: Supervisor,
+        url: str,
+        options: StartOptions,
+        ready: Callable[[], None] = lambda: None,
+    ):
         self.settings = settings
         self.supervisor = supervisor
         self.url = url
         self.options = options
+        self._ready = ready
         self.environ = components.environment(settings)
         self.done = False
         self._began = time.monotonic()
@@ -139,6 +148,7 @@ class Startup:
         if self.options.workers and not self.api.endpoint_online():
             return
         self.done = True
+        self._ready()
         self._print_summary()
 
     def _check(self) -> None:

@@ -24,7 +24,7 @@ from umbel.system.files import append_private
 
 from ..config.settings import load
 from . import log_files, run_state
-from .files import PidLock, StartError, private_folder
+from .files import PidLock, StartError, private_folder, starting_file
 from .start import StartOptions, Startup
 from .supervisor import Supervisor
 
@@ -87,6 +87,8 @@ class Up:
         self.settings = load(options.home, host=options.host, port=options.port)
         self.home = self.settings.home
         self.lock = PidLock(self.home / "up.pid")
+        # until the startup is complete; /health reads it
+        self.starting = PidLock(starting_file(self.home))
 
     def run(self) -> int:
         """Start all processes, keep them running until a stop signal, stop them. Raises StartError."""
@@ -109,6 +111,7 @@ class Up:
                 self._start_and_wait(logs)
             return 0
         finally:
+            self.starting.release()
             self.lock.release()
 
     def _choose_ports(self) -> None:
@@ -125,7 +128,9 @@ class Up:
         options = self.options
         flower_port = options.flower_port if options.flower else None
         start_options = StartOptions(options.workers, flower_port, options.flower_controls)
-        startup = Startup(self.settings, self.supervisor, self.url, start_options)
+        startup = Startup(self.settings, self.supervisor, self.url, start_options, self.starting.release)
+        private_folder(starting_file(self.home).parent)
+        self.starting.acquire()
         startup.start_processes()
         while not self.supervisor.stopping:
             if not startup.done:

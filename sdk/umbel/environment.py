@@ -30,6 +30,7 @@ def function(
     cpu: float | str | None = None,
     output: int | str | None = None,
     open_files: int | None = None,
+    isolation: str | None = None,
 ) -> Callable[[F], F]:
     """Set the environment that a function needs, and limits of its calls.
 
@@ -55,6 +56,8 @@ def function(
         cpu: Processor time of a call, seconds.
         output: How much of a call's standard output and standard error is kept, bytes.
         open_files: Files and sockets that a call may have open.
+        isolation: ``"process"``: each call runs in a process of its own, whatever the submission and the
+            endpoint ask for. For functions that change or damage their process.
 
     Returns:
         A decorator that returns the function itself.
@@ -69,7 +72,14 @@ def function(
     if isinstance(environment, str):
         environment = Environment(name=environment)
     times = read_time("timeout", timeout), read_time("cpu", cpu)
-    given = (times[0], read_size("memory", memory), times[1], read_size("output", output), open_files)
+    given = (
+        times[0],
+        read_size("memory", memory),
+        times[1],
+        read_size("output", output),
+        open_files,
+        isolation,
+    )
     limits = Limits(*given) if any(limit is not None for limit in given) else None
     if environment is None and (requirements or python or limits is None):
         environment = Environment(tuple(_not_a_string(requirements)), python)

@@ -23,6 +23,7 @@ from .protocol.errors import TooLarge, UmbelError
 from .protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_PAYLOAD_BYTES
 from .protocol.units import read_time
 from .serialization.codec import FunctionBody, dump_call, function_name
+from .serialization.compression import describe_limit
 from .submit.callables import (
     OPTION_NAMES,
     Kind,
@@ -33,7 +34,7 @@ from .submit.callables import (
 )
 from .submit.calls import Route
 from .submit.mapping import ChunkResults, MapResults, chunk_limits, chunks, run_chunk
-from .submit.session import Session, slots_of
+from .submit.session import FUTURE_PATIENCE, Session
 
 
 class Executor(BaseExecutor):
@@ -57,7 +58,8 @@ class Executor(BaseExecutor):
         batch_size: Maximum number of calls in one request, from 1 to 10,000.
         batch_interval: How long to collect calls before each request, seconds.
         submit_timeout: How long ``submit`` may block, and a call may wait for acceptance, while the service
-            accepts no more calls, seconds. Default: indefinitely.
+            accepts no more calls, seconds. Then the call's future fails with TooMany or ServiceUnavailable.
+            Default: indefinitely.
         timeout: Run time of a call, seconds. A longer call ends with the code ``TIMEOUT``. This and the
             arguments below are options of every call; ``Options`` has their bounds and defaults. Times may
             be strings such as ``"5min"``, sizes strings such as ``"2GiB"``.
@@ -149,7 +151,7 @@ class Executor(BaseExecutor):
     def _max_workers(self) -> int:
         """Number of slots of the endpoint, which dask, joblib and others read to size their work."""
         if not self._slots:
-            self._slots = slots_of(self._session.client, self.endpoint)
+            self._slots = _slots_of(self._session.client, self.endpoint)
         return self._slots or os.cpu_count() or 1
 
     @property
@@ -332,8 +334,9 @@ class Executor(BaseExecutor):
         if len(payload) > MAX_PAYLOAD_BYTES:
             future.fail(
                 TooLarge(
-                    f"the arguments of a call of {function.name} have {len(payload)} bytes, the limit is "
-                    f"{MAX_PAYLOAD_BYTES}: pass the path of a file or a reference instead"
+                    f"the arguments of a call of {function.name} have {len(payload):,} bytes, "
+                    f"{describe_limit(len(payload))}: pass the path of a file or a reference instead",
+                    details={"size": len(payload), "limit": MAX_PAYLOAD_BYTES},
                 )
             )
             return
@@ -349,6 +352,14 @@ def _check(endpoint: Any, batch_size: Any, batch_interval: Any, submit_timeout: 
             raise ValueError(f"{name} must be a number of seconds of at least 0, got {value!r}")
     if not isinstance(endpoint, str) or not endpoint:
         raise ValueError(f"endpoint must be the name or id of an endpoint, got {endpoint!r}")
+
+
+def _slots_of(client: Client, name: str) -> int:
+    """Return the number of slots of an endpoint; 0 if it is offline or the service does not answer."""
+    try:
+        return int(client.get_endpoint(name, FUTURE_PATIENCE)["slots_total"])
+    except UmbelError:
+        return 0
 
 
 def _task_order(task: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError, TimeoutError
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 ASK_AFTER = 5.0
 
 _notify_lock = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_notify_lock=threading.Lock()))
 _SUCCEEDED = TaskState.SUCCEEDED.value
 _CANCELLED = TaskState.CANCELLED.value
 
@@ -38,6 +40,10 @@ class Owner(Protocol):
 
     def get_log(self, task_id: str) -> str:
         """Return what a task has written so far."""
+
+    @property
+    def forked(self) -> bool:
+        """True in a forked child of the process that created it: its threads are the parent's."""
 
     def stream_items(self, future: UmbelFuture, timeout: float | None) -> Iterator[Any]:
         """Wait until the future's task is accepted, then yield its items."""
@@ -102,6 +108,7 @@ class UmbelFuture(Future[Any]):
         Raises:
             TimeoutError: The call has not finished in time; it continues.
             concurrent.futures.CancelledError: The call was cancelled.
+            RuntimeError: This process was forked before the call finished: only the parent receives results.
         """
         value = self._outcome(timeout)
         if value is None and self.yields:
@@ -110,6 +117,8 @@ class UmbelFuture(Future[Any]):
 
     def _outcome(self, timeout: float | None) -> Any:
         self.observed = True
+        if self._owner.forked:
+            self.end_in_child()
         try:
             return super().result(timeout)
         except TimeoutError as error:
@@ -144,6 +153,8 @@ class UmbelFuture(Future[Any]):
             concurrent.futures.CancelledError: The call was cancelled.
         """
         self.observed = True
+        if self._owner.forked:
+            self.end_in_child()
         try:
             return super().exception(timeout)
         except TimeoutError as error:
@@ -227,6 +238,8 @@ class UmbelFuture(Future[Any]):
             TaskError: With the code ``STREAM_INCOMPLETE``: items were lost.
             ServiceError: A request failed.
         """
+        if self._owner.forked:
+            self._outcome(timeout)  # raises, unless it had finished before the fork
         yield from self._owner.stream_items(self, timeout)
         self._outcome(timeout)
 
@@ -255,6 +268,22 @@ class UmbelFuture(Future[Any]):
                 self.set_exception(error)
         except InvalidStateError:
             pass
+
+    def end_in_child(self) -> None:
+        """In a forked child: fail if the call had not finished, because nothing here receives its result.
+
+        The callbacks are not called: the parent calls them. Another thread may have held the lock.
+        """
+        self._condition = threading.Condition()
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
+        if not self.done():
+            self.set_exception(
+                RuntimeError(
+                    "this future was created before a fork, and its result arrives in the parent process: "
+                    f"wait there, or get the futures of the group with Executor.reload('{self.group_id}')"
+                )
+            )
 
     def fail(self, error: BaseException) -> None:
         """Set an exception, unless the future has already finished.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from marshmallow import Schema
 
+from federation.standalone.files import PidLock, starting_file
 from tests.support.api import Api, b64
 from tests.support.played import fail
 from umbel.protocol.version import PROTOCOL_VERSION
@@ -117,7 +118,7 @@ def test_cancelling(api: Api) -> None:
     assert task["state"] == "cancelled"
     assert api.ada.ok("POST", f"/v1/tasks/{first}/cancel") == task
     ids = {"task_ids": accepted["task_ids"][:2], "started": False}
-    assert conforms(Cancelled, api.ada.ok("POST", "/v1/tasks/cancel", ids)) == {"cancelled": 1}
+    assert conforms(Cancelled, api.ada.ok("POST", "/v1/cancellations", ids)) == {"cancelled": 1}
     answer = conforms(Cancelled, api.ada.ok("POST", f"/v1/groups/{accepted['group_id']}/cancel"))
     assert answer == {"cancelled": 1}
     assert api.ada.ok("GET", f"/v1/groups/{accepted['group_id']}")["states"] == {"cancelled": 3}
@@ -174,6 +175,17 @@ def test_the_service_tells_who_it_is(api: Api) -> None:
     health = conforms(Health, api.anybody.ok("GET", "/health"))
     assert (health["database"], health["broker"]) == ("ok", "ok")
     assert (health["reports_waiting"], health["reports_rejected"]) == (0, 0)
+
+
+def test_a_service_that_starts_is_not_healthy_yet(api: Api) -> None:
+    file = starting_file(api.fed.settings.home)
+    file.parent.mkdir(exist_ok=True)
+    lock = PidLock(file)
+    assert lock.acquire() is None
+    answer = api.anybody("GET", "/health")
+    assert (answer.status_code, answer.json["status"], answer.json["database"]) == (503, "starting", "ok")
+    lock.release()
+    assert api.anybody.ok("GET", "/health")["status"] != "starting"
 
 
 def test_ten_thousand_calls_are_one_request(api: Api) -> None:

@@ -6,6 +6,9 @@ import os
 import time
 from typing import Any
 
+import pytest
+
+import umbel as sdk
 from tests.support.embedded import Embedded
 
 
@@ -50,3 +53,25 @@ def test_isolated_calls_have_processes_of_their_own(umbel: Embedded) -> None:
     with umbel.executor(isolation="process") as executor:
         pids = [future.result(60) for future in [executor.submit(os.getpid) for _ in range(6)]]
     assert len(set(pids)) == 6
+
+
+def test_a_function_that_asks_for_it_is_isolated_whoever_submits_it(umbel: Embedded) -> None:
+    def process() -> int:
+        return os.getpid()
+
+    sdk.function(isolation="process")(process)
+    with umbel.executor() as executor:
+        pids = [future.result(60) for future in [executor.submit(process) for _ in range(6)]]
+        function = executor._session.client.function_id(executor._session.functions.get(process))
+        assert executor._session.client.get_function(function)["limits"] == {"isolation": "process"}
+    assert len(set(pids)) == 6
+
+
+def test_a_call_that_submits_is_told_what_to_do(umbel: Embedded) -> None:
+    def nested() -> int:
+        from umbel import Executor
+
+        return int(Executor("local").submit(pow, 2, 3).result(10))
+
+    with umbel.executor() as executor, pytest.raises(Exception, match="have no access to the service"):
+        executor.submit(nested).result(60)

@@ -67,3 +67,9 @@ def test_exceptions_arrive_as_they_were_raised(umbel: Embedded) -> None:
         with pytest.raises(KeyError) as missing:
             executor.submit(looks_up_bytes).result(60)
         assert missing.value.args == (b"key",)
+
+
+def test_a_large_value_that_compresses_well_travels_both_ways(umbel: Embedded) -> None:
+    value = bytes(100_000_000)
+    with Executor("local", client=umbel.client()) as executor:
+        assert executor.submit(lambda value: value, value).result(60) == value

@@ -167,7 +167,9 @@ class Site:
             resend_after=RESEND_AFTER, bundle_seconds=0.01, window=2,
         )  # fmt: skip
         self.broker = SimBroker(self.store)
-        self.fed = Federation(settings, self.database, self.broker, signer, FunctionCache(self.database))
+        self.fed = Federation(
+            settings, self.database, self.broker, signer, FunctionCache(self.database), self.clock
+        )
         self.users: list[User] = [users.ensure_user(self.fed, name) for name in ("ada", "bob")]
         self.places = [self._endpoint(self.users[0], "e0"), self._endpoint(self.users[0], "e1")]
         made = functions.register(self.fed, self.users[0], name="dock", body=b"body")

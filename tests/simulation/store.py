@@ -32,6 +32,7 @@ class Store:
         self.forward = clock.forward
         self.data: dict[str, Any] = {}
         self._expires: dict[str, float] = {}
+        self._accounts: set[str] = set()
         self._subscribers: list[_PubSub] = []
         #: called with every published channel and message
         self.published: Callable[[str, bytes], None] = lambda channel, message: None
@@ -74,6 +75,7 @@ class Store:
     def wipe(self) -> None:
         """Lose everything."""
         self.data.clear()
+        self._accounts.clear()
 
     # Commands
 
@@ -92,8 +94,16 @@ class Store:
     def _info(self, section: str = "") -> dict[str, str]:
         return {"redis_version": "7.2.0"}
 
-    def _execute_command(self, *words: Any) -> None:
-        return None
+    def _execute_command(self, *words: Any) -> Any:
+        """Execute ACL commands: accounts have names only."""
+        command, users = words[1], [_text(user) for user in words[2:]]
+        if command == "USERS":
+            return sorted(self._accounts)
+        if command == "SETUSER":
+            self._accounts.add(users[0])
+        elif command == "DELUSER":
+            self._accounts.difference_update(users)
+        return users[:1] if command == "GETUSER" and users[0] in self._accounts else None
 
     def _get(self, key: Any) -> bytes | None:
         found: bytes | None = self._find(key)

@@ -1,6 +1,6 @@
 """The routes: schema in, one call into ``federation``, schema out."""
 
-from . import codes, elastic, endpoints, functions, groups, packages, service, tasks, uploads
+from . import cancellations, codes, elastic, endpoints, functions, groups, packages, service, tasks, uploads
 
 #: Every blueprint of the API, in the order of its documentation.
 BLUEPRINTS = (
@@ -9,6 +9,7 @@ BLUEPRINTS = (
     codes.blp,
     elastic.blp,
     tasks.blp,
+    cancellations.blp,
     groups.blp,
     uploads.blp,
     packages.blp,

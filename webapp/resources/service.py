@@ -25,16 +25,16 @@ def get_user() -> dict[str, Any]:
 @blp.route("/health", methods=["GET"])
 @blp.doc(security=[])
 @open_to_all
-@blp.alt_response(503, schema=Health, description="The database is unreachable.")
+@blp.alt_response(503, schema=Health, description="The database is unreachable, or the service is starting.")
 @blp.response(200, Health)
 def get_health() -> tuple[dict[str, Any], int]:
     """Check the health of database, broker and collector
 
     `degraded` with status 200 means that tasks are accepted and stored, but may be delayed. Status 503 means
-    that the database is unreachable.
+    that the database is unreachable, or, with `starting`, that `up` has not started all parts yet.
     """
     found = health.health(fed())
-    return found, 200 if found["database"] == "ok" else 503
+    return found, 200 if found["database"] == "ok" and found["status"] != "starting" else 503
 
 
 @blp.route("/version", methods=["GET"])

@@ -9,12 +9,11 @@ from federation.ledger.submit import Submission, submit
 
 from ..auth import user
 from ..blueprint import Blueprint
-from ..schemas.common import Cancelled, page
+from ..schemas.common import page
 from ..schemas.logs import Log, LogQuery
 from ..schemas.streams import Items, ItemsQuery
 from ..schemas.tasks import (
     Accepted,
-    CancelIn,
     Result,
     SubmissionHeaders,
     SubmissionIn,
@@ -48,17 +47,6 @@ def submit_tasks(headers: dict[str, str], values: dict[str, Any]) -> dict[str, A
 def list_tasks(filters: dict[str, Any]) -> dict[str, Any]:
     """List your tasks, newest first"""
     return page(query.tasks_page(fed(), user(), **filters))
-
-
-@blp.route("/cancel", methods=["POST"])
-@blp.arguments(CancelIn)
-@blp.response(200, Cancelled)
-def cancel_tasks(values: dict[str, Any]) -> dict[str, Any]:
-    """Cancel several tasks
-
-    Cancels waiting and running tasks. Has no effect on tasks that have finished.
-    """
-    return cancel.cancel_tasks(fed(), user(), **values)
 
 
 @blp.route("/<task_id>", methods=["GET"])

@@ -69,6 +69,14 @@ class EndpointChange(Schema):
     metadata = Object(metadata=about("JSON object that replaces the metadata; at most 16 KiB."))
 
 
+class Suspension(Schema):
+    """Suspension of an endpoint's broker account."""
+
+    since = time_field("When it was suspended")
+    until = time_field("When it may connect again")
+    reason = fields.String(required=True, metadata=about("Why it was suspended."))
+
+
 class Endpoint(Schema):
     """Current state of an endpoint."""
 
@@ -81,6 +89,12 @@ class Endpoint(Schema):
         required=True,
         validate=validate.OneOf([s.value for s in EndpointState]),
         metadata=about("`online` if at least one worker node is live."),
+    )
+    suspended = fields.Nested(
+        Suspension,
+        required=True,
+        allow_none=True,
+        metadata=about("Why its workers cannot connect to the broker now; null: they can."),
     )
     last_heartbeat = time_field("When a worker node last sent a heartbeat", null="never")
     slots_total = fields.Integer(

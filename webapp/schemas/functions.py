@@ -52,6 +52,7 @@ class Limits(Schema):
     cpu = fields.Float(metadata=about("Processor time in seconds."))
     output = fields.Integer(metadata=about("Bytes of output to keep."))
     open_files = fields.Integer(metadata=about("Files and sockets that are open at the same time."))
+    isolation = fields.String(metadata=about("`process`: each call runs in a process of its own."))
 
 
 class FunctionItem(Schema):
@@ -79,6 +80,14 @@ class Function(FunctionItem):
 
     source = fields.String(
         required=True, allow_none=True, metadata=about("Source code; null: not registered with the function.")
+    )
+    local = fields.List(
+        fields.String(),
+        required=True,
+        metadata=about(
+            "Packages and modules whose code travels with the function, because they are not in the author's "
+            "`site-packages`."
+        ),
     )
 
 

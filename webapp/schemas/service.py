@@ -12,8 +12,8 @@ class Health(Schema):
 
     status = fields.String(
         required=True,
-        validate=validate.OneOf(["ok", "degraded"]),
-        metadata=about("`ok` if all parts work."),
+        validate=validate.OneOf(["ok", "degraded", "starting"]),
+        metadata=about("`ok` if all parts work; `starting` until `up` has started them all."),
     )
     database = fields.String(required=True, metadata=about("`ok` or `unreachable`."))
     broker = fields.String(

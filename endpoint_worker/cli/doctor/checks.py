@@ -41,7 +41,7 @@ from . import sandbox
 TIMEOUT, RUNNER_TIMEOUT = 5.0, 20.0
 #: Checks that are skipped if credentials or settings are missing.
 NEED_CREDENTIALS = ("broker", "credentials", "clock", "sandbox", "runner")
-#: Clocks may differ by this much (seconds) before it is reported, well before messages are rejected.
+#: Clocks may differ by this much (seconds) before a warning.
 MAX_SKEW = envelope.LEEWAY / 5
 #: Minimum free space (bytes) for results, functions and logs.
 LEAST_SPACE = 256 * 1024**2
@@ -49,12 +49,13 @@ LEAST_SPACE = 256 * 1024**2
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. ``ok``: None if it was skipped; ``advice``: what to do next."""
+    """The result of one check. ``ok``: None: skipped; ``advice``: what to do; ``warning``: ok, improve."""
 
     name: str
     ok: bool | None
     said: str
     advice: str = ""
+    warning: bool = False
 
 
 def check(directory: EndpointDirectory, *, api: bool = True) -> list[Finding]:
@@ -101,10 +102,8 @@ def _try(found: list[Finding], name: str, run_check: Callable[[], tuple[Finding,
     try:
         finding, value = run_check()
     except UmbelError as error:
-        finding, value = (
-            Finding(name, False, error.message, "correct or replace the file or setting named here"),
-            None,
-        )
+        advice = "correct or replace the file or setting named here"
+        finding, value = Finding(name, False, error.message, advice), None
     found.append(finding)
     return value
 
@@ -252,12 +251,13 @@ def _needed(endpoint: str) -> list[tuple[Any, ...]]:
 def _clock(ahead: float | None) -> Finding:
     if ahead is None:
         return Finding("clock", None, "skipped: neither the service nor the broker reported its time")
-    direction = "ahead of" if ahead < 0 else "behind"
-    said = f"this clock is {abs(ahead):.1f} s {direction} the service's"
+    said = f"this clock is {abs(ahead):.1f} s {'ahead of' if ahead < 0 else 'behind'} the service's"
     if abs(ahead) <= MAX_SKEW:
         return Finding("clock", True, said)
-    advice = f"use NTP (timedatectl set-ntp true): above {envelope.LEEWAY:g} s messages are rejected"
-    return Finding("clock", False, said, advice)
+    advice = (
+        "use NTP (timedatectl set-ntp true): the worker corrects it, but times in logs and files are wrong"
+    )
+    return Finding("clock", True, said, advice, warning=True)
 
 
 def _runner(directory: EndpointDirectory, chosen: site.Settings) -> Finding:

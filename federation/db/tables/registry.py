@@ -81,6 +81,8 @@ endpoints = Table(
     Column("broker_sha256", String(64), nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
+    # JSON {"since", "until", "reason"} of the last suspension of its broker account
+    Column("suspended", Text),
     # the user served last; persistent, so that turns continue after a restart
     Column("last_user_no", Number),
 )
@@ -117,3 +119,4 @@ nodes = Table(
 )
 Index("uq_nodes_endpoint_name", nodes.c.endpoint_no, nodes.c.name, unique=True)
 Index("ix_nodes_live", nodes.c.seen, sqlite_where=text("live = 1"), postgresql_where=text("live = 1"))
+Index("ix_nodes_dead", nodes.c.seen, sqlite_where=text("live = 0"), postgresql_where=text("live = 0"))

@@ -11,6 +11,8 @@ from ..protocol.errors import BadRequest, Unauthorized
 from ..system.files import home_directory, write_private
 
 ACCOUNT_FILE = "client.json"
+#: Variable that is set in calls, which run without the user's credentials.
+CALL_VARIABLE = "UMBEL_WORK"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ def find_account(
             url = stored.url
         if token is None and stored.url.rstrip("/") == url.rstrip("/"):
             token = stored.token
+    if url is None and CALL_VARIABLE in os.environ:
+        raise Unauthorized(
+            "calls at an endpoint have no access to the service: they run without its address and without a "
+            "token. Return what the next calls need, and submit them where this call was submitted"
+        )
     if url is None:
         raise Unauthorized(
             "no address of a service is set: start a service with 'make up', log in with 'umbel login URL', "
@@ -54,6 +61,19 @@ def save_account(account: Account, home: str | os.PathLike[str] | None = None) -
     path = folder / ACCOUNT_FILE
     write_private(path, json.dumps({"url": account.url, "token": account.token}))
     return path
+
+
+def explain(error: Unauthorized, account: Account) -> Unauthorized:
+    """Return the error of a rejected request with advice for people, not for programs that send headers."""
+    if account.token and "Authorization" not in error.message:
+        return error
+    reason = "rejects the malformed token" if account.token else "needs a token, and none is stored for it"
+    return Unauthorized(
+        f"the service at {account.url} {reason}: log in with 'umbel login {account.url}', or set "
+        "UMBEL_TOKEN; 'make up' logs in to the service that it starts",
+        code=error.code,
+        details=error.details,
+    )
 
 
 def _read(path: Path) -> Account | None:

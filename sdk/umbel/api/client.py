@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
@@ -47,7 +48,8 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
     Args:
         url: Address of the service. Default: ``UMBEL_API_URL``, else the one that ``umbel login`` or
             ``make up`` stored.
-        token: Bearer token. Default: ``UMBEL_TOKEN``, else the one stored for this address.
+        token: Bearer token. Default: ``UMBEL_TOKEN``, else the one stored for this address, which is read
+            again when there is none yet or the service rejects it.
         home: Directory of the stored address and token. Default: ``UMBEL_HOME``, else ``~/.umbel``.
         patience: Seconds for which the service may be unreachable before a request fails. Until the service
             has answered for the first time, at most 10.
@@ -68,7 +70,10 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
         patience: float = PATIENCE,
         transport: Transport | None = None,
     ):
-        self.transport = transport or HttpTransport(find_account(url, token, home), patience)
+        if transport is None:
+            find = functools.partial(find_account, url, token, home)
+            transport = HttpTransport(find(), patience, find=find)
+        self.transport = transport
         self._function_ids: dict[str, str] = {}
         self._lock = threading.Lock()
         after_fork(self._replace_lock)

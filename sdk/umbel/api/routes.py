@@ -65,7 +65,7 @@ class ServiceRoutes(Routes):
             reports, or None), ``version`` and ``protocol``.
 
         Raises:
-            ServiceUnavailable: The service cannot be reached, or its database does not answer.
+            ServiceUnavailable: The service cannot be reached, is starting, or its database does not answer.
         """
         return dict(self.transport.send(Request("GET", "/health", patience=0.0)))
 
@@ -84,7 +84,7 @@ class FunctionRoutes(Routes):
             limit: Maximum number of records. Default: all.
 
         Yields:
-            Records as ``get_function`` returns them, without ``source``.
+            Records as ``get_function`` returns them, without ``source`` and ``local``.
         """
         return self._pages("/v1/functions", {}, limit)
 
@@ -97,8 +97,9 @@ class FunctionRoutes(Routes):
         Returns:
             A record with ``id``, ``name``, ``description``, ``sha256`` (hexadecimal), ``size`` (bytes),
             ``created`` (seconds since 1970), ``source`` (a string or None), ``environment`` (``digest``
-            with ``requirements`` and ``python``, or with ``name``; or None) and ``limits`` (``timeout``,
-            ``memory``, ``cpu``, ``output``, ``open_files``, as far as they are set; or None).
+            with ``requirements`` and ``python``, or with ``name``; or None), ``limits`` (``timeout``,
+            ``memory``, ``cpu``, ``output``, ``open_files``, ``isolation``, as far as they are set; or None)
+            and ``local`` (names of the packages and modules whose code travels with it).
 
         Raises:
             NotFound: The user has no function with this id (``FUNCTION_NOT_FOUND``).

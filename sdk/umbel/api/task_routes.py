@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ..protocol import names, parcel
-from ..protocol.limits import MAX_WAIT
+from ..protocol.errors import TooLarge
+from ..protocol.limits import MAX_PAYLOAD_BYTES, MAX_WAIT
+from ..serialization.compression import describe_limit
 from .options import Options
 from .routes import Record, Routes
 from .transport import Request
@@ -56,6 +58,13 @@ class TaskRoutes(Routes):
             TooMany: Too many tasks are unfinished (``QUEUE_FULL``).
             ServiceUnavailable: The service does not answer; it is unknown whether the calls were accepted.
         """
+        largest = max(map(len, payloads), default=0)
+        if largest > MAX_PAYLOAD_BYTES:  # the service would reject them when it has received them
+            raise TooLarge(
+                f"the arguments of a call have {largest:,} bytes, {describe_limit(largest)}: pass the path "
+                "of a file or a reference instead",
+                details={"size": largest, "limit": MAX_PAYLOAD_BYTES},
+            )
         body: Record = {"function_id": function_id, "endpoint_id": endpoint_id}
         if group_id is not None:
             body["group_id"] = group_id
@@ -139,7 +148,7 @@ class TaskRoutes(Routes):
         """
         body = {"task_ids": list(task_ids), "started": started}
         return int(
-            self.transport.send(Request("POST", "/v1/tasks/cancel", body=body, repeatable=True))["cancelled"]
+            self.transport.send(Request("POST", "/v1/cancellations", body=body, repeatable=True))["cancelled"]
         )
 
     def get_task_result(self, task_id: str, patience: float | None = None) -> Record:

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 from urllib3.exceptions import SSLError
 
 from ..protocol import parcel
-from ..protocol.errors import NotFound, ServiceUnavailable
+from ..protocol.errors import NotFound, ServiceUnavailable, UmbelError, Unauthorized
 from ..protocol.version import __version__
 from ..system.forks import after_fork
-from .account import Account
+from .account import Account, explain
 from .answers import RetryableError, read_answer
 from .connections import SILENCE, Answer, Connections, Cut
 from .upload import RESUMED_FROM, Upload
@@ -145,21 +145,33 @@ class _Try:
 
 
 class HttpTransport:
-    """Requests over HTTP or HTTPS, with a pool of persistent connections. Thread-safe."""
+    """Requests over HTTP or HTTPS, with a pool of persistent connections. Thread-safe.
 
-    def __init__(self, account: Account, patience: float = PATIENCE, reached: threading.Event | None = None):
+    ``find`` returns the account again: it is called while there is no token, and when the token is rejected,
+    because a login may have stored another one since.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        patience: float = PATIENCE,
+        reached: threading.Event | None = None,
+        find: Callable[[], Account] | None = None,
+    ):
         self.account = account
         self.patience = patience
+        self._find = find
         self._reached = reached or threading.Event()
         self._closed = threading.Event()
         self._connections = Connections(account.url)
         after_fork(self._replace_events)
         self._headers = {"Accept": "application/json", "User-Agent": f"umbel/{__version__}"}
-        if account.token:
-            self._headers["Authorization"] = f"Bearer {account.token}"
+        self._use(account)
 
     def send(self, request: Request) -> Any:
         """Send a request, repeatedly if necessary; see ``Request``."""
+        if not self.account.token:
+            self._renew_token()
         tries = _Try(request, self._headers, self.patience)
         while True:
             self._check_open(request)
@@ -167,6 +179,13 @@ class HttpTransport:
                 return self._try(tries)
             except RetryableError as error:
                 failure = error
+            except Unauthorized as error:
+                used = tries.headers.get("Authorization")
+                self._renew_token()
+                if self._headers.get("Authorization") == used:
+                    raise explain(error, self.account) from None
+                tries.headers["Authorization"] = self._headers["Authorization"]
+                continue
             self._check_open(request)
             pause = max(next(tries.pauses), failure.pause)
             brief = failure.brief or not self._reached.is_set()
@@ -177,13 +196,27 @@ class HttpTransport:
             logger.log(level, "%s; trying again in %.1f s", failure.error, pause)
             (request.given_up or self._closed).wait(pause)
 
+    def _use(self, account: Account) -> None:
+        self.account = account
+        if account.token:
+            self._headers["Authorization"] = f"Bearer {account.token}"
+
+    def _renew_token(self) -> None:
+        """Use the token that is stored for this address now, if there is one."""
+        try:
+            found = self._find() if self._find is not None else None
+        except UmbelError:  # no file, or a damaged one
+            return
+        if found is not None and found.url == self.account.url:
+            self._use(found)
+
     def _replace_events(self) -> None:
         """In a forked child: another thread may have held their locks."""
         self._closed, self._reached = _copy(self._closed), _copy(self._reached)
 
     def clone(self) -> HttpTransport:
         """Return a transport to the same service with connections of its own."""
-        return HttpTransport(self.account, self.patience, self._reached)
+        return HttpTransport(self.account, self.patience, self._reached, self._find)
 
     def close(self) -> None:
         """Close all connections. Requests in progress raise TransportClosed."""

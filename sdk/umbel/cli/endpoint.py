@@ -1,5 +1,7 @@
 """``umbel endpoint``: the nodes of an endpoint, and elastic endpoints, whose workers run as batch jobs."""
 
+# One concept: the subcommands of ``umbel endpoint``, each a request and its display
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -7,7 +9,9 @@ from typing import Any
 
 import click
 
-from .output import Record, connect, json_option, print_json, print_table, when
+from ..api.client import Client
+from ..protocol.errors import NotFound
+from .output import Record, connect, json_option, print_json, print_table, suspension, when
 
 NODE_COLUMNS: Sequence[tuple[str, Callable[[Record], Any]]] = (
     ("NODE", lambda node: node["name"]),
@@ -76,6 +80,8 @@ def show(name: str, packages: bool, as_json: bool) -> None:
     click.echo(f"{found['name']}  {found['state']}  {slots}  {', '.join(counts) or 'no unfinished tasks'}")
     if found["description"]:
         click.echo(found["description"])
+    if suspension(found):
+        click.echo(suspension(found))
     print_table(found["nodes"], NODE_COLUMNS, "No node has reported yet.")
     if packages:
         for package, version in found["packages"].items():
@@ -124,11 +130,7 @@ def code(name: str, hours: float) -> None:
     help="A word of the command that starts the worker on each node; repeatable.",
 )
 @click.option(
-    "--jump",
-    "jumps",
-    multiple=True,
-    metavar="ADDRESS",
-    help="A jump host; repeatable, in order of connection.",
+    "--jump", "jumps", multiple=True, metavar="ADDRESS", help="A jump host; repeatable, in connection order."
 )
 @click.option(
     "--host", "hosts", multiple=True, metavar="ADDRESS", help="A machine for --scheduler hosts; repeatable."
@@ -197,16 +199,27 @@ def status(name: str, as_json: bool, decisions: int) -> None:
     """Show elastic endpoint NAME: its site, network, budget and last decisions."""
     with connect() as client:
         found = client.get_blocks(name)
+        described = {} if as_json else _described(client, name)
     if as_json:
         print_json({key: value for key, value in found.items() if key != "blocks"})
         return
     click.echo(f"status     {found['status']}  {found['message']}".rstrip())
+    if suspension(described):
+        click.echo(f"broker     {suspension(described)}")
     click.echo(f"network    {_network(found['network'])}")
     click.echo(f"budget     {_budget(found)}")
     for node, until in found["bad_nodes"].items():
         click.echo(f"avoided    {node} until {when(until)}")
     for made in found["history"][:decisions]:
         click.echo(f"{when(made['time'])}  {made['decision']}")
+
+
+def _described(client: Client, name: str) -> Record:
+    """Return an endpoint's description; empty if it has been deleted while its site is being cleaned."""
+    try:
+        return client.get_endpoint(name)
+    except NotFound:
+        return {}
 
 
 def _network(network: Record) -> str:

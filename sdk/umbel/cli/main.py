@@ -38,6 +38,7 @@ from .output import (
     print_record,
     print_table,
     service_url,
+    suspension,
     when,
 )
 from .target import find_function, parse_arguments
@@ -80,6 +81,10 @@ def login(url: str, token_stdin: bool) -> None:
     The token is not an argument, because other users of this machine could read it there.
     """
     token = sys.stdin.readline().strip() if token_stdin else click.prompt("Token", hide_input=True)
+    if not token:
+        raise click.UsageError(
+            "the token is empty: pass the one that the administrator of the service gave you"
+        )
     account = Account(url.rstrip("/"), token)
     with Client(account.url, token, patience=PATIENCE) as client:
         user = client.whoami()
@@ -225,7 +230,7 @@ def endpoints(as_json: bool) -> None:
         return
     columns: list[tuple[str, Callable[[Record], Any]]] = [
         ("NAME", lambda endpoint: endpoint["name"]),
-        ("STATE", lambda endpoint: endpoint["state"]),
+        ("STATE", lambda endpoint: "suspended" if endpoint.get("suspended") else endpoint["state"]),
         ("SLOTS", lambda endpoint: endpoint["slots_total"]),
         ("FREE", lambda endpoint: endpoint["slots_free"]),
         ("PYTHON", lambda endpoint: endpoint.get("python")),
@@ -233,6 +238,9 @@ def endpoints(as_json: bool) -> None:
         ("DESCRIPTION", lambda endpoint: endpoint["description"][:60]),
     ]
     print_table(found, columns, "There are no endpoints: create one with 'umbel-endpoint configure NAME'.")
+    for each in found:
+        if each.get("suspended"):
+            click.echo(f"{each['name']}: {suspension(each)}")
 
 
 def _print_result(future: UmbelFuture, timeout: float | None, as_json: bool) -> int:

@@ -108,6 +108,12 @@ def when(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+def suspension(endpoint: Record) -> str:
+    """Return why an endpoint's workers cannot connect to the broker now; empty: they can."""
+    record = endpoint.get("suspended")
+    return f"suspended until {when(record['until'])}: {record['reason']}" if record else ""
+
+
 def duration(seconds: float | None) -> str:
     """Return a duration for people: ``3.2 ms``, ``41.0 s``, ``2 h 5 min``."""
     if seconds is None:

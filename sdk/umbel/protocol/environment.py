@@ -111,6 +111,16 @@ def of_function(body: bytes) -> Environment | None:
     return None if record is None else Environment.from_json(record)
 
 
+def local_of_function(body: bytes) -> list[str]:
+    """Return the names of the packages that travel with a serialized function. Raises ValueError."""
+    found = function_header(body, "local")
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError("the names of local packages must be a list of strings")
+    return found
+
+
 def function_header(body: bytes, name: str) -> Any:
     """Return a field of the header of a serialized function, or None. Raises ValueError."""
     if body[:4] != FUNCTION_MAGIC:

@@ -21,6 +21,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
 #: Ways to isolate calls from each other.
 ISOLATIONS = ("process",)
 _SECONDS = ("timeout", "cpu")
+#: What a function may set.
+_NAMES = (*BOUNDS, "isolation")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Limits:
     """Limits that a function sets for all of its calls. None: the function sets no limit.
 
     ``timeout``: run time, seconds; ``memory``: bytes; ``cpu``: processor time, seconds; ``output``: bytes of
-    standard output and error that are kept; ``open_files``: files and sockets. Raises ValueError for values
+    standard output and error that are kept; ``open_files``: files and sockets; ``isolation``: "process" for a
+    process for each call, whatever the submission and the endpoint say. Raises ValueError for values
     out of ``BOUNDS``, and if none is set.
     """
 
@@ -37,11 +40,14 @@ class Limits:
     cpu: float | None = None
     output: int | None = None
     open_files: int | None = None
+    isolation: str | None = None
 
     def __post_init__(self) -> None:
         given = self.to_json()
         if not given:
-            raise ValueError(f"no limit is set: set at least one of {', '.join(BOUNDS)}")
+            raise ValueError(f"no limit is set: set at least one of {', '.join(_NAMES)}")
+        if given.pop("isolation", None) not in (None, *ISOLATIONS):
+            raise ValueError(f"isolation must be 'process' or None, got {self.isolation!r}")
         for name, value in given.items():
             least, most = BOUNDS[name]
             kinds = (int, float) if name in _SECONDS else (int,)
@@ -63,8 +69,8 @@ class Limits:
     @classmethod
     def from_json(cls, record: Any) -> Limits:
         """Return the limits of an object of ``to_json``. Raises ValueError."""
-        if not isinstance(record, dict) or not set(record) <= set(BOUNDS):
-            raise ValueError(f"limits must be an object with some of {', '.join(BOUNDS)}")
+        if not isinstance(record, dict) or not set(record) <= set(_NAMES):
+            raise ValueError(f"limits must be an object with some of {', '.join(_NAMES)}")
         return cls(**record)
 
 
@@ -87,8 +93,13 @@ class RunOptions:
     isolation: str | None = None
 
     def tightened(self, other: RunOptions | Limits | None) -> RunOptions:
-        """Return these options with the smaller value of each limit; None is no limit."""
-        smaller = {}
+        """Return these options with the smaller value of each limit; None is no limit.
+
+        Calls are isolated if either asks for it.
+        """
+        smaller: dict[str, Any] = {}
+        if self.isolation is None and other is not None and other.isolation is not None:
+            smaller["isolation"] = other.isolation
         for name in BOUNDS if other is not None else ():
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and (mine is None or theirs < mine):

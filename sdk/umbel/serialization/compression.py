@@ -10,6 +10,7 @@ import os
 import zlib
 
 from ..exceptions import DeserializeError
+from ..protocol.limits import MAX_PAYLOAD_BYTES
 
 #: First byte of compressed data.
 COMPRESSED = b"Z"
@@ -28,7 +29,8 @@ LEVEL = 1
 MAX_DECOMPRESSED = 256 * 1024**2
 #: Environment variable that sets another limit (bytes) in this process.
 LIMIT_VARIABLE = "UMBEL_MAX_DECOMPRESSED"
-#: Data that shrinks by a larger factor than ``compress`` achieves is an attack, if it is not small.
+#: Data that shrinks by a larger factor is an attack, if it is not small. ``compress`` stays below it: its
+#: level achieves 230 with the usual zlib, and the output of other implementations is padded.
 MAX_RATIO, SMALL = 300, 1024**2
 
 
@@ -39,6 +41,8 @@ def compress(data: bytes) -> bytes:
     if not _is_compressible(data):
         return data
     compressed = COMPRESSED + zlib.compress(data, LEVEL)
+    # zeros after the end of the stream, which the reader ignores
+    compressed = compressed.ljust(len(data) // MAX_RATIO + 1, b"\0")
     return compressed if len(compressed) < len(data) * (1 - MIN_SAVING) else data
 
 
@@ -67,6 +71,14 @@ def decompress(data: bytes) -> bytes:
             f"return or pass less, or set {LIMIT_VARIABLE} (bytes) where it is read"
         )
     return plain
+
+
+def describe_limit(size: int) -> str:
+    """Return the limit of a payload of ``size`` bytes for messages: what is too large is not compressed."""
+    limit = f"the limit is {MAX_PAYLOAD_BYTES:,}"
+    if size <= max_decompressed():
+        return f"{limit} after compression"
+    return f"{limit} after compression, and nothing above {max_decompressed():,} is compressed"
 
 
 def max_decompressed() -> int:

@@ -19,10 +19,11 @@ CALL_OVERHEAD = 8
 
 
 class Call(NamedTuple):
-    """One call that is not submitted yet."""
+    """One call that is not submitted yet. ``queued``: since when, on the monotonic clock."""
 
     payload: bytes
     future: UmbelFuture
+    queued: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ class Canceller:
     def __init__(self, client: Client, group_id: str):
         self._client = client
         self._group_id = group_id
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; in a forked child, whose parent sends it, another thread may have the lock."""
         self._changed = threading.Condition()
         self._task_ids: list[str] = []
         self._jobs: list[Job] = []

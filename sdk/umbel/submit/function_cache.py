@@ -35,6 +35,10 @@ class FunctionCache:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all functions, also in a forked child, where another thread may have held the lock."""
         self._lock = threading.Lock()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._bodies: OrderedDict[Any, FunctionBody] = OrderedDict()

@@ -27,12 +27,21 @@ class Pending:
     """
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
         self.ending = False  # nothing more will be sent
+        self._reset()
+
+    def _reset(self) -> None:
+        self.changed = threading.Condition()
         self._waiting: dict[str, UmbelFuture] = {}
         self._early: dict[str, dict[str, Any]] = {}
         self._submitting: Sequence[UmbelFuture] | None = None
         self._delivering = 0
+
+    def take_in_child(self) -> list[UmbelFuture]:
+        """In a forked child: forget all futures and return them; another thread may have held the lock."""
+        found = [*self._waiting.values(), *(self._submitting or ())]
+        self._reset()
+        return found
 
     def __len__(self) -> int:
         """Number of futures without a result, submissions without an answer and deliveries in progress."""

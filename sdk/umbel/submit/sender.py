@@ -54,18 +54,28 @@ class Sender:
         self._canceller = canceller
         self._ended = ended
         self._on_reject = on_reject
+        self._reset()
+        self._most = FIRST_CALLS
+        self._answered = False
+        self._accepted = 0.0
+        self._idle = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        #: Number of calls that were ever queued.
+        self.total = 0
+
+    def _reset(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._queue = CallQueue()
         self._current: Batch | None = None
-        self._most = FIRST_CALLS
-        self._answered = False
-        self._idle = False
-        self._closed = False
         self._given_up = threading.Event()
-        self._failure: BaseException | None = None
         self._thread: GuardedThread | None = None
-        #: Number of calls that were ever queued.
-        self.total = 0
+
+    def take_in_child(self) -> list[UmbelFuture]:
+        """In a forked child: forget all calls and return their futures; the parent sends them."""
+        batches = [*self._queue.take_all(), *([] if self._current is None else [self._current])]
+        self._reset()
+        return [future for batch in batches for future in batch.futures]
 
     @property
     def is_current_thread(self) -> bool:
@@ -229,7 +239,10 @@ class Sender:
     def _submit(self, batch: Batch) -> list[str]:
         """Send one submission; repeat it while the service's queue is full."""
         route = self._route
-        deadline = None if route.submit_timeout is None else time.monotonic() + route.submit_timeout
+        deadline = None
+        if route.submit_timeout is not None:
+            # calls behind submissions that failed wait no longer than they do
+            deadline = max(batch.calls[-1].queued, self._accepted) + route.submit_timeout
         registered_again = False
         while True:
             left = None if deadline is None else max(0.05, deadline - time.monotonic())
@@ -246,6 +259,7 @@ class Sender:
                     patience=left,
                     given_up=self._given_up,
                 )
+                self._accepted = time.monotonic()
                 return [str(task_id) for task_id in answer["task_ids"]]
             except TooMany:
                 if deadline is not None:  # the request was repeated until then

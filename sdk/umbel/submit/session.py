@@ -70,7 +70,7 @@ class Session:
         """Queue a call. Raises RuntimeError after ``close`` and in a forked child, TooMany."""
         if not self._started:
             self._start()
-        self.sender.put(function, Call(payload, future), options)
+        self.sender.put(function, Call(payload, future, time.monotonic()), options)
 
     def expect(self, futures: Iterable[UmbelFuture]) -> None:
         """Wait for tasks that the service has accepted already."""
@@ -216,14 +216,6 @@ class Session:
             self.follower.close(timeout=0.0)
 
 
-def slots_of(client: Client, name: str) -> int:
-    """Return the number of slots of an endpoint; 0 if it is offline or the service does not answer."""
-    try:
-        return int(client.get_endpoint(name, FUTURE_PATIENCE)["slots_total"])
-    except UmbelError:
-        return 0
-
-
 class _Exit:
     """What the exit of the interpreter needs of a session; see ``ending.Unfinished``."""
 
@@ -290,6 +282,12 @@ def _after_fork() -> None:
     for session in list(_all):
         session.forked = True
         session._started = False
+        # nothing would resolve the futures here
+        futures = [*session.pending.take_in_child(), *session.sender.take_in_child()]
+        session.canceller.reset()
+        session.functions.reset()
+        for future in futures:
+            future.end_in_child()
     _live.clear()
     forget_all()
     _rejects.clear()

@@ -246,7 +246,7 @@ _ROUTES = [
     ("GET", "/v1/endpoints/([^/]+)", "endpoint"),
     ("POST", "/v1/tasks", "submit"),
     ("GET", "/v1/tasks", "tasks"),
-    ("POST", "/v1/tasks/cancel", "cancel_tasks"),
+    ("POST", "/v1/cancellations", "cancel_tasks"),
     ("GET", "/v1/tasks/([^/]+)", "task"),
     ("POST", "/v1/tasks/([^/]+)/cancel", "cancel"),
     ("GET", "/v1/tasks/([^/]+)/log", "log"),

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..protocol import limits, names
-from ..protocol.environment import of_function
+from ..protocol.environment import local_of_function, of_function
 from ..protocol.errors import BadRequest, Conflict, NotFound, TooLarge
 from ..protocol.run_options import RunOptions, limits_of_function
 from ..protocol.states import TaskState
@@ -163,6 +163,7 @@ class MemoryService:
             "description": "in memory",
             "metadata": {},
             "state": "online" if self.workers else "offline",
+            "suspended": None,
             "slots_total": self.workers,
             "slots_free": max(0, self.workers - states[S.RUNNING.value]),
             "queue": dict(states),
@@ -291,4 +292,5 @@ def _header_fields(body: bytes) -> Record:
             None if environment is None else {"digest": environment.digest, **environment.to_json()}
         ),
         "limits": None if limits is None else limits.to_json(),
+        "local": local_of_function(body),
     }

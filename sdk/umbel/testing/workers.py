@@ -12,6 +12,7 @@ from ..protocol.errors import UmbelError
 from ..protocol.limits import MAX_PAYLOAD_BYTES
 from ..protocol.states import TaskState
 from ..serialization.codec import dump_result, load_call, load_function
+from ..serialization.compression import describe_limit
 from ..serialization.exceptions import dump_exception
 
 Outcome = dict[str, Any]
@@ -110,7 +111,7 @@ class Workers:
         except UmbelError as error:
             return _failed("RESULT_NOT_SERIALIZABLE", error.message)
         if len(data) > MAX_PAYLOAD_BYTES:
-            message = f"the result has {len(data)} bytes, the limit is {MAX_PAYLOAD_BYTES}"
+            message = f"the result has {len(data):,} bytes, {describe_limit(len(data))}"
             return _failed("RESULT_TOO_LARGE", message)
         return TaskState.SUCCEEDED, {"code": None, "message": None, "result": data}
 
@@ -132,7 +133,7 @@ def _drain(generator: Any, put: Callable[[bytes | None], None]) -> Any:
         except UmbelError as error:
             raise _InvalidItem(error.message, code="RESULT_NOT_SERIALIZABLE") from error
         if len(data) > MAX_PAYLOAD_BYTES:
-            message = f"an item has {len(data)} bytes, the limit is {MAX_PAYLOAD_BYTES}"
+            message = f"an item has {len(data):,} bytes, {describe_limit(len(data))}"
             raise _InvalidItem(message, code="RESULT_TOO_LARGE")
         put(data)
 

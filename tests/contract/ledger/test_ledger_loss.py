@@ -408,6 +408,43 @@ def test_wipes_cost_an_endpoint_that_is_away_no_attempt(ledger: Ledger, lab: Fak
     assert ledger.state(answer) == "succeeded"
 
 
+def test_a_wipe_does_not_start_again_what_an_unknown_node_has_just_received(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    """The node's first heartbeat is lost with the broker's data, and it has the only bundle."""
+    answer = ledger.submit(lab, 1, max_attempts=1)
+    ledger.listen(60)
+    node = lab.node()
+    assert len(node.take()) == 1
+    ledger.broker.wipe()
+    ledger.sweep()
+    for _ in range(6):
+        assert not ledger.broker.queued(lab.id), "the bundle was sent again"
+        node.beat()
+        ledger.collect()
+        ledger.sweep(after=5)
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_wipe_is_repaired_while_an_endpoint_is_away(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Bundles of an endpoint without a live node are sent again although no node says that it lacks them."""
+    answer = ledger.submit(lab, 3, max_attempts=1)
+    ledger.listen(60)
+    ledger.broker.wipe()
+    for _ in range(8):
+        ledger.collect()
+        ledger.sweep(after=5)
+    assert ledger.broker.queued(lab.id)
+    node = lab.node()
+    node.take()
+    assert node.finish() == 3
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
 def test_a_wipe_may_swallow_a_report_so_it_costs_an_attempt(ledger: Ledger, lab: FakeEndpoint) -> None:
     node = lab.node()
     ledger.collect()

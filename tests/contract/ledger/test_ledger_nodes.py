@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from federation.ledger import node_rows
 from federation.registry import endpoints
 from tests.support.endpoint import FakeEndpoint
 from tests.support.ledger import Ledger
@@ -36,3 +39,40 @@ def test_what_is_too_large_or_no_list_of_packages_is_left_out(ledger: Ledger, la
         node.beat(packages=nonsense)
         ledger.collect()
         assert _shown(ledger)["packages"] == {} and _shown(ledger)["python"] == "3.11.7"
+
+
+def _invent(ledger: Ledger, lab: FakeEndpoint, *names: str) -> None:
+    for name in names:
+        lab.node(name)
+    ledger.collect()
+
+
+def test_an_endpoint_cannot_invent_any_number_of_nodes(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_rows, "MAX_NODES", 4)
+    other = ledger.endpoint("other")
+    known = lab.node("n0")
+    _invent(ledger, lab, "n1", "n2", "n3", "n4", "n5")
+    other.node("m0")
+    known.beat(memory=7)
+    ledger.collect()
+    shown = _shown(ledger)["nodes"]
+    assert {node["name"] for node in shown} == {"n0", "n1", "n2", "n3"}
+    assert [node["memory"] for node in shown if node["name"] == "n0"] == [7], "a known node still reports"
+    assert len(ledger.broker.dead_letters.latest(lab.id)) == 2
+    assert ledger.broker.dead_letters.latest(other.id) == []
+
+
+def test_dead_nodes_make_room_for_new_ones(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_rows, "MAX_NODES", 3)
+    monkeypatch.setattr(node_rows, "EVICTED", 1)
+    for name in ("n0", "n1"):
+        lab.node(name).goodbye()
+        ledger.collect()
+        ledger.clock.forward(1)
+    _invent(ledger, lab, "n2", "n3")
+    assert {node["name"] for node in _shown(ledger)["nodes"]} == {"n1", "n2", "n3"}
+    assert ledger.broker.dead_letters.latest(lab.id) == []

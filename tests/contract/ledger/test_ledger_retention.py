@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from federation.db.tables import blobs, groups, idempotency, submissions, tasks
+from federation.db.tables import blobs, groups, idempotency, nodes, submissions, tasks
 from federation.ledger import query, retention
 from federation.provision.cleanup import delete_old_blocks
 from federation.provision.planning import failures
@@ -182,3 +182,34 @@ def test_blocks_are_forgotten_once_by_however_many(ledger: Ledger, lab: FakeEndp
     with fed.database.read() as connection:
         assert blocks.used_hours_total(connection, lab.no) == pytest.approx(20.0)
         assert blocks.used_hours(connection, lab.no, 0.0) == 0.0
+
+
+def _node_names(ledger: Ledger) -> set[str]:
+    with ledger.fed.database.read() as connection:
+        return set(connection.execute(select(nodes.c.name)).scalars())
+
+
+def test_nodes_that_are_gone_are_deleted_in_time(ledger: Ledger, lab: FakeEndpoint) -> None:
+    for name in ("a-1", "b-1", "umbel-job.c"):
+        lab.node(name).goodbye()
+    live = lab.node("d-1")
+    ledger.collect()
+    ledger.sweep(after=1.9 * DAY)
+    assert _node_names(ledger) == {"a-1", "b-1", "umbel-job.c", "d-1"}
+    live.beat()
+    ledger.collect()
+    ledger.sweep(after=0.2 * DAY)
+    assert _node_names(ledger) == {"d-1"}
+
+
+def test_a_gone_node_with_a_bundle_stays(ledger: Ledger, lab: FakeEndpoint) -> None:
+    ledger.submit(lab, 1)
+    node = lab.node("a-1")
+    ledger.collect()
+    node.take()
+    node.beat()
+    ledger.collect()
+    with ledger.fed.database.write() as connection:
+        connection.execute(update(nodes).values(live=0, seen=0.0))
+    retention.delete_old_nodes(ledger.fed, ledger.clock())
+    assert _node_names(ledger) == {"a-1"}

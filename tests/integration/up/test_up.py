@@ -10,8 +10,10 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -75,6 +77,34 @@ def test_it_says_how_to_use_it(umbel: Embedded) -> None:
         assert json.load(answer)["status"] == "ok"
     with urllib.request.urlopen(f"{umbel.url}/docs", timeout=10) as answer:
         assert answer.status == 200
+
+
+def _health(umbel: Embedded) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"{umbel.url}/health", timeout=5) as answer:
+            return answer.status, json.load(answer)["status"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)["status"]
+    except OSError:
+        return 0, "not there"
+
+
+def test_it_is_healthy_only_when_its_endpoint_can_be_used(tmp_path: Path) -> None:
+    federation = Embedded(tmp_path, workers=1)
+    seen: list[tuple[int, str]] = []
+
+    def watch() -> str:
+        wait_until(
+            lambda: seen.append(_health(federation)) or seen[-1][0] == 200, 30, what="a healthy service"
+        )
+        return str(federation.client().get_endpoint("local")["state"])
+
+    with ThreadPoolExecutor(1) as thread:
+        watching = thread.submit(watch)
+        with federation:
+            assert watching.result(30) == "online"
+    assert (503, "starting") in seen and seen[-1] == (200, "ok")
 
 
 def test_secrets_are_in_private_files_only(umbel: Embedded) -> None:

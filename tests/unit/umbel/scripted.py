@@ -101,7 +101,7 @@ class ScriptedTransport:
         if (request.method, last) == ("GET", "tasks"):
             with self.service.changed:
                 return {"items": [{"id": task_id} for task_id in self.service.task_ids], "next": None}
-        if request.path == "/v1/tasks/cancel":
+        if request.path == "/v1/cancellations":
             self.service.cancelled += request.body["task_ids"]
             return {"cancelled": len(request.body["task_ids"])}
         if last == "cancel":

@@ -95,10 +95,11 @@ def test_a_bundle_that_fails_unexpectedly_is_reported_as_lost(
     monkeypatch.setattr(node.router, "route", lambda job: [][1])
     bundle, raw = message(broker)
     node.callbacks.start()
-    node.receive(raw, lambda *_: None, lambda: ended.append("done"))
+    node.receive(raw, lambda *_: None, lambda failure: ended.append(failure))
     wait_until(lambda: ended, what="the end of the message")
     (outcome,) = said[bundle]
     assert outcome.status == Status.LOST and "IndexError" in (outcome.message or "")
+    assert ended == ["1 of 1 calls failed: WORKER_LOST"]
 
 
 def test_a_message_that_cannot_be_opened_ends_only_itself(
@@ -107,7 +108,7 @@ def test_a_message_that_cannot_be_opened_ends_only_itself(
     said, ended = watch(node, monkeypatch), []
     monkeypatch.setattr(node.intake, "open", lambda raw: {}["a bug"])
     node.callbacks.start()
-    node.receive("{}", lambda *_: None, lambda: ended.append("done"))
+    node.receive("{}", lambda *_: None, lambda failure: ended.append(failure))
     wait_until(lambda: ended, what="the end of the message")
     assert not said and "unexpected" in node._facts()["problem"]
 
@@ -118,7 +119,7 @@ def test_with_a_full_disk_bundles_are_returned(
     said = watch(node, monkeypatch)
     monkeypatch.setattr(type(node.outbox), "full", True)
     bundle, raw = message(broker)
-    node.receive(raw, lambda *_: None, lambda: None)
+    node.receive(raw, lambda *_: None, lambda _: None)
     assert [outcome.status for outcome in said[bundle]] == [Status.RETURNED]
 
 

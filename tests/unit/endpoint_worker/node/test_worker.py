@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,6 +226,44 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     assert not list(site.directory.spool.glob("*/*"))
     assert any("not signed" in b.heartbeat.facts.get("problem", "") for b in site.beats if b.heartbeat)
     assert "pw@" not in (site.home / "worker.log").read_text()
+
+
+def fail_on(value: str) -> str:
+    if value.startswith("bad"):
+        raise ValueError(f"the secret of {value}")
+    return value
+
+
+def _event_of(listening: Any, bundle: Bundle) -> dict[str, Any]:
+    """The event of Celery that ends a message."""
+    found: list[dict[str, Any]] = []
+
+    def ended() -> bool:
+        message = listening.get_message(timeout=0.1)
+        if message is not None and message["type"] == "pmessage":
+            body = json.loads(b64decode(json.loads(message["data"])["body"]))
+            events = body if isinstance(body, list) else [body]
+            ends = ("task-succeeded", "task-failed")
+            found.extend(e for e in events if e.get("uuid") == bundle.id and e["type"] in ends)
+        return bool(found)
+
+    wait_until(ended, 30, what="the event of the end")
+    return found[0]
+
+
+def test_celery_shows_messages_with_failed_calls_as_failed(site: Site) -> None:
+    """Flower shows what these events say."""
+    with site.broker.pubsub() as listening:
+        listening.psubscribe("*celeryev*")
+        bundle = site.send(fail_on, [("good",), ("bad-1",), ("bad-2",)])
+        assert site.ended(bundle) == ["succeeded", "TASK_ERROR", "TASK_ERROR"]
+        event = _event_of(listening, bundle)
+        assert event["type"] == "task-failed"
+        assert "2 of 3 calls failed: TASK_ERROR" in event["exception"]
+        assert "secret" not in json.dumps(event) and "bad" not in json.dumps(event)
+        bundle = site.send(fail_on, [("good",)])
+        assert site.ended(bundle) == ["succeeded"]
+        assert _event_of(listening, bundle)["type"] == "task-succeeded"
 
 
 def test_the_sites_rules_hold_whatever_the_service_sends(tmp_path: Path) -> None:

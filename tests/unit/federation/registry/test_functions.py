@@ -23,6 +23,7 @@ def test_a_function_is_described_and_its_body_kept_back(fed: Federation, ada: Us
     assert set(made) == {"id", "name", "description", "source", "sha256", "size", "created"} | {
         "environment",
         "limits",
+        "local",
     }
 
 
@@ -42,6 +43,18 @@ def test_a_function_shows_its_limits(fed: Federation, ada: User) -> None:
         with pytest.raises(BadRequest, match="dock") as caught:
             functions.register(fed, ada, name="dock", body=_with_head(bad))
         assert caught.value.code == "VALIDATION_ERROR"
+
+
+def test_a_function_shows_the_packages_that_travel_with_it(fed: Federation, ada: User) -> None:
+    body = _with_head(b'{"local": ["mine", "mine.tools"]}')
+    made = functions.register(fed, ada, name="dock", body=body)
+    again = functions.register(fed, ada, name="dock", body=body)
+    assert made["local"] == ["mine", "mine.tools"]
+    assert functions.get(fed, ada, made["id"]) == made == again
+    assert "local" not in functions.page(fed, ada)[0][0] and "body" not in made
+    for bad in (b'{"local": 3}', b'{"local": [3]}', b'"local"'):
+        made = functions.register(fed, ada, name="dock", body=_with_head(bad))
+        assert made["local"] == [] == functions.get(fed, ada, made["id"])["local"]
 
 
 def _with_head(head: bytes) -> bytes:

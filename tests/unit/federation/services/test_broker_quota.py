@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +50,18 @@ def test_the_one_beyond_its_quota_is_suspended_and_comes_back(
     assert not fed.broker.redis.keys(names.prefix(greedy) + "*")
     assert "suspended" in fed.broker.dead_letters.latest(greedy)[0]["reason"]
     assert other_client.llen(names.reports_key(modest)) == 1
+    ada = users.ensure_user(fed, "ada")
+    told = endpoints.get(fed, ada, "greedy")["suspended"]
+    assert told["until"] == told["since"] + broker_quota.SUSPENDED_SECONDS and "1000000" in told["reason"]
+    assert endpoints.get(fed, ada, "modest")["suspended"] is None
     quota.limit_endpoints()
     assert list(suspended(fed)) == [greedy], "not yet"
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + broker_quota.SUSPENDED_SECONDS + 1)
     quota.limit_endpoints()
     assert suspended(fed) == {}
+    later = dataclasses.replace(fed, clock=lambda: told["until"] + 1)
+    assert endpoints.get(later, ada, "greedy")["suspended"] is None
     assert its_client.lpush(names.reports_key(greedy), "x") == 1
     its_client.close()
     other_client.close()

@@ -42,9 +42,13 @@ def test_the_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "None\n"
         assert PidLock(tmp_path / "up.pid").acquire() == holder.pid
+        assert PidLock.is_held(tmp_path / "up.pid")
         holder.kill()
+    assert not PidLock.is_held(tmp_path / "up.pid"), "a crash ends it"
+    assert not PidLock.is_held(tmp_path / "other.pid")
     lock = PidLock(tmp_path / "up.pid")
     assert lock.acquire() is None
+    assert PidLock.is_held(tmp_path / "up.pid")
     assert (tmp_path / "up.pid").read_text() == f"{os.getpid()}\n"
     lock.release()
     lock.release()

@@ -136,6 +136,21 @@ def client_patience(url: str) -> None:
         client.whoami()
 
 
+@pytest.mark.parametrize("behaviour", ["silence", "429"])
+def test_calls_behind_others_do_not_wait_for_their_limits_too(behaviour: str) -> None:
+    service = BadService(behaviour)
+    executor = Executor("lab", client=Client(service.url, "umb_secret"), submit_timeout=LIMIT)
+    try:
+        futures = [executor.submit(pow, 2, number) for number in range(5000)]  # four submissions
+        _, late = concurrent.futures.wait(futures, LIMIT + MARGIN)
+        assert not late
+        code = "QUEUE_FULL" if behaviour == "429" else "UNAVAILABLE"
+        assert {getattr(future.exception(), "code", None) for future in futures} == {code}
+    finally:
+        end(executor)
+        service.close()
+
+
 def end(executor: Executor) -> None:
     """Stop the executor's threads, whatever they wait for."""
     executor._session.client.close()

@@ -114,7 +114,11 @@ def test_add_shows_the_fingerprint_before_it_makes_anything(run: Any) -> None:
 
 
 def test_status_and_blocks_are_readable(run: Any) -> None:
-    status = run(Played(SHOWN), "status", "hpc")
+    suspended = {"since": 1e9, "until": 2e9, "reason": "it occupied 7 bytes"}
+    status = run(Played(SHOWN, {"suspended": suspended}), "status", "hpc")
+    assert "suspended until" in status and "it occupied 7 bytes" in status
+    status = run(Played(SHOWN, {"suspended": None}), "status", "hpc")
+    assert "suspended" not in status
     assert "relay 10.0.0.1:7001" in status and "auto" in status and "12.00 node-hours today of 100" in status
     assert "+1 block: 3 calls" in status
     blocks = run(Played(SHOWN), "blocks", "hpc", "--output")

@@ -146,6 +146,18 @@ def test_an_endpoint_is_shown_with_its_nodes(
     assert json.loads(umbel("endpoint", "show", "local", "--json").stdout)["packages"] == {"numpy": "2.1.0"}
 
 
+def test_a_suspended_endpoint_says_why(
+    service: LocalService, umbel: Umbel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "connect", service.client)
+    record = {"suspended": {"since": 1e9, "until": 2e9, "reason": "it occupied 7 bytes"}}
+    known = MemoryService.endpoint
+    monkeypatch.setattr(MemoryService, "endpoint", lambda self, name: {**known(self, name), **record})
+    for command in (["endpoints"], ["endpoint", "show", "local"]):
+        text = umbel(*command).stdout
+        assert "suspended" in text and "it occupied 7 bytes" in text
+
+
 @pytest.mark.parametrize(
     ("target", "text"),
     [

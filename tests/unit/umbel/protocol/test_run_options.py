@@ -58,6 +58,8 @@ def test_a_function_may_have_an_environment_too() -> None:
         {"output": -1},
         {"output": 2 << 20},
         {"open_files": 31},
+        {"isolation": "thread"},
+        {"isolation": ["process"]},
         {},
         {"walltime": 3},
         [],
@@ -65,7 +67,7 @@ def test_a_function_may_have_an_environment_too() -> None:
     ],
 )
 def test_what_cannot_be_a_limit(bad: Any) -> None:
-    with pytest.raises(ValueError, match="limit|timeout|cpu|memory|output|open_files"):
+    with pytest.raises(ValueError, match="limit|timeout|cpu|memory|output|open_files|isolation"):
         Limits.from_json(bad)
     if bad is not None:
         head = json.dumps({"limits": bad}).encode()
@@ -92,3 +94,15 @@ def test_of_each_limit_the_smaller_one_counts() -> None:
     for name, (_, most) in BOUNDS.items():
         small, large = RunOptions(**{name: 5}), RunOptions(**{name: most})
         assert small.tightened(large) == large.tightened(small) == small
+
+
+def test_a_call_is_isolated_if_its_function_asks_for_it() -> None:
+    def dirty() -> None: ...
+
+    umbel.function(isolation="process")(dirty)
+    own = limits_of_function(dump_function(dirty).data)
+    assert own == Limits(isolation="process") and Limits.from_json(own.to_json()) == own
+    assert RunOptions(timeout=5.0).tightened(own) == RunOptions(timeout=5.0, isolation="process")
+    assert RunOptions(isolation="process").tightened(Limits(timeout=5.0)).isolation == "process"
+    with pytest.raises(ValueError, match="isolation"):
+        umbel.function(isolation="container")

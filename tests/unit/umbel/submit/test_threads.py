@@ -99,7 +99,7 @@ def test_the_sender_runs_again_after_any_error(
 def test_the_canceller(
     service: ScriptedService, executor: Executor, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
-    answer(monkeypatch, "/v1/tasks/cancel", value)
+    answer(monkeypatch, "/v1/cancellations", value)
     futures = [executor.submit(abs, number) for number in range(2)]
     wait_until(lambda: all(future.task_id for future in futures), what="the tasks")
     assert futures[0].cancel()
