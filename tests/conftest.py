@@ -16,11 +16,13 @@ import psutil
 import pytest
 
 from tests.support.wait import wait_until
+from umbel.system.processes import prctl
 
 #: Folders whose tests need services.
 E2E = {Path(__file__).parent / name for name in ("e2e", "faults")}
 #: How long a test's own threads and processes may take to end after it, in seconds.
 GRACE = 5.0
+_SET_CHILD_SUBREAPER = 36
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,13 @@ def _signal_handlers_restored() -> Iterator[None]:
     for number, handler in before.items():
         if signal.getsignal(number) is not handler and handler is not None:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _orphans_go_to_init() -> Iterator[None]:
+    """A node that was created in this process made it the parent of orphans, which it would never collect."""
+    yield
+    prctl(_SET_CHILD_SUBREAPER, 0)
 
 
 @pytest.fixture(autouse=True)
