@@ -46,11 +46,7 @@ def leave_report(directory: EndpointDirectory, name: str, task: str) -> Path:
     server.connected = False
     spool = directory.spool / name
     with directory.lock(name) as fd, node(directory, name, server) as box:
-<<<<<<< HEAD
         box.add(f"bundle-of-{task}", [outcome(task, b"kept")])
-=======
-        box.add(f"b-{task}", [outcome(task, b"kept")])
->>>>>>> main
         wait_until(lambda: list(spool.glob("*.report")), what="the report is kept")
         content = (directory.path / "run" / f"{name}.pid").read_bytes()
         assert fd
@@ -67,11 +63,7 @@ def test_the_next_block_sends_the_reports_of_a_killed_one(directory: EndpointDir
         wait_until(lambda: received(server), what="the report")
         wait_until(lambda: not box.unsent, what="it is sent")
         found = received(server)
-<<<<<<< HEAD
         assert payloads(found) == [("bundle-of-t1", "t1", b"kept")]
-=======
-        assert payloads(found) == [("b-t1", "t1", b"kept")]
->>>>>>> main
         assert (found[0].node, found[0].instance) == (FIRST, FIRST), "unchanged"
     assert not spool.exists() and not (directory.path / "run" / f"{FIRST}.pid").exists()
     assert not list((directory.spool / SECOND).glob("*.report"))
