@@ -34,9 +34,9 @@ def _requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     asked: list[str] = []
     send = HttpTransport._try
 
-    def counted(self: HttpTransport, request: Any) -> Any:
-        asked.append(f"{request.method} {request.path}")
-        return send(self, request)
+    def counted(self: HttpTransport, attempt: Any) -> Any:
+        asked.append(f"{attempt.request.method} {attempt.request.path}")
+        return send(self, attempt)
 
     with monkeypatch.context() as patch:
         patch.setattr(HttpTransport, "_try", counted)

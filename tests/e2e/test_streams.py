@@ -99,7 +99,7 @@ def test_a_worker_killed_under_a_call_that_yields(umbel: Embedded, folder: str) 
         assert [next(items) for _ in range(3)] == [(1, 0), (1, 1), (1, 2)]
         Path(folder, "gate").touch()
         assert list(items) == [(1, 3), (1, 4)]
-        assert future.result(DEADLINE) is None
+        assert future.result(DEADLINE) == [(1, number) for number in range(5)]
         assert list(future.stream(DEADLINE)) == [(1, number) for number in range(5)]
 
 
