@@ -110,7 +110,8 @@ def _right(item: int | str, future: Any) -> bool:
 def _size(endpoint: HandEndpoint) -> Size | None:
     """None while runners come and go."""
     worker = psutil.Process(endpoint.pid)
-    runners = worker.children(recursive=True)
+    # a runner may have children that have ended: their exit status belongs to the code that started them
+    runners = [each for each in worker.children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
     if any(time.time() - runner.create_time() < SETTLED for runner in runners):
         return None
     family = [worker, *runners]
