@@ -13,7 +13,6 @@ from typing import Any
 
 from umbel.protocol.limits import MAX_PAYLOAD_BYTES, MAX_STREAM_BYTES, MAX_STREAM_ITEMS
 from umbel.protocol.records import Items
-from umbel.serialization.compression import describe_limit
 
 #: The supervisor stops reading from a runner at this backlog (bytes); size of one batch (bytes).
 BACKLOG, REPORT_BYTES = 4 * 1024 * 1024, 1024 * 1024
@@ -50,7 +49,7 @@ def send(
             size += len(data)
             if len(data) > MAX_PAYLOAD_BYTES:
                 raise NotTransferable(
-                    f"item {count} has {len(data):,} bytes, {describe_limit(len(data))}: "
+                    f"item {count} has {len(data):,} bytes, at most {MAX_PAYLOAD_BYTES:,} after compression: "
                     "write it to a file where the call runs and yield its path, or yield it in parts"
                 )
             if count > MAX_STREAM_ITEMS or size > MAX_STREAM_BYTES:

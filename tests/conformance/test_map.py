@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError
 from pathlib import Path
@@ -25,6 +27,16 @@ def test_several_iterables_end_with_the_shortest(executor: Executor) -> None:
 
 def test_no_arguments_no_results(executor: Executor) -> None:
     assert list(executor.map(square, [])) == []
+
+
+def test_results_that_were_read_are_not_kept(executor: Executor) -> None:
+    results = executor.map(set, [[1], [2], [3]], timeout=DEADLINE)
+    for _ in range(3):
+        value = next(results)
+        gone = weakref.ref(value)
+        del value
+        gc.collect()
+        assert gone() is None
 
 
 def test_an_exception_comes_at_its_place(executor: Executor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import wait
 from datetime import datetime
@@ -11,15 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support import faketime
 from tests.support.embedded import Embedded, HandEndpoint
 
-LIBRARIES = [
-    os.environ.get("LIBFAKETIME", ""),
-    *map(str, Path("/usr/lib").glob("*/faketime/libfaketime.so.1")),
-]
-LIBRARY = next((path for path in LIBRARIES if path and Path(path).exists()), None)
-
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime")
+pytestmark = pytest.mark.skipif(faketime.LIBRARY is None, reason="needs libfaketime")
 
 
 def _seconds(when: Any) -> float:
@@ -29,13 +23,7 @@ def _seconds(when: Any) -> float:
 def test_a_clock_that_is_wrong_and_then_set(umbel: Embedded, tmp_path: Path) -> None:
     offset = tmp_path / "offset"
     offset.write_text("+2h\n")
-    variables = {
-        "LD_PRELOAD": str(LIBRARY),
-        "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+    variables = faketime.variables(offset)
     # the runners have the same clock
     lines = "".join(f'{name} = "{value}"\n' for name, value in variables.items())
     endpoint = HandEndpoint(umbel, "lab", tmp_path / "lab", 2, f"[environment]\n{lines}")

@@ -47,8 +47,10 @@ class Log:
 class Load:
     """What all clients share: the federation, the logs, the numbers of the calls."""
 
-    def __init__(self, umbel: Embedded, folder: Path, seed: int):
+    def __init__(self, umbel: Embedded, folder: Path, seed: int, url: str):
+        """``url``: where clients find the API."""
         self.umbel = umbel
+        self.url = url
         self.folder = folder
         self.seed = seed
         self.log = Log(folder / "client.jsonl")
@@ -84,7 +86,7 @@ class Load:
     def _client(self, number: int, until: float) -> None:
         chance = random.Random(self.seed * 100 + number)
         try:
-            client = self.umbel.client()
+            client = self.umbel.client(url=self.url)
             jobs: list[Callable[[_Job], None]] = []
             while time.monotonic() < until and not self.hopeless.is_set():
                 if not jobs:

@@ -1,4 +1,4 @@
-"""Kills and suspends processes of a federation, and sends garbage, one after another, chosen by chance."""
+"""Kills, suspends, slows, cuts, skews clocks and attacks, one after another, chosen by chance."""
 
 from __future__ import annotations
 
@@ -7,84 +7,150 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import psutil
 import redis
 
+from tests.support.chaos_proxy import ChaosProxy
 from tests.support.embedded import Embedded, gone
 from tests.support.wait import wait_until
 from umbel.protocol import names
 
 #: Everything that a federation consists of; "up" is the one that keeps the others running.
 VICTIMS = ("web", "collect", "sweep", "redis", "endpoint", "runner", "up")
-#: Parts that are also suspended for a while, up to so many seconds: less than after which a node is lost.
+#: Parts that are also suspended, and how long that and other disturbances last at most, seconds: less than
+#: after which a node is lost.
 SUSPENDED, LONGEST = ("web", "collect", "sweep", "redis", "endpoint"), 12.0
-#: What else happens, each once per round.
-ATTACKS = (*(f"suspend {part}" for part in SUSPENDED), "garbage")
+#: Bytes per second of a slow link, and by how much clocks are set, in libfaketime's words.
+SLOW, SKEWS = 50_000, ("+2h", "-2h", "+40s", "-10m")
+#: Most old reports that are kept to be sent again.
+OLD_REPORTS = 50
 
 
 class Nemesis(threading.Thread):
-    """Kills a process every ``interval`` seconds, more or less, until ``stop``; each kind gets its turn."""
+    """Strikes every ``interval`` seconds, more or less, until ``stop``; each kind gets its turn."""
 
-    def __init__(self, umbel: Embedded, interval: float, seed: int, failed: threading.Event):
-        """``failed`` is set when something goes wrong, such as a part that does not come back."""
+    def __init__(
+        self,
+        umbel: Embedded,
+        link: ChaosProxy,
+        interval: float,
+        seed: int,
+        failed: threading.Event,
+        clock: Path | None = None,
+    ):
+        """``link``: between clients and API. ``failed`` is set when a part does not come back, or the like.
+
+        ``clock``: the file from which libfaketime reads the difference of all clocks; None: they stay.
+        """
         super().__init__(name="nemesis")
         self._failed = failed
-        self._umbel, self._interval = umbel, interval
+        self._umbel, self._link, self._clock, self._interval = umbel, link, clock, interval
         self._chance = random.Random(seed)
         self._over = threading.Event()
+        self._endpoint_id = umbel.client().get_endpoint("local")["id"]
+        self._old_reports: list[bytes] = []
         self.kills: list[str] = []
         self.failure: BaseException | None = None
+        self._others: dict[str, Callable[[], None]] = {
+            **{f"suspend {part}": partial(self._suspend, part) for part in SUSPENDED},
+            "slow link": self._slow,
+            "silent link": self._silence,
+            "cut link": self._cut,
+            "garbage": self._send_garbage,
+            "old reports": self._repeat_reports,
+        }
+        if clock is not None:
+            self._others["clocks"] = lambda: self._set_clocks(clock)
 
     def stop(self) -> None:
-        """Kill nobody else. Raises what went wrong."""
+        """Strike no more. Raises what went wrong."""
         self._over.set()
         self.join()
         if self.failure is not None:
             raise self.failure
 
     def run(self) -> None:
-        """Kill until ``stop``."""
+        """Strike until ``stop``."""
         began = time.monotonic()
         turns: list[str] = []
         try:
-            while not self._over.wait(self._chance.uniform(0.5, 1.5) * self._interval):
+            while not self._pause(self._chance.uniform(0.5, 1.5) * self._interval):
                 if not turns:
-                    # kills more often than anything else
-                    turns = self._chance.sample(
-                        [*VICTIMS, *self._chance.sample(ATTACKS, 3)], len(VICTIMS) + 3
-                    )
+                    # as many other strikes as kills
+                    others = self._chance.sample(sorted(self._others), len(VICTIMS))
+                    turns = self._chance.sample([*VICTIMS, *others], 2 * len(VICTIMS))
                 turn = turns.pop()
-                self._strike(turn)
+                self._others.get(turn, partial(self._kill, turn))()
                 self.kills.append(turn)
                 print(f"{time.monotonic() - began:6.1f} s: {turn}", flush=True)
         except BaseException as error:  # the test's thread raises it
             self.failure = error
             self._failed.set()
 
-    def _strike(self, turn: str) -> None:
-        if turn == "garbage":
-            self._send_garbage()
-        elif turn.startswith("suspend "):
-            self._suspend(turn.split()[1])
-        else:
-            self._kill(turn)
+    def _pause(self, seconds: float) -> bool:
+        """Wait, and meanwhile keep some reports that pass; return True when it is over."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self._over.wait(0.1):
+                return True
+            for file in (self._umbel.home / "endpoints" / "local" / "spool").glob("*/*.report"):
+                try:
+                    self._old_reports.append(file.read_bytes())
+                except OSError:
+                    continue  # it has been sent meanwhile
+            del self._old_reports[:-OLD_REPORTS]
+        return self._over.is_set()
+
+    def _for_a_while(self) -> None:
+        self._over.wait(self._chance.uniform(1.0, LONGEST))
 
     def _suspend(self, part: str) -> None:
         process = psutil.Process(self._umbel.pids()[part])
         process.suspend()
         try:
-            self._over.wait(self._chance.uniform(1.0, LONGEST))
+            self._for_a_while()
         finally:
             process.resume()
 
+    def _slow(self) -> None:
+        self._link.up.rate = self._link.down.rate = SLOW
+        self._for_a_while()
+        self._link.up.rate = self._link.down.rate = None
+
+    def _silence(self) -> None:
+        way = self._chance.choice((self._link.up, self._link.down))
+        way.hole = True
+        self._for_a_while()
+        way.hole = False
+
+    def _cut(self) -> None:
+        self._link.cut()
+
+    def _set_clocks(self, clock: Path) -> None:
+        """Set the clocks of all processes of the federation wrong, and right again."""
+        clock.write_text(f"{self._chance.choice(SKEWS)}\n")
+        self._for_a_while()
+        clock.write_text("+0\n")
+
     def _send_garbage(self) -> None:
-        """Push what is no report into the endpoint's own list of reports, as its credentials allow."""
-        endpoint_id = self._umbel.client().get_endpoint("local")["id"]
-        url = (self._umbel.home / "redis" / "service.url").read_text().strip()
+        """Push what is no report and no message where the endpoint's own credentials allow it."""
         garbage = [self._chance.randbytes(self._chance.choice([0, 1, 64, 4096])) for _ in range(20)]
-        with redis.Redis.from_url(url) as broker:
-            broker.lpush(names.reports_key(endpoint_id), *garbage, b"UMB1\0\0\0\2{}" + bytes(64))
+        with self._broker() as broker:
+            broker.lpush(names.reports_key(self._endpoint_id), *garbage, b"UMB1\0\0\0\2{}" + bytes(64))
+            broker.lpush(names.queue_key(self._endpoint_id), *garbage)
+
+    def _repeat_reports(self) -> None:
+        if self._old_reports:
+            with self._broker() as broker:
+                broker.lpush(names.reports_key(self._endpoint_id), *self._old_reports)
+
+    def _broker(self) -> redis.Redis:
+        url = (self._umbel.home / "redis" / "service.url").read_text().strip()
+        return redis.Redis.from_url(url)
 
     def _kill(self, victim: str) -> None:
         if victim == "runner":

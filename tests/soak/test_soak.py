@@ -12,6 +12,8 @@ import pytest
 from tests.soak.history import History
 from tests.soak.load import JOB_DEADLINE, Load
 from tests.soak.nemesis import Nemesis
+from tests.support import faketime
+from tests.support.chaos_proxy import ChaosProxy
 from tests.support.embedded import Embedded
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "75"))
@@ -22,10 +24,18 @@ INTERVAL = float(os.environ.get("SOAK_INTERVAL", "8"))
 def test_promises_are_kept_while_processes_die(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "umbel")  # that the service is away now and then is no news here
     seed = int(os.environ.get("SOAK_SEED") or random.randrange(1_000_000))
-    print(f"\nSOAK_SEED={seed}: {SECONDS:g} s, a kill about every {INTERVAL:g} s", flush=True)
-    with Embedded(tmp_path, workers=2) as umbel:
-        load = Load(umbel, tmp_path, seed)
-        nemesis = Nemesis(umbel, INTERVAL, seed, load.hopeless)
+    print(f"\nSOAK_SEED={seed}: {SECONDS:g} s, a strike about every {INTERVAL:g} s", flush=True)
+    clock = tmp_path / "clock" if faketime.LIBRARY else None
+    environ = {}
+    if clock is not None:
+        clock.write_text("+0\n")
+        environ = faketime.variables(clock)
+    with (
+        Embedded(tmp_path, workers=2, environ=environ) as umbel,
+        ChaosProxy(("127.0.0.1", umbel.port)) as link,
+    ):
+        load = Load(umbel, tmp_path, seed, f"http://127.0.0.1:{link.port}")
+        nemesis = Nemesis(umbel, link, INTERVAL, seed, load.hopeless, clock)
         nemesis.start()
         try:
             load.run(SECONDS)
@@ -37,7 +47,7 @@ def test_promises_are_kept_while_processes_die(tmp_path: Path, caplog: pytest.Lo
             load.look(client, group_id)
         load.log.close()
     history = History.read(tmp_path / "client.jsonl", tmp_path / "starts")
-    print(f"{history.summary()}; {len(nemesis.kills)} kills", flush=True)
+    print(f"{history.summary()}; {len(nemesis.kills)} strikes", flush=True)
     assert not (faults := history.faults()), "\n".join(faults)
     assert nemesis.kills, "nothing was killed: the soak was too short to show anything"
     assert len(history.made) > SECONDS, "hardly any work was done"

@@ -234,7 +234,7 @@ class Embedded:
 
     def client(self, **more: Any) -> Client:
         """A client, closed at the end of the ``with`` block."""
-        client = Client(**self.account(), **more)
+        client = Client(**{**self.account(), **more})
         self._clients.append(client)
         return client
 

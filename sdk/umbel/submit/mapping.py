@@ -68,15 +68,18 @@ def _read(
 ) -> Any:
     try:
         while futures:
-            left = None if deadline is None else deadline - time.monotonic()
-            # removed before it is yielded, so that results are not kept alive here
-            result = futures[0].result(left)
-            futures.popleft()
-            futures.extend(itertools.islice(tasks, 1))
-            yield result
-            del result
+            # without a variable, which would keep the result alive until the next one
+            yield _take(futures, tasks, deadline)
     finally:
         cancel(futures)
+
+
+def _take(futures: deque[UmbelFuture], tasks: Iterator[UmbelFuture], deadline: float | None) -> Any:
+    left = None if deadline is None else deadline - time.monotonic()
+    result = futures[0].result(left)  # it stays in ``futures`` if this raises, and so is cancelled
+    futures.popleft()
+    futures.extend(itertools.islice(tasks, 1))
+    return result
 
 
 def run_chunk(fn: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> list[Any]:
