@@ -18,6 +18,8 @@ from ..system.threads import GuardedThread
 
 logger = logging.getLogger(__name__)
 
+#: How long ``flush`` waits for the end of a thread that has sent everything, seconds.
+END_TIMEOUT = 1.0
 #: A request, and what to do if it fails; called in the cancelling thread.
 Job = tuple[Callable[[Client], object], Callable[[], object]]
 
@@ -41,6 +43,7 @@ class Canceller:
         self._jobs: list[Job] = []
         self._busy = False
         self._thread: GuardedThread | None = None
+        self._latest: GuardedThread | None = None
 
     @property
     def is_current_thread(self) -> bool:
@@ -70,7 +73,11 @@ class Canceller:
         if self.is_current_thread:
             return False
         with self._changed:
-            return self._changed.wait_for(lambda: self._is_idle, timeout)
+            idle = self._changed.wait_for(lambda: self._is_idle, timeout)
+            thread = self._latest
+        if idle and thread is not None:
+            thread.join(END_TIMEOUT)  # it closes its connections
+        return idle
 
     @property
     def _is_idle(self) -> bool:
@@ -79,11 +86,11 @@ class Canceller:
     def _start(self) -> None:
         if self._thread is None and not self._is_idle:
             _busy.add(self)
-            self._thread = GuardedThread(self._run, name="umbel-cancel")
+            self._thread = self._latest = GuardedThread(self._run, name="umbel-cancel")
             try:
                 self._thread.start()
             except RuntimeError as error:  # the interpreter exits
-                self._thread = None
+                self._thread = self._latest = None
                 self._task_ids.clear()
                 self._jobs.clear()
                 logger.warning("group %s: tasks cannot be cancelled: %s", self._group_id, error)
