@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -72,9 +73,12 @@ class Sshd:
         """Kill every connection; it goes on listening."""
         assert self._process is not None
         children = psutil.Process(self._process.pid).children(recursive=True)
-        own = [child for child in children if child.name().startswith("sshd")]
-        for child in own:
-            child.send_signal(signal.SIGKILL)
+        own = []
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                if child.name().startswith("sshd"):
+                    child.send_signal(signal.SIGKILL)
+                    own.append(child)
         psutil.wait_procs(own, timeout=10.0)
 
     def stop(self) -> None:
