@@ -34,7 +34,7 @@ LINGER, LINGER_BYTES = 60.0, 64 * 1024 * 1024
 
 
 class _Request(HTTPRequestParser):
-    """A request while it is received. ``release``: returns the budget of its body."""
+    """A request. ``release``: returns the budget of its body."""
 
     #: Error of this service that replaces the response.
     refused: ServiceError | None = None
@@ -43,6 +43,13 @@ class _Request(HTTPRequestParser):
     #: True while the request has one of the places for large requests.
     entered = False
     release: Callable[[], None] | None = None
+    #: While it is parked, and until it runs again.
+    entry: Entry | None = None
+
+    def __init__(self, adj: Any):
+        super().__init__(adj)
+        # of the request, not of the connection: the next request may run before this one is put away
+        self.wait = Wait()
 
     @property
     def is_large(self) -> bool:
@@ -84,7 +91,7 @@ class _Task(WSGITask):
 
     def get_environment(self) -> Any:
         environ = super().get_environment()
-        environ[WAIT_KEY] = self.channel.wait
+        environ[WAIT_KEY] = self.request.wait
         return environ
 
     def execute(self) -> None:
@@ -111,12 +118,10 @@ class Channel(HTTPChannel):
     #: Time until which the rest of a rejected request is read, and how much was read.
     lingers_until: float | None = None
     _discarded = 0
-    _parked: Entry | None = None
     _admitting = False
     _unread = False
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None):
-        self.wait = Wait()
         #: True once a request of this connection was authenticated.
         self.proven = False
         #: When the connection was last used, and how much was sent by then (see ``Front.maintain``).
@@ -190,8 +195,9 @@ class Channel(HTTPChannel):
         request = self.request
         if request is not None and not self._admitting:
             request.close()
-        if self._parked is not None:
-            self._parked.resume()
+        for waiting in list(self.requests):
+            if waiting.entry is not None:
+                waiting.entry.resume()
 
     # in a thread of the pool
 
@@ -207,8 +213,8 @@ class Channel(HTTPChannel):
         try:
             super().service()
         except Parked:
-            self._parked = entry = Entry(self)
-            self.front.parking.park(entry, self.wait)
+            request.entry = entry = Entry(self)
+            self.front.parking.park(entry, request.wait)
             if not self.connected:
                 entry.resume()
             return
@@ -216,11 +222,9 @@ class Channel(HTTPChannel):
             if request.entered:
                 request.entered = False
                 self.front.gate.leave()
-        if self._parked is not None:
-            self._parked = None
-            self.front.parking.leave(self.wait)
-        self.wait.close()
-        self.wait = Wait()
+        if request.entry is not None:
+            self.front.parking.leave(request.wait)
+        request.wait.close()
         self.since = time.time()
 
     def resume(self) -> None:
