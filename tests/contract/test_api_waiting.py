@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from waitress.channel import HTTPChannel
 
 from federation.broker.notifications import Notifier, Subscription
 from federation.db.tables import tokens
@@ -94,6 +95,36 @@ def test_a_poll_whose_client_is_gone_leaves_nothing(api: Api, port: int, group: 
     for poll in polls:
         poll.abandon()
     wait_until(lambda: watched(api) == 0, what="the polls to be forgotten")
+
+
+def test_the_next_poll_of_a_connection_may_wait_before_the_last_one_is_put_away(
+    api: Api, port: int, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client reads the response and polls again before the thread that wrote it goes on."""
+    service, answered = HTTPChannel.service, []
+
+    def slow(self: Any) -> None:
+        service(self)
+        answered.append(self)
+        if len(answered) == 1:
+            wait_until(lambda: watched(api) == 1, what="the next poll to wait")
+
+    monkeypatch.setattr(HTTPChannel, "service", slow)
+    monkeypatch.setattr(long_polls, "QUICK_WAIT", 0.0)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    for after in range(2):
+        path = f"/v1/groups/{group}/results?wait=30&after={after}"
+        sent = time.time()
+        connection.request("GET", path, headers=api.ada.headers)
+        if after:
+            wait_until(lambda: answered[0].since > sent, what="the first poll to be put away")
+            api.submit("lab", b"2", group_id=group)
+        else:
+            wait_until(lambda: watched(api) == 1, what="the first poll to wait")
+        api._played[0].play()
+        page = json.loads(connection.getresponse().read())
+        assert [row["completion"] for row in page["results"]] == [after + 1]
+    connection.close()
 
 
 def test_other_news_do_not_end_a_parked_poll(api: Api, port: int, group: str) -> None:
