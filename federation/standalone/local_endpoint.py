@@ -100,13 +100,14 @@ class ApiProbe:
         self._address = (parts.hostname or "", parts.port or 80)
         self._token = token
 
-    def is_ready(self) -> bool:
-        """Return whether the API serves requests and its database is available.
+    def is_ready(self, *, with_broker: bool) -> bool:
+        """Return whether the API serves requests and its database, and the broker if asked, are available.
 
         Status 503 with "starting" is the answer as long as the startup that asks is not complete.
         """
         found = self._get("/health", 503)
-        return found is not None and found.get("database") == "ok"
+        parts = ("database", "broker") if with_broker else ("database",)
+        return found is not None and all(found.get(part) == "ok" for part in parts)
 
     def endpoint_online(self) -> bool:
         """Return whether the endpoint ``local`` has a live worker node."""

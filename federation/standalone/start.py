@@ -139,10 +139,12 @@ class Startup:
         """Run the next step if possible. Raises StartError if the startup has failed."""
         self._check()
         if not self._api_ready:
-            if not self.api.is_ready():
+            configures = not self._configured and bool(self.options.workers)
+            # an endpoint is registered at the broker, too
+            if not self.api.is_ready(with_broker=configures):
                 return
             self._api_ready = True
-            if not self._configured and self.options.workers:
+            if configures:
                 local_endpoint.configure(self.options.workers, self.environ, components.ROOT)
                 self.supervisor.add(components.endpoint(self.settings, self.environ, self.options.workers))
         if self.options.workers and not self.api.endpoint_online():

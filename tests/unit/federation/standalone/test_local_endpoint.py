@@ -106,7 +106,25 @@ def test_a_configure_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_api_that_is_not_there_is_neither_up_nor_online() -> None:
     api = local_endpoint.ApiProbe("http://127.0.0.1:9", "token")
-    assert not api.is_ready() and not api.endpoint_online()
+    assert not api.is_ready(with_broker=False) and not api.endpoint_online()
+
+
+@pytest.mark.parametrize(
+    ("health", "ready", "can_register"),
+    [
+        ({"database": "ok", "broker": "ok"}, True, True),
+        ({"database": "ok", "broker": "unreachable"}, True, False),
+        ({"database": "unreachable", "broker": "ok"}, False, False),
+        (None, False, False),
+    ],
+)
+def test_an_endpoint_is_registered_when_the_broker_is_there(
+    monkeypatch: pytest.MonkeyPatch, health: dict[str, str] | None, ready: bool, can_register: bool
+) -> None:
+    api = local_endpoint.ApiProbe("http://127.0.0.1:9", "token")
+    monkeypatch.setattr(api, "_get", lambda *_: health)
+    assert api.is_ready(with_broker=False) is ready
+    assert api.is_ready(with_broker=True) is can_register
 
 
 def test_the_address_of_a_service_that_has_moved_is_written(fed: Federation, ada: User) -> None:
