@@ -1,4 +1,4 @@
-"""Kills, suspends, slows, cuts, skews clocks and attacks, one after another, chosen by chance."""
+"""Kills, suspends, slows, cuts and attacks, one after another, chosen by chance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import psutil
 import redis
@@ -24,8 +23,8 @@ VICTIMS = ("web", "collect", "sweep", "redis", "endpoint", "runner", "up")
 #: Parts that are also suspended, and how long that and other disturbances last at most, seconds: less than
 #: after which a node is lost.
 SUSPENDED, LONGEST = ("web", "collect", "sweep", "redis", "endpoint"), 12.0
-#: Bytes per second of a slow link, and by how much clocks are set, in libfaketime's words.
-SLOW, SKEWS = 50_000, ("+2h", "-2h", "+40s", "-10m")
+#: Bytes per second of a slow link.
+SLOW = 50_000
 #: Most old reports that are kept to be sent again.
 OLD_REPORTS = 50
 
@@ -40,15 +39,11 @@ class Nemesis(threading.Thread):
         interval: float,
         seed: int,
         failed: threading.Event,
-        clock: Path | None = None,
     ):
-        """``link``: between clients and API. ``failed`` is set when a part does not come back, or the like.
-
-        ``clock``: the file from which libfaketime reads the difference of all clocks; None: they stay.
-        """
+        """``link``: between clients and API. ``failed`` is set when, say, a part does not come back."""
         super().__init__(name="nemesis")
         self._failed = failed
-        self._umbel, self._link, self._clock, self._interval = umbel, link, clock, interval
+        self._umbel, self._link, self._interval = umbel, link, interval
         self._chance = random.Random(seed)
         self._over = threading.Event()
         self._endpoint_id = umbel.client().get_endpoint("local")["id"]
@@ -63,8 +58,6 @@ class Nemesis(threading.Thread):
             "garbage": self._send_garbage,
             "old reports": self._repeat_reports,
         }
-        if clock is not None:
-            self._others["clocks"] = lambda: self._set_clocks(clock)
 
     def stop(self) -> None:
         """Strike no more. Raises what went wrong."""
@@ -129,12 +122,6 @@ class Nemesis(threading.Thread):
 
     def _cut(self) -> None:
         self._link.cut()
-
-    def _set_clocks(self, clock: Path) -> None:
-        """Set the clocks of all processes of the federation wrong, and right again."""
-        clock.write_text(f"{self._chance.choice(SKEWS)}\n")
-        self._for_a_while()
-        clock.write_text("+0\n")
 
     def _send_garbage(self) -> None:
         """Push what is no report and no message where the endpoint's own credentials allow it."""

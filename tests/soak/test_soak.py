@@ -12,7 +12,6 @@ import pytest
 from tests.soak.history import History
 from tests.soak.load import JOB_DEADLINE, Load
 from tests.soak.nemesis import Nemesis
-from tests.support import faketime
 from tests.support.chaos_proxy import ChaosProxy
 from tests.support.embedded import Embedded
 
@@ -25,17 +24,12 @@ def test_promises_are_kept_while_processes_die(tmp_path: Path, caplog: pytest.Lo
     caplog.set_level(logging.ERROR, "umbel")  # that the service is away now and then is no news here
     seed = int(os.environ.get("SOAK_SEED") or random.randrange(1_000_000))
     print(f"\nSOAK_SEED={seed}: {SECONDS:g} s, a strike about every {INTERVAL:g} s", flush=True)
-    clock = tmp_path / "clock" if faketime.LIBRARY else None
-    environ = {}
-    if clock is not None:
-        clock.write_text("+0\n")
-        environ = faketime.variables(clock)
     with (
-        Embedded(tmp_path, workers=2, environ=environ) as umbel,
+        Embedded(tmp_path, workers=2) as umbel,
         ChaosProxy(("127.0.0.1", umbel.port)) as link,
     ):
         load = Load(umbel, tmp_path, seed, f"http://127.0.0.1:{link.port}")
-        nemesis = Nemesis(umbel, link, INTERVAL, seed, load.hopeless, clock)
+        nemesis = Nemesis(umbel, link, INTERVAL, seed, load.hopeless)
         nemesis.start()
         try:
             load.run(SECONDS)
