@@ -12,6 +12,7 @@ from federation.db import shared
 from federation.ledger import apply_reports, completion, requeue, submit
 from federation.ledger.task_rows import Task
 from federation.services import sweeper
+from federation.services.liveness import Liveness
 from federation.services.sweeper import Sweeper
 
 _requeue, _finish, _close = requeue.requeue, completion.finish_tasks, shared.close_bundles
@@ -46,7 +47,7 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         submit, "_previous_response", lambda *_: None
     ),
     "lost bundles are not sent again": lambda: mock.patch.object(Sweeper, "_resend", lambda *_, **__: None),
-    "silent nodes are never lost": lambda: mock.patch.object(Sweeper, "mark_lost_nodes", lambda self: None),
+    "silent nodes are never lost": lambda: mock.patch.object(Liveness, "mark_lost_nodes", lambda self: None),
     "bundles count their ended calls wrong": lambda: mock.patch.object(
         shared, "close_bundles", _first_call_closes
     ),
