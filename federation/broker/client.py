@@ -23,7 +23,7 @@ from umbel.system.redis import connection_options
 
 from .celery_message import bundle_id, bundle_message
 from .dead_letters import DeadLetters
-from .report_lists import ReportLists
+from .report_lists import ReportLists, is_wrong_type
 
 log = logging.getLogger(__name__)
 
@@ -130,19 +130,23 @@ class Broker:
         self._functions.clear()
 
     def queued(self, endpoint_id: str) -> set[str]:
-        """Return the ids of the bundles in an endpoint's queue; anything else in it is skipped.
+        """Return the ids of the bundles in an endpoint's queue."""
+        return set(self.queued_messages(endpoint_id))
+
+    def queued_messages(self, endpoint_id: str) -> dict[str, bytes]:
+        """Return the messages in an endpoint's queue by the ids of their bundles; anything else is skipped.
 
         A queue that is not a list, or is too large to be read, is deleted: its bundles are sent again.
         """
         key = names.queue_key(endpoint_id)
-        found: set[str] = set()
+        found: dict[str, bytes] = {}
         for start in range(0, QUEUE_LENGTH, QUEUE_PAGE):
             limits = start, start + QUEUE_PAGE - 1, MESSAGE_BYTES, QUEUE_BYTES
             messages = self._read_queue([key], limits, client=self.redis)
             if messages is None:
                 log.warning("endpoint %s: the queue was invalid and is deleted", endpoint_id)
-                return set()
-            found.update(filter(None, map(bundle_id, messages)))
+                return {}
+            found.update((id, message) for message in messages if (id := bundle_id(message)) is not None)
             if len(messages) < QUEUE_PAGE:
                 break
         return found
@@ -195,7 +199,7 @@ def _errors(pipe: Any) -> list[Exception]:
     """Execute a pipeline; return the errors of keys of another type, and raise any other one."""
     errors = [answer for answer in pipe.execute(raise_on_error=False) if isinstance(answer, Exception)]
     for error in errors:
-        if "WRONGTYPE" not in str(error):
+        if not is_wrong_type(error):
             raise error
     return errors
 

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import redis
+
 from umbel.protocol import names
 from umbel.protocol.limits import MAX_REPORT_BYTES
 
@@ -101,6 +103,11 @@ if ARGV[2] ~= '' then redis.call('PUBLISH', KEYS[#KEYS], ARGV[2]) end
 """
 
 
+def is_wrong_type(error: object) -> bool:
+    """Return whether an answer of Redis is the error of a key that contains something else."""
+    return isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error)
+
+
 class HasRedis(Protocol):
     """The broker client, whose Redis client may be replaced."""
 
@@ -181,7 +188,7 @@ class ReportLists:
         pipe.llen(names.reports_key(endpoint_id))
         taken, waiting = pipe.execute(raise_on_error=False)
         for answer in (taken, waiting):
-            if isinstance(answer, Exception) and "WRONGTYPE" not in str(answer):
+            if isinstance(answer, Exception) and not is_wrong_type(answer):
                 raise answer
         return (0 if taken is None else int(taken)), (0 if isinstance(waiting, Exception) else int(waiting))
 

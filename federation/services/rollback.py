@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 #: Redis key and file in the home with the last mark: JSON [epoch, mark].
 MARK_KEY = "umbel:ledger"
 MARK_FILE = "ledger.mark"
-#: Maximum number of messages read from a queue at once.
+#: Number of queues whose lengths are read at once.
 BATCH = 100
 
 
@@ -122,29 +122,22 @@ def drop_unknown_bundles(fed: Federation) -> int:
         ids = list(connection.execute(select(endpoints.c.id).where(endpoints.c.deleted.is_(None))).scalars())
     dropped = 0
     for start in range(0, len(ids), BATCH):
-        keys = [names.queue_key(id) for id in ids[start : start + BATCH]]
+        some = ids[start : start + BATCH]
         pipe = fed.broker.redis.pipeline(transaction=False)
-        for key in keys:
-            pipe.llen(key)
+        for endpoint_id in some:
+            pipe.llen(names.queue_key(endpoint_id))
         lengths = pipe.execute(raise_on_error=False)
         # a key that is not a list is an error of its endpoint only
-        filled = [key for key, length in zip(keys, lengths) if isinstance(length, int) and length]
-        dropped += sum(_drop_unknown(fed, key) for key in filled)
+        filled = [id for id, length in zip(some, lengths) if isinstance(length, int) and length]
+        dropped += sum(_drop_unknown(fed, endpoint_id) for endpoint_id in filled)
     return dropped
 
 
-def _drop_unknown(fed: Federation, key: str) -> int:
-    messages: dict[str, bytes] = {}
-    start = 0
-    while batch := fed.broker.redis.lrange(key, start, start + BATCH - 1):
-        for message in batch:
-            try:
-                messages[str(json.loads(message)["headers"]["id"])] = message
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # not a bundle: the endpoint's worker rejects it
-        start += len(batch)
+def _drop_unknown(fed: Federation, endpoint_id: str) -> int:
+    messages = fed.broker.queued_messages(endpoint_id)
     # after the queue was read: a bundle is committed before it is sent
     with fed.database.read() as connection:
         query = select(bundles.c.id).where(shared.among(connection, bundles.c.id, list(messages)))
         known = set(connection.execute(query).scalars())
+    key = names.queue_key(endpoint_id)
     return sum(fed.broker.redis.lrem(key, 1, messages[id]) for id in messages.keys() - known)
