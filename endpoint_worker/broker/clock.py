@@ -12,6 +12,8 @@ from typing import Any
 
 import redis
 
+from umbel.system.clock import steady
+
 from .client import BROKER_ERRORS
 
 log = logging.getLogger(__name__)
@@ -20,12 +22,6 @@ log = logging.getLogger(__name__)
 LONGEST_TRIP = 2.0
 #: A difference of at least this much (seconds) between the node's clock and the broker's is logged.
 NOTABLE = 30.0
-
-
-def elapsed() -> float:
-    """Return seconds since some point in the past; unlike ``time.monotonic`` on Linux, a suspend counts."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 class BrokerClock:
@@ -43,23 +39,23 @@ class BrokerClock:
     def now(self) -> float:
         """Return the time in seconds since 1970."""
         with self._lock:
-            return time.time() if self._base is None else self._base + elapsed() - self._at
+            return time.time() if self._base is None else self._base + steady() - self._at
 
     @property
     def offset(self) -> float:
         """Seconds to add to this node's clock; 0.0 before the first measurement."""
         with self._lock:
-            return 0.0 if self._base is None else self._base + elapsed() - self._at - time.time()
+            return 0.0 if self._base is None else self._base + steady() - self._at - time.time()
 
     def measure(self, client: redis.Redis) -> bool:
         """Ask the broker for its time; return whether the answer was used."""
-        began = elapsed()
+        began = steady()
         try:
             answer: Any = client.time()
         except BROKER_ERRORS as error:
             log.debug("cannot read the time of the broker: %s", error)
             return False
-        ended = elapsed()
+        ended = steady()
         seconds, micros = answer
         with self._lock:
             if self._base is not None and ended - began > LONGEST_TRIP:

@@ -21,10 +21,10 @@ from redis.exceptions import RedisError
 
 from umbel.protocol import names
 from umbel.protocol.messages import Bundle, Interruption
+from umbel.system.clock import steady
 from umbel.system.threads import GuardedThread
 
 from ..broker.client import BROKER_ERRORS, connect
-from ..broker.clock import elapsed
 from ..broker.routes import Route
 from .node import Node
 
@@ -59,8 +59,8 @@ class ShutdownConditions:
 
 def _steady_clock() -> Callable[[], float]:
     """Return the time of now, kept by a steady clock."""
-    offset = time.time() - elapsed()
-    return lambda: elapsed() + offset
+    offset = time.time() - steady()
+    return lambda: steady() + offset
 
 
 _SECONDS = click.FloatRange(0)

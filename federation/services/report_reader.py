@@ -24,7 +24,7 @@ from umbel.protocol.messages import OpenReport, Report
 from umbel.protocol.pointer import Pointer, read_pointer
 
 from ..broker.dead_letters import Rejection
-from ..broker.report_lists import READ_BYTES, Unread
+from ..broker.report_lists import READ_BYTES, Unread, is_wrong_type
 from ..context import Federation
 from ..db.tables import endpoints
 
@@ -102,7 +102,7 @@ class ReportReader:
         verifier = self._verifier(endpoint_id)
         if verifier is None:
             raise ProtocolError("the endpoint is not registered")
-        return Report.open(verifier, data, time.time(), endpoint=endpoint_id)
+        return Report.open(verifier, data, endpoint=endpoint_id)
 
     def _complete(self, batch: Batch, raw: bytes | int) -> bytes:
         """Return a report's bytes, which may lie under a key of their own. Raises ProtocolError."""
@@ -121,7 +121,7 @@ class ReportReader:
             found = int(client.strlen(key))
             data: bytes | None = client.get(key) if found == pointer.size else None
         except redis.ResponseError as error:
-            if "WRONGTYPE" not in str(error):
+            if not is_wrong_type(error):
                 raise
             raise ProtocolError("the key of a large report is not a string") from None
         if data is None or len(data) != pointer.size:

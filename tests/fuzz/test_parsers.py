@@ -96,7 +96,7 @@ def _framed(frame: bytes) -> bytes:
 def _report(data: bytes) -> None:
     for frame in (data, _framed(data)):
         try:
-            _storable(Report.open(LENIENT, frame, 1.0, endpoint=ENDPOINT))
+            _storable(Report.open(LENIENT, frame, endpoint=ENDPOINT))
         except ProtocolError:
             continue
 
@@ -203,9 +203,7 @@ def _try(parser: Parser, data: bytes, number: int) -> None:
 def test_seeds_are_accepted() -> None:
     """Otherwise the mutations would never get past the first check."""
     for data in _reports():
-        assert Report.open(VERIFIER, data, 1.0, endpoint=ENDPOINT) and Report.open(
-            LENIENT, _framed(data), 1.0
-        )
+        assert Report.open(VERIFIER, data, endpoint=ENDPOINT) and Report.open(LENIENT, _framed(data))
     assert Bundle.open_head(VERIFIER, _bundle(), endpoint=ENDPOINT, now=1.0)
     assert bundle_id(PARSERS["queue content"].seeds[0]) == BUNDLE
     assert of_function(_functions()[0]) is not None and limits_of_function(_functions()[0]) is not None

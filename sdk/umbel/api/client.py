@@ -19,12 +19,10 @@ from .account import find_account
 from .elastic_routes import ElasticRoutes
 from .outcome import read_outcome
 from .routes import EndpointRoutes, FunctionRoutes, ServiceRoutes
-from .streams import read_stream
+from .streams import MARGIN, read_stream
 from .task_routes import TaskRoutes
 from .transport import PATIENCE, HttpTransport, Transport
 
-#: How much later than a poll's own wait its answer may arrive (seconds).
-MARGIN = 0.5
 #: Longest name, source and description that the service stores (characters).
 MAX_NAME = 256
 MAX_SOURCE = 256 * 1024

@@ -206,7 +206,7 @@ def _shut_down(connection: HTTPConnection) -> bool:
 
 
 def _make_pool(url: str, connections: Connections) -> urllib3.HTTPConnectionPool:
-    class Plain(HTTPConnection):
+    class Reported(HTTPConnection):
         def connect(self) -> None:
             super().connect()
             connections.add(self)
@@ -215,17 +215,11 @@ def _make_pool(url: str, connections: Connections) -> urllib3.HTTPConnectionPool
             connections.use(self)
             super().request(*args, **kwargs)  # type: ignore[arg-type]
 
-    class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            connections.add(self)
-
-        def request(self, *args: object, **kwargs: object) -> None:
-            connections.use(self)
-            super().request(*args, **kwargs)  # type: ignore[arg-type]
+    class Secure(Reported, HTTPSConnection):
+        pass
 
     # TCP_NODELAY is urllib3's default; SO_KEEPALIVE detects a lost peer during a long poll
     options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     pool = urllib3.connection_from_url(url, maxsize=8, socket_options=options)
-    pool.ConnectionCls = Secure if isinstance(pool, urllib3.HTTPSConnectionPool) else Plain
+    pool.ConnectionCls = Secure if isinstance(pool, urllib3.HTTPSConnectionPool) else Reported
     return pool

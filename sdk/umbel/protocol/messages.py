@@ -221,7 +221,7 @@ class Report:
         return b"".join(signer.seal(header, body))
 
     @classmethod
-    def open(cls, verifier: Verifier, data: bytes, now: float, *, endpoint: str | None = None) -> OpenReport:
+    def open(cls, verifier: Verifier, data: bytes, *, endpoint: str | None = None) -> OpenReport:
         """Verify an envelope and read the report in it.
 
         ``endpoint``: id of the endpoint whose report it must be. Raises ProtocolError.

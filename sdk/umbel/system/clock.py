@@ -23,7 +23,7 @@ def _wall() -> float:
     return time.time()
 
 
-def _steady() -> float:
+def steady() -> float:
     """Return seconds since the start of the system, including the time in which it was suspended."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
@@ -40,7 +40,7 @@ class SteadyClock:
         steady: A clock that never jumps.
     """
 
-    def __init__(self, wall: Callable[[], float] = _wall, steady: Callable[[], float] = _steady):
+    def __init__(self, wall: Callable[[], float] = _wall, steady: Callable[[], float] = steady):
         self._wall, self._steady = wall, steady
         self._lock = threading.Lock()
         self._offset = wall() - steady()

@@ -32,7 +32,7 @@ class Broker:
 def local(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """The node's clocks."""
     values = {"time": 1000.0, "elapsed": 10.0}
-    monkeypatch.setattr(clock_module, "elapsed", lambda: values["elapsed"])
+    monkeypatch.setattr(clock_module, "steady", lambda: values["elapsed"])
     monkeypatch.setattr(clock_module.time, "time", lambda: values["time"])
     return values
 

@@ -116,7 +116,7 @@ class Site:
     def receive(self) -> None:
         """Take the reports that are there."""
         while (data := self.broker.rpop(names.reports_key(ENDPOINT))) is not None:
-            report = Report.open(self._verifier, data, time.time())
+            report = Report.open(self._verifier, data)
             if report.heartbeat is not None or report.goodbye:
                 self.beats.append(report)
             for row in report.rows:

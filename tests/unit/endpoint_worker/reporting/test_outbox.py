@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +46,7 @@ def received(server: fakeredis.FakeServer) -> list[OpenReport]:
     with fakeredis.FakeRedis(server=server) as client:
         data = client.lrange(names.reports_key(ENDPOINT), 0, -1)
     verifier = Verifier(KEY.public_key)
-    return [Report.open(verifier, item, time.time()) for item in reversed(data)]
+    return [Report.open(verifier, item) for item in reversed(data)]
 
 
 def outcome(task: str, payload: bytes = b"") -> Outcome:

@@ -102,9 +102,9 @@ def test_a_signed_bundle_that_is_not_one(change: dict[str, Any]) -> None:
 @given(st.dictionaries(st.uuids().map(str), st.lists(outcomes, max_size=5), max_size=4))
 def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
     data = Report("e-1", "n-1", "i-1", outcomes=rows).seal(SIGNER, NOW, "r-1")
-    report = Report.open(VERIFIER, data, NOW, endpoint="e-1")
+    report = Report.open(VERIFIER, data, endpoint="e-1")
     with pytest.raises(ProtocolError, match="another endpoint"):
-        Report.open(VERIFIER, data, NOW, endpoint="e-2")
+        Report.open(VERIFIER, data, endpoint="e-2")
     assert (report.id, report.endpoint, report.node, report.instance, report.issued) == (
         "r-1",
         "e-1",
@@ -142,9 +142,9 @@ def test_items_that_a_report_does_not_hold(row: list[object]) -> None:
 
 def test_heartbeats_and_goodbyes() -> None:
     beat = Heartbeat(4, 2, ["b-1", "b-2"], {"python": "3.11"})
-    report = Report.open(VERIFIER, Report("e", "n", "i", heartbeat=beat).seal(SIGNER, NOW, "r"), NOW)
+    report = Report.open(VERIFIER, Report("e", "n", "i", heartbeat=beat).seal(SIGNER, NOW, "r"))
     assert report.heartbeat == beat and not report.goodbye and report.rows == []
-    report = Report.open(VERIFIER, Report("e", "n", "i", goodbye=True).seal(SIGNER, NOW, "r"), NOW)
+    report = Report.open(VERIFIER, Report("e", "n", "i", goodbye=True).seal(SIGNER, NOW, "r"))
     assert report.goodbye and report.heartbeat is None
 
 
@@ -170,13 +170,13 @@ def test_a_signed_report_that_is_not_one(change: dict[str, Any]) -> None:
         "node": "n",
         "instance": "i",
     }
-    assert Report.open(VERIFIER, b"".join(SIGNER.seal(header)), NOW)
+    assert Report.open(VERIFIER, b"".join(SIGNER.seal(header)))
     broken = {k: v for k, v in {**header, **change}.items() if v is not None}
     with pytest.raises(ProtocolError):
-        Report.open(VERIFIER, b"".join(SIGNER.seal(broken)), NOW)
+        Report.open(VERIFIER, b"".join(SIGNER.seal(broken)))
 
 
 def test_a_bundle_is_no_report() -> None:
     head, body = bundle([b"x"]).seal(SIGNER, NOW)
     with pytest.raises(ProtocolError):
-        Report.open(VERIFIER, head + body, NOW)
+        Report.open(VERIFIER, head + body)
