@@ -42,7 +42,7 @@ def good(number: int) -> int:
     import sys
     import threading
 
-    assert "/work/.calls/" in os.getcwd() and not os.listdir(".")
+    assert os.sep.join(["", "work", ".calls", ""]) in os.getcwd() and not os.listdir(".")
     assert "NASTY" not in os.environ and "PATH" in os.environ
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

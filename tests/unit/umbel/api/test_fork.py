@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
+from tests.support.forks import forked, held_elsewhere, run_in_child
 from tests.unit.umbel.http_server import Answer, Asked, ScriptedServer
 from umbel import Client
 
@@ -41,18 +39,6 @@ def ask(client: Client, name: str) -> int:
     return wrong
 
 
-def forked(work: Any) -> int:
-    """Run ``work`` in a forked child; return its process id. The child exits with what ``work`` returns."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = int(work())
-        finally:
-            os._exit(min(code, 100))
-    return pid
-
-
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_client_used_before_a_fork_gives_each_process_its_own_answers(server: ScriptedServer) -> None:
     with Client(server.account.url, "umb_secret") as client:
@@ -74,19 +60,6 @@ def test_locks_that_another_thread_held_during_the_fork_are_free_in_the_child(
     with Client(server.account.url, "umb_secret") as client:
         ask(client, "before")
         locks = [client._lock, client.transport._connections._lock]  # type: ignore[attr-defined]
-        held, release = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            for lock in locks:
-                lock.acquire()
-            held.set()
-            release.wait(20)
-            for lock in locks:
-                lock.release()
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert held.wait(5)
 
         def work() -> int:
             client.forget_function("f")
@@ -94,15 +67,6 @@ def test_locks_that_another_thread_held_during_the_fork_are_free_in_the_child(
             client.close()
             return 0
 
-        pid = forked(work)
-        deadline = time.monotonic() + 15
-        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
-            threading.Event().wait(0.05)
-        release.set()
-        thread.join()
-        if ended[0] == 0:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
-            pytest.fail("the child waits for a lock of its parent")
-        assert os.waitstatus_to_exitcode(ended[1]) == 0
+        with held_elsewhere(locks):
+            assert run_in_child(work) == 0
         assert json.dumps(client.get_task("parent", 5.0)["id"]) == '"parent"'

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.support.forks import held_elsewhere, run_in_child
 from tests.support.wait import wait_until
-from tests.unit.umbel.api.test_fork import forked
 from tests.unit.umbel.scripted import ScriptedService
 from umbel import Executor
 from umbel.futures import UmbelFuture
@@ -25,19 +22,6 @@ def service() -> Iterator[ScriptedService]:
     service = ScriptedService()
     yield service
     service.release()
-
-
-def run_in_child(work: Callable[[], int]) -> int:
-    """Return what ``work`` returns in a forked child, within a time limit."""
-    pid = forked(work)
-    deadline = time.monotonic() + LIMIT
-    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-        if time.monotonic() > deadline:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
-            pytest.fail("the child waits indefinitely")
-        threading.Event().wait(0.02)
-    return os.waitstatus_to_exitcode(ended[1])
 
 
 def is_explained(future: UmbelFuture) -> bool:
@@ -95,7 +79,7 @@ def test_nothing_waits_in_the_child(service: ScriptedService, way: str) -> None:
             executor.flush()
         return 10 + len(called)  # the parent calls them
 
-    assert run_in_child(work) == 10
+    assert run_in_child(work, LIMIT) == 10
     finish(executor, service, futures)
     assert called == [futures[0]] and not service.cancelled
 
@@ -106,19 +90,6 @@ def test_locks_that_the_parents_threads_held_are_free_in_the_child(service: Scri
     session = executor._session
     locks = [session.pending.changed, session.sender._changed, session.canceller._changed]
     locks += [session.functions._lock, futures[0]._condition]  # type: ignore[list-item]
-    held, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        for lock in locks:
-            lock.acquire()
-        held.set()
-        release.wait(20)
-        for lock in locks:
-            lock.release()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(5)
 
     def work() -> int:
         assert is_explained(futures[0]) and not futures[1].cancel()
@@ -127,11 +98,8 @@ def test_locks_that_the_parents_threads_held_are_free_in_the_child(service: Scri
         executor.shutdown()
         return 10
 
-    try:
-        assert run_in_child(work) == 10
-    finally:
-        release.set()
-        thread.join()
+    with held_elsewhere(locks):
+        assert run_in_child(work, LIMIT) == 10
     finish(executor, service, futures)
 
 
