@@ -9,6 +9,7 @@
   replica or a missing account is cured while the worker waits.
 - Reconnection is attempted every few seconds, indefinitely; kombu waits up to half a minute in between. One
   log line a minute names the cause.
+- What is not a message of Celery is discarded. In kombu and Celery it ends the worker, again after each start.
 - One client is kept for commands; kombu creates a new one for each, a quarter of the time of a message.
 """
 
@@ -52,6 +53,23 @@ class Channel(kombu_redis.Channel):
             except (Empty, *self.connection_errors):
                 self._in_poll = False
         super().close()
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Deliver one message; discard it if it cannot be read, so that it neither ends nor blocks the worker."""
+        last = self._last_delivered()
+        try:
+            return super()._brpop_read(**options)
+        except (Empty, *self.connection_errors):
+            raise
+        except Exception as error:
+            log.warning("a message in the endpoint's queue was discarded: it cannot be read: %r", error)
+            if (tag := self._last_delivered()) != last:
+                # it counts no longer as one of the messages that this worker may fetch at once
+                self.qos.ack(tag)
+            return True
+
+    def _last_delivered(self) -> Any:
+        return next(reversed(self.qos._delivered), None)
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:

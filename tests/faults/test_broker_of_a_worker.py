@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -119,3 +120,35 @@ def test_a_broker_that_keeps_its_data_but_not_its_accounts_over_a_restart(site: 
     site.let_in()
     for bundle in bundles:
         assert site.ended(bundle, 20) == ["succeeded"]
+
+
+def test_garbage_in_the_queue(site: Site) -> None:
+    """Garbage, and messages that are nearly those of Celery, are discarded by a worker that goes on."""
+    tag = {"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": "q"}}
+    message = {"properties": tag, "headers": {"task": "x", "id": "1"}, "body": "e30=", "content-type": "a/b"}
+    odd: list[Any] = [
+        7,
+        None,
+        [],
+        {},
+        {"properties": 1},
+        {"properties": {}},
+        {"properties": {"delivery_tag": []}},
+    ]
+    odd += [{**message, "headers": headers} for headers in (None, 7, "task", [], {"task": []}, {"task": {}})]
+    odd += [
+        {**message, "headers": {**message["headers"], "task": names.RUN_TASK, "id": odd_id}}
+        for odd_id in (0, [])
+    ]
+    odd += [
+        {**message, "body": body, "properties": {**tag, "body_encoding": "base64"}} for body in (1, "#", [])
+    ]
+    raw = [b"", b"\0\xff", b"{", b"1e999", b"[" * 100_000, *(json.dumps(one).encode() for one in odd)]
+    pid = site.value(pid_of_parent)
+    site.broker.lpush(names.queue_key(ENDPOINT), *(raw * 3))
+    assert site.value(pid_of_parent) == pid
+    wait_until(lambda: not site.broker.llen(names.queue_key(ENDPOINT)), 10, what="an empty queue")
+    bundles = [site.send(nap, [(0.1,)]) for _ in range(CALLS)]
+    for bundle in bundles:
+        assert site.ended(bundle, 20) == ["succeeded"]
+    assert site.value(pid_of_parent) == pid

@@ -36,7 +36,7 @@ def _slow(number: int, size: int) -> tuple[int, str]:
 
 
 def _services(umbel: Embedded) -> dict[str, int]:
-    return {name: umbel.pids()[name] for name in SERVICES}
+    return {name: umbel.pid(name) for name in SERVICES}
 
 
 def _all_end_well(futures: list[Future[tuple[int, str]]], timeout: float) -> None:

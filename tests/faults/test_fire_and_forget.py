@@ -87,7 +87,7 @@ def test_calls_of_a_program_that_ends_while_the_service_is_stopped(umbel: Embedd
 
 def test_a_request_that_was_stopped_half_way_runs_once(umbel: Embedded, tmp_path: Path) -> None:
     path = tmp_path / "done"
-    web = psutil.Process(umbel.pids()["web"])
+    web = psutil.Process(umbel.pid("web"))
     web.suspend()
     try:
         ended = program(umbel, 500, path, 120.0)

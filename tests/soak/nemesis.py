@@ -102,7 +102,7 @@ class Nemesis(threading.Thread):
         self._over.wait(self._chance.uniform(1.0, LONGEST))
 
     def _suspend(self, part: str) -> None:
-        process = psutil.Process(self._umbel.pids()[part])
+        process = psutil.Process(self._umbel.pid(part))
         process.suspend()
         try:
             self._for_a_while()
@@ -148,7 +148,7 @@ class Nemesis(threading.Thread):
             self._umbel.kill(victim, timeout=20)
 
     def _kill_a_runner(self) -> None:
-        endpoint = psutil.Process(self._umbel.pids()["endpoint"])
+        endpoint = psutil.Process(self._umbel.pid("endpoint"))
 
         def runners() -> list[psutil.Process]:
             return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,19 @@ def test_promises_are_kept_while_processes_die(tmp_path: Path, caplog: pytest.Lo
         load = Load(umbel, tmp_path, seed, f"http://127.0.0.1:{link.port}")
         nemesis = Nemesis(umbel, link, INTERVAL, seed, load.hopeless)
         nemesis.start()
-        try:
-            load.run(SECONDS)
-        finally:
-            nemesis.stop()
-        # once more, from the beginning: nothing that was shown has changed
-        client = umbel.client()
-        for group_id in load.groups:
-            load.look(client, group_id)
-        load.log.close()
+        with closing(load.log):
+            try:
+                load.run(SECONDS)
+            finally:
+                nemesis.stop()
+            # once more, from the beginning: nothing that was shown has changed
+            client = umbel.client()
+            for group_id in load.groups:
+                load.look(client, group_id)
     history = History.read(tmp_path / "client.jsonl", tmp_path / "starts")
     print(f"{history.summary()}; {len(nemesis.kills)} strikes", flush=True)
     assert not (faults := history.faults()), "\n".join(faults)
+    exits = [line for line in (tmp_path / "up.out").read_text().splitlines() if " exited (" in line]
+    assert not (own := [line for line in exits if "SIGKILL" not in line]), "\n".join(own)
     assert nemesis.kills, "nothing was killed: the soak was too short to show anything"
     assert len(history.made) > SECONDS, "hardly any work was done"

@@ -259,9 +259,13 @@ class Embedded:
         """Process ids of the running components: redis, web, collect, sweep, endpoint, flower."""
         return {name: entry["pid"] for name, entry in self.status()["components"].items()}
 
+    def pid(self, component: str, timeout: float = 20.0) -> int:
+        """Process id of a component; waits while it is being started again."""
+        return wait_until(lambda: self.pids().get(component, 0), timeout, what=f"a running {component}")
+
     def kill(self, component: str, timeout: float = 10.0) -> int:
         """Kill a component with SIGKILL and wait for the next in its place; return that one's process id."""
-        old = self.pids()[component]
+        old = self.pid(component)
         os.kill(old, signal.SIGKILL)
         new: int = wait_until(
             lambda: self.pids().get(component, old) != old and self.pids()[component],

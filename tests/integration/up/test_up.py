@@ -55,7 +55,7 @@ def test_a_call_makes_the_whole_journey(umbel: Embedded) -> None:
     with umbel.executor() as executor:
         name, pid, version = executor.submit(_where, "here").result(timeout=30)
         assert (name, version) == ("here", sys.version.split()[0])
-        family = psutil.Process(umbel.pids()["endpoint"]).children(recursive=True)
+        family = psutil.Process(umbel.pid("endpoint")).children(recursive=True)
         assert pid in [process.pid for process in family]
         assert list(executor.map(pow, range(100), [2] * 100, timeout=30)) == [n * n for n in range(100)]
 
