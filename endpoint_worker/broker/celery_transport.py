@@ -9,7 +9,8 @@
   replica or a missing account is cured while the worker waits.
 - Reconnection is attempted every few seconds, indefinitely; kombu waits up to half a minute in between. One
   log line a minute names the cause.
-- What is not a message of Celery is discarded. In kombu and Celery it ends the worker, again after each start.
+- What is not a message of Celery is discarded. In kombu and Celery it ends the worker, and again after every
+  start.
 - One client is kept for commands; kombu creates a new one for each, a quarter of the time of a message.
 """
 
@@ -55,7 +56,7 @@ class Channel(kombu_redis.Channel):
         super().close()
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Deliver one message; discard it if it cannot be read, so that it neither ends nor blocks the worker."""
+        """Deliver one message, or discard it if it cannot be read."""
         last = self._last_delivered()
         try:
             return super()._brpop_read(**options)
