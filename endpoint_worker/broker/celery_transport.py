@@ -60,9 +60,10 @@ class Channel(kombu_redis.Channel):
         last = self._last_delivered()
         try:
             return super()._brpop_read(**options)
-        except (Empty, *self.connection_errors):
-            raise
         except Exception as error:
+            # kombu counts a KeyError as a loss of the connection; here, a message lacks a key
+            if isinstance(error, (Empty, *self.connection_errors)) and not isinstance(error, KeyError):
+                raise
             log.warning("a message in the endpoint's queue was discarded: it cannot be read: %r", error)
             if (tag := self._last_delivered()) != last:
                 # it counts no longer as one of the messages that this worker may fetch at once

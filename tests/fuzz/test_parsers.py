@@ -183,10 +183,12 @@ _PRINTED = {
         "812|COMPLETED|cn1|61|umbel-0a1b2c3d-00000001\n",
     ),
     "gridengine": (
-        "<?xml version='1.0'?><job_info><queue_info><job_list><JB_job_number>7</JB_job_number>"
-        "<JB_name>umbel-0a1b2c3d-00000001</JB_name><state>r</state><queue_name>all.q@cn1</queue_name></job_list>"
+        "<?xml version='1.0'?><job_info><queue_info><job_list>"
+        "<JB_job_number>7</JB_job_number><JB_name>umbel-0a1b2c3d-00000001</JB_name>"
+        "<state>r</state><queue_name>all.q@cn1</queue_name></job_list>"
         "</queue_info></job_info>",
-        "jobname      umbel-0a1b2c3d-00000001\nfailed       100 : h_rt\nexit_status  137\nru_wallclock 12.5s\nhostname cn1\n",
+        "jobname      umbel-0a1b2c3d-00000001\nfailed       100 : h_rt\nexit_status  137\n"
+        "ru_wallclock 12.5s\nhostname cn1\n",
     ),
     "htcondor": ("7\t2\tumbel-0a1b2c3d-00000001\t0\tfalse\tslot1@cn1\tundefined\n",),
     "lsf": ("7|RUN|4*cn1:4*cn2|umbel-0a1b2c3d-00000001|-\n",),
@@ -211,7 +213,8 @@ SCHEDULERS: dict[str, Scheduler] = {
 def _printed(scheduler: Scheduler) -> Callable[[bytes], Any]:
 
     def jobs(data: bytes) -> None:
-        for job in scheduler.jobs(_Answer(data.decode("utf-8", "replace")), ["812"]):  # type: ignore[arg-type]
+        shell: Any = _Answer(data.decode("utf-8", "replace"))
+        for job in scheduler.jobs(shell, ["812"]):
             assert JOB_NAME.match(job.name) and len(job.hosts) <= 10_000
             assert job.ran is None or 0 <= job.ran < float("inf")
 

@@ -267,12 +267,8 @@ class Embedded:
         """Kill a component with SIGKILL and wait for the next in its place; return that one's process id."""
         old = self.pid(component)
         os.kill(old, signal.SIGKILL)
-        new: int = wait_until(
-            lambda: self.pids().get(component, old) != old and self.pids()[component],
-            timeout,
-            what=f"another {component}",
-        )
-        return new
+        wait_until(lambda: self.pids().get(component, old) != old, timeout, what=f"another {component}")
+        return self.pid(component)
 
     def wait_online(self, endpoint: str = "local", state: str = "online", timeout: float = 30.0) -> None:
         """Wait until the service says that an endpoint is ``state``."""
