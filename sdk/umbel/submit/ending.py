@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 from .calls import Batch
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: After this long (seconds) a program that waits for the service says so.
 PATIENT_SILENCE = 2.0
+#: How long (seconds) Ctrl-C may go unnoticed while it waits.
+UNNOTICED = 0.1
 
 
 class Unfinished(Protocol):
@@ -94,9 +98,10 @@ class Rejects(Generic[S]):
 def submit_or_store(sessions: Sequence[Unfinished]) -> None:
     """Wait until the sessions' calls are accepted, and store the others. Ctrl-C ends the wait."""
     try:
-        _wait(sessions)
+        with _noting_interrupts() as interrupts:
+            _wait(sessions, interrupts)
     except KeyboardInterrupt:
-        pass
+        pass  # the program handles signals itself
     total = unsent = stored = 0
     folder, reasons = "", []
     for session in sessions:
@@ -117,18 +122,54 @@ def submit_or_store(sessions: Sequence[Unfinished]) -> None:
     fail_exit()
 
 
-def _wait(sessions: Sequence[Unfinished]) -> None:
+def _wait(sessions: Sequence[Unfinished], interrupts: Sequence[int]) -> None:
     started = time.monotonic()
     told = False
     for session in sessions:
         deadline = started + session.patience
-        if not told and not session.flush_at_exit(min(PATIENT_SILENCE, deadline - time.monotonic())):
+        if (
+            not told
+            and not _flush(session, min(deadline, started + PATIENT_SILENCE), interrupts)
+            and not interrupts
+        ):
             told = True
             logger.warning(
                 "waiting up to %.0f s for the service to accept the remaining calls; Ctrl-C stores them",
                 max(0.0, deadline - time.monotonic()),
             )
-        session.flush_at_exit(max(0.0, deadline - time.monotonic()))
+        _flush(session, deadline, interrupts)
+
+
+def _flush(session: Unfinished, deadline: float, interrupts: Sequence[int]) -> bool:
+    """Wait until nothing is unsent; False after the deadline, or after Ctrl-C."""
+    while not interrupts:
+        left = deadline - time.monotonic()
+        if session.flush_at_exit(max(0.0, min(UNNOTICED, left))):
+            return True
+        if left <= 0:
+            return False
+    return False
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Yield a list to which each Ctrl-C adds its signal.
+
+    A KeyboardInterrupt may be raised between the moment a lock is acquired and the start of the block that
+    releases it. The calls behind that lock could not be stored.
+    """
+    noted: list[int] = []
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield noted
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def fail_exit() -> None:
