@@ -17,6 +17,9 @@ from tests.support.wait import wait_until
 
 PROGRAM = """
 import sys
+import signal
+# a test run in the background of a shell ignores it, and so would this program
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from umbel import Executor
 
 def work(number, path):
