@@ -16,7 +16,7 @@ import pytest
 
 from federation.broker.celery_message import bundle_id, bundle_message
 from federation.provision.connection.shell import CommandResult
-from federation.provision.schedulers.base import JOB_NAME, NoAnswer, Scheduler
+from federation.provision.schedulers.base import JOB_NAME, Job, NoAnswer, Scheduler
 from federation.provision.schedulers.gridengine import GridEngine
 from federation.provision.schedulers.htcondor import HTCondor
 from federation.provision.schedulers.lsf import LSF
@@ -167,58 +167,72 @@ def _functions() -> list[bytes]:
 
 
 class _Answer:
-    """A shell on which every command succeeds and prints the same."""
+    """A shell on which every command succeeds: ``command`` prints ``out``, and each other one ``nothing``."""
 
-    def __init__(self, out: str):
-        self._done = CommandResult(0, out, "")
+    def __init__(self, command: str, out: str, nothing: str):
+        self._command, self._out, self._nothing = command, out, nothing
 
     def run(self, words: Sequence[str], **_: Any) -> CommandResult:
-        return self._done
+        return CommandResult(0, self._out if self._command in words else self._nothing, "")
 
 
-#: What the commands of each batch system print about a job.
-_PRINTED = {
-    "slurm": (
-        "812|RUNNING|1-02:03:04|cn[1-3,07],gpu1|umbel-0a1b2c3d-00000001|(None)\n",
-        "812|COMPLETED|cn1|61|umbel-0a1b2c3d-00000001\n",
-    ),
-    "gridengine": (
-        "<?xml version='1.0'?><job_info><queue_info><job_list>"
-        "<JB_job_number>7</JB_job_number><JB_name>umbel-0a1b2c3d-00000001</JB_name>"
-        "<state>r</state><queue_name>all.q@cn1</queue_name></job_list>"
-        "</queue_info></job_info>",
-        "jobname      umbel-0a1b2c3d-00000001\nfailed       100 : h_rt\nexit_status  137\n"
-        "ru_wallclock 12.5s\nhostname cn1\n",
-    ),
-    "htcondor": ("7\t2\tumbel-0a1b2c3d-00000001\t0\tfalse\tslot1@cn1\tundefined\n",),
-    "lsf": ("7|RUN|4*cn1:4*cn2|umbel-0a1b2c3d-00000001|-\n",),
-    "pbs": (
-        "Job Id: 7.server\n    Job_Name = umbel-0a1b2c3d-00000001\n    job_state = F\n    Exit_status = 271\n"
-        "    exec_host = cn1/0*4+cn2/0\n    resources_used.walltime = 00:01:02\n    comment = a\n\tb\n",
-    ),
-    "processes": ("umbel-0a1b2c3d-00000001 12 running 0\numbel-0a1b2c3d-00000002 13 ended 143\n",),
-}
+class Printed(NamedTuple):
+    """What a command of a batch system prints about a job; ``nothing``: what others print without one."""
 
+    scheduler: Scheduler
+    command: str
+    text: str
+    nothing: str = ""
 
-SCHEDULERS: dict[str, Scheduler] = {
-    "slurm": Slurm(),
-    "gridengine": GridEngine(),
-    "htcondor": HTCondor(),
-    "lsf": LSF(),
-    "pbs": PBS(),
-    "processes": Processes("work"),
-}
-
-
-def _printed(scheduler: Scheduler) -> Callable[[bytes], Any]:
-
-    def jobs(data: bytes) -> None:
-        shell: Any = _Answer(data.decode("utf-8", "replace"))
-        for job in scheduler.jobs(shell, ["812"]):
+    def jobs(self, data: bytes) -> list[Job]:
+        shell: Any = _Answer(self.command, data.decode("utf-8", "replace"), self.nothing)
+        found = self.scheduler.jobs(shell, ["812"])
+        for job in found:
             assert JOB_NAME.match(job.name) and len(job.hosts) <= 10_000
             assert job.ran is None or 0 <= job.ran < float("inf")
+        return found
 
-    return jobs
+
+PRINTED = {
+    "squeue": Printed(
+        Slurm(), "squeue", "812|RUNNING|1-02:03:04|cn[1-3,07],gpu1|umbel-0a1b2c3d-00000001|(None)\n"
+    ),
+    "sacct": Printed(Slurm(), "sacct", "812|COMPLETED|cn1|61|umbel-0a1b2c3d-00000001\n"),
+    "qstat of GridEngine": Printed(
+        GridEngine(),
+        "qstat",
+        "<?xml version='1.0'?><job_info><queue_info><job_list><JB_job_number>812</JB_job_number>"
+        "<JB_name>umbel-0a1b2c3d-00000001</JB_name>"
+        "<state>r</state><queue_name>all.q@cn1</queue_name></job_list>"
+        "</queue_info></job_info>",
+    ),
+    "qacct": Printed(
+        GridEngine(),
+        "qacct",
+        "jobname      umbel-0a1b2c3d-00000001\nfailed       100 : h_rt\nexit_status  137\n"
+        "ru_wallclock 12.5s\nhostname cn1\n",
+        "<job_info/>",
+    ),
+    "condor_q": Printed(
+        HTCondor(), "condor_q", "812\t2\tumbel-0a1b2c3d-00000001\t0\tfalse\tslot1@cn1\tundefined\n"
+    ),
+    "condor_history": Printed(
+        HTCondor(), "condor_history", "812\t4\tumbel-0a1b2c3d-00000001\t0\tfalse\tslot1@cn1\tundefined\n"
+    ),
+    "bjobs": Printed(LSF(), "bjobs", "812|RUN|4*cn1:4*cn2|umbel-0a1b2c3d-00000001|-\n"),
+    "qstat of PBS": Printed(
+        PBS(),
+        "sh",
+        "Job Id: 812.server\n    Job_Name = umbel-0a1b2c3d-00000001\n    job_state = F\n"
+        "    Exit_status = 271\n    exec_host = cn1/0*4+cn2/0\n"
+        "    resources_used.walltime = 00:01:02\n    comment = a\n\tb\n",
+    ),
+    "list of processes": Printed(
+        Processes("work"),
+        "sh",
+        "umbel-0a1b2c3d-00000001 12 running 0\numbel-0a1b2c3d-00000001 13 ended 143\n",
+    ),
+}
 
 
 class Parser(NamedTuple):
@@ -241,12 +255,7 @@ PARSERS = {
     "cursor": Parser([encode_cursor(255).encode()], lambda d: decode_cursor(d.decode("latin-1")), BadRequest),
     "parcel": Parser([parcel.pack_results({"results": [_ROW], "next": 1})], _results, ProtocolError),
     "function header": Parser(_functions(), _function, ()),
-    **{
-        f"output of {system}": Parser(
-            [text.encode() for text in texts], _printed(SCHEDULERS[system]), NoAnswer
-        )
-        for system, texts in _PRINTED.items()
-    },
+    **{name: Parser([each.text.encode()], each.jobs, NoAnswer) for name, each in PRINTED.items()},
 }
 
 
@@ -274,6 +283,8 @@ def test_seeds_are_accepted() -> None:
     for data in _reports():
         assert Report.open(VERIFIER, data, endpoint=ENDPOINT) and Report.open(LENIENT, _framed(data))
     assert Bundle.open_head(VERIFIER, _bundle(), endpoint=ENDPOINT, now=1.0)
+    for printed in PRINTED.values():
+        assert printed.jobs(printed.text.encode())
     assert bundle_id(PARSERS["queue content"].seeds[0]) == BUNDLE
     assert of_function(_functions()[0]) is not None and limits_of_function(_functions()[0]) is not None
     assert names.is_id(TASK)

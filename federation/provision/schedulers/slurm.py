@@ -96,6 +96,8 @@ class Slurm:
         with parsing("sacct", done.out):
             for line in filter(None, map(str.strip, done.out.splitlines())):
                 id, state, nodes, ran, name = line.split("|", 4)
+                if not re.fullmatch(r"\d{0,12}", ran):
+                    raise ValueError(f"not a number of seconds: {ran!r}")
                 if JOB_NAME.match(name):
                     found.append(Job(id, name, state_of(state, ""), state, expand(nodes), float(ran or 0)))
         return found
