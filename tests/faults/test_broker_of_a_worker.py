@@ -123,7 +123,7 @@ def test_a_broker_that_keeps_its_data_but_not_its_accounts_over_a_restart(site: 
 
 
 def test_garbage_in_the_queue(site: Site) -> None:
-    """Garbage, and messages that are nearly those of Celery, are discarded by a worker that goes on."""
+    """Garbage, and messages that are nearly those of Celery, are discarded; the worker continues at once."""
     tag = {"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": "q"}}
     message = {"properties": tag, "headers": {"task": "x", "id": "1"}, "body": "e30=", "content-type": "a/b"}
     odd: list[Any] = [
@@ -152,3 +152,5 @@ def test_garbage_in_the_queue(site: Site) -> None:
     for bundle in bundles:
         assert site.ended(bundle, 20) == ["succeeded"]
     assert site.value(pid_of_parent) == pid
+    log = (site.home / "worker.log").read_text()
+    assert "discarded" in log and "Connection to broker lost" not in log
