@@ -84,9 +84,9 @@ def details_of(code: str, message: str) -> bytes:
     return json.dumps({"code": code, "message": message[:MAX_MESSAGE]}).encode()
 
 
-def with_usage(details: bytes, usage: dict[str, Any]) -> bytes:
-    """Add the resource usage of a call to its details."""
-    return json.dumps({**(json.loads(details) if details else {}), "usage": usage}).encode()
+def with_details(details: bytes, **more: Any) -> bytes:
+    """Add to the details of a call: ``usage``, its resources; ``local``, packages that travel with it."""
+    return json.dumps({**(json.loads(details) if details else {}), **more}).encode()
 
 
 def end_child(error: BaseException | None) -> None:

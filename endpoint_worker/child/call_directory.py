@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..ipc.shared_memory import SUCCEEDED, WROTE
 
 #: Below the work directory: where runners have their directories, and where those of calls are kept.
 RUNNERS, KEPT = ".calls", "kept"
 #: Environment variable with the work directory, which all calls of an endpoint share.
 WORK_VARIABLE = "UMBEL_WORK"
+
+
+class Kept(NamedTuple):
+    """Which directories of calls are kept: ``when`` "failed", "always", or None; by which names."""
+
+    when: str | None
+    names: Sequence[str]
+
+    def name(self, index: int, status: int) -> str | None:
+        """Return the name for the directory of a call, or None."""
+        failed = status & ~WROTE != SUCCEEDED
+        return self.names[index] if failed or self.when == "always" else None
 
 
 class CallDirectory:

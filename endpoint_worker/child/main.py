@@ -16,9 +16,10 @@ import signal
 import socket
 import time
 from array import array
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any
 
+from umbel.serialization.packages import chosen
 from umbel.serialize import dump_result, load_function
 from umbel.system.processes import end_with_parent
 
@@ -26,8 +27,8 @@ from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
 from . import leftovers, linux, main_module, rlimits
-from .call import describe, details_of, end_child, run_call, with_usage
-from .call_directory import WORK_VARIABLE, CallDirectory
+from .call import describe, details_of, end_child, run_call, with_details
+from .call_directory import WORK_VARIABLE, CallDirectory, Kept
 from .reset import Baseline
 from .state import reseed
 from .usage import MEASURED_FROM, Meter
@@ -36,18 +37,6 @@ from .usage import MEASURED_FROM, Meter
 _exit = os._exit
 #: A runner's time slice on a contended processor (seconds).
 TIME_SLICE = 0.0005
-
-
-class _Kept(NamedTuple):
-    """Which directories of calls are kept: ``when`` "failed", "always", or None; by which names."""
-
-    when: str | None
-    names: Sequence[str]
-
-    def name(self, index: int, status: int) -> str | None:
-        """Return the name for the directory of a call, or None."""
-        failed = status & ~WROTE != SUCCEEDED
-        return self.names[index] if failed or self.when == "always" else None
 
 
 class Runner:
@@ -65,6 +54,8 @@ class Runner:
         self._progress = progress
         self._output = output
         self._functions: dict[str, Callable[..., Any]] = {}
+        # by function, the local packages of its code and whether this process has them
+        self._local: dict[str, dict[str, bool]] = {}
         self._baseline = Baseline(output, directory, parent)
         self._meter = Meter()
         self._streamed = False
@@ -98,7 +89,7 @@ class Runner:
         rlimits.limit_memory(header.get("memory"))
         # a control group may enforce the limit, and the system may refuse allocations far beyond it
         limited = bool(header.get("limited"))
-        kept = _Kept(header.get("keep"), header.get("names", ()))
+        kept = Kept(header.get("keep"), header.get("names", ()))
         calls = self._isolated_calls if header.get("isolated") else self._calls
         with main_module.offering(function):
             return calls(function, table, payloads, limited, kept)
@@ -107,8 +98,11 @@ class Runner:
         """Load the function of the bundle, or fail all its calls."""
         for digest in header["forget"]:
             self._functions.pop(digest, None)
+            self._local.pop(digest, None)
+        chosen.clear()
         function = self._functions.get(header["sha256"])
         if function is not None:
+            chosen.update(self._local.get(header["sha256"], {}))
             return function
         self._progress.load(True, time.monotonic())
         try:
@@ -126,11 +120,13 @@ class Runner:
         finally:
             self._progress.load(False, time.monotonic())
         self._functions[header["sha256"]] = function
+        if chosen:
+            self._local[header["sha256"]] = dict(chosen)
         self._baseline.after_call()
         return function
 
     def _calls(
-        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: _Kept
+        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: Kept
     ) -> int:
         """Run the calls: the hot loop, about nine microseconds for a call that does nothing."""
         progress, baseline, output = self._progress, self._baseline, self._output
@@ -156,7 +152,9 @@ class Runner:
                 end_child(None)
             wall = clock() - began
             if wall > MEASURED_FROM:
-                details = with_usage(details, self._meter.end(cpu))
+                details = with_details(details, usage=self._meter.end(cpu))
+            if chosen:
+                details = with_details(details, local=chosen)
             if wrote() and output.mark(index):
                 status |= WROTE
             # items went over the socket, and the outcome must not overtake them
@@ -167,7 +165,7 @@ class Runner:
         return count
 
     def _isolated_calls(
-        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: _Kept
+        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: Kept
     ) -> int:
         """Run each call in a process of its own, forked from this one."""
         progress = self._progress
@@ -209,7 +207,9 @@ class Runner:
         atexit._run_exitfuncs()
         wall = time.monotonic() - began
         if wall > MEASURED_FROM:
-            details = with_usage(details, self._meter.end(cpu))
+            details = with_details(details, usage=self._meter.end(cpu))
+        if chosen:
+            details = with_details(details, local=chosen)
         written = WROTE if self._output.wrote() and self._output.mark(index) else 0
         if self._streamed or not self._progress.write(
             index, status | written, started, wall, details, payload

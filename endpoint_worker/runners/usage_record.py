@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+#: Most local packages of a call that are reported.
+MAX_LOCAL = 20
 #: Fields of a usage record.
 USAGE = {"cpu": float, "user": float, "system": float, "max_rss": int, "read": int, "written": int}
 
@@ -22,6 +24,10 @@ def read_usage_record(details: bytes) -> dict[str, Any]:
             record["usage"] = {
                 key: kind(given["usage"][key]) for key, kind in USAGE.items() if key in given["usage"]
             }
+        if isinstance(given.get("local"), dict):
+            local = sorted(given["local"].items())[:MAX_LOCAL]
+            used = {name[:100]: "node" if own is True else "sent" for name, own in local}
+            record["usage"] = {**(record["usage"] or {}), "local": used}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         record["message"] = "the runner wrote an invalid record for this call"
     return record

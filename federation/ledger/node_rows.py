@@ -13,6 +13,7 @@ from umbel.protocol.messages import Interruption, OpenReport
 
 from ..db.statements import Statement
 from ..db.tables import bundles, nodes
+from .node_facts import known_facts, printable
 from .task_rows import Task, tasks_in_bundles
 
 #: Maximum length of a node's name, and of its facts as JSON, characters.
@@ -120,7 +121,7 @@ def _store_packages(connection: Connection, endpoint_no: int, name: str, report:
     """Store the packages installed on a node, which only its first heartbeats list."""
     packages = report.heartbeat.facts.get("packages") if report.heartbeat is not None else None
     if isinstance(packages, dict):
-        text = json.dumps({str(name): str(version) for name, version in packages.items()})
+        text = json.dumps({printable(name): printable(version) or "" for name, version in packages.items()})
         if len(text) <= FACTS_LENGTH:
             _set_packages.run(connection, v_packages=text, endpoint=endpoint_no, node=name)
 
@@ -130,7 +131,7 @@ def _described(report: OpenReport, now: float, *, since: float, slots: int, fact
     busy = 0
     if report.heartbeat is not None:
         slots, busy = max(0, int(report.heartbeat.slots)), max(0, int(report.heartbeat.busy))
-        facts = json.dumps({k: v for k, v in report.heartbeat.facts.items() if k != "packages"})
+        facts = json.dumps(known_facts(report.heartbeat.facts))
         facts = facts if len(facts) <= FACTS_LENGTH else "{}"
     live = 0 if report.goodbye else 1
     return {

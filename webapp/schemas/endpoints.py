@@ -113,7 +113,8 @@ class Endpoint(Schema):
         metadata=about(
             "Worker nodes, live ones first: `name`, `slots`, `busy`, `since`, `seen`, `live`, and values "
             "reported by the node: `hostname`, `cpu` (model), `cpus`, `memory` (bytes), `gpus`, `python`, "
-            "`load`, `clock_ahead` (seconds that its clock is ahead of the broker's) and others. "
+            "`load`, `clock_ahead` (seconds that its clock is ahead of the broker's) and others that "
+            "the service knows. A value of an unexpected type is left out. "
             "In lists of endpoints, at most 20 nodes of each."
         ),
     )

@@ -234,7 +234,8 @@ class Outcome(Schema):
         allow_none=True,
         metadata=about(
             "Where the task ran: `host`, `pid`, `slot`. Unless it was very short, also its resource usage: "
-            "`cpu`, `user`, `system` (seconds), `max_rss`, `read`, `written` (bytes)."
+            "`cpu`, `user`, `system` (seconds), `max_rss`, `read`, `written` (bytes). If local "
+            "packages travelled with it, `local`: by package, `node` (its own copy was used) or `sent`."
         ),
     )
 

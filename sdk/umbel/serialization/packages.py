@@ -43,6 +43,8 @@ class _Verified(NamedTuple):
     digest: str | None
 
 
+#: Packages of what was read since this was cleared, and whether this process used its own copy for all of it.
+chosen: dict[str, bool] = {}
 _lock = threading.RLock()
 _verified: dict[str, _Verified] = {}
 _digests: dict[str, str | None] = {}

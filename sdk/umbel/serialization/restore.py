@@ -21,6 +21,7 @@ _MODULES = "__umbel_modules__"
 def choose(reference: Any, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Return the object of this process that a reference names, or one made from the code that travelled."""
     found = packages.find(reference)
+    packages.chosen[reference[0]] = found is not None and packages.chosen.get(reference[0], True)
     return make(*args) if found is None else found
 
 

@@ -18,7 +18,7 @@ from endpoint_worker.node import node as node_module
 from endpoint_worker.node.node import Node
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.bench import ENDPOINT, make_bundle
-from umbel.protocol import limits, names
+from umbel.protocol import envelope, limits, names
 from umbel.protocol.envelope import Signer, new_private_key
 from umbel.protocol.messages import Outcome, Status
 from umbel.system import threads
@@ -129,3 +129,35 @@ def test_callbacks_that_raise_anything_do_not_stop_the_next(node: Node) -> None:
     node.callbacks.submit([lambda: [][1], exit])
     node.callbacks.submit([lambda: ran.append("ran")])
     wait_until(lambda: ran, what="the next callback")
+
+
+def test_a_message_that_comes_three_times_runs_once(
+    node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routed: list[str] = []
+    monkeypatch.setattr(node.router, "route", lambda job: routed.append(job.bundle.id))
+    monkeypatch.setattr(type(node.router), "held", property(lambda _: routed))
+    ended: list[Any] = []
+    node.callbacks.start()
+    (first, raw), (second, other) = message(broker), message(broker)
+    for again in (other, raw, raw, other, raw, other):
+        node.receive(again, lambda *_: None, lambda failure: ended.append(failure))
+    assert routed == [second, first]
+    wait_until(lambda: len(ended) == 4, what="the end of the copies")
+
+
+def test_a_bundle_of_another_protocol_names_both_versions(
+    node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker rejects it and goes on; its heartbeats carry the reason to the service."""
+    said = watch(node, monkeypatch)
+    with monkeypatch.context() as newer:
+        newer.setattr(envelope, "PROTOCOL_VERSION", 9)
+        _, raw = message(broker)
+    ended: list[Any] = []
+    node.callbacks.start()
+    node.receive(raw, lambda *_: None, lambda failure: ended.append(failure))
+    wait_until(lambda: ended, what="the end of the message")
+    assert not said
+    problem = node._facts()["problem"]
+    assert "protocol 9" in problem and f"has {envelope.PROTOCOL_VERSION}" in problem
