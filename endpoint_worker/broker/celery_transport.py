@@ -9,7 +9,8 @@
   replica or a missing account is cured while the worker waits.
 - Reconnection is attempted every few seconds, indefinitely; kombu waits up to half a minute in between. One
   log line a minute names the cause.
-- What is not a message of Celery is discarded. In kombu and Celery it ends the worker, again at each start.
+- What is not a message of Celery is discarded. In kombu and Celery it ends the worker, and again after every
+  start.
 - One client is kept for commands; kombu creates a new one for each, a quarter of the time of a message.
 """
 
@@ -38,10 +39,6 @@ STABLE_AFTER = 20.0
 LONGEST_PAUSE = 5.0
 
 
-class InvalidMessage(Exception):
-    """What was in the queue is not a message of Celery."""
-
-
 class Channel(kombu_redis.Channel):
     """A channel that survives the loss of its connection."""
 
@@ -58,31 +55,15 @@ class Channel(kombu_redis.Channel):
                 self._in_poll = False
         super().close()
 
-    def basic_consume(self, queue: str, *args: Any, **options: Any) -> Any:
-        """Consume from ``queue``. A key that a message lacks is the fault of the message.
-
-        kombu takes each KeyError for a loss of the connection: the worker would pause and connect again.
-        """
-        answer = super().basic_consume(queue, *args, **options)
-        deliver = self.connection._callbacks[queue]
-
-        def checked(message: Any) -> Any:
-            try:
-                return deliver(message)
-            except KeyError as error:
-                raise InvalidMessage(f"no key {error}") from error
-
-        self.connection._callbacks[queue] = checked
-        return answer
-
     def _brpop_read(self, **options: Any) -> Any:
-        """Deliver one message; discard it if it cannot be read: it must not end or block the worker."""
+        """Deliver one message, or discard it if it cannot be read."""
         last = self._last_delivered()
         try:
             return super()._brpop_read(**options)
-        except (Empty, *self.connection_errors):
-            raise
         except Exception as error:
+            # kombu counts a KeyError as a loss of the connection; here, a message lacks a key
+            if isinstance(error, (Empty, *self.connection_errors)) and not isinstance(error, KeyError):
+                raise
             log.warning("a message in the endpoint's queue was discarded: it cannot be read: %r", error)
             if (tag := self._last_delivered()) != last:
                 # it counts no longer as one of the messages that this worker may fetch at once

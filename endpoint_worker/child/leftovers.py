@@ -73,7 +73,7 @@ def _harmless(thread: threading.Thread, frame: FrameType | None) -> bool:
     module = getattr(target, "__module__", None)
     if module in (None, "threading", "builtins") or not _installed(sys.modules.get(str(module))):
         return False
-    if not thread.daemon and module not in POOLS:
+    if not thread.daemon and module not in POOLS and not _waits_for_the_end(frame):
         return False
     while frame is not None:
         file = frame.f_code.co_filename
@@ -83,6 +83,16 @@ def _harmless(thread: threading.Thread, frame: FrameType | None) -> bool:
             return False  # the worker of the pool is not idle
         frame = frame.f_back
     return True
+
+
+def _waits_for_the_end(frame: FrameType | None) -> bool:
+    """Return whether a thread waits without limit for the main thread, as exit handlers of libraries do."""
+    while frame is not None and frame.f_code.co_filename == threading.__file__:
+        if frame.f_code is threading.Thread.join.__code__:
+            values = frame.f_locals
+            return values.get("self") is threading.main_thread() and values.get("timeout") is None
+        frame = frame.f_back
+    return False
 
 
 def _installed(module: Any) -> bool:

@@ -123,7 +123,7 @@ def test_a_broker_that_keeps_its_data_but_not_its_accounts_over_a_restart(site: 
 
 
 def test_garbage_in_the_queue(site: Site) -> None:
-    """Garbage, and messages that are nearly those of Celery, are discarded; the worker continues at once."""
+    """Garbage, and messages that are nearly those of Celery, are discarded by a worker."""
     tag = {"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": "q"}}
     message = {"properties": tag, "headers": {"task": "x", "id": "1"}, "body": "e30=", "content-type": "a/b"}
     odd: list[Any] = [

@@ -9,12 +9,20 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
 
 from federation.broker.celery_message import bundle_id, bundle_message
+from federation.provision.connection.shell import CommandResult
+from federation.provision.schedulers.base import JOB_NAME, NoAnswer, Scheduler
+from federation.provision.schedulers.gridengine import GridEngine
+from federation.provision.schedulers.htcondor import HTCondor
+from federation.provision.schedulers.lsf import LSF
+from federation.provision.schedulers.pbs import PBS
+from federation.provision.schedulers.processes import Processes
+from federation.provision.schedulers.slurm import Slurm
 from federation.registry.pagination import decode_cursor, encode_cursor
 from tests.fuzz.mutate import mutations
 from umbel.protocol import names, parcel
@@ -158,6 +166,61 @@ def _functions() -> list[bytes]:
     return [FUNCTION_MAGIC + len(head).to_bytes(4, "big") + head + b"body"]
 
 
+class _Answer:
+    """A shell on which every command succeeds and prints the same."""
+
+    def __init__(self, out: str):
+        self._done = CommandResult(0, out, "")
+
+    def run(self, words: Sequence[str], **_: Any) -> CommandResult:
+        return self._done
+
+
+#: What the commands of each batch system print about a job.
+_PRINTED = {
+    "slurm": (
+        "812|RUNNING|1-02:03:04|cn[1-3,07],gpu1|umbel-0a1b2c3d-00000001|(None)\n",
+        "812|COMPLETED|cn1|61|umbel-0a1b2c3d-00000001\n",
+    ),
+    "gridengine": (
+        "<?xml version='1.0'?><job_info><queue_info><job_list>"
+        "<JB_job_number>7</JB_job_number><JB_name>umbel-0a1b2c3d-00000001</JB_name>"
+        "<state>r</state><queue_name>all.q@cn1</queue_name></job_list>"
+        "</queue_info></job_info>",
+        "jobname      umbel-0a1b2c3d-00000001\nfailed       100 : h_rt\nexit_status  137\n"
+        "ru_wallclock 12.5s\nhostname cn1\n",
+    ),
+    "htcondor": ("7\t2\tumbel-0a1b2c3d-00000001\t0\tfalse\tslot1@cn1\tundefined\n",),
+    "lsf": ("7|RUN|4*cn1:4*cn2|umbel-0a1b2c3d-00000001|-\n",),
+    "pbs": (
+        "Job Id: 7.server\n    Job_Name = umbel-0a1b2c3d-00000001\n    job_state = F\n    Exit_status = 271\n"
+        "    exec_host = cn1/0*4+cn2/0\n    resources_used.walltime = 00:01:02\n    comment = a\n\tb\n",
+    ),
+    "processes": ("umbel-0a1b2c3d-00000001 12 running 0\numbel-0a1b2c3d-00000002 13 ended 143\n",),
+}
+
+
+SCHEDULERS: dict[str, Scheduler] = {
+    "slurm": Slurm(),
+    "gridengine": GridEngine(),
+    "htcondor": HTCondor(),
+    "lsf": LSF(),
+    "pbs": PBS(),
+    "processes": Processes("work"),
+}
+
+
+def _printed(scheduler: Scheduler) -> Callable[[bytes], Any]:
+
+    def jobs(data: bytes) -> None:
+        shell: Any = _Answer(data.decode("utf-8", "replace"))
+        for job in scheduler.jobs(shell, ["812"]):
+            assert JOB_NAME.match(job.name) and len(job.hosts) <= 10_000
+            assert job.ran is None or 0 <= job.ran < float("inf")
+
+    return jobs
+
+
 class Parser(NamedTuple):
     """``parse`` may raise ``error`` and nothing else."""
 
@@ -178,6 +241,12 @@ PARSERS = {
     "cursor": Parser([encode_cursor(255).encode()], lambda d: decode_cursor(d.decode("latin-1")), BadRequest),
     "parcel": Parser([parcel.pack_results({"results": [_ROW], "next": 1})], _results, ProtocolError),
     "function header": Parser(_functions(), _function, ()),
+    **{
+        f"output of {system}": Parser(
+            [text.encode() for text in texts], _printed(SCHEDULERS[system]), NoAnswer
+        )
+        for system, texts in _PRINTED.items()
+    },
 }
 
 

@@ -167,7 +167,8 @@ class Embedded:
     ):
         self.home = tmp_path / "home"
         self.workers = workers
-        self.flower = flower  # the flag that starts it
+        # the flag that starts Flower
+        self.flower = flower
         self.port = free_port()
         self.flower_port = free_port() if flower else 0
         self.url = f"http://127.0.0.1:{self.port}"
@@ -210,8 +211,9 @@ class Embedded:
         """Start it and wait until it says that it is ready: the API answers and its endpoint is online."""
         before = len(self._output.read_text()) if self._output.exists() else 0
         service = self.service = Service(self.argv(), self._environ, self._output)
+        ready = "Umbel is ready"
         wait_until(
-            lambda: "Umbel is ready" in service.text()[before:] or service.process.poll() is not None,
+            lambda: ready in service.text()[before:] or service.process.poll() is not None,
             START_DEADLINE,
             what="the federation's start",
         )
@@ -265,12 +267,8 @@ class Embedded:
         """Kill a component with SIGKILL and wait for the next in its place; return that one's process id."""
         old = self.pid(component)
         os.kill(old, signal.SIGKILL)
-        new: int = wait_until(
-            lambda: self.pids().get(component, old) != old and self.pids()[component],
-            timeout,
-            what=f"another {component}",
-        )
-        return new
+        wait_until(lambda: self.pids().get(component, old) != old, timeout, what=f"another {component}")
+        return self.pid(component)
 
     def wait_online(self, endpoint: str = "local", state: str = "online", timeout: float = 30.0) -> None:
         """Wait until the service says that an endpoint is ``state``."""

@@ -166,13 +166,13 @@ def parsing(command: str, out: str) -> Iterator[None]:
     """Turn parse errors into NoAnswer: an unreadable answer says nothing about the jobs."""
     try:
         yield
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise NoAnswer(f"{command}: unexpected output ({error!r}): {out[:200]!r}") from None
 
 
 def parse_duration(text: str) -> float | None:
     """Return the seconds of ``1-02:03:04``, ``02:03:04`` or ``03:04``; None for anything else."""
-    found = re.match(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)\Z", text.strip())
+    found = re.match(r"(?:(\d{1,6})-)?(?:(\d{1,8}):)?(\d{1,8}):(\d{1,8})\Z", text.strip())
     if not found:
         return None
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())

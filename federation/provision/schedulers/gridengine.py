@@ -63,7 +63,7 @@ class GridEngine:
         if not JOB_NAME.match(name):
             return None
         failed, code = values.get("failed", "0").split(" ")[0], values.get("exit_status", "0").split(" ")[0]
-        wall = re.match(r"[0-9.]+", values.get("ru_wallclock", ""))
+        wall = re.match(r"\d{1,12}(\.\d+)?", values.get("ru_wallclock", ""))
         state = _S.COMPLETED if (failed, code) == ("0", "0") else _S.FAILED
         if failed == "37" or (failed == "100" and code == "137"):
             state = _S.TIMEOUT if failed == "37" or "h_rt" in values.get("failed", "") else _S.CANCELLED

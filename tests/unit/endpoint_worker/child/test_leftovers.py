@@ -27,6 +27,18 @@ class Monitor(threading.Thread):
 
 def start(**options):
     Monitor(**options).start()
+
+def at_exit(**options):
+    threading.main_thread().join(**options)
+
+def start_at_exit(**options):
+    threading.Thread(target=at_exit, kwargs=options).start()
+
+def wait_for_other():
+    other = threading.Thread(target=monitor, daemon=True)
+    other.start()
+    threading.Thread(target=other.join).start()
+    threading.Thread(target=lambda: other.join()).start()
 """
 
 
@@ -68,6 +80,12 @@ def of_thread_pool() -> None:
     assert umbel_test_monitor.threads.map(abs, [-1, -2]) == [1, 2]
 
 
+def of_exit() -> None:
+    import umbel_test_monitor
+
+    umbel_test_monitor.start_at_exit()
+
+
 def of_tracker() -> None:
     from multiprocessing import resource_tracker
 
@@ -84,7 +102,9 @@ def ended_child() -> None:
     time.sleep(0.2)
 
 
-@pytest.mark.parametrize("function", [of_import, of_class, of_pool, of_thread_pool, of_tracker, ended_child])
+@pytest.mark.parametrize(
+    "function", [of_import, of_class, of_pool, of_thread_pool, of_exit, of_tracker, ended_child]
+)
 def test_a_runner_with_idle_threads_of_libraries_serves_other_functions(
     with_library: Bench, function: Callable[[], None]
 ) -> None:
@@ -118,6 +138,18 @@ def not_a_daemon() -> None:
     umbel_test_monitor.start(daemon=False)
 
 
+def waits_for_another() -> None:
+    import umbel_test_monitor
+
+    umbel_test_monitor.wait_for_other()
+
+
+def waits_for_a_while() -> None:
+    import umbel_test_monitor
+
+    umbel_test_monitor.start_at_exit(timeout=60)
+
+
 def raw() -> None:
     import _thread
     import time
@@ -131,7 +163,9 @@ def child() -> None:
     subprocess.Popen(["sleep", "60"])
 
 
-@pytest.mark.parametrize("function", [own_daemon, busy_pool, not_a_daemon, raw, child])
+@pytest.mark.parametrize(
+    "function", [own_daemon, busy_pool, not_a_daemon, waits_for_another, waits_for_a_while, raw, child]
+)
 def test_what_may_still_work_for_its_call_meets_no_other_function(
     with_library: Bench, function: Callable[[], None]
 ) -> None:
