@@ -167,7 +167,8 @@ class Embedded:
     ):
         self.home = tmp_path / "home"
         self.workers = workers
-        self.flower = flower  # the flag that starts it
+        # the flag that starts Flower
+        self.flower = flower
         self.port = free_port()
         self.flower_port = free_port() if flower else 0
         self.url = f"http://127.0.0.1:{self.port}"
@@ -210,8 +211,9 @@ class Embedded:
         """Start it and wait until it says that it is ready: the API answers and its endpoint is online."""
         before = len(self._output.read_text()) if self._output.exists() else 0
         service = self.service = Service(self.argv(), self._environ, self._output)
+        ready = "Umbel is ready"
         wait_until(
-            lambda: "Umbel is ready" in service.text()[before:] or service.process.poll() is not None,
+            lambda: ready in service.text()[before:] or service.process.poll() is not None,
             START_DEADLINE,
             what="the federation's start",
         )

@@ -101,6 +101,7 @@ class Connections:
                 )
                 partial = Answer(response.status, response.headers, b"")
                 _read(response, partial)
+                _check_whole(partial)
         except (HTTPError, OSError) as error:
             usable = partial is not None and bool(partial.data) and "ETag" in partial.headers
             raise Cut(error, sent.bytes, partial if usable else None) from error
@@ -191,6 +192,13 @@ def _read(response: urllib3.BaseHTTPResponse, answer: Answer) -> None:
         answer.data = b"".join(pieces)
         if len(pieces) > 1 or response.length_remaining:
             response.release_conn()
+
+
+def _check_whole(answer: Answer) -> None:
+    """Raise HTTPError if the connection ended within the headers: without them, no body seems to follow."""
+    ended = {"Content-Length", "Transfer-Encoding"}.intersection(answer.headers)
+    if not answer.data and answer.status != 204 and not ended:
+        raise HTTPError("the connection was closed within the headers of the answer")
 
 
 def _shut_down(connection: HTTPConnection) -> bool:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from umbel import Client, Executor
 from umbel.protocol import names
+from umbel.protocol.errors import ServiceError
 
 #: The limit of each call, and how much longer it may take on a busy machine, seconds.
 LIMIT, MARGIN = 1.0, 2.5
@@ -112,7 +117,7 @@ def mapping(url: str) -> None:
 
 
 def get_result(url: str) -> None:
-    with Client(url, "umb_secret") as client:
+    with Client(url, "umb_secret") as client, pytest.raises(ServiceError):
         client.get_result(TASK, timeout=LIMIT)
 
 
@@ -134,6 +139,33 @@ def cancel_with_patience(url: str) -> None:
 def client_patience(url: str) -> None:
     with Client(url, "umb_secret", patience=LIMIT) as client:
         client.whoami()
+
+
+def flush(url: str) -> None:
+    executor, _ = future_of(url)
+    try:
+        executor.flush(LIMIT)
+    finally:
+        end(executor)
+
+
+def leaving_the_block(url: str) -> None:
+    """The calls fail after ``submit_timeout``, and then there is nothing left to wait for."""
+    with Executor("lab", client=Client(url, "umb_secret"), submit_timeout=LIMIT) as executor:
+        try:
+            future = executor.submit(pow, 2, 10)
+            executor.shutdown()
+            assert future.done()
+        finally:
+            end(executor)
+
+
+def shutdown_and_cancel(url: str) -> None:
+    executor, _ = future_of(url, submit_timeout=LIMIT)
+    try:
+        executor.shutdown(cancel_futures=True)
+    finally:
+        end(executor)
 
 
 @pytest.mark.parametrize("behaviour", ["silence", "429"])
@@ -168,6 +200,9 @@ CALLS = [
     request_with_patience,
     cancel_with_patience,
     client_patience,
+    flush,
+    leaving_the_block,
+    shutdown_and_cancel,
 ]
 
 
@@ -182,8 +217,62 @@ def test_a_time_limit_is_kept(behaviour: str, call: Callable[[str], None]) -> No
     service = BadService(behaviour)
     try:
         before = time.monotonic()
-        with suppress(Exception):
+        # a failed check is no error of the service
+        with suppress(ServiceError, TimeoutError, concurrent.futures.TimeoutError):
             call(service.url)
         assert time.monotonic() - before < LIMIT + MARGIN
     finally:
         service.close()
+
+
+PROGRAM = """
+import sys
+from umbel import Client, Executor
+executor = Executor("lab", client=Client(sys.argv[1], "umb_secret"), submit_timeout=float(sys.argv[2]))
+executor.submit(pow, 2, 10)
+"""
+COMMAND = "from umbel.cli.main import main; main()"
+
+
+def program(folder: Path, url: str, *words: str) -> tuple[int, float]:
+    """Run a Python program; return its exit status and how long it took, seconds."""
+    environ = {**os.environ, "UMBEL_HOME": str(folder), "UMBEL_API_URL": url, "UMBEL_TOKEN": "umb_secret"}
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", *words],
+        env={**environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
+        capture_output=True,
+        timeout=60,
+    )
+    return done.returncode, time.monotonic() - before
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """Seconds that the command needs to start and end."""
+    return program(tmp_path_factory.mktemp("start"), "http://127.0.0.1:9", COMMAND, "--version")[1]
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_a_program_ends_in_time(behaviour: str, tmp_path: Path, start: float) -> None:
+    """What it could not submit is kept, and its exit status says so."""
+    service = BadService(behaviour)
+    try:
+        status, took = program(tmp_path, service.url, PROGRAM, service.url, str(LIMIT))
+    finally:
+        service.close()
+    assert status == 120 and took < start + LIMIT + MARGIN
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+@pytest.mark.parametrize("command", ["run", "task"])
+def test_a_command_ends_in_time(command: str, behaviour: str, tmp_path: Path, start: float) -> None:
+    service = BadService(behaviour)
+    words = ["run", "-e", "lab", "math:sqrt", "2"] if command == "run" else ["task", TASK, "--result"]
+    try:
+        status, took = program(tmp_path, service.url, COMMAND, *words, "--timeout", str(LIMIT))
+    finally:
+        service.close()
+    assert took < start + LIMIT + MARGIN
+    assert status in (3, 5, 6, 120), "not the wrong usage of a command, nor an unexpected error"
