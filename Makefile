@@ -19,7 +19,7 @@ RUN_STAMP := $(VENV)/.installed-to-run
 DEV_STAMP := $(VENV)/.installed-to-develop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak fuzz simulate bench lint format docs build clean
+.PHONY: help setup demo up test e2e e2e-journeys e2e-services cluster soak fuzz mutate simulate bench lint format docs build clean
 
 help: ## show this list
 	@echo "Umbel: your functions on your machines. Targets:"
@@ -60,6 +60,9 @@ simulate: $(DEV_STAMP) ## random schedules of the service on a fake clock (SEEDS
 
 fuzz: $(DEV_STAMP) ## a million random inputs for each parser of another party's bytes (FUZZ_SEED= for others)
 	FUZZ_INPUTS=$${FUZZ_INPUTS:-1000000} $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+mutate: $(DEV_STAMP) ## change one place of a module at a time, print what no test finds (ARGS="webapp.parking --every 5")
+	nice -n 10 $(BIN)/python -m tests.mutation $(ARGS)
 
 bench: $(DEV_STAMP) ## compare the performance of Umbel and its peers
 	$(BIN)/python -m benchmarks $(ARGS)

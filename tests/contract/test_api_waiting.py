@@ -223,6 +223,23 @@ def test_news_between_the_look_and_the_wait_are_not_missed(
     assert looks[0]["results"] == []
 
 
+def test_news_that_end_no_poll_run_it_once(api: Api, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll that was woken and found nothing is parked until the next news, not run again at once."""
+    monkeypatch.setattr(long_polls, "QUICK_WAIT", 0.0)
+    polls = LongPolls(api.fed, api.notifier, slots=2, places=2)
+    wait, woken = Wait(), threading.Event()
+    for _ in range(3):
+        with pytest.raises(Parked):
+            polls.results(api.user, group, after=0, wait=30.0, limit=10, parking=wait)
+        assert wait.subscription is not None
+        woken.clear()
+        wait.subscription.call_once(woken.set)
+        assert not woken.is_set(), "the news of which the poll was told before wake it again"
+        wait.subscription.notify()
+        assert woken.is_set()
+    wait.close()
+
+
 def test_a_new_subscription_wakes_all_polls(api: Api) -> None:
     """Announcements may have been missed while the broker's connection was down."""
     with api.notifier.subscribe("a") as first, api.notifier.subscribe("b") as second:

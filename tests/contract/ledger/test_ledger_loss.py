@@ -317,6 +317,27 @@ def test_a_bundle_that_a_dying_node_took_in_silence_is_counted(ledger: Ledger, l
     assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
 
 
+def test_nodes_that_cannot_have_a_lost_bundle_do_not_delay_it(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """A node shut down and reports no more; the node of another endpoint has sent nothing for a while."""
+    lab.node("old").goodbye()
+    ledger.collect()
+    ledger.listen(60)
+    ledger.endpoint("other").node()
+    node = lab.node()
+    ledger.collect()
+    ledger.broker.deaf = True
+    answer = ledger.submit(lab, 1)
+    ledger.broker.deaf = False
+    ledger.listen(11)
+    node.beat()
+    ledger.collect()
+    _miss(ledger, node)
+    assert len(node.take()) == 1
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
 def test_bundles_that_wait_do_not_hide_a_lost_one(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +446,27 @@ def test_a_wipe_does_not_start_again_what_an_unknown_node_has_just_received(
         ledger.sweep(after=5)
     assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
     node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_wipe_costs_no_attempt_after_an_earlier_node_shut_down(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """The later node starts after the wipe, and the earlier one shut down before the bundle was sent."""
+    lab.node("old").goodbye()
+    ledger.collect()
+    ledger.listen(120)
+    answer = ledger.submit(lab, 1, max_attempts=1)
+    ledger.listen(60)
+    ledger.broker.wipe()
+    ledger.sweep()
+    node = lab.node("new")
+    for _ in range(6):
+        node.beat()
+        ledger.collect()
+        ledger.sweep(after=5)
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    node.take()
+    assert node.finish() == 1
     ledger.collect()
     assert ledger.state(answer) == "succeeded"
 

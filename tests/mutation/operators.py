@@ -1,0 +1,156 @@
+"""Small changes of a module's syntax tree, each of which is a mutant.
+
+They include missing statements and calls made too late: a forgotten check, wake-up or lock is the kind of
+fault that matters most here.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+
+COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+
+
+def variants(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what may stand in place of a node of a function's body."""
+    yield from _of_statement(node)
+    yield from _of_expression(node)
+
+
+def _of_expression(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.Compare):
+        for place, operator in enumerate(node.ops):
+            for other in COMPARISONS[type(operator)]:
+                changed = copy.deepcopy(node)
+                changed.ops[place] = other()
+                yield changed
+    elif isinstance(node, ast.BoolOp):
+        for place in range(len(node.values)):
+            rest = node.values[:place] + node.values[place + 1 :]
+            yield rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
+    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        yield ast.BinOp(node.left, ARITHMETIC[type(node.op)](), node.right)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield node.operand
+    elif isinstance(node, ast.Call):
+        yield from _without_argument(node)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
+        yield ast.Constant(not node.value if isinstance(node.value, bool) else node.value + 1)
+
+
+def _of_statement(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, (ast.If, ast.IfExp, ast.While)):
+        for value in (True, False) if not isinstance(node, ast.While) else (False,):
+            changed = copy.deepcopy(node)
+            changed.test = ast.Constant(value)
+            yield changed
+    elif isinstance(node, ast.Return) and not isinstance(node.value, (ast.Constant, type(None))):
+        yield ast.Return(ast.Constant(None))
+    if isinstance(
+        node, (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise, ast.Continue, ast.Break, ast.Delete)
+    ):
+        yield ast.Pass()
+    if isinstance(node, ast.Return) and node.value is None:
+        yield ast.Pass()
+
+
+def _without_argument(node: ast.Call) -> Iterator[ast.AST]:
+    """Yield a ``where`` or ``and_`` without one of its conditions."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name in ("where", "and_", "or_") and len(node.args) > 1:
+        for place in range(len(node.args)):
+            yield ast.Call(node.func, node.args[:place] + node.args[place + 1 :], node.keywords)
+    elif name == "where" and isinstance(node.func, ast.Attribute):
+        yield node.func.value
+
+
+def mutants(tree: ast.Module) -> Iterator[tuple[int, str, str, ast.Module]]:
+    """Yield each mutant of a module: line, the statement before and after, and the whole tree."""
+    for function in _functions(tree):
+        for parent in ast.walk(function):
+            if _is_message(parent):
+                continue
+            for field, value in ast.iter_fields(parent):
+                nodes = value if isinstance(value, list) else [value]
+                for place, node in enumerate(nodes):
+                    if parent is function and field in ("args", "decorator_list", "returns"):
+                        continue
+                    if not isinstance(node, ast.AST) or _is_message(node):
+                        continue
+                    for changed in variants(node):
+                        before = ast.unparse(node)
+                        _set(parent, field, place if isinstance(value, list) else None, changed)
+                        try:
+                            mutated = ast.fix_missing_locations(copy.deepcopy(tree))
+                        finally:
+                            _set(parent, field, place if isinstance(value, list) else None, node)
+                        yield getattr(node, "lineno", 0), _short(before), _short(
+                            ast.unparse(changed)
+                        ), mutated
+                if isinstance(value, list):
+                    yield from _swapped(tree, value)
+
+
+def _swapped(tree: ast.Module, nodes: list[ast.AST]) -> Iterator[tuple[int, str, str, ast.Module]]:
+    """Yield mutants that call something after the next statement instead of before it."""
+    for place in range(len(nodes) - 1):
+        first, second = nodes[place : place + 2]
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(second, (ast.Expr, ast.Assign))
+            and not _is_message(first)
+        ):
+            nodes[place : place + 2] = second, first
+            mutated = copy.deepcopy(tree)
+            nodes[place : place + 2] = first, second
+            yield first.lineno, _short(ast.unparse(first)), f"after {_short(ast.unparse(second))}", mutated
+
+
+def _short(code: str) -> str:
+    return code.split("\n")[0]
+
+
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield functions and methods, but not functions inside functions, which belong to the outer one."""
+    for node in tree.body:
+        inner = node.body if isinstance(node, ast.ClassDef) else [node]
+        for each in inner:
+            if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield each
+
+
+def _is_message(node: ast.AST) -> bool:
+    """Return whether a node is a docstring or an annotation, or writes to the log."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    call = node.value if isinstance(node, ast.Expr) else node
+    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.")
+
+
+def _set(parent: ast.AST, field: str, place: int | None, node: ast.AST) -> None:
+    if place is None:
+        setattr(parent, field, node)
+    else:
+        getattr(parent, field)[place] = node
