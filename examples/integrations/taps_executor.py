@@ -6,10 +6,10 @@ from concurrent.futures import Executor as AnyExecutor
 from typing import Literal
 
 from pydantic import Field
-
 from taps.executor import ExecutorConfig
 from taps.executor.utils import FutureDependencyExecutor
 from taps.plugins import register
+
 from umbel import Executor
 
 
