@@ -46,6 +46,14 @@ def _own(work: str, key: str) -> Callable[[Sequence[Record]], list[float]]:
     return lambda records: list(by_round(records, "umbel", work, None, key).values())
 
 
+def _on_postgresql(peer: str) -> Callable[[Sequence[Record]], list[float]]:
+    """W18's rate in relation to W1's, which is that of SQLite."""
+    return lambda records: ratios(
+        by_round(records, peer, "W18", 10_000, "tasks_per_s"),
+        by_round(records, "umbel", "W1", 10_000, "tasks_per_s"),
+    )
+
+
 def _growth(key: str, work: str, n: int, base: str, base_n: int) -> Callable[[Sequence[Record]], list[float]]:
     return lambda records: ratios(
         by_round(records, "umbel", work, n, key), by_round(records, "umbel", base, base_n, key)
@@ -89,6 +97,8 @@ GOALS = (
     ),
     Goal("W10: a million calls, client, MiB", _largest("W10", {"client"}), maximum=MAX_CLIENT_MEMORY),
     Goal("W10: largest process of the service, MiB", _largest("W10", SERVICE), maximum=MAX_SERVICE_MEMORY),
+    Goal("W18: PostgreSQL, 1 + 1 processes, × W1", _on_postgresql("umbel-postgresql"), minimum=0.6),
+    Goal("W18: PostgreSQL, 2 + 2 processes, × W1", _on_postgresql("umbel-postgresql-2"), minimum=0.8),
     Goal("W9: first result, seconds after the faster peer's", _after_fastest, maximum=1),
     Goal("W9: scheduler commands/min, × Parsl", _against("parsl", "W9", 1, "per_minute"), maximum=0.99),
     Goal(

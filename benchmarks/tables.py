@@ -57,6 +57,7 @@ COLUMNS["W9"] = (
 )
 COLUMNS["W7old"] = COLUMNS["W7"]
 COLUMNS["W10"] = COLUMNS["W5"]
+COLUMNS["W18"] = (Column("tasks_per_s", "tasks/s"), _CPU)
 
 
 @dataclass(frozen=True)

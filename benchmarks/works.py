@@ -25,7 +25,8 @@ class Work:
     """One kind of work.
 
     ``sizes``: numbers of calls, one run (W2: one series) each; ``peers``: whether other systems run it, and
-    ``every_round``: in every round, or only in the first because it takes minutes.
+    ``every_round``: in every round, or only in the first because it takes minutes. ``systems``: the only ones
+    that run it, whatever else is measured.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Work:
     function: str = "same"
     peers: bool = True
     every_round: bool = True
+    systems: tuple[str, ...] = ()
 
 
 WORKS = {
@@ -50,11 +52,17 @@ WORKS = {
         Work("W9", "elastic endpoint on an empty Slurm cluster", (1,)),
         Work("W7old", "the same with old tasks in the ledger", (10_000,), peers=False),
         Work("W10", "no-ops from a generator, 10,000 ahead", (1_000_000,), peers=False),
+        Work(
+            "W18",
+            "no-ops, with the ledger in PostgreSQL",
+            (2_000, 10_000),
+            systems=("umbel-postgresql", "umbel-postgresql-2"),
+        ),
     )
 }
 
 #: Works that share a session, in order; works that measure memory or growth have their own.
-PASSES = (("W1", "W2", "W3", "W4"), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
+PASSES = (("W1", "W2", "W3", "W4"), ("W18",), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
 
 
 def sizes(work: Work, quick: bool) -> list[int]:

@@ -32,15 +32,16 @@ _lock = Statement(
     lambda d: select(endpoints.c.no)
     .where(d.among(endpoints.c.no, "nos"))
     .order_by(endpoints.c.no)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 
 
 def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
     """Give this transaction the exclusive right to change tasks of these endpoints.
 
-    Every transaction takes these locks first and in order, which prevents deadlocks. SQLite allows only one
-    writer at a time, so it needs no locks.
+    Every transaction takes these locks first and in order, which prevents deadlocks. ``dispatch.catch_up`` is
+    called after it, because new tasks are accepted without this lock (see ``arrivals``). SQLite allows only
+    one writer at a time, so it needs no locks.
     """
     ordered = sorted(set(numbers))
     if ordered and connection.dialect.name != "sqlite":
@@ -50,13 +51,36 @@ def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
 _free = Statement(
     lambda d: select(endpoints.c.no)
     .where(endpoints.c.no == bindparam("no"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 
 
 def lock_free_endpoint(connection: Connection, number: int) -> bool:
     """Like ``lock_endpoints``, but return False if another transaction has the lock."""
     return connection.dialect.name == "sqlite" or _free.value(connection, no=number) is not None
+
+
+_delete = Statement(
+    lambda d: select(endpoints.c.no).where(endpoints.c.no == bindparam("no")).with_for_update()
+)
+
+
+def lock_endpoint_to_delete(connection: Connection, number: int) -> None:
+    """Like ``lock_endpoints``, and also keep submissions from being accepted."""
+    if connection.dialect.name != "sqlite":
+        _delete.value(connection, no=number)
+
+
+#: First key of the advisory locks of ``lock_limit`` (arbitrary numbers).
+_LIMITS = {"endpoint": 7_566_268, "user": 7_566_269}
+
+
+def lock_limit(connection: Connection, kind: str, number: int) -> bool:
+    """Wait until no other submission checks the same limit; return False if there is only one anyway."""
+    if connection.dialect.name == "sqlite":
+        return False
+    connection.execute(select(func.pg_advisory_xact_lock(_LIMITS[kind], number)))
+    return True
 
 
 def try_advisory_lock(connection: Connection, lock: int) -> bool:

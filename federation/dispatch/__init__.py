@@ -4,7 +4,8 @@ In: queued calls in the ledger and the free room in an endpoint's window. Out: b
 the ledger, signed, and sent through the broker.
 """
 
+from .catch_up import catch_up, refill_if_free
 from .refill import PlannedBundle, needs_refill, refill
 from .send import send
 
-__all__ = ["PlannedBundle", "refill", "send", "needs_refill"]
+__all__ = ["PlannedBundle", "refill", "send", "needs_refill", "catch_up", "refill_if_free"]

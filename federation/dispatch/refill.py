@@ -12,6 +12,7 @@ from umbel.protocol import names
 from umbel.protocol.states import TaskState
 
 from ..context import Federation
+from ..db import arrivals
 from ..db.options import Options
 from ..db.statements import Statement, constant, insert_returning
 from ..db.tables import bundles, endpoints, loads, nodes, submissions, tasks, users
@@ -105,11 +106,19 @@ class PlannedBundle:
     seconds: float = 0.0
 
 
-def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float) -> list[PlannedBundle]:
+def refill(
+    fed: Federation,
+    connection: Connection,
+    endpoint_no: int,
+    now: float,
+    arrival: arrivals.Arrival | None = None,
+) -> list[PlannedBundle]:
     """Mark as many calls of an endpoint as dispatched as fit into its window; return the bundles to send.
 
-    The caller holds the endpoint's lock and sends the bundles after its transaction is committed.
+    The caller has the endpoint's lock. After its transaction is committed, it sends the bundles and calls
+    ``catch_up``. ``arrival``: calls that this transaction has stored and not counted.
     """
+    arrivals.count(connection, endpoint_no, arrival)
     live, situation = _situation(fed, connection, endpoint_no)
     if situation is None:
         return []
@@ -125,6 +134,8 @@ def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float
 
 def needs_refill(fed: Federation, connection: Connection, endpoint_no: int) -> bool:
     """Return whether calls of an endpoint wait although its window has room; changes nothing."""
+    if arrivals.waiting(connection, [endpoint_no]):
+        return True
     return _situation(fed, connection, endpoint_no)[1] is not None
 
 

@@ -60,10 +60,12 @@ _run = Statement(
 class ApplyResult:
     """The result of applying a batch of reports.
 
-    ``groups``: last completion number by group id. ``planned``: bundles to send. ``updated_tasks``: ids of
-    tasks with new output or items. ``finished``, ``dropped``: counts for the log.
+    ``endpoint_nos``: the endpoints of the reports. ``groups``: last completion number by group id.
+    ``planned``: bundles to send. ``updated_tasks``: ids of tasks with new output or items. ``finished``,
+    ``dropped``: counts for the log.
     """
 
+    endpoint_nos: set[int] = field(default_factory=set)
     groups: dict[str, int] = field(default_factory=dict)
     planned: list[dispatch.PlannedBundle] = field(default_factory=list)
     updated_tasks: set[str] = field(default_factory=set)
@@ -72,6 +74,7 @@ class ApplyResult:
 
     def add(self, other: ApplyResult) -> None:
         """Add the result of another batch."""
+        self.endpoint_nos.update(other.endpoint_nos)
         self.groups.update(other.groups)
         self.planned += other.planned
         self.updated_tasks.update(other.updated_tasks)
@@ -89,6 +92,7 @@ def apply_reports(
     result = ApplyResult()
     known = dict(_known.rows(connection, ids=sorted({report.endpoint for report in reports})))
     shared.lock_endpoints(connection, known.values())
+    result.endpoint_nos.update(known.values())
     for report in reports:
         endpoint_no = known.get(report.endpoint)
         if endpoint_no is None:

@@ -181,6 +181,7 @@ def _finish_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int
         sent = _sent_by_endpoint(connection, live)
         planned = [plan for no in sorted(endpoint_nos) for plan in dispatch.refill(fed, connection, no, now)]
     dispatch.send(fed, planned)
+    dispatch.catch_up(fed, endpoint_nos)
     try:
         fed.broker.notify(changed_groups)
         for endpoint_id, task_ids in sent.items():

@@ -13,8 +13,9 @@ from umbel.protocol.states import FINAL, TaskState
 
 from ..context import Federation
 from ..db import shared
+from ..db.arrivals import uncounted
 from ..db.statements import Statement
-from ..db.tables import groups, nodes, tasks
+from ..db.tables import arrivals, groups, nodes, tasks
 from ..registry.users import User
 from .epochs import current_epoch
 from .task_rows import task_not_found
@@ -48,7 +49,10 @@ _one = Statement(
 )
 _group = Statement(
     lambda d: select(
-        groups.c.no, groups.c.size - groups.c.completions, groups.c.completions, current_epoch()
+        groups.c.no,
+        groups.c.size + uncounted(d, arrivals.c.group_no == groups.c.no) - groups.c.completions,
+        groups.c.completions,
+        current_epoch(),
     ).where(groups.c.id == bindparam("id"), groups.c.user_no == bindparam("user"))
 )
 _after = Statement(

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, select, update
+from sqlalchemy import Connection, bindparam, exists, func, select
 
 from umbel.protocol import limits, names
-from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge, TooMany
+from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge
 from umbel.protocol.states import TaskState
 
 from .. import dispatch
 from ..context import Federation
-from ..db import shared
+from ..db import arrivals, shared
+from ..db.arrivals import Arrival
 from ..db.options import Options
 from ..db.statements import Statement, insert_into, insert_returning
-from ..db.tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
+from ..db.tables import endpoints, functions, groups, idempotency, nodes, sites, submissions, tasks
 from ..registry.users import User
-
-#: Time after which to submit again when a queue is full, seconds.
-RETRY_AFTER = 1.0
+from .queue_limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -61,29 +60,49 @@ def submit(
     (``IDEMPOTENCY_MISMATCH``).
     """
     _check(submission)
-    answer, planned, blobs = fed.database.retry_write(
+    accepted = fed.database.retry_write(
         lambda connection: _accept(connection, fed, user, submission, idempotency_key, fed.clock())
     )
-    dispatch.send(fed, planned, blobs)
-    return answer
+    dispatch.send(fed, accepted.planned, accepted.blobs)
+    dispatch.catch_up(fed, accepted.endpoint_nos)
+    return accepted.answer
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A submission that is stored.
+
+    ``answer``: the response. ``endpoint_nos``: its endpoint, unless it was stored earlier. ``planned``:
+    bundles to send now. ``blobs``: the new blobs.
+    """
+
+    answer: dict[str, Any]
+    endpoint_nos: Sequence[int] = ()
+    planned: Sequence[dispatch.PlannedBundle] = ()
+    blobs: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def _accept(
     connection: Connection, fed: Federation, user: User, submission: Submission, key: str | None, now: float
-) -> tuple[dict[str, Any], list[dispatch.PlannedBundle], dict[int, bytes]]:
-    """Record a submission; return the response, the bundles to send now, and the new blobs."""
+) -> _Accepted:
+    """Record a submission. Refill the window, unless another transaction has the endpoint's lock."""
     earlier = _previous_response(connection, user, submission, key)
     if earlier is not None:
-        return earlier, [], {}
-    endpoint_no, _ = _lock_endpoint(connection, user, submission.endpoint_id)
-    _check_limits(connection, fed, user, endpoint_no)
+        return _Accepted(earlier)
+    endpoint_no = _find_endpoint(connection, user, submission.endpoint_id)
+    check_limits(connection, fed, user, endpoint_no)
     _check_fits(connection, endpoint_no, submission.options.cores)
     places, blobs = shared.add_payloads(connection, submission.payloads)
-    answer = _insert(connection, user, endpoint_no, submission, places, now)
+    answer, arrival = _insert(connection, user, endpoint_no, submission, places, now)
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
         _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
-    return answer, dispatch.refill(fed, connection, endpoint_no, now), blobs
+    planned: Sequence[dispatch.PlannedBundle] = ()
+    if shared.lock_free_endpoint(connection, endpoint_no):
+        planned = dispatch.refill(fed, connection, endpoint_no, now, arrival)
+    else:
+        arrivals.add(connection, endpoint_no, arrival)
+    return _Accepted(answer, [endpoint_no], planned, blobs)
 
 
 def _check(submission: Submission) -> None:
@@ -108,18 +127,18 @@ _find_response = Statement(
     )
 )
 _add_response = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
-_find_endpoint = Statement(
-    lambda d: select(endpoints.c.no, endpoints.c.id)
+# the weakest lock that keeps the endpoint from being deleted
+_endpoint = Statement(
+    lambda d: select(endpoints.c.no)
     .where(
         (endpoints.c.id == bindparam("id")) | (endpoints.c.name == bindparam("name")),
         endpoints.c.user_no == bindparam("user"),
         endpoints.c.deleted.is_(None),
     )
-    .with_for_update()
+    .with_for_update(read=True, key_share=True)
 )
-_live = func.coalesce(func.sum(loads.c.live), 0)
-_endpoint_live = Statement(lambda d: select(_live).where(loads.c.endpoint_no == bindparam("no")))
-_user_live = Statement(lambda d: select(_live).where(loads.c.user_no == bindparam("no")))
+
+
 _largest = Statement(
     lambda d: select(func.max(nodes.c.slots)).where(
         nodes.c.endpoint_no == bindparam("no"),
@@ -136,11 +155,6 @@ _find_function = Statement(
 )
 _find_group = Statement(lambda d: select(groups.c.no, groups.c.user_no).where(groups.c.id == bindparam("id")))
 _add_group = insert_returning(groups, "id", "user_no", "created")
-_grow_group = Statement(
-    lambda d: update(groups)
-    .values(size=groups.c.size + bindparam("count"))
-    .where(groups.c.no == bindparam("group"))
-)
 _add_submission = insert_returning(
     submissions, "group_no", "user_no", "endpoint_no", "function_no", "options", "created"
 )
@@ -178,33 +192,18 @@ def _previous_response(
     return dict(json.loads(row[1]))
 
 
-def _lock_endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
-    """Return number and id of an endpoint, locked as by ``shared.lock_endpoints``, so it is not deleted."""
+def _find_endpoint(connection: Connection, user: User, id_or_name: str) -> int:
+    """Return the number of an endpoint, which is not deleted before the transaction ends."""
     by_id = names.is_id(id_or_name)
-    row = _find_endpoint.first(
+    no = _endpoint.value(
         connection, user=user.no, id=id_or_name if by_id else None, name=None if by_id else id_or_name
     )
-    if row is None:
+    if no is None:
         raise NotFound(
             f"endpoint '{id_or_name}' does not exist: 'umbel endpoints' lists yours",
             code="ENDPOINT_NOT_FOUND",
         )
-    return row[0], row[1]
-
-
-def _check_limits(connection: Connection, fed: Federation, user: User, endpoint_no: int) -> None:
-    """Enforce the limits on unfinished tasks per endpoint and per user."""
-    settings = fed.settings
-    for limit, live, owner in (
-        (settings.max_endpoint_calls, _endpoint_live.value(connection, no=endpoint_no), "this endpoint has"),
-        (settings.max_user_calls, _user_live.value(connection, no=user.no), "you have"),
-    ):
-        if live >= limit:
-            raise TooMany(
-                f"{owner} {live} unfinished tasks, the limit is {limit}: submit again after some finish",
-                code="QUEUE_FULL",
-                details={"live": live, "limit": limit, "retry_after": RETRY_AFTER},
-            )
+    return int(no)
 
 
 def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
@@ -226,7 +225,8 @@ def _insert(
     submission: Submission,
     places: list[tuple[int, int, int]],
     now: float,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Arrival]:
+    """Insert the tasks; return the response, and what is not counted yet."""
     function_no = _function(connection, user, submission.function_id)
     group_no, group_id = _group(connection, user, submission.group_id, now)
     options = submission.options
@@ -250,9 +250,7 @@ def _insert(
     else:
         wide = [(*row, options.cores) for row in values]
         _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
-    shared.add_load(connection, {(endpoint_no, user.no): count})
-    _grow_group.run(connection, count=count, group=group_no)
-    return {"group_id": group_id, "task_ids": task_ids}
+    return {"group_id": group_id, "task_ids": task_ids}, Arrival(user.no, group_no, count)
 
 
 def _function(connection: Connection, user: User, function_id: str) -> int:

@@ -18,8 +18,9 @@ from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceUnavail
 
 from ..broker.client import BrokerError
 from ..context import Federation
+from ..db import arrivals
 from ..db.errors import DatabaseConflict
-from ..db.shared import lock_endpoints
+from ..db.shared import lock_endpoint_to_delete
 from ..db.tables import endpoints, loads
 from . import broker_accounts, endpoint_status, pagination
 from .users import User
@@ -135,10 +136,9 @@ def delete(fed: Federation, user: User, name_or_id: str) -> None:
     """
     with fed.database.write() as connection:
         row = _find(connection, user, name_or_id)
-        lock_endpoints(connection, [row.no])  # nothing is submitted between the check and the deletion
-        if connection.execute(
-            select(exists().where(loads.c.endpoint_no == row.no, loads.c.live > 0))
-        ).scalar():
+        lock_endpoint_to_delete(connection, row.no)  # nothing is submitted between the check and the deletion
+        live = exists().where(loads.c.endpoint_no == row.no, loads.c.live > 0)
+        if arrivals.waiting(connection, [row.no]) or connection.execute(select(live)).scalar():
             raise Conflict(
                 f"endpoint '{row.name}' has unfinished tasks: cancel them or wait until they finish",
                 code="IN_USE",

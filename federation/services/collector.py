@@ -143,6 +143,7 @@ class Collector:
             if batch.unread.waiting > batch.count:
                 self._turns[batch.unread.endpoint_id] = None
         dispatch.send(self.fed, result.planned)
+        dispatch.catch_up(self.fed, result.endpoint_nos)
         self.dropped += result.dropped
         return result
 

@@ -19,7 +19,7 @@ from ..broker.client import BrokerError
 from ..context import Federation
 from ..db import shared
 from ..db.errors import RETRYABLE
-from ..db.tables import bundles, endpoints, loads, nodes
+from ..db.tables import arrivals, bundles, endpoints, loads, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.requeue import requeue, requeue_lost
 from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
@@ -208,19 +208,16 @@ class Sweeper:
     def refill(self) -> None:
         """Refill windows that have room although calls wait, for example after a crash before sending."""
         with self.fed.database.read() as connection:
-            query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
+            query = select(loads.c.endpoint_no).where(loads.c.live > 0).union(select(arrivals.c.endpoint_no))
             waiting = [
                 no
                 for no in connection.execute(query).scalars()
                 if dispatch.needs_refill(self.fed, connection, no)
             ]
         for endpoint_no in waiting[:BATCH]:
-            now = self.fed.clock()
-            with self.fed.database.write() as connection:
-                if not shared.lock_free_endpoint(connection, endpoint_no):
-                    continue  # the transaction that has the lock also refills the window
-                planned = dispatch.refill(self.fed, connection, endpoint_no, now)
-            dispatch.send(self.fed, planned)
+            # the transaction that has the lock also refills the window
+            if dispatch.refill_if_free(self.fed, endpoint_no):
+                dispatch.catch_up(self.fed, [endpoint_no])
 
     def delete_old(self) -> None:
         """Delete finished tasks older than the retention time, a few batches per sweep."""

@@ -134,6 +134,20 @@ loads = Table(
 )
 Index("ix_loads_user", loads.c.user_no)
 
+# calls accepted while another transaction had the lock of their endpoint, not yet in ``loads`` and ``groups``
+arrivals = Table(
+    "arrivals",
+    metadata,
+    no(),
+    Column("endpoint_no", Number, nullable=False),
+    Column("user_no", Number, nullable=False),
+    Column("group_no", Number, nullable=False),
+    Column("calls", Integer, nullable=False),
+)
+Index("ix_arrivals_endpoint", arrivals.c.endpoint_no)
+Index("ix_arrivals_user", arrivals.c.user_no)
+Index("ix_arrivals_group", arrivals.c.group_no)
+
 # run time of a function's calls on an endpoint: moving average, seconds
 estimates = Table(
     "estimates",

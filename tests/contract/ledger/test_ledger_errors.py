@@ -154,7 +154,9 @@ def test_connections_are_cut_before_any_statement(
             break
         act()
         number += 1
-    assert number >= 2 and (failures == number or kind == "sweep")
+    # the look after the end of a transaction (dispatch.catch_up) fails without failing what was done
+    looks = 1 if kind in ("accept", "apply", "cancel") else 0
+    assert number >= 2 and (failures == number - looks or kind == "sweep")
     transactions.finish()
 
 

@@ -1,0 +1,46 @@
+"""Refills windows outside the transactions that change tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from ..context import Federation
+from ..db import arrivals, shared
+from ..db.errors import RETRYABLE
+from .refill import refill
+from .send import send
+
+log = logging.getLogger(__name__)
+
+#: Maximum refills in a row for calls that continue to arrive; the sweeper refills after that.
+ROUNDS = 8
+
+
+def refill_if_free(fed: Federation, endpoint_no: int) -> bool:
+    """Refill an endpoint's window and send the bundles; return False if another transaction has its lock."""
+    with fed.database.write() as connection:
+        if not shared.lock_free_endpoint(connection, endpoint_no):
+            return False
+        planned = refill(fed, connection, endpoint_no, fed.clock())
+    send(fed, planned)
+    return True
+
+
+def catch_up(fed: Federation, endpoint_nos: Iterable[int]) -> None:
+    """Refill the windows of endpoints at which calls were accepted while their locks were taken.
+
+    Whoever accepts calls does not wait for the lock. So every transaction that refills windows is followed by
+    this look, and so is every submission that did not get the lock. No call is left out: a submission that
+    finds the lock taken is committed by then, and the transaction that has the lock looks after its own end.
+    """
+    left = [] if fed.database.sqlite else list(endpoint_nos)
+    try:
+        for _ in range(ROUNDS):
+            if not left:
+                return
+            with fed.database.read() as connection:
+                left = arrivals.waiting(connection, left)
+            left = [no for no in left if refill_if_free(fed, no)]
+    except RETRYABLE as error:
+        log.warning("database unavailable; the sweeper sends the calls of %d endpoints: %s", len(left), error)
