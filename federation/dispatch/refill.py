@@ -134,8 +134,6 @@ def refill(
 
 def needs_refill(fed: Federation, connection: Connection, endpoint_no: int) -> bool:
     """Return whether calls of an endpoint wait although its window has room; changes nothing."""
-    if arrivals.waiting(connection, [endpoint_no]):
-        return True
     return _situation(fed, connection, endpoint_no)[1] is not None
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, exists, func, select
 
@@ -19,7 +19,7 @@ from ..context import Federation
 from ..db import arrivals, shared
 from ..db.arrivals import Arrival
 from ..db.options import Options
-from ..db.statements import Statement, insert_into, insert_returning
+from ..db.statements import Statement, insert_into, insert_returning, together
 from ..db.tables import endpoints, functions, groups, idempotency, nodes, sites, submissions, tasks
 from ..registry.users import User
 from .queue_limits import check_limits
@@ -86,17 +86,22 @@ def _accept(
     connection: Connection, fed: Federation, user: User, submission: Submission, key: str | None, now: float
 ) -> _Accepted:
     """Record a submission. Refill the window, unless another transaction has the endpoint's lock."""
-    earlier = _previous_response(connection, user, submission, key)
+    found = _look_up(connection, user, submission, key)
+    earlier = _previous_response(found, submission, key)
     if earlier is not None:
         return _Accepted(earlier)
-    endpoint_no = _find_endpoint(connection, user, submission.endpoint_id)
+    endpoint_no = _endpoint_no(found, submission.endpoint_id)
     check_limits(connection, fed, user, endpoint_no)
     _check_fits(connection, endpoint_no, submission.options.cores)
     places, blobs = shared.add_payloads(connection, submission.payloads)
-    answer, arrival = _insert(connection, user, endpoint_no, submission, places, now)
+    function_no = _function_no(found, submission.function_id)
+    group_no, group_id = _group(connection, found, user, submission.group_id, now)
+    numbers = _Numbers(group_no, user.no, endpoint_no, function_no)
+    answer = {"group_id": group_id, "task_ids": _insert(connection, numbers, submission, places, now)}
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
         _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
+    arrival = Arrival(user.no, group_no, len(places))
     planned: Sequence[dispatch.PlannedBundle] = ()
     if shared.lock_free_endpoint(connection, endpoint_no):
         planned = dispatch.refill(fed, connection, endpoint_no, now, arrival)
@@ -178,12 +183,47 @@ _add_tasks = insert_into(tasks, *_TASK)
 _add_wide_tasks = insert_into(tasks, *_TASK, "cores")
 
 
-def _previous_response(
-    connection: Connection, user: User, submission: Submission, key: str | None
-) -> dict[str, Any] | None:
-    row = _find_response.first(connection, user=user.no, key=key) if key is not None else None
-    if row is None:
+class _Found(NamedTuple):
+    """The rows that a submission refers to, as far as they exist; ``response``: to its idempotency key."""
+
+    endpoint: list[tuple[Any, ...]]
+    function: list[tuple[Any, ...]]
+    group: list[tuple[Any, ...]]
+    response: list[tuple[Any, ...]]
+
+
+class _Numbers(NamedTuple):
+    """Row numbers that the tasks of a submission share."""
+
+    group_no: int
+    user_no: int
+    endpoint_no: int
+    function_no: int
+
+
+def _look_up(connection: Connection, user: User, submission: Submission, key: str | None) -> _Found:
+    """Read what a submission refers to; its endpoint is not deleted before the transaction ends."""
+    place = submission.endpoint_id
+    by_id = names.is_id(place)
+    wanted: dict[str, tuple[Statement, dict[str, Any]]] = {
+        "endpoint": (
+            _endpoint,
+            {"user": user.no, "id": place if by_id else None, "name": None if by_id else place},
+        ),
+        "function": (_find_function, {"user": user.no, "id": submission.function_id}),
+    }
+    if submission.group_id is not None:
+        wanted["group"] = _find_group, {"id": submission.group_id}
+    if key is not None:
+        wanted["response"] = _find_response, {"user": user.no, "key": key}
+    rows = dict(zip(wanted, together(connection, *wanted.values())))
+    return _Found(*(rows.get(name, []) for name in _Found._fields))
+
+
+def _previous_response(found: _Found, submission: Submission, key: str | None) -> dict[str, Any] | None:
+    if not found.response:
         return None
+    row = found.response[0]
     if row[0] != submission.digest():
         raise Conflict(
             f"Idempotency-Key '{key}' was already used for another submission: use a new key",
@@ -192,18 +232,13 @@ def _previous_response(
     return dict(json.loads(row[1]))
 
 
-def _find_endpoint(connection: Connection, user: User, id_or_name: str) -> int:
-    """Return the number of an endpoint, which is not deleted before the transaction ends."""
-    by_id = names.is_id(id_or_name)
-    no = _endpoint.value(
-        connection, user=user.no, id=id_or_name if by_id else None, name=None if by_id else id_or_name
-    )
-    if no is None:
+def _endpoint_no(found: _Found, id_or_name: str) -> int:
+    if not found.endpoint:
         raise NotFound(
             f"endpoint '{id_or_name}' does not exist: 'umbel endpoints' lists yours",
             code="ENDPOINT_NOT_FOUND",
         )
-    return int(no)
+    return int(found.endpoint[0][0])
 
 
 def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
@@ -220,51 +255,42 @@ def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
 
 def _insert(
     connection: Connection,
-    user: User,
-    endpoint_no: int,
+    numbers: _Numbers,
     submission: Submission,
     places: list[tuple[int, int, int]],
     now: float,
-) -> tuple[dict[str, Any], Arrival]:
-    """Insert the tasks; return the response, and what is not counted yet."""
-    function_no = _function(connection, user, submission.function_id)
-    group_no, group_id = _group(connection, user, submission.group_id, now)
+) -> list[str]:
+    """Insert the submission and its tasks; return their ids."""
     options = submission.options
     submission_no = _add_submission.value(
-        connection,
-        group_no=group_no,
-        user_no=user.no,
-        endpoint_no=endpoint_no,
-        function_no=function_no,
-        options=options.to_json(),
-        created=now,
+        connection, **numbers._asdict(), options=options.to_json(), created=now
     )
     count = len(submission.payloads)
     task_ids = names.new_task_ids(count, now)
     expires = now + options.expires if options.expires is not None else None
-    numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
-    common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
+    common = (submission_no, *numbers, TaskState.QUEUED.value, options.priority, 0)
     values = [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)]
     if options.cores == 1:
         _add_tasks.each(connection, _TASK, values)
     else:
         wide = [(*row, options.cores) for row in values]
         _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
-    return {"group_id": group_id, "task_ids": task_ids}, Arrival(user.no, group_no, count)
+    return task_ids
 
 
-def _function(connection: Connection, user: User, function_id: str) -> int:
-    no = _find_function.value(connection, user=user.no, id=function_id)
-    if no is None:
+def _function_no(found: _Found, function_id: str) -> int:
+    if not found.function:
         raise NotFound(
             f"function '{function_id}' does not exist: register it first (POST /v1/functions)",
             code="FUNCTION_NOT_FOUND",
         )
-    return int(no)
+    return int(found.function[0][0])
 
 
-def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
-    row = _find_group.first(connection, id=group_id) if group_id is not None else None
+def _group(
+    connection: Connection, found: _Found, user: User, group_id: str | None, now: float
+) -> tuple[int, str]:
+    row = found.group[0] if found.group else None
     if row is not None and row[1] != user.no:
         raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
     if row is not None and group_id is not None:

@@ -208,11 +208,12 @@ class Sweeper:
     def refill(self) -> None:
         """Refill windows that have room although calls wait, for example after a crash before sending."""
         with self.fed.database.read() as connection:
-            query = select(loads.c.endpoint_no).where(loads.c.live > 0).union(select(arrivals.c.endpoint_no))
-            waiting = [
+            waiting = list(connection.execute(select(arrivals.c.endpoint_no).distinct()).scalars())
+            query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
+            waiting += [
                 no
                 for no in connection.execute(query).scalars()
-                if dispatch.needs_refill(self.fed, connection, no)
+                if no not in waiting and dispatch.needs_refill(self.fed, connection, no)
             ]
         for endpoint_no in waiting[:BATCH]:
             # the transaction that has the lock also refills the window
