@@ -35,7 +35,7 @@ _STATES = {
 }
 #: Outcomes of calls that the client does not know as tasks of the service; only the last one surely is none.
 _UNKNOWN = ("withdrawn", "unanswered", "refused")
-#: The strike during which a call may be refused.
+#: How the strikes begin during which a call may be refused.
 FULL_DISK = "full disk of the service"
 #: Most faults of one kind that are told.
 _TOLD = 10
@@ -59,9 +59,9 @@ class History:
                 self.ended[event["number"]].append(event)
             elif event["event"] == "seen":
                 self.seen[event["task"]].append(event)
-            elif event["event"] == "strike" and event["what"] == FULL_DISK:
+            elif event["event"] == "strike" and event["what"].startswith(FULL_DISK):
                 self.full.append([place, float("inf")])
-            elif event["event"] == "calm" and event["what"] == FULL_DISK:
+            elif event["event"] == "calm" and event["what"].startswith(FULL_DISK):
                 self.full[-1][1] = place
         self.number_of = {
             event["task"]: number

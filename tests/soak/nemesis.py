@@ -67,6 +67,11 @@ class Nemesis(threading.Thread):
             "cut link": self._cut,
             "garbage": self._send_garbage,
             "old reports": self._repeat_reports,
+            **{
+                f"full disk of the {_owner(part)}, {part} killed": partial(self._kill_on_full_disk, part)
+                for part in SUSPENDED
+                if machine.disks
+            },
             **{f"full disk of the {part}": partial(self._fill, part) for part in machine.disks},
             **{f"wrong clock of the {part}": partial(self._set_clock, part) for part in machine.clocks},
         }
@@ -148,6 +153,22 @@ class Nemesis(threading.Thread):
         finally:
             disk.empty()
 
+    def _kill_on_full_disk(self, victim: str) -> None:
+        """Kill a part, which is started again on a full disk."""
+        disk = self._machine.disks[_owner(victim)]
+        old = self._umbel.pid(victim)
+        until = time.monotonic() + self._chance.uniform(1.0, LONGEST)
+        try:
+            disk.fill()
+            os.kill(old, signal.SIGKILL)
+            while time.monotonic() < until:
+                disk.fill()
+                if self._over.wait(0.1):
+                    break
+        finally:
+            disk.empty()
+        wait_until(lambda: self._umbel.pids().get(victim, old) != old, 20, what=f"another {victim}")
+
     def _set_clock(self, part: str) -> None:
         """Set a clock forward or back, then the other way, then right."""
         sign = self._chance.choice((1, -1))
@@ -202,6 +223,11 @@ class Nemesis(threading.Thread):
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
         self._umbel.start()
+
+
+def _owner(part: str) -> str:
+    """Whose disk and clock a part has."""
+    return "endpoint" if part == "endpoint" else "service"
 
 
 def _is_runner(process: psutil.Process) -> bool:

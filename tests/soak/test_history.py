@@ -42,7 +42,7 @@ def test_a_withdrawn_call_may_have_ended_or_not_have_come_into_being() -> None:
 def _refused() -> tuple[Events, list[int]]:
     """Two more calls: one meets a full disk, the acceptance of the other is not answered."""
     events, starts = _history()
-    what = "full disk of the service"
+    what = "full disk of the service, web killed"
     may = ["value", "unanswered"]
     for number in (4, 5):
         events.append({"event": "made", "number": number, "group": "g", "starts": 3, "may": may})
