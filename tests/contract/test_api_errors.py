@@ -66,6 +66,7 @@ ROUTES = [
     ("GET", f"/v1/tasks/{ID}/items"),
     ("GET", f"/v1/tasks/{ID}/result"),
     ("POST", f"/v1/tasks/{ID}/cancel"),
+    ("POST", f"/v1/tasks/{ID}/token"),
     ("POST", "/v1/cancellations"),
     ("GET", f"/v1/groups/{ID}"),
     ("GET", f"/v1/groups/{ID}/results"),
