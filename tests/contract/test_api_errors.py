@@ -234,6 +234,8 @@ WRONG: list[tuple[str, Any]] = [
             {"timeout": "60"},
             {"timeout": True},
             {"timeout": 1e300},
+            {"nested": 1},
+            {"nested": "true"},
             {"memory": 1.5},
             {"memory": "1000000"},
             {"memory": 1},

@@ -366,6 +366,6 @@ def _options(record: Any) -> RunOptions:
             continue
         if name == "nested" and (value is None or value is True):
             continue
-        if value is not None and checks.seconds(value) != value:
+        if name == "nested" or (value is not None and checks.seconds(value) != value):
             raise ValueError(f"{checks.shown(value)} is not a limit")
     return RunOptions(**values)
