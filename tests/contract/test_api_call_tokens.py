@@ -83,7 +83,7 @@ def change_tokens(api: Api, condition: Any, **values: Any) -> None:
 
 
 OF_CALLS = tokens.c.task_id.is_not(None)
-FULL = tokens.c.scope.is_(None)
+OF_PEOPLE = tokens.c.label == "test"
 
 
 def test_a_call_submits_reads_and_cancels(api: Api, parent: Parent) -> None:
@@ -197,7 +197,7 @@ def test_a_time_limit_of_the_call_shortens_it(api: Api, endpoint: PlayedEndpoint
 def test_a_revoked_user_gets_none_and_keeps_none(api: Api, parent: Parent) -> None:
     # a one-time code that was not used gives no access
     api.ada.ok("POST", "/v1/codes", {"name": "other"})
-    change_tokens(api, FULL & (tokens.c.user_no == api.user.no), revoked=time.time())
+    change_tokens(api, OF_PEOPLE & (tokens.c.user_no == api.user.no), revoked=time.time())
     refused(submit_only(parent), 401, "UNAUTHORIZED")
     refused(api.caller(parent.endpoint.grant(parent.bundle.id))("POST", parent.path), 403, "FORBIDDEN")
 
