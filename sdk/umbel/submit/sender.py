@@ -197,7 +197,6 @@ class Sender:
                 self._idle = True
                 self._most = FIRST_CALLS
                 self._changed.wait()
-            self._idle = False
             interval, full = self._route.batch_interval, self._route.batch_size
             if interval > 0:
                 self._changed.wait_for(lambda: self._closed or self._queue.count >= full, interval)

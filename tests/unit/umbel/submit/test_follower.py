@@ -341,8 +341,9 @@ def test_a_busy_service_that_names_no_pause_is_not_polled_at_once(
 
 
 def test_the_pause_that_a_busy_service_names_is_kept_and_ends_with_the_executor(
-    service: ScriptedService,
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(follower, "BUSY_PAUSE", 0.01)
     service.results_fail = [TooMany("", details={"retry_after": 60.0})]
     executor = service.executor()
     executor.submit(abs, 1)
@@ -352,6 +353,20 @@ def test_the_pause_that_a_busy_service_names_is_kept_and_ends_with_the_executor(
     executor._session.close()
     executor._session.follower.close()
     assert not executor._session.follower._thread.is_alive()  # type: ignore[union-attr]
+
+
+def test_a_pause_ends_when_no_result_can_arrive(
+    alone: tuple[Follower, Pending], service: ScriptedService
+) -> None:
+    follower, pending = alone
+    service.results_fail = [TooMany("", details={"retry_after": 60.0})]
+    future = waiting(pending, "t1")
+    follower.start()
+    wait_until(lambda: service.polls, what="the first poll")
+    pending.forget([future])
+    pending.end()
+    follower._thread.join(10)  # type: ignore[union-attr]
+    assert not follower._thread.is_alive()  # type: ignore[union-attr]
 
 
 def test_the_first_epoch_is_no_restored_database(

@@ -507,6 +507,25 @@ def test_the_first_answer_is_waited_for(service: ScriptedService) -> None:
     close(executor, service)
 
 
+def test_joining_waits_for_the_sending_thread(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = service.executor()
+    sending = executor._session.sender
+    sending.join()  # it has no thread
+    ending = threading.Event()
+    monkeypatch.setattr(sending, "_ended", lambda: ending.wait(10))
+    sending.start()
+    thread = sending._thread
+    assert thread is not None
+    sending.close()
+    sending.join(0.01)
+    assert thread.is_alive()
+    ending.set()
+    sending.join(10)
+    assert not thread.is_alive()
+
+
 def test_a_late_answer_to_another_submission_extends_the_wait_of_the_next(service: ScriptedService) -> None:
     """``submit_timeout`` counts from when the service last accepted calls."""
     executor = service.executor(submit_timeout=60.0)

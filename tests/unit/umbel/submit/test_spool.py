@@ -313,3 +313,72 @@ def test_the_next_program_submits_them(
     wait_until(lambda: not Spool(ACCOUNT).has_own(), what="the file to go")
     gc.collect()
     assert os.listdir(tmp_path / "spool") == ["lock"]
+
+
+def test_calls_of_another_version_of_the_sdk_are_put_aside(
+    client: Client, executor: Executor, kept: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(spool, "VERSION", spool.VERSION + 1)
+        kept.save(batch(executor), route(executor))
+    assert kept.send(client) == Outcome()
+    assert len(list(kept.folder.glob("*.damaged"))) == 1 and not kept.has_own()
+
+
+@pytest.fixture
+def flushes(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Spool]:
+    """The spools that are sent in the background."""
+    monkeypatch.setenv("UMBEL_HOME", str(tmp_path))
+    monkeypatch.setattr(spool, "_checked", set())
+    monkeypatch.setattr(ScriptedTransport, "account", ACCOUNT, raising=False)
+    sent: list[Spool] = []
+    monkeypatch.setattr(spool, "_send", lambda _, each: sent.append(each))
+    return sent
+
+
+def test_kept_calls_are_looked_for_once(client: Client, executor: Executor, flushes: list[Spool]) -> None:
+    Spool(ACCOUNT).save(batch(executor), route(executor))
+    for _ in range(3):
+        spool.send_in_background(client)
+    wait_until(lambda: flushes, what="the thread")
+    with pytest.raises(AssertionError):
+        wait_until(lambda: len(flushes) > 1, timeout=0.1)
+
+
+def test_no_thread_starts_without_kept_calls(client: Client, flushes: list[Spool]) -> None:
+    spool.send_in_background(client)
+    with pytest.raises(AssertionError):
+        wait_until(lambda: flushes, timeout=0.1)
+
+
+def test_an_account_without_a_home_keeps_nothing(
+    client: Client, flushes: list[Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_: object = None) -> Path:
+        raise OSError("no home directory")
+
+    monkeypatch.setattr(spool, "home_directory", missing)
+    spool.send_in_background(client)
+    assert not flushes
+
+
+def test_the_background_waits_neither_for_other_programs_nor_for_the_service(
+    service: ScriptedService,
+    client: Client,
+    executor: Executor,
+    kept: Spool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept.save(batch(executor), route(executor))
+    other = os.open(kept.folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    thread = threading.Thread(target=spool._send, args=(client, kept))
+    thread.start()
+    thread.join(5)
+    waits = thread.is_alive()
+    os.close(other)
+    thread.join(5)
+    assert not waits and not service.submissions
+    service.refuse = lambda _: ServiceUnavailable("away")
+    spool._send(client, kept)
+    assert "not submitted yet" in caplog.text and kept.has_own()
