@@ -346,6 +346,20 @@ def test_a_wide_runner_waits_until_enough_slots_are_free(world: World) -> None:
     assert not pool.widen(wide) and killed(pool) == [1]
 
 
+def test_a_wide_runner_makes_room_for_no_parked_one_and_is_not_renewed(world: World) -> None:
+    pool = world.pool(2, warm_runners=4)
+    wide, own = pool.slots
+    wide.options, wide.borrowed = widened(world.options, 2), [1]
+    pool._borrowed.add(own.number)
+    pool.slots.append(FakeSlot(0, world.options).ready(function="f"))
+    pool.slots[2].parked = world.now
+    assert pool.choose("f", world.options) is None and pool.slots[2].parked is not None
+    wide.leftovers = "a thread"
+    world.now += 10.0
+    pool._end_overdue(world.now)
+    assert wide.process.killed and not pool._requested
+
+
 def test_a_wide_runner_that_cannot_be_started_gives_its_slots_back(world: World) -> None:
     pool = world.pool(2)
     assert pool.widen(widened(world.options, 2))

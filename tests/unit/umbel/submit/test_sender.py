@@ -334,6 +334,18 @@ def test_a_call_cancelled_before_it_is_sent_is_never_sent(service: ScriptedServi
     assert service.cancelled == []
 
 
+def test_calls_that_are_all_cancelled_before_they_are_sent_are_no_error(
+    service: ScriptedService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.hold()
+    executor = service.executor()
+    executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the first submission")
+    assert executor.submit(square, 1).cancel()
+    close(executor, service)
+    assert service.batches() == [1] and not caplog.records
+
+
 def test_a_call_cancelled_on_its_way_is_cancelled_at_the_service(service: ScriptedService) -> None:
     service.hold()
     executor = service.executor()
