@@ -77,13 +77,16 @@ class FakeSlot:
 class FakeSelector:
     def __init__(self) -> None:
         self.watched: dict[int, tuple[int, FakeSlot]] = {}
+        self.changes = 0
 
     def register(self, sock: object, events: int, slot: FakeSlot) -> None:
         assert id(sock) not in self.watched and events
+        self.changes += 1
         self.watched[id(sock)] = events, slot
 
     def modify(self, sock: object, events: int, slot: FakeSlot) -> None:
         assert id(sock) in self.watched and events
+        self.changes += 1
         self.watched[id(sock)] = events, slot
 
     def unregister(self, sock: object) -> None:
@@ -248,8 +251,16 @@ def test_idle_runners_make_room_for_another_kind_the_longest_idle_first(world: W
     assert not killed(pool), "two are starting"
     for slot in pool.slots[1:]:
         slot.ready()
-    pool.convert(blue, 3, ())
-    assert killed(pool) == [0], "those of the kind stay"
+    pool.convert(blue, 2, ())
+    assert killed(pool) == [0], "those of the kind stay, but are not coming"
+
+
+def test_as_many_runners_as_wanted_make_room_whatever_else_is_starting(world: World) -> None:
+    pool = world.pool(4)
+    world.used(pool, "f", "g", "h")
+    pool.slots[3].options, pool.slots[3].state = world.other("green"), "starting"
+    pool.convert(world.other("blue"), 2, ())
+    assert killed(pool) == [0, 1]
 
 
 def test_a_parked_runner_takes_the_place_of_another_one(world: World) -> None:
@@ -360,6 +371,30 @@ def test_a_wide_runner_makes_room_for_no_parked_one_and_is_not_renewed(world: Wo
     assert wide.process.killed and not pool._requested
 
 
+def test_a_wide_runner_takes_slots_that_no_other_one_occupies(world: World) -> None:
+    pool = world.pool(4)
+    world.used(pool, "f", "g", "h", "i")
+    pool.slots[0].options, pool.slots[0].borrowed = widened(world.other("blue"), 2), [1]
+    pool._borrowed.add(1)
+    wide = widened(world.options, 2)
+    assert pool.widen(wide)
+    assert killed(pool) == [0, 2] and pool._wide == {2: (wide, [3])} and pool._borrowed == {1, 3}
+    pool = world.pool(4)
+    assert pool.widen(wide)
+    assert pool._wide == {0: (wide, [1])} and killed(pool) == [0]
+
+
+def test_another_wide_runner_is_started_whatever_else_runs_or_starts(world: World) -> None:
+    pool = world.pool(5)
+    wide = widened(world.options, 2)
+    pool.slots[0].busy()
+    pool.slots[0].options, pool.slots[0].borrowed = wide, [1]
+    pool._borrowed.add(1)
+    pool.slots[2].state = "starting"
+    assert pool.widen(wide)
+    assert pool._wide == {3: (wide, [4])}
+
+
 def test_a_wide_runner_that_cannot_be_started_gives_its_slots_back(world: World) -> None:
     pool = world.pool(2)
     assert pool.widen(widened(world.options, 2))
@@ -378,7 +413,9 @@ def test_watching_follows_what_a_slot_needs(world: World) -> None:
 
     def events() -> list[int]:
         pool.register(slot)
-        pool.register(slot)  # nothing has changed
+        changes = world.selector.changes
+        pool.register(slot)
+        assert world.selector.changes == changes, "a system call for nothing"
         return [events for events, _ in watched.values()]
 
     assert events() == [READ]

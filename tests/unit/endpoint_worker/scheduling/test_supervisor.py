@@ -37,9 +37,7 @@ class FakeExecution:
         self.notes.append(("close", now, keep))
 
     def runner_died(self, how: str, *, code: str | None) -> list[Outcome]:
-        return [
-            Outcome(c.task_id, 1, Status.LOST, code=code, message=how) for c in self.job.bundle.calls
-        ]
+        return [Outcome(c.task_id, 1, Status.LOST, code=code, message=how) for c in self.job.bundle.calls]
 
     def abandon(self, message: str) -> list[Outcome]:
         return [Outcome(c.task_id, 1, Status.LOST, message=message) for c in self.job.bundle.calls]
@@ -195,6 +193,29 @@ def test_a_bundle_runs_from_its_submission_to_its_last_outcome(desk: Desk) -> No
     assert not desk.supervisor.held and not desk.supervisor.busy and not runner.process.killed
 
 
+def test_a_bundle_is_listed_before_its_command_wakes_the_loop(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[list[str]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.supervisor._commands, "put", lambda _: held.append(desk.supervisor.held))
+        job = desk.job()
+    assert held == [[job.bundle.id]]
+    commands = desk.supervisor._commands.sock
+    assert desk.supervisor._selector.get_key(commands).events == selectors.EVENT_READ
+
+
+def test_a_runner_that_is_ready_at_last_takes_the_bundle_that_waited_for_it(desk: Desk) -> None:
+    for runner in desk.runners:
+        runner.state = "starting"
+    job = desk.job()
+    desk.turn()
+    desk.now += placement.WAIT_FOR_RUNNER + 1.0
+    desk.runners[0].ready()
+    desk.check()
+    assert desk.seen == [("accepted", job.bundle.id, desk.runners[0].process.pid)]
+
+
 def test_the_next_bundle_starts_before_the_outcomes_of_the_last_are_delivered(desk: Desk) -> None:
     desk.running()
     job, runner = desk.running()
@@ -230,6 +251,30 @@ def test_what_a_runner_has_not_read_is_written_when_it_can_be(desk: Desk) -> Non
     desk.turn()
     assert runner.writes == 1
     assert desk.supervisor._selector.get_key(runner.sock).events == selectors.EVENT_READ
+
+
+def test_an_idle_runner_may_say_that_it_is_ready(desk: Desk) -> None:
+    desk.runners[0].says([])
+    desk.turn()
+    assert not desk.runners[0].reads and not desk.runners[0].process.killed
+
+
+def test_a_runner_that_was_too_fast_is_read_again_after_its_items_are_reported(desk: Desk) -> None:
+    job, runner = desk.running()
+    runner.backlogged = True
+    desk.pool.register(runner)
+    runner.says(ended(job), finished=True)
+    desk.turn()
+    assert runner.reads
+
+    def check(_: float) -> list[Outcome]:
+        runner.backlogged = False
+        return []
+
+    runner.check = check  # type: ignore[method-assign]
+    desk.check()
+    desk.turn()
+    assert not runner.reads and desk.seen[-1] == ("done", job.bundle.id)
 
 
 def test_a_closed_socket_is_looked_into_at_once(desk: Desk) -> None:
@@ -269,6 +314,15 @@ def test_the_next_look_is_as_soon_as_something_may_change(desk: Desk) -> None:
     assert desk.supervisor.waiting and interval() == SLOW_TICK
 
 
+def test_the_loop_waits_until_the_next_look(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(desk.supervisor._selector, "select", lambda seconds: waits.append(seconds) or [])
+    for next_check in (desk.now + 0.25, desk.now - 5.0):
+        desk.supervisor._next_check = next_check
+        desk.supervisor._iterate()
+    assert waits == [0.25, 0.0]
+
+
 def test_looks_happen_no_sooner_than_due(desk: Desk) -> None:
     job, runner = desk.running()
     desk.check()
@@ -293,9 +347,7 @@ def test_a_bundle_that_starts_or_arrives_is_looked_at_soon(desk: Desk) -> None:
     assert desk.supervisor._next_check == desk.now + SLOW_TICK
 
 
-def test_a_slot_that_loses_its_runner_is_filled_at_once(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slot_that_loses_its_runner_is_filled_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.check()
     desk.pool.vacated = True
     desk.turn()
@@ -305,15 +357,23 @@ def test_a_slot_that_loses_its_runner_is_filled_at_once(
 def test_a_runner_that_died_ends_its_bundle_and_says_how(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
+    desk.running()
     job, runner = desk.running(2)
+    waiting = desk.job()
+    desk.turn()
+    desk.seen.clear()
     first, second = ended(job)
     runner.reads = [([first], False)]
     runner.how = "exit code 3"
     desk.check()
     assert desk.seen == [(job.bundle.id, ["succeeded", "lost", "lost"]), ("done", job.bundle.id)]
     assert "exit code 3" in caplog.text and "abs" in caplog.text
+    assert waiting.bundle.id in desk.supervisor.held, "it waits for another runner"
     caplog.clear()
-    job, runner = desk.running()
+    desk.runners[-1].ready()
+    desk.turn()
+    job, runner = waiting, desk.runners[-1]
+    desk.seen.clear()
     runner.reads, runner.how = [(ended(job), True)], "exit code 3"
     assert runner.execution is not None
     runner.execution.stop_reason = "cancelled"
@@ -322,7 +382,9 @@ def test_a_runner_that_died_ends_its_bundle_and_says_how(
     assert not caplog.records, "it was stopped"
 
 
-def test_a_dead_runner_that_cannot_be_read_ends_its_bundle(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_runner_that_cannot_be_read_ends_its_bundle(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job, runner = desk.running()
     runner.how = "exit code 3"
 

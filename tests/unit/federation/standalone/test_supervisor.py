@@ -37,8 +37,9 @@ def _step_until(supervisor: Supervisor, condition: Callable[[], object], timeout
 
 
 def test_a_dead_child_is_replaced_at_once(tmp_path: Path) -> None:
-    changes: list[int] = []
-    with Supervisor(tmp_path, lambda: changes.append(len(supervisor.children))) as supervisor:
+    changes: list[list[int]] = []
+    note = lambda: changes.append([child.exits for child in supervisor.children.values()])  # noqa: E731
+    with Supervisor(tmp_path, note) as supervisor:
         child = supervisor.add(_spec(tmp_path, "worker", SLEEPER))
         first = child.pid
         assert first is not None
@@ -47,9 +48,9 @@ def test_a_dead_child_is_replaced_at_once(tmp_path: Path) -> None:
         _step_until(supervisor, lambda: child.pid not in (first, None))
         assert time.monotonic() - began < 0.5
         assert (child.exits, child.status) == (1, -signal.SIGKILL)
-        assert changes == [1, 1, 1]  # started, exited, restarted
+        assert changes == [[0], [1], [1]]  # started, exited, restarted
         supervisor.stop()
-        assert changes == [1, 1, 1, 0] and supervisor.stopping
+        assert changes == [[0], [1], [1], []] and supervisor.stopping
     assert not psutil.pid_exists(first)
 
 
@@ -91,6 +92,23 @@ def test_the_supervisor_sleeps_until_something_happens(tmp_path: Path) -> None:
         supervisor.step(30.0)  # again when the restart is due
         assert child.pid is not None
         assert supervise.FIRST_DELAY <= time.monotonic() - began < 10.0
+
+
+def test_a_second_signal_ends_the_wait_for_the_children(tmp_path: Path) -> None:
+    code = """
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open("ready", "w").close()
+        time.sleep(60)
+    """
+    with Supervisor(tmp_path) as supervisor:
+        child = supervisor.add(_spec(tmp_path, "deaf", code, grace=60.0))
+        wait_until((tmp_path / "ready").exists, what="the child")
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10.0
+    assert child.process is not None and child.process.returncode == -signal.SIGKILL
 
 
 def test_stopping_waits_no_longer_than_the_children_need(tmp_path: Path) -> None:
@@ -202,6 +220,9 @@ def test_a_program_that_vanishes_is_tried_again_later(tmp_path: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
         _step_until(supervisor, lambda: child.delay > supervise.FIRST_DELAY * 3)
         assert child.pid is None
+        before, delay = time.monotonic(), child.delay
+        supervisor._restart(child)
+        assert child.due is not None and child.due >= before + delay and child.delay == 2 * delay
         (tmp_path / "elsewhere").rename(program)
         _step_until(supervisor, lambda: child.pid is not None)
 
