@@ -309,15 +309,28 @@ def test_a_runner_with_other_processors_is_not_swapped(world: World, monkeypatch
     assert not pool._same_hardware(second, 0) and pool._same_hardware(second, 1)
 
 
-def test_a_free_slot_takes_a_parked_runner_before_a_new_one(world: World) -> None:
+@pytest.mark.parametrize("requested", [0, 1])
+def test_a_free_slot_takes_a_parked_runner_before_a_new_one(world: World, requested: int) -> None:
     pool = world.pool(2, warm_runners=4)
     world.used(pool, "f", "g")
     first, second = pool.slots
     second.parked = 1.0
-    pool._requested.append(world.options)
+    pool._requested.extend([world.options] * requested)
     world.fill(pool)
     assert second.parked is None and second.number == 1 and len(pool.slots) == 2
     assert not pool._requested
+
+
+def test_a_free_slot_takes_no_parked_runner_with_other_processors(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = world.pool(2, warm_runners=4)
+    world.used(pool, "f", "g")
+    first, second = pool.slots
+    first.number, second.number, second.parked = 1, 1, world.now
+    monkeypatch.setattr(Layout, "affinity", lambda _, numbers: numbers)
+    world.fill(pool)
+    assert second.parked == world.now and numbers(pool) == [1, 1, 0]
 
 
 def test_a_call_on_several_slots_gets_a_runner_of_its_own(world: World) -> None:
@@ -518,7 +531,7 @@ def test_runners_that_do_not_start_are_tried_again_later_and_later(world: World)
         gone(pool, slot, "no library")
         assert pool.problem == "no library" and pool.starting
         world.fill(pool)
-        assert not pool.slots, "not yet"
+        assert not pool.slots and pool.problem, "not yet"
         delays.append(pool._retry_at - world.now)
         world.now = pool._retry_at
         world.fill(pool)
@@ -593,26 +606,27 @@ def test_idle_runners_with_leftovers_are_renewed_after_a_while(world: World) -> 
     assert len(pool._requested) == 1
 
 
-@pytest.mark.parametrize("adopts", [True, False])
+@pytest.mark.parametrize(("adopts", "shares"), [(True, True), (False, True), (True, False)])
 def test_what_calls_leave_behind_is_looked_for_after_the_end_of_a_runner(
-    world: World, monkeypatch: pytest.MonkeyPatch, adopts: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, adopts: bool, shares: bool
 ) -> None:
     looks: list[set[int]] = []
     pending = [False]
     tree = SimpleNamespace(kill_leftovers=looks.append, pending=lambda: pending[0])
     monkeypatch.setattr(runner_pool, "process_tree", tree)
-    pool = world.pool(2, adopts_orphans=adopts)
+    launcher: Any = SimpleNamespace(shares_processes=shares)
+    pool = world.pool(2, adopts_orphans=adopts, launcher=launcher)
     assert not looks
     gone(pool, pool.slots[0])
     world.fill(pool)
-    assert looks == ([{1001}] if adopts else [])
+    assert looks == ([{1001}] if adopts and shares else [])
     looks.clear()
     world.now += runner_pool.CLEANUP_SECONDS
     world.fill(pool)
     assert not looks
     pending[0] = True
     world.fill(pool)
-    assert looks == ([{1000, 1001}] if adopts else [])
+    assert looks == ([{1000, 1001}] if adopts and shares else [])
 
 
 def test_the_end_of_a_pool_waits_a_moment_for_its_runners(

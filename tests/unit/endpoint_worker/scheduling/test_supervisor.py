@@ -506,6 +506,14 @@ def test_draining_returns_what_waits_and_lets_running_calls_continue(desk: Desk)
     assert len(desk.pool.slots) == 1 and len(desk.runners) == 2, "no runner is started"
 
 
+def test_a_drain_without_time_stops_running_calls_at_once(desk: Desk) -> None:
+    _, runner = desk.running()
+    desk.check()
+    desk.supervisor.drain(0.0)
+    desk.turn()
+    assert runner.process.killed
+
+
 def test_a_drain_may_be_shortened_but_not_extended(desk: Desk) -> None:
     _, runner = desk.running()
     desk.supervisor.drain(10.0, Interruption.WALLTIME)
@@ -587,6 +595,39 @@ def test_a_bundle_that_cannot_be_sent_ends_and_is_accepted_once(desk: Desk) -> N
     desk.turn()
     assert desk.seen == [(job.bundle.id, ["lost"]), ("accepted", "", 0), ("done", job.bundle.id)]
     assert [runner.process.killed for runner in desk.runners].count(True) == 1
+
+
+@pytest.mark.parametrize("place", ["queue", "pool"])
+def test_a_bundle_that_cannot_be_placed_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    with monkeypatch.context() as patched:
+        if place == "queue":
+            patched.setattr(desk.supervisor._queue, "add", fail)
+        else:
+            patched.setattr(desk.pool, "choose", fail)
+        job = desk.job()
+        desk.turn()
+    assert desk.seen == [(job.bundle.id, ["lost"]), ("accepted", "", 0), ("done", job.bundle.id)]
+    assert not desk.supervisor.held and not desk.supervisor.waiting
+    assert not any(runner.process.killed for runner in desk.runners)
+    desk.running()
+
+
+def test_a_bundle_that_is_sent_in_parts_is_sent_to_its_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Runner.begin
+
+    def partly(runner: Runner, job: Job, now: float) -> None:
+        begin(runner, job, now)
+        runner.has_unsent = True
+
+    monkeypatch.setattr(Runner, "begin", partly)
+    _, runner = desk.running()
+    desk.turn()
+    assert runner.writes == 1
 
 
 def test_the_loop_outlives_an_error_and_ends_with_all_that_it_opened(
