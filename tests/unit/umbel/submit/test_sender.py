@@ -500,6 +500,35 @@ def test_taking_what_is_unsent_makes_room(
     close(executor, service)
 
 
+def test_there_is_room_as_soon_as_calls_are_being_submitted(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "MAX_UNSENT_CALLS", 1)
+    answered = threading.Event()
+
+    def wait(_: Request) -> None:
+        if len(service.submissions) == 2:
+            answered.wait(10)
+
+    service.refuse = wait
+    service.hold()
+    executor = service.executor()
+    executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the first submission")
+    executor.submit(square, 1)
+    thread = threading.Thread(target=executor.submit, args=(square, 2))
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
+    service.release()
+    thread.join(5)
+    waits = thread.is_alive()
+    answered.set()
+    thread.join(10)
+    close(executor, service)
+    assert not waits and service.batches() == [1, 1, 1]
+
+
 def test_the_first_answer_is_waited_for(service: ScriptedService) -> None:
     service.hold()
     executor = service.executor()
