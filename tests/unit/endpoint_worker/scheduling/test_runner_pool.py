@@ -574,6 +574,10 @@ def test_an_interpreter_that_is_missing_fails_its_kind(
     world.now = pool._retry_at
     world.fill(pool)
     assert pool._retry_at == world.now + 2 * runner_pool.FIRST_DELAY and not pool._requested
+    world.errors = [OSError(number, "nor this one")]
+    world.now = pool._retry_at
+    world.fill(pool)
+    assert not pool.slots and "nor this one" in pool.problem
 
 
 def test_a_runner_that_takes_too_long_to_start_is_killed(world: World) -> None:
@@ -639,10 +643,12 @@ def test_the_end_of_a_pool_waits_a_moment_for_its_runners(
     pool = world.pool(3, cgroups=groups)
     slots = list(pool.slots)
     slots[0].how = "stopped"
+    slots[2].end = lambda: setattr(slots[2], "ends", 1)  # it runs functions registered with atexit
     world.sleeps = [lambda: setattr(slots[1], "how", "stopped")]
     began = world.now
     pool.shut_down()
     assert pool.slots == slots[2:] and all(slot.ends == 1 and slot.retiring for slot in slots)
+    assert slots[2].process.killed
     assert 2.0 <= world.now - began < 2.1 and not pool.problem
     assert waits == [2.0] and closed == [1.0]
     pool = world.pool(1)

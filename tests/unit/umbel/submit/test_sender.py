@@ -344,6 +344,7 @@ def test_calls_that_are_all_cancelled_before_they_are_sent_are_no_error(
     assert executor.submit(square, 1).cancel()
     close(executor, service)
     assert service.batches() == [1] and not caplog.records
+    assert executor._session.sender._take() is None, "nor are calls that were taken meanwhile"
 
 
 def test_a_call_cancelled_on_its_way_is_cancelled_at_the_service(service: ScriptedService) -> None:
@@ -503,30 +504,21 @@ def test_taking_what_is_unsent_makes_room(
 def test_there_is_room_as_soon_as_calls_are_being_submitted(
     service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "MAX_UNSENT_CALLS", 1)
-    answered = threading.Event()
-
-    def wait(_: Request) -> None:
-        if len(service.submissions) == 2:
-            answered.wait(10)
-
-    service.refuse = wait
-    service.hold()
     executor = service.executor()
-    executor.submit(square, 0)
-    wait_until(lambda: service.submissions, what="the first submission")
-    executor.submit(square, 1)
-    thread = threading.Thread(target=executor.submit, args=(square, 2))
-    thread.start()
-    thread.join(0.1)
-    assert thread.is_alive()
-    service.release()
-    thread.join(5)
-    waits = thread.is_alive()
-    answered.set()
-    thread.join(10)
+    sending = executor._session.sender
+    with monkeypatch.context() as patched:
+        patched.setattr(sender, "MAX_UNSENT_CALLS", 1)
+        patched.setattr(sending, "start", lambda: None)
+        executor.submit(square, 0)
+        thread = threading.Thread(target=executor.submit, args=(square, 1))
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        assert sending._take() is not None
+        thread.join(5)
+        assert not thread.is_alive()
+    sending.start()
     close(executor, service)
-    assert not waits and service.batches() == [1, 1, 1]
 
 
 def test_the_first_answer_is_waited_for(service: ScriptedService) -> None:
