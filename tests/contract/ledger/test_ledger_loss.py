@@ -158,6 +158,24 @@ def test_silence_says_nothing_while_nobody_listens(ledger: Ledger, lab: FakeEndp
     assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
 
 
+def test_unread_reports_protect_silent_nodes(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector is late: the heartbeats of more than one batch of nodes are in the broker."""
+    monkeypatch.setattr(liveness, "BATCH", 2)
+    node, answer = _hold(ledger, lab)
+    others = [lab.node("n2"), lab.node("n3")]
+    ledger.collect()
+    ledger.listen(61)
+    for each in (node, *others):
+        each.beat()
+    ledger.sweep()
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    ledger.collect()
+    ledger.sweep()
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+
+
 def test_silence_says_nothing_while_the_broker_is_new(ledger: Ledger, lab: FakeEndpoint) -> None:
     """Heartbeats may have been lost with the broker's data."""
     node, answer = _hold(ledger, lab)

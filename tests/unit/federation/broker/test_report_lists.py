@@ -125,6 +125,8 @@ def test_what_is_no_list_is_a_fault_of_its_endpoint_only(broker: Broker) -> None
     first, second = broker.report_lists.read("c0", [ONE, TWO])
     assert first.fault is not None and first.reports == [] and second.reports == [b"d"]
     assert broker.report_lists.waiting([ONE, TWO]) == {TWO: 1}, "and it is gone"
+    broker.report_lists.remove("c0", [(first, 0), (second, 1)], [])
+    assert broker.report_lists.waiting([ONE, TWO]) == {}
     assert not report_lists.is_wrong_type(redis.exceptions.OutOfMemoryError("OOM"))
 
 
@@ -165,6 +167,13 @@ def test_waiting_for_news_lasts_until_the_first_one(broker: Broker) -> None:
         later.start()
         began = time.monotonic()
         assert news.wait(60.0) == {ONE} and time.monotonic() - began < 30.0
+        times = []
+        for _ in range(5):
+            broker.redis.publish(names.news_channel(TWO), b"")
+            began = time.monotonic()
+            assert news.wait(60.0) == {TWO}
+            times.append(time.monotonic() - began)
+        assert min(times) < 0.9, "it waited for more"
     finally:
         later.join()
         news.close()

@@ -28,7 +28,7 @@ def test_reports_that_were_unread_are_awaited_and_later_ones_are_not() -> None:
 
 
 def test_an_empty_list_ends_the_wait_whatever_was_counted() -> None:
-    ask = _liveness((10, 3), (10, 0), (10, 1))
+    ask = _liveness((10, 3), (13, 0), (13, 1))
     assert [ask() for _ in range(3)] == [False, True, False], "the next backlog is another one"
 
 
