@@ -94,11 +94,14 @@ def test_each_node_is_marked_lost_by_itself(
         assert len(node.take()) == 1
         node.beat()
         ledger.collect()
-    for _ in range(3):
+    lost = [2, 1, 2, 2, 2]
+    for _ in range(12):  # a slow machine interrupts the collector, which then listens anew
         nodes[1].beat()
         ledger.collect()
         ledger.sweep(after=25)
-    assert [_attempt(ledger, answer) for answer in answers] == [2, 1, 2, 2, 2]
+        if [_attempt(ledger, answer) for answer in answers] == lost:
+            break
+    assert [_attempt(ledger, answer) for answer in answers] == lost
     with ledger.fed.database.read() as connection:
         live = connection.exec_driver_sql("SELECT endpoint_no, name FROM nodes WHERE live = 1").all()
     assert live == [(lab.no, "n1")]
@@ -186,7 +189,8 @@ def test_silence_says_nothing_while_the_broker_is_new(ledger: Ledger, lab: FakeE
     ledger.sweep()
     ledger.sweep(after=50)
     assert _attempt(ledger, answer) == 1
-    ledger.sweep(after=20)
+    for _ in range(5):
+        ledger.sweep(after=65)
     assert _attempt(ledger, answer) == 2
 
 
