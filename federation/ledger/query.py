@@ -91,6 +91,8 @@ def tasks_page(
     cursor.
     """
     query = _tasks().where(tasks.c.user_no == user.no)
+    if user.task_id is not None:
+        query = query.where(groups.c.parent == user.task_id)
     if state is not None:
         query = query.where(tasks.c.state == constant(TaskState(state).value))
     if function_id is not None:

@@ -26,7 +26,7 @@ from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempo
 from ..ledger.task_rows import tasks_in_bundles
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
-from ..registry import broker_accounts
+from ..registry import broker_accounts, call_tokens
 from .broker_quota import BrokerQuota
 from .future_times import correct_future_times
 from .liveness import Liveness
@@ -224,6 +224,7 @@ class Sweeper:
         """Delete finished tasks older than the retention time, a few batches per sweep."""
         now = self.fed.clock()
         expire_idempotency_keys(self.fed, now)
+        call_tokens.delete_expired(self.fed, now)
         delete_old_blocks(self.fed, now)
         delete_old_nodes(self.fed, now)
         for _ in range(DELETE_BATCHES):
