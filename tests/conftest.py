@@ -34,11 +34,13 @@ def _own_environment(
     for name in list(os.environ):
         if name.startswith("UMBEL_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("UMBEL_HOME", str(tmp_path_factory.getbasetemp() / "no-home"))
+    home = str(tmp_path_factory.getbasetemp() / "no-home")
+    monkeypatch.setenv("UMBEL_HOME", home)
     yield
     os.chdir(directory)
     os.environ.clear()
-    os.environ.update(before)
+    # what runs after the tests, for example at the exit of this process, has no other home either
+    os.environ.update({**before, "UMBEL_HOME": home})
 
 
 @pytest.fixture(autouse=True)
