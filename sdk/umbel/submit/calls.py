@@ -118,24 +118,24 @@ class CallQueue:
             self._ready.append(batch)
             self._count(batch.calls, 1)
 
-    def take(self, most: int = MAX_CALLS_PER_SUBMISSION) -> Batch | None:
+    def take(self, most: int = MAX_CALLS_PER_SUBMISSION, functions: int = MAX_FUNCTIONS) -> Batch | None:
         """Remove and return up to ``most`` calls with the same options; None if there are none.
 
-        The functions whose turn it is have equal shares of them.
+        The ``functions`` whose turn it is have equal shares of them.
         """
         if self._ready:
             batch = self._ready.popleft()
         elif self._waiting:
-            batch = self._fill(most)
+            batch = self._fill(most, functions)
         else:
             return None
         self._count(batch.calls, -1)
         return batch
 
-    def _fill(self, most: int) -> Batch:
+    def _fill(self, most: int, functions: int) -> Batch:
         options = next(iter(self._waiting.values())).options
         seen = islice(self._waiting.items(), LOOKAHEAD)
-        kinds = [kind for kind, waiting in seen if waiting.options == options][:MAX_FUNCTIONS]
+        kinds = [kind for kind, waiting in seen if waiting.options == options][:functions]
         taken: dict[tuple[int, int], Part] = {}
         left, size = most, 0
         while kinds and left > 0:

@@ -18,7 +18,7 @@ from ..futures import UmbelFuture
 from ..protocol.errors import BadRequest, NotFound, ServiceUnavailable, TooLarge, TooMany, UmbelError
 from ..serialization.codec import FunctionBody
 from ..system.threads import GuardedThread
-from .calls import Batch, Call, CallQueue, Route
+from .calls import MAX_FUNCTIONS, Batch, Call, CallQueue, Route
 from .canceller import Canceller
 from .pending import Pending, copy_of
 
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 #: ``submit`` blocks while more than this is unsent (calls; bytes of arguments).
 MAX_UNSENT_CALLS = 20_000
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
-#: Most calls of the first submission of a burst, and how much larger each of the next may be.
-FIRST_CALLS, GROWTH = 64, 8
+#: Most calls and functions of the first submission of a burst, and how much larger each of the next may be.
+FIRST_CALLS, FIRST_FUNCTIONS, GROWTH = 64, 4, 8
 _NO_FUNCTION = "FUNCTION_NOT_FOUND"
 
 
@@ -56,7 +56,7 @@ class Sender:
         self._ended = ended
         self._on_reject = on_reject
         self._reset()
-        self._most = FIRST_CALLS
+        self._most, self._functions = FIRST_CALLS, FIRST_FUNCTIONS
         self._answered = False
         self._accepted = 0.0
         self._idle = False
@@ -196,7 +196,7 @@ class Sender:
                 if self._closed:
                     return False
                 self._idle = True
-                self._most = FIRST_CALLS
+                self._most, self._functions = FIRST_CALLS, FIRST_FUNCTIONS
                 self._changed.wait()
             self._idle = False
             interval, full = self._route.batch_interval, self._route.batch_size
@@ -207,8 +207,10 @@ class Sender:
     def _take(self) -> Batch | None:
         """Remove the calls of the next submission from the queue; they are current until it is answered."""
         with self._changed:
-            batch = self._queue.take(min(self._most, self._route.batch_size))
+            most, functions = min(self._most, self._route.batch_size), min(self._functions, MAX_FUNCTIONS)
+            batch = self._queue.take(most, functions)
             self._most *= GROWTH
+            self._functions *= GROWTH
             if batch is not None:
                 batch.drop_abandoned()
             self._current = batch if batch is not None and batch.parts else None

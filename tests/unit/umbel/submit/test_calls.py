@@ -47,13 +47,12 @@ def test_a_function_with_few_calls_leaves_its_share_to_others() -> None:
     assert taken(queue.take(20)) == [("square", 2), ("cube", 18)]
 
 
-def test_many_functions_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MAX_FUNCTIONS", 3)
+def test_many_functions_share_batches() -> None:
     queue = CallQueue()
     functions = [FunctionBody(b"", str(number), None, "") for number in range(5)]
     for function in functions * 2:
         queue.put(function, OPTIONS, call())
-    batches = [taken(queue.take()) for _ in range(2)]
+    batches = [taken(queue.take(functions=3)) for _ in range(2)]
     assert batches == [[("0", 2), ("1", 2), ("2", 2)], [("3", 2), ("4", 2)]]
 
 
