@@ -43,11 +43,15 @@ class _Entry(NamedTuple):
 
 
 class _Use(NamedTuple):
-    """Bytes of one state that were sent with calls, and the function that it is part of since then."""
+    """The bytes of one state that were sent with calls, or the function that it is part of."""
 
-    sent: int
     code: FunctionBody  # referenced, so that no other body gets its id
-    body: FunctionBody | None
+    sent: int = 0
+    body: FunctionBody | None = None
+
+
+#: By the function of the code, and a digest of the state.
+_Uses = OrderedDict[tuple[int, bytes], _Use]
 
 
 class FunctionCache:
@@ -69,7 +73,8 @@ class FunctionCache:
         self._lock = threading.Lock()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._bodies: OrderedDict[Any, FunctionBody] = OrderedDict()
-        self._uses: OrderedDict[tuple[int, bytes], _Use] = OrderedDict()
+        self._sent: _Uses = OrderedDict()
+        self._stored: _Uses = OrderedDict()
         self._templates = Templates()
 
     def get(self, fn: Callable[..., Any]) -> FunctionBody:
@@ -148,20 +153,23 @@ class FunctionCache:
         """Decide whether a state travels with the call or is part of the function."""
         size = len(parts.state)
         key = id(code), hashlib.blake2b(parts.state, digest_size=16).digest()
-        use = self._uses.get(key)
-        if use is not None and use.body is not None:
-            return use.body, None
+        stored, use = self._stored.get(key), self._sent.get(key)
+        if stored is not None:
+            return stored.body or code, None
         sent = (use.sent if use is not None else 0) + size + STATE_OVERHEAD
-        body = None
-        if size > MAX_STATE or (use is not None and sent > MAX_SENT):
-            body = self._with_state(fn, parts, name)
-            if split(fn, self._templates).state != parts.state:
-                return body, None  # it was changed meanwhile
+        if size <= MAX_STATE and (use is None or sent <= MAX_SENT):
+            self._remember(self._sent, key, _Use(code, sent), MAX_STATES)
+            return code, parts.state
+        body = self._with_state(fn, parts, name)
+        if split(fn, self._templates).state == parts.state:  # else it was changed meanwhile
+            self._remember(self._stored, key, _Use(code, body=body), CACHE_SIZE)
+        return body, None
+
+    def _remember(self, uses: _Uses, key: tuple[int, bytes], use: _Use, most: int) -> None:
         with self._lock:
-            self._uses[key] = _Use(sent, code, body)
-            if len(self._uses) > MAX_STATES:
-                self._uses.popitem(last=False)
-        return (code, parts.state) if body is None else (body, None)
+            uses[key] = use
+            if len(uses) > most:
+                uses.popitem(last=False)
 
     def _with_state(self, fn: Any, parts: Split, name: str) -> FunctionBody:
         """Return the function that is registered for a callable with its state."""

@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.elsewhere import Elsewhere
-from umbel.serialization.codec import load_function
+from tests.unit.umbel.submit.test_function_cache import CHANGES
+from tests.unit.umbel.submit.test_function_cache import PROGRAM as VERSIONS
+from umbel.serialization import codec
+from umbel.serialize import load_call, load_function
 from umbel.submit import function_cache
 from umbel.submit.function_cache import FunctionCache
 
@@ -229,6 +232,39 @@ def test_a_change_of_the_code_is_seen(kind: str, elsewhere: Elsewhere, program: 
     assert repr(run(elsewhere, cache, fn)) == repr(program["MAKERS"][kind]([4])())
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_call_never_uses_an_earlier_version(name: str, elsewhere: Elsewhere) -> None:
+    expression, change = CHANGES[name]
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(VERSIONS + f"def f(x): return {expression}\n", names)
+    exec(
+        "class Caller:\n    def __init__(self, fn): self.fn = fn\n    def run(self): return self.fn(1)", names
+    )
+    cache, caller = FunctionCache(), names["Caller"](names["f"])
+    for _ in range(2):
+        before = repr(caller.run())
+        assert repr(run(elsewhere, cache, caller.run)) == before
+    exec(change, names)
+    assert repr(caller.run()) != before
+    assert repr(run(elsewhere, cache, caller.run)) == repr(caller.run())
+
+
+def test_functions_in_another_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(number: int) -> Callable[[int], Any]:
+        def scaled(x: int, by: int = 3) -> Any:
+            return x * by
+
+        scaled.__defaults__ = (number,)
+        return scaled
+
+    cache = FunctionCache()
+    for number in range(3):
+        body, payload = cache.bind(make(number), (5,), {})
+    monkeypatch.setattr(codec, "PYTHON", (3, 1))
+    args, kwargs = load_call(payload)
+    assert len(args) == 2 and load_function(body.data)(*args, **kwargs) == 10
+
+
 def test_equal_arguments_of_a_partial_and_of_a_call_are_one_function(program: dict[str, Any]) -> None:
     cache, plain = FunctionCache(), program["plain"]
     direct = cache.bind(plain, (1, 2), {"z": 3})
@@ -374,9 +410,13 @@ def test_what_cannot_be_split_is_tried_as_a_whole() -> None:
         FunctionCache().bind(3, (), {})  # type: ignore[arg-type]
 
 
-def test_memory_is_bounded(program: dict[str, Any]) -> None:
+def test_memory_is_bounded(program: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CACHE_SIZE", 20), ("MAX_STATES", 50), ("MAX_STATE", 1_000)):
+        monkeypatch.setattr(function_cache, name, value)
     cache = FunctionCache()
-    for number in range(function_cache.MAX_STATES + 50):
+    for number in range(100):
         cache.bind(program["closure"](number), (), {})
-    assert len(cache._uses) <= function_cache.MAX_STATES
-    assert len(cache._entries) < 5 and len(cache._bodies) < 5
+    for number in range(30):
+        cache.bind(program["closure"]([number, "x" * 1_000]), (), {})
+    assert len(cache._sent) == 50 and len(cache._stored) == 20
+    assert max(len(cache._entries), len(cache._bodies)) <= 20
