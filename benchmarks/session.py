@@ -182,6 +182,8 @@ class Session:
                 processes.reset_peaks(pids)
             items = arguments(name, n)
             wanted = expected(name, items)
+            if name in EACH:
+                self.peer.run_each(EACH[name](items[:WARM_UP]))
             with Clock(self.mark, self.peer.roles) as clock:
                 if name in EACH:
                     results = self.peer.run_each(EACH[name](items))
