@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, exists, func, select, update
@@ -28,22 +29,30 @@ RETRY_AFTER = 1.0
 
 @dataclass(frozen=True)
 class Submission:
-    """Calls of one function on one endpoint.
+    """Calls on one endpoint.
 
     ``payloads``: serialized arguments, one per call. ``group_id``: the group of the tasks, created if it does
-    not exist; None: a new group.
+    not exist; None: a new group. ``function_id``: the function of all calls, or None with ``functions``: ids
+    of functions and their numbers of calls, in the order of the payloads.
     """
 
-    function_id: str
+    function_id: str | None
     endpoint_id: str
     payloads: Sequence[bytes]
     group_id: str | None = None
     options: Options = field(default_factory=Options)
+    functions: Sequence[tuple[str, int]] = ()
+
+    @property
+    def parts(self) -> Sequence[tuple[str, int]]:
+        """The functions and their numbers of calls."""
+        return self.functions or [(self.function_id or "", len(self.payloads))]
 
     def digest(self) -> str:
         """Return the SHA-256 of the complete submission."""
         hasher = hashlib.sha256()
-        head = [self.function_id, self.endpoint_id, self.group_id, self.options.to_json()]
+        function = self.parts[0][0] if len(self.parts) == 1 else list(self.parts)
+        head = [function, self.endpoint_id, self.group_id, self.options.to_json()]
         hasher.update(json.dumps([head, list(map(len, self.payloads))]).encode())
         hasher.update(b"".join(self.payloads))
         return hasher.hexdigest()
@@ -91,6 +100,11 @@ def _check(submission: Submission) -> None:
     if not 1 <= count <= limits.MAX_CALLS_PER_SUBMISSION:
         raise BadRequest(
             f"a submission must have 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, got {count}: split it",
+            code="VALIDATION_ERROR",
+        )
+    if sum(calls for _, calls in submission.parts) != count:
+        raise BadRequest(
+            f"the functions of the submission have other numbers of calls than its {count} payloads",
             code="VALIDATION_ERROR",
         )
     largest = max(map(len, submission.payloads))
@@ -229,24 +243,27 @@ def _insert(
     places: list[tuple[int, int, int]],
     now: float,
 ) -> dict[str, Any]:
-    function_no = _function(connection, user, submission.function_id)
+    parts = [(_function(connection, user, id), calls) for id, calls in submission.parts]
     group_no, group_id = _group(connection, user, submission.group_id, now)
     options = submission.options
-    submission_no = _add_submission.value(
-        connection,
-        group_no=group_no,
-        user_no=user.no,
-        endpoint_no=endpoint_no,
-        function_no=function_no,
-        options=options.to_json(),
-        created=now,
-    )
     count = len(submission.payloads)
     task_ids = names.new_task_ids(count, now)
     expires = now + options.expires if options.expires is not None else None
-    numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
-    common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
-    values = [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)]
+    values = []
+    rest = zip(task_ids, places)
+    for function_no, calls in parts:
+        submission_no = _add_submission.value(
+            connection,
+            group_no=group_no,
+            user_no=user.no,
+            endpoint_no=endpoint_no,
+            function_no=function_no,
+            options=options.to_json(),
+            created=now,
+        )
+        numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
+        common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
+        values += [(id, *common, *place, now, expires) for id, place in islice(rest, calls)]
     if options.cores == 1:
         _add_tasks.each(connection, _TASK, values)
     else:
@@ -263,6 +280,7 @@ def _function(connection: Connection, user: User, function_id: str) -> int:
         raise NotFound(
             f"function '{function_id}' does not exist: register it first (POST /v1/functions)",
             code="FUNCTION_NOT_FOUND",
+            details={"function_id": function_id},
         )
     return int(no)
 
