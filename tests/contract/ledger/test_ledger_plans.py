@@ -110,7 +110,7 @@ def big(tmp_path: Path, database_url: str, broker_url: str) -> Iterator[tuple[Le
             fed.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_statement_visits_far_more_rows_than_it_returns(
     big: tuple[Ledger, FakeEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
