@@ -106,7 +106,7 @@ class Spool:
             log.warning("report %s was sent but cannot be removed from the spool: %s", entry.path, error)
 
     def release(self) -> None:
-        """Mark the spool as that of a node that has ended, and remove it if it is empty."""
+        """Remove the lease: the spool's node has ended."""
         for name in (LEASE, f".{LEASE}"):
             try:
                 (self.directory / name).unlink(missing_ok=True)

@@ -132,8 +132,10 @@ _find_function = Statement(
         functions.c.deleted.is_(None),
     )
 )
-_find_group = Statement(lambda d: select(groups.c.no, groups.c.user_no).where(groups.c.id == bindparam("id")))
-_add_group = insert_returning(groups, "id", "user_no", "created")
+_find_group = Statement(
+    lambda d: select(groups.c.no, groups.c.user_no, groups.c.parent).where(groups.c.id == bindparam("id"))
+)
+_add_group = insert_returning(groups, "id", "user_no", "created", "parent")
 _grow_group = Statement(
     lambda d: update(groups)
     .values(size=groups.c.size + bindparam("count"))
@@ -265,9 +267,10 @@ def _function(connection: Connection, user: User, function_id: str) -> int:
 
 def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
     row = _find_group.first(connection, id=group_id) if group_id is not None else None
-    if row is not None and row[1] != user.no:
+    if row is not None and (row[1] != user.no or user.task_id not in (None, row[2])):
         raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
     if row is not None and group_id is not None:
         return row[0], group_id
     group_id = group_id or names.new_id()
-    return int(_add_group.value(connection, id=group_id, user_no=user.no, created=now)), group_id
+    group = {"id": group_id, "user_no": user.no, "created": now, "parent": user.task_id}
+    return int(_add_group.value(connection, **group)), group_id

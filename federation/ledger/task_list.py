@@ -12,7 +12,7 @@ import math
 import struct
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, tuple_
 
 from umbel.protocol import names
 from umbel.protocol.errors import BadRequest
@@ -92,8 +92,11 @@ def _filters(
 ) -> dict[str, list[int]] | None:
     """Return the numbers to look for, by column; None if a filter matches nothing of the user."""
     wanted: list[tuple[str, Any, ColumnElement[bool]]] = []
-    if group_id is not None:
-        wanted.append(("group_no", groups, groups.c.id == group_id))
+    mine = [] if group_id is None else [groups.c.id == group_id]
+    if user.task_id is not None:  # the token of a call sees groups that it has created
+        mine.append(groups.c.parent == user.task_id)
+    if mine:
+        wanted.append(("group_no", groups, and_(*mine)))
     if function_id is not None:
         wanted.append(("function_no", functions, functions.c.id == function_id))
     if endpoint_id is not None:
@@ -122,7 +125,7 @@ def _query(
     columns = tasks.c if rare is not None else submissions.c
     # the first filter is the most selective one; that of the user is the last
     indexed = "user_no" if rare is not None else next(iter(filters))
-    conditions = _matches(columns, filters, indexed)
+    conditions = _matches(connection, columns, filters, indexed)
     if since is not None:
         conditions.append(columns.created >= since)
     if until is not None:
@@ -142,13 +145,17 @@ def _query(
     return query.where(*conditions).order_by(_s.created.desc(), _s.no.desc(), _t.no.desc())
 
 
-def _matches(columns: Any, filters: dict[str, list[int]], indexed: str) -> list[ColumnElement[bool]]:
+def _matches(
+    connection: Connection, columns: Any, filters: dict[str, list[int]], indexed: str
+) -> list[ColumnElement[bool]]:
     """Return the conditions of the filters; only the column ``indexed`` is searched by an index."""
     conditions: list[ColumnElement[bool]] = []
     for name, numbers in filters.items():
         column = columns[name] if name == indexed else unindexed(columns[name])
         # with one number the rows have the order of the index
-        conditions.append(column == numbers[0] if len(numbers) == 1 else column.in_(numbers))
+        conditions.append(
+            column == numbers[0] if len(numbers) == 1 else shared.among(connection, column, numbers)
+        )
     return conditions
 
 

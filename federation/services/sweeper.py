@@ -27,7 +27,7 @@ from ..ledger.task_rows import tasks_in_bundles
 from ..ledger.totals import TotalsCheck, delete_idle
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
-from ..registry import broker_accounts
+from ..registry import broker_accounts, call_tokens
 from .broker_quota import BrokerQuota
 from .future_times import correct_future_times
 from .liveness import Liveness
@@ -230,6 +230,7 @@ class Sweeper:
         """Delete finished tasks older than the retention time, a few batches per sweep."""
         now = self.fed.clock()
         expire_idempotency_keys(self.fed, now)
+        call_tokens.delete_expired(self.fed, now)
         delete_old_blocks(self.fed, now)
         delete_old_nodes(self.fed, now)
         delete_idle(self.fed)

@@ -75,6 +75,7 @@ class Executor(BaseExecutor):
         cores: Slots of one node that each call occupies.
         open_files: Files and sockets that a call may have open.
         isolation: ``"process"``: a new process for each call. Default: processes are used again.
+        nested: True: calls may submit further calls while they run, if the endpoint allows it.
 
     Raises:
         ValueError: ``batch_size``, ``batch_interval``, ``submit_timeout``, ``group_id`` or an option is not
@@ -104,12 +105,13 @@ class Executor(BaseExecutor):
         cores: int | None = None,
         open_files: int | None = None,
         isolation: str | None = None,
+        nested: bool | None = None,
     ):
         submit_timeout = read_time("submit_timeout", submit_timeout)
         _check(endpoint, batch_size, batch_interval, submit_timeout)
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id must be a lower-case UUID with dashes, got {group_id!r}")
-        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files, isolation
+        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files, isolation, nested
         options = Options(timeout, memory, cpu, output, expires, *rest)
         self._own_group = group_id is None
         route = Route(
@@ -132,7 +134,7 @@ class Executor(BaseExecutor):
             nightly.submit(pow, 2, 10)
 
         Args:
-            **options: Options of the constructor, from ``timeout`` to ``isolation``. The others are those of
+            **options: Options of the constructor, from ``timeout`` to ``nested``. The others are those of
                 this executor.
 
         Returns:

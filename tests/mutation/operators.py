@@ -97,6 +97,8 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, str, ast.Module]]:
                 for place, node in enumerate(nodes):
                     if parent is function and field in ("args", "decorator_list", "returns"):
                         continue
+                    if field == "annotation":
+                        continue
                     if not isinstance(node, ast.AST) or _is_message(node):
                         continue
                     for changed in variants(node):
@@ -146,7 +148,7 @@ def _is_message(node: ast.AST) -> bool:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
     call = node.value if isinstance(node, ast.Expr) else node
-    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.")
+    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith(("log.", "logger."))
 
 
 def _set(parent: ast.AST, field: str, place: int | None, node: ast.AST) -> None:

@@ -18,7 +18,7 @@ MARGIN = 60.0
 SECONDS, EXAMPLES = 40, 15
 STORAGE = Path(__file__).resolve().parents[2] / ".hypothesis"
 #: Operations of the document.
-OPERATIONS = 37
+OPERATIONS = 38
 
 
 def fuzz(

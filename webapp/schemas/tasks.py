@@ -62,6 +62,12 @@ class OptionsIn(Schema):
         validate=validate.OneOf(ISOLATIONS),
         metadata=about("process: each task runs in a process of its own."),
     )
+    nested = StrictBoolean(
+        metadata=about(
+            "true: while it runs, each task may submit further tasks as you, if its endpoint allows it.",
+            default=False,
+        ),
+    )
     expires = Number(
         allow_none=True,
         validate=validate.Range(**_POSITIVE, max=366 * _DAY),
@@ -159,6 +165,13 @@ class Accepted(Schema):
     task_ids = fields.List(
         fields.String(), required=True, metadata=about("Ids of the tasks, in the order of the payloads.")
     )
+
+
+class CallToken(Schema):
+    """A token for the call of a running task."""
+
+    token = fields.String(required=True, metadata=about("The token, `umb_…`; it cannot be read again."))
+    expires = time_field("When it expires at the latest")
 
 
 class CancelIn(Schema):

@@ -27,7 +27,11 @@ groups = Table(
     # all tasks ever submitted, and the last completion number; the difference is the unfinished tasks
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("completions", BigInteger, nullable=False, server_default="0"),
+    # id of the task whose call has created the group; NULL: a user's program has
+    Column("parent", String(36)),
 )
+
+partial("ix_groups_parent", "parent IS NOT NULL", groups.c.parent)
 
 submissions = Table(
     "submissions",

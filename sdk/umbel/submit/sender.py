@@ -197,7 +197,6 @@ class Sender:
                 self._idle = True
                 self._most = FIRST_CALLS
                 self._changed.wait()
-            self._idle = False
             interval, full = self._route.batch_interval, self._route.batch_size
             if interval > 0:
                 self._changed.wait_for(lambda: self._closed or self._queue.count >= full, interval)
@@ -206,8 +205,13 @@ class Sender:
     def _take(self) -> Batch | None:
         """Remove the calls of the next submission from the queue; they are current until it is answered."""
         with self._changed:
-            batch = self._queue.take(min(self._most, self._route.batch_size))
-            self._most *= GROWTH
+            most = self._route.batch_size
+            if (
+                not self._route.batch_interval
+            ):  # the rest of a collected batch would wait for another interval
+                most = min(self._most, most)
+                self._most *= GROWTH
+            batch = self._queue.take(most)
             if batch is not None:
                 batch.calls = [call for call in batch.calls if not call.future.abandoned]
             self._current = batch if batch is not None and batch.calls else None

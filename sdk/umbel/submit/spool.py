@@ -118,7 +118,7 @@ class Spool:
             logger.error("%s cannot be read and is put aside: %s", file, error)
             file.rename(file.with_suffix(".damaged"))
             return
-        if record["owner"] != self.owner or record["url"] != self._account.url:
+        if record["owner"] != self.owner:
             outcome.foreign += len(payloads)
             return
         if record["tried"] and not repeat and time.time() > record["created"] + KEY_LIFETIME:

@@ -15,13 +15,13 @@ from federation.db import shared
 from federation.db.engine import Database
 from federation.db.tables import tasks
 from federation.flower.controls import EndpointLookup
-from federation.ledger import cancel, epochs, logs, query, results, samples, streams, task_list, totals
+from federation.ledger import cancel, epochs, logs, own, query, results, samples, streams, task_list, totals
 from federation.ledger.submit import Submission, submit
 from federation.provision import cleanup
 from federation.provision.planning import demand
 from federation.provision.planning.policy import Policy
 from federation.provision.records import blocks, sites
-from federation.registry import broker_accounts, codes, endpoints, functions, users
+from federation.registry import broker_accounts, call_tokens, codes, endpoints, functions, users
 from federation.services import health, rollback
 from federation.services.lost_reports import loss_while_offline, remember_if_offline
 from federation.standalone import start
@@ -31,6 +31,8 @@ from tests.support.endpoint import FakeEndpoint, outcome
 from tests.support.ledger import Ledger, open_watched
 from tests.support.places import sites_of_statements, statements
 from tests.support.plans import Execution, Recorder, recorded
+from umbel.protocol import grant
+from umbel.protocol.errors import NotFound
 from umbel.protocol.messages import Status
 from umbel.protocol.records import Items, Log
 
@@ -89,6 +91,7 @@ UNVISITED = {
     "federation/provision/actions.py:_drain": "needs a site",
     "federation/provision/records/blocks.py:delete_old_nodes": "deletes nodes by number",
     "federation/provision/site/bootstrap.py:install_credentials": "needs a site",
+    "federation/registry/call_tokens.py:delete_expired": "deletes tokens by number",
     "federation/services/broker_quota.py:_record": "changes one endpoint, by id",
     "federation/services/broker_quota.py:_restore": "reads one endpoint, by id",
 }
@@ -198,8 +201,8 @@ def _calls(ledger: Ledger, lab: FakeEndpoint) -> None:
         answer = ledger.submit(lab, how.pop("calls", 1), function_id=quick, priority=9, **how)
         return answer, node.take()
 
-    answer, taken = take(key="once", calls=20)
-    ledger.submit(lab, 20, function_id=quick, priority=9, key="once")
+    answer, taken = take(key="once", calls=20, nested=True)
+    ledger.submit(lab, 20, function_id=quick, priority=9, key="once", nested=True)
     task = answer["task_ids"][0]
     node.beat()
     ledger.collect()
@@ -211,6 +214,16 @@ def _calls(ledger: Ledger, lab: FakeEndpoint) -> None:
     for bundle in taken:
         report(bundle, Status.RUNNING, log=Log(b"one", b"", 3), items=Items(0, [b"a"], None))
         node.held[bundle.id] = bundle
+    users.create_token(fed, me, "laptop")
+    caller = taken[0].calls[0].task_id
+    token = call_tokens.create(fed, grant.write(lab.signer, lab.id, taken[0].id, time.time()), caller)[
+        "token"
+    ]
+    called = users.authenticate(fed, token)
+    with suppress(NotFound):
+        own.check_group(fed, called, "group10")
+    own.own_tasks(fed, called, [caller])
+    task_list.tasks_page(fed, called)
     node.beat(packages={"numpy": "2.0"})
     ledger.collect()
     for bundle in taken:

@@ -1,6 +1,6 @@
 """Running totals of sent calls, and indexes for searches that visited many rows.
 
-Revision: 0014, after 0013.
+Revision: 0015, after 0014.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0014"
-down_revision = "0013"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
@@ -44,6 +44,7 @@ def upgrade() -> None:
     _index("ix_bundles_node", "bundles", ["node_no"], "node_no IS NOT NULL")
     _index("ix_nodes_slots", "nodes", ["endpoint_no", "live", "slots"])
     _index("ix_blocks_ended", "blocks", ["ended"])
+    _index("ix_groups_parent", "groups", ["parent"], "parent IS NOT NULL")
     op.drop_index("ix_tasks_user", "tasks")
     _index("ix_tasks_submission", "tasks", ["submission_no", "no"])
     columns = ["user_no", "state", "created", "submission_no", "no"]
@@ -56,6 +57,7 @@ def downgrade() -> None:
     op.drop_index("ix_tasks_unsuccessful", "tasks")
     op.drop_index("ix_tasks_submission", "tasks")
     _index("ix_tasks_user", "tasks", ["user_no", "no"])
+    op.drop_index("ix_groups_parent", "groups")
     op.drop_index("ix_blocks_ended", "blocks")
     op.drop_index("ix_nodes_slots", "nodes")
     op.drop_index("ix_bundles_node", "bundles")
