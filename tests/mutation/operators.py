@@ -134,9 +134,14 @@ def _short(code: str) -> str:
     return code.split("\n")[0]
 
 
-def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yield functions and methods, but not functions inside functions, which belong to the outer one."""
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda]:
+    """Yield functions, methods and the module's lambdas, of which SQL statements are made.
+
+    Functions inside functions belong to the outer one.
+    """
     for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield from (each for each in ast.walk(node) if isinstance(each, ast.Lambda))
         inner = node.body if isinstance(node, ast.ClassDef) else [node]
         for each in inner:
             if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)):
