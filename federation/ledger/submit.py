@@ -122,15 +122,13 @@ _find_response = Statement(
     )
 )
 _add_response = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
-_find_endpoint = Statement(
-    lambda d: select(endpoints.c.no, endpoints.c.id)
-    .where(
-        (endpoints.c.id == bindparam("id")) | (endpoints.c.name == bindparam("name")),
-        endpoints.c.user_no == bindparam("user"),
-        endpoints.c.deleted.is_(None),
-    )
+_endpoint = (
+    select(endpoints.c.no, endpoints.c.id)
+    .where(endpoints.c.user_no == bindparam("user"), endpoints.c.deleted.is_(None))
     .with_for_update()
 )
+_endpoint_with_id = Statement(lambda d: _endpoint.where(endpoints.c.id == bindparam("id")))
+_endpoint_named = Statement(lambda d: _endpoint.where(endpoints.c.name == bindparam("name")))
 _live = func.coalesce(func.sum(loads.c.live), 0)
 _endpoint_live = Statement(lambda d: select(_live).where(loads.c.endpoint_no == bindparam("no")))
 _user_live = Statement(lambda d: select(_live).where(loads.c.user_no == bindparam("no")))
@@ -196,10 +194,10 @@ def _previous_response(
 
 def _lock_endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
     """Return number and id of an endpoint, locked as by ``shared.lock_endpoints``, so it is not deleted."""
-    by_id = names.is_id(id_or_name)
-    row = _find_endpoint.first(
-        connection, user=user.no, id=id_or_name if by_id else None, name=None if by_id else id_or_name
-    )
+    if names.is_id(id_or_name):
+        row = _endpoint_with_id.first(connection, user=user.no, id=id_or_name)
+    else:
+        row = _endpoint_named.first(connection, user=user.no, name=id_or_name)
     if row is None:
         raise NotFound(
             f"endpoint '{id_or_name}' does not exist: 'umbel endpoints' lists yours",
@@ -269,7 +267,7 @@ def _insert(
     else:
         wide = [(*row, options.cores) for row in values]
         _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
-    shared.add_load(connection, {(endpoint_no, user.no): count})
+    shared.change_loads(connection, {(endpoint_no, user.no): shared.Load(live=count)})
     _grow_group.run(connection, count=count, group=group_no)
     return {"group_id": group_id, "task_ids": task_ids}
 

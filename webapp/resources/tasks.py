@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from federation.ledger import cancel, query, results
+from federation.ledger import cancel, query, results, task_list
 from federation.ledger.submit import Submission, submit
 from federation.registry import call_tokens
 
@@ -43,7 +43,7 @@ def submit_tasks(headers: dict[str, str], submission: Submission) -> dict[str, A
 @blp.response(200, TaskPage)
 def list_tasks(filters: dict[str, Any]) -> dict[str, Any]:
     """List your tasks, newest first"""
-    return page(query.tasks_page(fed(), user(), **filters))
+    return page(task_list.tasks_page(fed(), user(), **filters))
 
 
 @blp.route("/<task_id>", methods=["GET"])
