@@ -18,7 +18,7 @@ from umbel.api.transport import Request
 from umbel.protocol.errors import BadRequest, NotFound, ServiceError, ServiceUnavailable, TooLarge, TooMany
 from umbel.serialize import dump_call, dump_function
 from umbel.submit import calls, sender
-from umbel.submit.calls import Batch
+from umbel.submit.calls import Batch, Part
 
 
 def square(number: int) -> int:
@@ -508,7 +508,7 @@ def test_what_is_unsent_is_taken_in_order_and_not_sent_again(service: ScriptedSe
     futures += [executor.submit(square, 1), executor.submit(cube, 2)]
     assert not sending.flush(0.01)
     batches = sending.take_unsent()
-    assert [batch.futures for batch in batches] == [[future] for future in futures]
+    assert [future for batch in batches for future in batch.futures] == futures
     assert [batch.tried for batch in batches] == [True, False, False]
     given_up = service.submissions[0].given_up
     assert given_up is not None and given_up.is_set(), "the submission is not repeated"
@@ -605,9 +605,9 @@ def test_a_late_answer_to_another_submission_extends_the_wait_of_the_next(servic
     old = calls.Call(b"", executor._session.future(), time.monotonic() - 3600)
     left: list[float | None] = []
     service.refuse = lambda request: left.append(request.patience)  # type: ignore[func-returns-value]
-    sending._submit(Batch(dump_function(square), Options(), [old]))
+    sending._submit(Batch(Options(), [Part(dump_function(square), [old])]))
     assert left[0] is not None and 50 < left[0] <= 60
     sending._accepted = 0.0
-    sending._submit(Batch(dump_function(square), Options(), [old]))
+    sending._submit(Batch(Options(), [Part(dump_function(square), [old])]))
     assert left[1] is not None and 0 < left[1] < 1
     executor.shutdown(wait=False, cancel_futures=True)
