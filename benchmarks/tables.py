@@ -58,6 +58,7 @@ COLUMNS["W9"] = (
 COLUMNS["W7old"] = COLUMNS["W7"]
 COLUMNS["W10"] = COLUMNS["W5"]
 COLUMNS["W18"] = (Column("tasks_per_s", "tasks/s"), _CPU)
+COLUMNS["W20"] = COLUMNS["W21"] = COLUMNS["W1"]
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,16 @@ WORKS = {
             (2_000, 10_000),
             systems=("umbel-postgresql", "umbel-postgresql-2"),
         ),
+        Work("W20", "partials, methods, objects, closures, lambdas", (2_000,), peers=False),
+        Work("W21", "calls of 20 functions in turn, two with threads", (2_000,), peers=False),
     )
 }
 
 #: Works that share a session, in order; works that measure memory or growth have their own.
-PASSES = (("W1", "W2", "W3", "W4"), ("W18",), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
+PASSES = (
+    ("W1", "W2", "W3", "W4", "W20", "W21"),
+    *(("W18",), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",)),
+)
 
 
 def sizes(work: Work, quick: bool) -> list[int]:

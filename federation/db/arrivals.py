@@ -53,13 +53,14 @@ def count(connection: Connection, endpoint_no: int, own: Arrival | None = None) 
     arrived = [] if own is None else [own]
     if connection.dialect.name != "sqlite":
         arrived += map(Arrival._make, _take.rows(connection, endpoint=endpoint_no))
-    live: Counter[tuple[int, int]] = Counter()
+    live: Counter[int] = Counter()
     sizes: Counter[int] = Counter()
     for user_no, group_no, calls in arrived:
-        live[endpoint_no, user_no] += calls
+        live[user_no] += calls
         sizes[group_no] += calls
     if arrived:
-        shared.add_load(connection, live)
+        loads = {(endpoint_no, user_no): shared.Load(live=calls) for user_no, calls in live.items()}
+        shared.change_loads(connection, loads)
         # in order, which makes deadlocks with transactions of other endpoints less likely
         _grow_group.each(connection, ("count", "group"), [(n, no) for no, n in sorted(sizes.items())])
 
@@ -69,6 +70,15 @@ def waiting(connection: Connection, endpoint_nos: Sequence[int]) -> list[int]:
     if connection.dialect.name == "sqlite" or not endpoint_nos:
         return []
     return [no for (no,) in _waiting.rows(connection, nos=list(endpoint_nos))]
+
+
+def by_endpoint(connection: Connection, condition: Any) -> dict[int, int]:
+    """Return the numbers of recorded calls under a condition, by endpoint."""
+    if connection.dialect.name == "sqlite":
+        return {}
+    columns = arrivals.c.endpoint_no, func.sum(arrivals.c.calls)
+    query = select(*columns).where(condition).group_by(arrivals.c.endpoint_no)
+    return {no: int(calls) for no, calls in connection.execute(query)}
 
 
 def uncounted(dialect: Dialect, condition: Any) -> Any:

@@ -5,7 +5,7 @@ the ledger, signed, and sent through the broker.
 """
 
 from .catch_up import catch_up, refill_if_free
-from .refill import PlannedBundle, needs_refill, refill
+from .refill import PlannedBundle, endpoints_to_refill, refill
 from .send import send
 
-__all__ = ["PlannedBundle", "refill", "send", "needs_refill", "catch_up", "refill_if_free"]
+__all__ = ["PlannedBundle", "refill", "send", "endpoints_to_refill", "catch_up", "refill_if_free"]

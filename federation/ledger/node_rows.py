@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, fun
 from umbel.protocol import names
 from umbel.protocol.messages import Interruption, OpenReport
 
-from ..db.statements import Statement
+from ..db.statements import Statement, unindexed
 from ..db.tables import bundles, nodes
 from .node_facts import known_facts, printable
 from .task_rows import Task, tasks_in_bundles
@@ -46,7 +46,7 @@ _set_packages = Statement(
 _assign = Statement(
     lambda d: update(bundles)
     .values(node_no=bindparam("node"), held=bindparam("now"))
-    .where(d.among(bundles.c.id, "ids"), bundles.c.endpoint_no == bindparam("endpoint"))
+    .where(d.among(bundles.c.id, "ids"), unindexed(bundles.c.endpoint_no) == bindparam("endpoint"))
 )
 _count = Statement(
     lambda d: select(func.count()).select_from(nodes).where(nodes.c.endpoint_no == bindparam("endpoint"))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, exists, func, select
@@ -27,22 +28,30 @@ from .queue_limits import check_limits
 
 @dataclass(frozen=True)
 class Submission:
-    """Calls of one function on one endpoint.
+    """Calls on one endpoint.
 
     ``payloads``: serialized arguments, one per call. ``group_id``: the group of the tasks, created if it does
-    not exist; None: a new group.
+    not exist; None: a new group. ``function_id``: the function of all calls, or None with ``functions``: ids
+    of functions and their numbers of calls, in the order of the payloads.
     """
 
-    function_id: str
+    function_id: str | None
     endpoint_id: str
     payloads: Sequence[bytes]
     group_id: str | None = None
     options: Options = field(default_factory=Options)
+    functions: Sequence[tuple[str, int]] = ()
+
+    @property
+    def parts(self) -> Sequence[tuple[str, int]]:
+        """The functions and their numbers of calls."""
+        return self.functions or [(self.function_id or "", len(self.payloads))]
 
     def digest(self) -> str:
         """Return the SHA-256 of the complete submission."""
         hasher = hashlib.sha256()
-        head = [self.function_id, self.endpoint_id, self.group_id, self.options.to_json()]
+        function = self.parts[0][0] if len(self.parts) == 1 else list(self.parts)
+        head = [function, self.endpoint_id, self.group_id, self.options.to_json()]
         hasher.update(json.dumps([head, list(map(len, self.payloads))]).encode())
         hasher.update(b"".join(self.payloads))
         return hasher.hexdigest()
@@ -94,10 +103,11 @@ def _accept(
     check_limits(connection, fed, user, endpoint_no)
     _check_fits(connection, endpoint_no, submission.options.cores)
     places, blobs = shared.add_payloads(connection, submission.payloads)
-    function_no = _function_no(found, submission.function_id)
+    parts = [(_function_no(found, id), calls) for id, calls in submission.parts]
     group_no, group_id = _group(connection, found, user, submission.group_id, now)
-    numbers = _Numbers(group_no, user.no, endpoint_no, function_no)
-    answer = {"group_id": group_id, "task_ids": _insert(connection, numbers, submission, places, now)}
+    numbers = _Numbers(group_no, user.no, endpoint_no)
+    task_ids = _insert(connection, numbers, submission, parts, places, now)
+    answer = {"group_id": group_id, "task_ids": task_ids}
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
         _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
@@ -117,6 +127,11 @@ def _check(submission: Submission) -> None:
             f"a submission must have 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, got {count}: split it",
             code="VALIDATION_ERROR",
         )
+    if sum(calls for _, calls in submission.parts) != count:
+        raise BadRequest(
+            f"the functions of the submission have other numbers of calls than its {count} payloads",
+            code="VALIDATION_ERROR",
+        )
     largest = max(map(len, submission.payloads))
     if largest > limits.MAX_PAYLOAD_BYTES:
         raise TooLarge(
@@ -133,17 +148,13 @@ _find_response = Statement(
 )
 _add_response = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
 # the weakest lock that keeps the endpoint from being deleted
-_endpoint = Statement(
-    lambda d: select(endpoints.c.no)
-    .where(
-        (endpoints.c.id == bindparam("id")) | (endpoints.c.name == bindparam("name")),
-        endpoints.c.user_no == bindparam("user"),
-        endpoints.c.deleted.is_(None),
-    )
+_endpoint = (
+    select(endpoints.c.no)
+    .where(endpoints.c.user_no == bindparam("user"), endpoints.c.deleted.is_(None))
     .with_for_update(read=True, key_share=True)
 )
-
-
+_endpoint_with_id = Statement(lambda d: _endpoint.where(endpoints.c.id == bindparam("endpoint")))
+_endpoint_named = Statement(lambda d: _endpoint.where(endpoints.c.name == bindparam("endpoint")))
 _largest = Statement(
     lambda d: select(func.max(nodes.c.slots)).where(
         nodes.c.endpoint_no == bindparam("no"),
@@ -174,40 +185,40 @@ _add_wide_tasks = insert_into(tasks, *_TASK, "cores")
 
 
 class _Found(NamedTuple):
-    """The rows that a submission refers to, as far as they exist; ``response``: to its idempotency key."""
+    """The rows that a submission refers to, as far as they exist.
 
+    ``functions``: by id. ``response``: to its idempotency key.
+    """
+
+    functions: dict[str, list[tuple[Any, ...]]]
     endpoint: list[tuple[Any, ...]]
-    function: list[tuple[Any, ...]]
-    group: list[tuple[Any, ...]]
-    response: list[tuple[Any, ...]]
+    group: list[tuple[Any, ...]] = []
+    response: list[tuple[Any, ...]] = []
 
 
 class _Numbers(NamedTuple):
-    """Row numbers that the tasks of a submission share."""
+    """Row numbers that all tasks of a submission share."""
 
     group_no: int
     user_no: int
     endpoint_no: int
-    function_no: int
 
 
 def _look_up(connection: Connection, user: User, submission: Submission, key: str | None) -> _Found:
     """Read what a submission refers to; its endpoint is not deleted before the transaction ends."""
     place = submission.endpoint_id
-    by_id = names.is_id(place)
-    wanted: dict[str, tuple[Statement, dict[str, Any]]] = {
-        "endpoint": (
-            _endpoint,
-            {"user": user.no, "id": place if by_id else None, "name": None if by_id else place},
-        ),
-        "function": (_find_function, {"user": user.no, "id": submission.function_id}),
+    find_endpoint = _endpoint_with_id if names.is_id(place) else _endpoint_named
+    ids = list(dict.fromkeys(id for id, _ in submission.parts))
+    asked = [(_find_function, {"user": user.no, "id": id}) for id in ids]
+    others: dict[str, tuple[Statement, dict[str, Any]]] = {
+        "endpoint": (find_endpoint, {"user": user.no, "endpoint": place})
     }
     if submission.group_id is not None:
-        wanted["group"] = _find_group, {"id": submission.group_id}
+        others["group"] = _find_group, {"id": submission.group_id}
     if key is not None:
-        wanted["response"] = _find_response, {"user": user.no, "key": key}
-    rows = dict(zip(wanted, together(connection, *wanted.values())))
-    return _Found(*(rows.get(name, []) for name in _Found._fields))
+        others["response"] = _find_response, {"user": user.no, "key": key}
+    rows = together(connection, *asked, *others.values())
+    return _Found(dict(zip(ids, rows)), **dict(zip(others, rows[len(ids) :])))
 
 
 def _previous_response(found: _Found, submission: Submission, key: str | None) -> dict[str, Any] | None:
@@ -247,19 +258,21 @@ def _insert(
     connection: Connection,
     numbers: _Numbers,
     submission: Submission,
+    parts: list[tuple[int, int]],
     places: list[tuple[int, int, int]],
     now: float,
 ) -> list[str]:
-    """Insert the submission and its tasks; return their ids."""
+    """Insert a submission and its tasks for each part, (function number, calls); return the tasks' ids."""
     options = submission.options
-    submission_no = _add_submission.value(
-        connection, **numbers._asdict(), options=options.to_json(), created=now
-    )
-    count = len(submission.payloads)
-    task_ids = names.new_task_ids(count, now)
+    common = numbers._asdict() | {"options": options.to_json(), "created": now}
+    added = together(connection, *((_add_submission, {"function_no": no, **common}) for no, _ in parts))
+    task_ids = names.new_task_ids(len(places), now)
     expires = now + options.expires if options.expires is not None else None
-    common = (submission_no, *numbers, TaskState.QUEUED.value, options.priority, 0)
-    values = [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)]
+    values = []
+    rest = zip(task_ids, places)
+    for (function_no, calls), ((submission_no,),) in zip(parts, added):
+        same = (submission_no, *numbers, function_no, TaskState.QUEUED.value, options.priority, 0)
+        values += [(id, *same, *place, now, expires) for id, place in islice(rest, calls)]
     if options.cores == 1:
         _add_tasks.each(connection, _TASK, values)
     else:
@@ -269,12 +282,13 @@ def _insert(
 
 
 def _function_no(found: _Found, function_id: str) -> int:
-    if not found.function:
+    if not found.functions[function_id]:
         raise NotFound(
             f"function '{function_id}' does not exist: register it first (POST /v1/functions)",
             code="FUNCTION_NOT_FOUND",
+            details={"function_id": function_id},
         )
-    return int(found.function[0][0])
+    return int(found.functions[function_id][0][0])
 
 
 def _group(

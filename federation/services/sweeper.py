@@ -19,11 +19,12 @@ from ..broker.client import BrokerError
 from ..context import Federation
 from ..db import shared
 from ..db.errors import RETRYABLE
-from ..db.tables import arrivals, bundles, endpoints, loads, nodes
+from ..db.tables import bundles, endpoints, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.requeue import requeue, requeue_lost
 from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
 from ..ledger.task_rows import tasks_in_bundles
+from ..ledger.totals import TotalsCheck, delete_idle
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts, call_tokens
@@ -31,6 +32,7 @@ from .broker_quota import BrokerQuota
 from .future_times import correct_future_times
 from .liveness import Liveness
 from .lost_reports import loss_while_offline, maybe_started, remember_if_offline
+from .pace import Pace
 from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Sweeper:
         # bundles in no queue and on no node: number → when this was first seen
         self._missing: dict[int, float] = {}
         self._rollback = RollbackGuard(fed)
+        self._times = Pace(lambda: correct_future_times(fed))
+        self._totals = Pace(TotalsCheck(fed).check_next)
 
     def sweep(self) -> None:
         """Run every step once; a failing step does not prevent the others."""
@@ -64,6 +68,7 @@ class Sweeper:
             self.liveness.mark_lost_nodes,
         ]
         steps += [self.resend, self.expire, self.fail_oversized, self.refill, self.delete_old]
+        steps += [self.check_totals]
         for step in steps:
             try:
                 step()
@@ -79,7 +84,11 @@ class Sweeper:
 
     def correct_times(self) -> None:
         """Correct stored times that lie in the future."""
-        correct_future_times(self.fed)
+        self._times.run()
+
+    def check_totals(self) -> None:
+        """Check the running totals of the next endpoint against the rows they count."""
+        self._totals.run()
 
     def restore_broker(self) -> bool:
         """If the broker lost its data, restore the accounts and requeue all bundles that may be lost.
@@ -208,13 +217,7 @@ class Sweeper:
     def refill(self) -> None:
         """Refill windows that have room although calls wait, for example after a crash before sending."""
         with self.fed.database.read() as connection:
-            waiting = list(connection.execute(select(arrivals.c.endpoint_no).distinct()).scalars())
-            query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
-            waiting += [
-                no
-                for no in connection.execute(query).scalars()
-                if no not in waiting and dispatch.needs_refill(self.fed, connection, no)
-            ]
+            waiting = dispatch.endpoints_to_refill(self.fed, connection)
         for endpoint_no in waiting[:BATCH]:
             # the transaction that has the lock also refills the window
             if dispatch.refill_if_free(self.fed, endpoint_no):
@@ -227,6 +230,7 @@ class Sweeper:
         call_tokens.delete_expired(self.fed, now)
         delete_old_blocks(self.fed, now)
         delete_old_nodes(self.fed, now)
+        delete_idle(self.fed)
         for _ in range(DELETE_BATCHES):
             if not delete_old_tasks(self.fed, now):
                 return

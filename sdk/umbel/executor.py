@@ -195,8 +195,7 @@ class Executor(BaseExecutor):
         try:
             if kwargs and not OPTION_NAMES.isdisjoint(kwargs):
                 check_option_names(fn, args, kwargs)
-            function, future.yields = self._get_function(fn)
-            payload = dump_call(args, kwargs)
+            function, payload, future.yields = self._bind(fn, args, kwargs)
         except UmbelError as error:
             future.fail(future_as_argument(args, kwargs) or error)
             return future
@@ -247,7 +246,8 @@ class Executor(BaseExecutor):
         else:
             run = functools.partial(run_chunk, fn)  # also lists what generators yield
             run = attach(run, environment_of(fn), chunk_limits(limits_of(fn), chunksize))
-            body = replace(self._get_function(run)[0], name=function_name(fn))  # once, not for every chunk
+            # once, not for every chunk
+            body = replace(self._session.functions.get(run), name=function_name(fn))
             tasks = (self._submit_body(body, chunk) for chunk in chunks(calls, chunksize))
         results = MapResults(tasks, buffersize, deadline, self._session.cancel_later)
         return results if chunksize == 1 else ChunkResults(results)
@@ -312,15 +312,18 @@ class Executor(BaseExecutor):
         session.close()
         return futures
 
-    def _get_function(self, fn: Callable[..., Any]) -> tuple[FunctionBody, bool]:
-        """Return a serialized function, and whether it is a generator function."""
+    def _bind(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[FunctionBody, bytes, bool]:
+        """Return the serialized function and payload of a call, and whether it yields items."""
         kind = kind_of(fn)
         if kind is Kind.ASYNC_GENERATOR:
             raise TypeError(f"{fn!r} is an asynchronous generator: pass a generator or a coroutine function")
+        functions = self._session.functions
         if kind is Kind.COROUTINE:
             run = attach(functools.partial(run_coroutine, fn), environment_of(fn), limits_of(fn))
-            return replace(self._session.functions.get(run), name=function_name(fn)), False
-        return self._session.functions.get(fn), kind is Kind.GENERATOR
+            return *functions.bind(run, args, kwargs, function_name(fn)), False
+        return *functions.bind(fn, args, kwargs), kind is Kind.GENERATOR
 
     def _submit_body(self, function: FunctionBody, *args: Any) -> UmbelFuture:
         future = self._session.future()

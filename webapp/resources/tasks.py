@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from federation.ledger import cancel, query, results
+from federation.ledger import cancel, query, results, task_list
 from federation.ledger.submit import Submission, submit
 from federation.registry import call_tokens
 
@@ -13,16 +13,8 @@ from ..blueprint import Blueprint
 from ..schemas.common import page
 from ..schemas.logs import Log, LogQuery
 from ..schemas.streams import Items, ItemsQuery
-from ..schemas.tasks import (
-    Accepted,
-    CallToken,
-    Result,
-    SubmissionHeaders,
-    SubmissionIn,
-    Task,
-    TaskPage,
-    TaskQuery,
-)
+from ..schemas.submissions import Accepted, SubmissionHeaders, SubmissionIn
+from ..schemas.tasks import CallToken, Result, Task, TaskPage, TaskQuery
 from ..state import fed, state, waiting
 
 blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
@@ -35,13 +27,14 @@ blp = Blueprint("tasks", __name__, url_prefix="/v1/tasks", description=__doc__)
 @blp.fails("FUNCTION_NOT_FOUND", "ENDPOINT_NOT_FOUND", "GROUP_NOT_FOUND", "IDEMPOTENCY_MISMATCH", "CONFLICT")
 @blp.fails("PAYLOAD_TOO_LARGE", "QUEUE_FULL")
 @blp.response(202, Accepted)
-def submit_tasks(headers: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
+def submit_tasks(headers: dict[str, str], submission: Submission) -> dict[str, Any]:
     """Submit tasks
 
-    Submits one task per payload, all for the same function and endpoint. Status 202 means that the tasks are
-    stored on disk and will be run.
+    Submits one task per payload, all for the same endpoint: calls of one function, `function_id`, or of
+    several, `functions`. Status 202 means that all tasks are stored on disk and will be run. Otherwise, no
+    task is.
     """
-    return submit(fed(), user(), Submission(**values), headers.get("key"))
+    return submit(fed(), user(), submission, headers.get("key"))
 
 
 @blp.route("", methods=["GET"])
@@ -50,7 +43,7 @@ def submit_tasks(headers: dict[str, str], values: dict[str, Any]) -> dict[str, A
 @blp.response(200, TaskPage)
 def list_tasks(filters: dict[str, Any]) -> dict[str, Any]:
     """List your tasks, newest first"""
-    return page(query.tasks_page(fed(), user(), **filters))
+    return page(task_list.tasks_page(fed(), user(), **filters))
 
 
 @blp.route("/<task_id>", methods=["GET"])

@@ -126,5 +126,6 @@ nodes = Table(
     Column("live", SmallInteger, nullable=False),
 )
 Index("uq_nodes_endpoint_name", nodes.c.endpoint_no, nodes.c.name, unique=True)
+Index("ix_nodes_slots", nodes.c.endpoint_no, nodes.c.live, nodes.c.slots)
 Index("ix_nodes_live", nodes.c.seen, sqlite_where=text("live = 1"), postgresql_where=text("live = 1"))
 Index("ix_nodes_dead", nodes.c.seen, sqlite_where=text("live = 0"), postgresql_where=text("live = 0"))

@@ -136,10 +136,10 @@ def apply_heartbeats(fed: Federation, endpoint_no: int, now: float) -> list[str]
 def _workers(
     connection: Connection, endpoint_no: int, wanted: list[str], since: float
 ) -> dict[str, list[Row]]:
-    """Worker nodes by block; ``held`` is the number of bundles assigned to each."""
+    """Worker nodes by block; ``held``: whether a bundle is assigned to the node."""
     if not wanted:
         return {}
-    held = select(func.count()).select_from(bundles).where(bundles.c.node_no == nodes.c.no).scalar_subquery()
+    held = exists().where(bundles.c.node_no == nodes.c.no)
     live = case(((nodes.c.live == 1) & (nodes.c.seen > since), 1), else_=0).label("alive")
     query = select(nodes.c.name, nodes.c.busy, nodes.c.since, nodes.c.seen, live, held.label("held")).where(
         nodes.c.endpoint_no == endpoint_no, nodes.c.seen > since - DAY, nodes.c.name.like("umbel-%")

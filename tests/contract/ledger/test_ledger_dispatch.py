@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from federation.db import shared
+from federation.ledger import totals
 from federation.registry.users import User
 from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger
@@ -108,11 +110,7 @@ def _share(ledger: Ledger, lab: FakeEndpoint, name: str, calls: int) -> User:
                 f"UPDATE {table} SET user_no = {user.no} WHERE {column} IN (SELECT submission_no FROM tasks"
                 f" WHERE id = '{answer['task_ids'][0]}')"
             )
-        connection.exec_driver_sql("DELETE FROM loads")
-        connection.exec_driver_sql(
-            "INSERT INTO loads SELECT endpoint_no, user_no, count(*) FROM tasks"
-            " WHERE finished IS NULL GROUP BY 1, 2"
-        )
+        shared.change_loads(connection, totals.differences(connection, lab.no))
     return user
 
 

@@ -16,9 +16,9 @@ from umbel import Executor
 from umbel.api.options import Options
 from umbel.api.transport import Request
 from umbel.protocol.errors import BadRequest, NotFound, ServiceError, ServiceUnavailable, TooLarge, TooMany
-from umbel.serialize import dump_function
+from umbel.serialize import dump_call, dump_function
 from umbel.submit import calls, sender
-from umbel.submit.calls import Batch
+from umbel.submit.calls import Batch, Part
 
 
 def square(number: int) -> int:
@@ -73,7 +73,14 @@ def test_a_slow_source_of_arguments_does_not_hold_the_first_call(service: Script
     assert service.batches() == [1, 1]
 
 
-def test_a_submission_has_one_function_and_all_its_calls(service: ScriptedService) -> None:
+def functions_of(request: Request) -> list[tuple[str, int]]:
+    """Functions and numbers of calls of a submission."""
+    if "function_id" in request.body:
+        return [(request.body["function_id"], len(request.blobs or ()))]
+    return [(each["function_id"], each["calls"]) for each in request.body["functions"]]
+
+
+def test_a_submission_has_the_calls_of_all_functions(service: ScriptedService) -> None:
     service.hold()
     executor = service.executor()
     executor.submit(square, 0)
@@ -81,8 +88,11 @@ def test_a_submission_has_one_function_and_all_its_calls(service: ScriptedServic
     for number in range(300):
         executor.submit((square, cube, abs)[number % 3], number)
     close(executor, service)
-    assert service.batches() == [1, 100, 100, 100]
-    assert [request.body["function_id"] for request in service.submissions] == ["f1", "f1", "f2", "f3"]
+    assert service.batches() == [1, 300]
+    assert functions_of(service.submissions[0]) == [("f1", 1)]
+    assert functions_of(service.submissions[1]) == [("f1", 100), ("f2", 100), ("f3", 100)]
+    payloads = [dump_call((number,), {}) for first in range(3) for number in range(first, 300, 3)]
+    assert list(service.submissions[1].blobs or ()) == payloads
     assert [name.rpartition(".")[2] for name in service.functions] == ["square", "cube", "abs"]
 
 
@@ -97,8 +107,35 @@ def test_functions_take_turns(service: ScriptedService) -> None:
     for number in range(12):
         executor.submit(cube, number)
     close(executor, service)
-    functions = [request.body["function_id"] for request in service.submissions]
-    assert functions == ["f1", "f1", "f2", "f1", "f2", "f1"]
+    functions = [functions_of(request) for request in service.submissions]
+    both = [("f1", 5), ("f2", 5)]
+    assert functions == [[("f1", 1)], both, both, [("f1", 8), ("f2", 2)], [("f1", 10)], [("f1", 2)]]
+
+
+def test_a_rejected_function_does_not_cost_the_calls_of_others(service: ScriptedService) -> None:
+    service.refuse = lambda request: (
+        BadRequest("too wide", code="VALIDATION_ERROR")
+        if any(id == "f2" for id, _ in functions_of(request))
+        else None
+    )
+    service.hold()
+    executor = service.executor()
+    executor.submit(square, 0)
+    wait_until(lambda: service.submissions, what="the first submission")
+    futures = [executor.submit(fn, 2) for fn in (square, cube, abs) for _ in range(2)]
+    close(executor, service)
+    failed = [isinstance(future.exception(10), BadRequest) for future in futures]
+    assert failed == [False, False, True, True, False, False]
+    assert len({request.key for request in service.submissions}) == len(service.submissions) == 5
+
+
+def test_a_rejected_endpoint_is_asked_for_once(service: ScriptedService) -> None:
+    service.refuse = lambda _: NotFound("no such endpoint", code="ENDPOINT_NOT_FOUND")
+    executor = service.executor(batch_interval=60.0)
+    futures = [executor.submit(fn, 2) for fn in (square, cube, abs)]
+    close(executor, service)
+    assert all(isinstance(future.exception(10), NotFound) for future in futures)
+    assert len(service.submissions) == 1
 
 
 def test_batch_size(service: ScriptedService) -> None:
@@ -471,8 +508,8 @@ def test_what_is_unsent_is_taken_in_order_and_not_sent_again(service: ScriptedSe
     futures += [executor.submit(square, 1), executor.submit(cube, 2)]
     assert not sending.flush(0.01)
     batches = sending.take_unsent()
-    assert [batch.futures for batch in batches] == [[future] for future in futures]
-    assert [batch.tried for batch in batches] == [True, False, False]
+    assert [future for batch in batches for future in batch.futures] == futures
+    assert [batch.tried for batch in batches] == [True, False], "those of two functions share a submission"
     given_up = service.submissions[0].given_up
     assert given_up is not None and given_up.is_set(), "the submission is not repeated"
     service.release()
@@ -568,9 +605,9 @@ def test_a_late_answer_to_another_submission_extends_the_wait_of_the_next(servic
     old = calls.Call(b"", executor._session.future(), time.monotonic() - 3600)
     left: list[float | None] = []
     service.refuse = lambda request: left.append(request.patience)  # type: ignore[func-returns-value]
-    sending._submit(Batch(dump_function(square), Options(), [old]))
+    sending._submit(Batch(Options(), [Part(dump_function(square), [old])]))
     assert left[0] is not None and 50 < left[0] <= 60
     sending._accepted = 0.0
-    sending._submit(Batch(dump_function(square), Options(), [old]))
+    sending._submit(Batch(Options(), [Part(dump_function(square), [old])]))
     assert left[1] is not None and 0 < left[1] < 1
     executor.shutdown(wait=False, cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from tests.unit.umbel.scripted import ScriptedService, ScriptedTransport
 from umbel import Client, Executor
 from umbel.api.account import Account
 from umbel.api.options import Options
+from umbel.protocol import parcel
 from umbel.protocol.errors import BadRequest, ServiceUnavailable, TooMany
 from umbel.serialize import dump_call, dump_function
 from umbel.submit import session, spool
-from umbel.submit.calls import Batch, Call, Route
+from umbel.submit.calls import Batch, Call, Part, Route
 from umbel.submit.spool import Outcome, Spool
 
 ACCOUNT = Account("http://umbel.example", "umb_secret")
@@ -50,7 +52,8 @@ def kept(tmp_path: Path) -> Spool:
 
 def batch(executor: Executor, count: int = 3, *, tried: bool = False) -> Batch:
     calls = [Call(dump_call((number,), {}), executor._session.future()) for number in range(count)]
-    return Batch(dump_function(abs), Options(tags=("a",), retry_on=(KeyError,)), calls, tried=tried)
+    part = Part(dump_function(abs), calls)
+    return Batch(Options(tags=("a",), retry_on=(KeyError,)), [part], tried=tried)
 
 
 @pytest.fixture
@@ -89,6 +92,37 @@ def test_what_is_kept_is_submitted_once(
     assert request.body["options"] == {"tags": ["a"], "retry_on": ["KeyError"]}
     assert service.cancelled == service.task_ids[-1:]
     assert kept.send(client).submitted == 0 and not kept.has_own()
+
+
+def test_calls_of_several_functions_are_kept_together(
+    service: ScriptedService, client: Client, executor: Executor, kept: Spool
+) -> None:
+    parts = [
+        Part(dump_function(fn), [Call(dump_call((number,), {}), executor._session.future())])
+        for number, fn in enumerate((abs, len))
+    ]
+    both = Batch(Options(), parts, tried=True)
+    kept.save(both, route(executor))
+    assert kept.send(client).submitted == 2
+    (request,) = service.submissions
+    assert request.key == both.key and [each["calls"] for each in request.body["functions"]] == [1, 1]
+    assert list(request.blobs or ()) == [call.payload for call in both.calls]
+    assert len(service.functions) == 2
+
+
+def test_files_of_the_first_version_are_read(
+    service: ScriptedService, client: Client, executor: Executor, kept: Spool
+) -> None:
+    kept.save(batch(executor), route(executor))
+    (file,) = kept.folder.glob("*.calls")
+    head, joined = parcel.split(file.read_bytes())
+    record = json.loads(head)
+    (function,) = record.pop("functions")
+    del function["calls"]
+    blobs = parcel.cut(record.pop("sizes"), joined)
+    file.write_bytes(parcel.pack({**record, **function, "version": 1}, blobs))
+    assert kept.send(client).submitted == 3
+    assert list(service.submissions[0].blobs or ()) == blobs[1:]
 
 
 @pytest.mark.parametrize("error", [ServiceUnavailable("away"), TooMany("full")])
