@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from federation.db import shared
+from federation.db import arrivals, shared
 from federation.ledger import totals
 from federation.registry.users import User
 from tests.support.endpoint import FakeEndpoint, FakeNode
@@ -141,12 +143,17 @@ def test_two_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) ->
     assert all(names[place] != names[place + 1] for place in range(last)), names
 
 
+def _count_only(_fed: Any, connection: Connection, endpoint_no: int, _now: float, *arrival: Any) -> list[Any]:
+    arrivals.count(connection, endpoint_no, *arrival)
+    return []
+
+
 def test_a_window_with_room_is_filled_by_the_sweeper(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = ledger.endpoint("other")
     with monkeypatch.context() as patch:
-        patch.setattr("federation.dispatch.refill", lambda *_: [])
+        patch.setattr("federation.dispatch.refill", _count_only)
         answers = [ledger.submit(lab, 2), ledger.submit(other, 2)]
     assert [ledger.state(answer) for answer in answers] == ["queued", "queued"]
     ledger.sweep()
