@@ -258,25 +258,25 @@ def _calls(ledger: Ledger, lab: FakeEndpoint) -> None:
     cancel.cancel_group(fed, me, answer["group_id"])
     cancel.cancel_task(fed, me, "sent7")
     ledger.submit(lab, 1, group_id=answer["group_id"])
-    if not fed.database.sqlite:
-        _arrivals(ledger, lab)
     # another user's queue on the same endpoint
     with fed.database.write() as connection:
         owner = f"SELECT user_no FROM loads WHERE endpoint_no <> {lab.no} LIMIT 1"
         ids = [f"queued{no}" for no in range(100)]
         connection.execute(update(tasks).where(tasks.c.id.in_(ids)).values(user_no=text(f"({owner})")))
         shared.change_loads(connection, totals.differences(connection, lab.no))
-    ledger.submit(lab, 1, function_id=ledger.function(me, "quick"), priority=9)
+    quick = ledger.function(me, "quick")
+    ledger.submit(lab, 1, function_id=quick, priority=9)
+    if not fed.database.sqlite:
+        _arrivals(ledger, lab, quick)
 
 
-def _arrivals(ledger: Ledger, lab: FakeEndpoint) -> None:
+def _arrivals(ledger: Ledger, lab: FakeEndpoint, quick: str) -> None:
     """Accept calls while another transaction has the endpoint's lock."""
     fed, me = ledger.fed, ledger.me
     with fed.database.write() as connection:
         shared.lock_endpoints(connection, [lab.no])
-        for _ in range(20):
-            answer = ledger.submit(lab, 20, priority=9)
-        ledger.submit(lab, 20, group_id=answer["group_id"], key="again")
+        answer = ledger.submit(lab, 20, function_id=quick, priority=9)
+        ledger.submit(lab, 2, function_id=quick, priority=9, group_id=answer["group_id"], key="again")
         results.results_after(fed, me, answer["group_id"], 0, 100)
         endpoints.get(fed, me, "lab")
         task_list.tasks_page(fed, me, state="queued")
