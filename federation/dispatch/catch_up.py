@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from sqlalchemy import Connection, func, literal_column, select, true
+
 from ..context import Federation
 from ..db import arrivals, shared
 from ..db.errors import RETRYABLE
+from ..db.tables import loads, nodes
 from .refill import refill
 from .send import send
 
@@ -15,6 +18,23 @@ log = logging.getLogger(__name__)
 
 #: Maximum refills in a row for calls that continue to arrive; the sweeper refills after that.
 ROUNDS = 8
+
+
+def endpoints_to_refill(fed: Federation, connection: Connection) -> list[int]:
+    """Return the numbers of endpoints whose calls wait although their window has room, or are not counted.
+
+    Changes nothing.
+    """
+    queued = func.sum(loads.c.live - loads.c.sent) > 0
+    columns = loads.c.endpoint_no, func.sum(loads.c.occupied)
+    query = select(*columns).where(loads.c.live > 0).group_by(loads.c.endpoint_no).having(queued)
+    waiting = {no: int(occupied) for no, occupied in connection.execute(query)}
+    live = nodes.c.live == literal_column("1")
+    among = shared.among(connection, nodes.c.endpoint_no, list(waiting))
+    sums = select(nodes.c.endpoint_no, func.sum(nodes.c.slots)).where(among, live)
+    slots = {no: int(count) for no, count in connection.execute(sums.group_by(nodes.c.endpoint_no))}
+    room = {no for no, used in waiting.items() if used < fed.settings.window * (slots.get(no) or 1)}
+    return sorted(room.union(arrivals.by_endpoint(connection, true())))
 
 
 def refill_if_free(fed: Federation, endpoint_no: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, literal_column, select, true, update
+from sqlalchemy import Connection, bindparam, func, literal_column, select, update
 
 from umbel.protocol import names
 from umbel.protocol.states import TaskState
@@ -125,23 +125,6 @@ def refill(
     if len(live) > 1:
         _turn.run(connection, user=plans[-1].user, endpoint=endpoint_no)
     return _record(connection, endpoint_no, endpoint_id, plans, seen, now)
-
-
-def endpoints_to_refill(fed: Federation, connection: Connection) -> list[int]:
-    """Return the numbers of endpoints whose calls wait although their window has room, or are not counted.
-
-    Changes nothing.
-    """
-    queued = func.sum(loads.c.live - loads.c.sent) > 0
-    columns = loads.c.endpoint_no, func.sum(loads.c.occupied)
-    query = select(*columns).where(loads.c.live > 0).group_by(loads.c.endpoint_no).having(queued)
-    waiting = {no: int(occupied) for no, occupied in connection.execute(query)}
-    live = nodes.c.live == literal_column("1")
-    among = shared.among(connection, nodes.c.endpoint_no, list(waiting))
-    sums = select(nodes.c.endpoint_no, func.sum(nodes.c.slots)).where(among, live)
-    slots = {no: int(count) for no, count in connection.execute(sums.group_by(nodes.c.endpoint_no))}
-    room = {no for no, used in waiting.items() if used < fed.settings.window * (slots.get(no) or 1)}
-    return sorted(room.union(arrivals.by_endpoint(connection, true())))
 
 
 def _situation(

@@ -185,10 +185,7 @@ _add_wide_tasks = insert_into(tasks, *_TASK, "cores")
 
 
 class _Found(NamedTuple):
-    """The rows that a submission refers to, as far as they exist.
-
-    ``functions``: by id. ``response``: to its idempotency key.
-    """
+    """The rows that a submission refers to, as far as they exist; ``response``: to its idempotency key."""
 
     functions: dict[str, list[tuple[Any, ...]]]
     endpoint: list[tuple[Any, ...]]
@@ -206,13 +203,10 @@ class _Numbers(NamedTuple):
 
 def _look_up(connection: Connection, user: User, submission: Submission, key: str | None) -> _Found:
     """Read what a submission refers to; its endpoint is not deleted before the transaction ends."""
-    place = submission.endpoint_id
-    find_endpoint = _endpoint_with_id if names.is_id(place) else _endpoint_named
+    find_endpoint = _endpoint_with_id if names.is_id(submission.endpoint_id) else _endpoint_named
     ids = list(dict.fromkeys(id for id, _ in submission.parts))
     asked = [(_find_function, {"user": user.no, "id": id}) for id in ids]
-    others: dict[str, tuple[Statement, dict[str, Any]]] = {
-        "endpoint": (find_endpoint, {"user": user.no, "endpoint": place})
-    }
+    others = {"endpoint": (find_endpoint, {"user": user.no, "endpoint": submission.endpoint_id})}
     if submission.group_id is not None:
         others["group"] = _find_group, {"id": submission.group_id}
     if key is not None:

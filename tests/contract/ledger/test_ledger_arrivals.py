@@ -8,14 +8,18 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from federation import dispatch
 from federation.db import shared
 from federation.db.engine import Database
 from federation.db.errors import DatabaseDeadlock
-from federation.db.tables import arrivals
+from federation.db.tables import arrivals, loads
+from federation.ledger import task_list
 from federation.ledger.cancel import cancel_group
+from federation.ledger.submit import Submission, submit
+from federation.ledger.totals import TotalsCheck
+from federation.provision.planning import demand
 from federation.registry import endpoints
 from tests.support import database_faults
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
@@ -57,6 +61,81 @@ def test_a_submission_does_not_wait_for_the_lock(
     assert ledger.state(answer) == ledger.state(again) == "dispatched"
     assert ledger.results(answer["group_id"])["live"] == 5
     ledger.check()
+
+
+@pytest.mark.usefixtures("server")
+def test_calls_that_are_not_counted_are_shown(ledger: Ledger, lab: FakeEndpoint, database: Database) -> None:
+    me = ledger.me
+    with database.write() as connection:
+        shared.lock_endpoints(connection, [lab.no])
+        answer = ledger.submit(lab, 3)
+        assert endpoints.get(ledger.fed, me, lab.id)["queue"]["queued"] == 3
+        listed, _ = task_list.tasks_page(ledger.fed, me, state="queued")
+        assert sorted(task["task_id"] for task in listed) == sorted(answer["task_ids"])
+        with database.read() as other:
+            assert [work.calls for work in demand.observe(other, lab.no, ledger.clock()).work] == [3]
+    dispatch.catch_up(ledger.fed, [lab.no])
+    assert endpoints.get(ledger.fed, me, lab.id)["queue"] == {"queued": 0, "dispatched": 3, "running": 0}
+
+
+@pytest.mark.usefixtures("server")
+def test_calls_that_are_not_counted_are_no_mistake_of_the_totals(
+    ledger: Ledger, lab: FakeEndpoint, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger.submit(lab, 1)
+    with database.write() as connection:
+        shared.lock_endpoints(connection, [lab.no])
+        ledger.submit(lab, 3)
+        TotalsCheck(ledger.fed).check_next()
+    assert not [record for record in caplog.records if "totals" in record.name]
+    dispatch.catch_up(ledger.fed, [lab.no])
+    ledger.check()
+
+
+@pytest.mark.usefixtures("server")
+def test_calls_that_arrive_while_totals_are_corrected(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, database: Database
+) -> None:
+    """A submission before any statement of the check is counted once, and sent."""
+    ledger.submit(lab, 1)
+    number = 0
+    while True:
+        with database.write() as connection:
+            connection.execute(update(loads).values(live=loads.c.live + 1, running=loads.c.running + 1))
+        answers: list[dict[str, Any]] = []
+
+        def strike() -> None:
+            answers.append(ledger.submit(lab, 1))
+
+        with database_faults.at_statement(database, number, strike) as struck:
+            TotalsCheck(ledger.fed).check_next()
+        ledger.check()
+        if not struck:
+            break
+        assert ledger.state(answers[0]) == "dispatched", f"forgotten at statement {number}"
+        node.take()
+        node.finish()
+        ledger.collect()
+        number += 1
+    assert number > 8
+
+
+@pytest.mark.usefixtures("server")
+def test_calls_of_several_functions_arrive_at_once(
+    ledger: Ledger, lab: FakeEndpoint, database: Database
+) -> None:
+    parts = [(ledger.function(ledger.me, name), calls) for name, calls in (("f", 2), ("g", 1), ("f", 3))]
+    with database.write() as connection:
+        shared.lock_endpoints(connection, [lab.no])
+        wanted = Submission(None, lab.id, [b"%d" % no for no in range(6)], functions=parts)
+        answer = submit(ledger.fed, ledger.me, wanted)
+        assert _uncounted(database) == 1
+        assert ledger.results(answer["group_id"])["live"] == 6
+    dispatch.catch_up(ledger.fed, [lab.no])
+    assert ledger.state(answer) == "dispatched"
+    assert [ledger.task(id)["function_id"] for id in answer["task_ids"]] == [
+        id for id, calls in parts for _ in range(calls)
+    ]
 
 
 @pytest.mark.usefixtures("server")

@@ -51,7 +51,11 @@ HUGE = {"tasks", "bundles", "nodes"}
 #: Statements that may visit more: place, part of the SQL, and why.
 ALLOWED = [
     ("dispatch/refill.py:_situation", "sum(nodes.slots)", f"{_NODES}, in an index"),
-    ("dispatch/refill.py:endpoints_to_refill", "", "adds up loads, and slots of endpoints with queued calls"),
+    (
+        "dispatch/catch_up.py:endpoints_to_refill",
+        "",
+        "adds up loads, and slots of endpoints with queued calls",
+    ),
     ("flower/controls.py:_only", "endpoints.name", "a button of an administrator"),
     ("ledger/cancel.py:_live_slots", "sum(nodes.slots)", f"{_NODES}, in an index"),
     ("ledger/cancel.py:fail_oversized", "tasks.cores > 1", "an index of queued calls of several slots only"),
