@@ -71,7 +71,7 @@ def test_calls_that_are_not_counted_are_shown(ledger: Ledger, lab: FakeEndpoint,
         answer = ledger.submit(lab, 3)
         assert endpoints.get(ledger.fed, me, lab.id)["queue"]["queued"] == 3
         listed, _ = task_list.tasks_page(ledger.fed, me, state="queued")
-        assert sorted(task["task_id"] for task in listed) == sorted(answer["task_ids"])
+        assert sorted(task["id"] for task in listed) == sorted(answer["task_ids"])
         with database.read() as other:
             assert [work.calls for work in demand.observe(other, lab.no, ledger.clock()).work] == [3]
     dispatch.catch_up(ledger.fed, [lab.no])
@@ -120,7 +120,7 @@ def test_calls_that_arrive_while_totals_are_corrected(
     assert number > 8
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("server", "node")
 def test_calls_of_several_functions_arrive_at_once(
     ledger: Ledger, lab: FakeEndpoint, database: Database
 ) -> None:
