@@ -4,6 +4,7 @@ SQLite counts the instructions of its virtual machine, PostgreSQL (with ``auto_e
 node of the plan. Both are measured while the real operations run, so no statement can be forgotten.
 """
 
+# One concept: the recorder and what each database reports to it.
 from __future__ import annotations
 
 import json
