@@ -47,8 +47,10 @@ class Standing(Enum):
     ENDED = "ended"  # its node was lost, shut down, or is run by a later instance
 
 
-_FIELDS = ("instance", "incarnation", "version", "slots", "busy", "facts", "vitals", "packages")
-_FIELDS += ("since", "seen", "live", "lost")
+_FIELDS: tuple[str, ...] = (
+    *("instance", "incarnation", "version", "slots", "busy", "facts", "vitals", "packages"),
+    *("since", "seen", "live", "lost"),
+)
 _rows = Statement(
     lambda d: select(*(nodes.c[name] for name in NodeRow._fields)).where(
         nodes.c.endpoint_no == bindparam("endpoint"), d.among(nodes.c.name, "names")

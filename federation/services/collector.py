@@ -59,7 +59,7 @@ class Collector:
         self.dropped = 0
         keys = EndpointKeys(fed)
         self._reader = ReportReader(fed, keys)
-        self._watch = NodeWatch(fed, keys)
+        self.watch = NodeWatch(fed, keys)
         self._news = NewsListener(fed.broker)
         # endpoints with unread reports, in the order of their turns
         self._turns: dict[str, None] = {}
@@ -116,7 +116,7 @@ class Collector:
         """Wait for news, apply one batch of reports; return the result, or None if there were no reports."""
         news = self._news.wait(0.0 if self._turns else timeout)
         self._turns.update((each, None) for each in sorted(news.reports) if self._reader.known(each))
-        self._watch.look(sorted(each for each in news.nodes if self._reader.known(each)))
+        self.watch.look(sorted(each for each in news.nodes if self._reader.known(each)))
         if time.monotonic() - self._last_look >= POLL_INTERVAL:
             self.look()
         chosen = self._chosen()

@@ -135,7 +135,7 @@ class NodeWatch:
         come back, so its beat must have been seen twice without a change; so must one without a description.
         """
         known = watched.instances.get(instance)
-        if known is None or known.beat.count != beat.count:
+        if known is None or known.beat.number != beat.number:
             return False
         unchanged = watched.looked - max(known.since, known.changed)
         if known.state is None:
@@ -168,7 +168,7 @@ class NodeWatch:
             if known is None:
                 watched.instances[instance] = Instance(beat, now)
                 moved.add(instance)
-            elif known.beat.count != beat.count:
+            elif known.beat.number != beat.number:
                 known.beat, known.changed = beat, now
                 moved.add(instance)
         return moved
