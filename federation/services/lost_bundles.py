@@ -104,6 +104,8 @@ class LostBundles:
 
     def _check(self, no: int, endpoint_id: str, epoch: int) -> bool:
         """Check one endpoint; return whether it has nodes."""
+        # before the ledger is read: a bundle is recorded before it is pushed
+        sent = self._fed.broker.holdings.sent(endpoint_id)
         with self._fed.database.read() as connection:
             suspects = _open_bundles(connection, no)
             live = node_rows.live_instances(connection, no)
@@ -122,8 +124,8 @@ class LostBundles:
             if lost:
                 self._send_again(no, endpoint_id, epoch, lost)
         self._remove(endpoint_id, ended)
-        if suspects:
-            self._fed.broker.holdings.forget_sent(endpoint_id, {each.id for each in suspects})
+        if over := sorted(sent.difference(each.id for each in suspects)):
+            self._fed.broker.holdings.forget_sent(endpoint_id, over)
         return bool(found.beats)
 
     def _lost(
