@@ -223,9 +223,10 @@ def test_a_late_goodbye_of_the_old_instance_is_not_the_new_ones(ledger: Ledger, 
     node.restart()
     _pass(ledger, 5, node)
     node.take()
+    held, node.held = node.held, {}
     node.instance, new = old, node.instance
     node.goodbye()
-    node.instance = new
+    node.instance, node.held = new, held
     _pass(ledger, 30, node)
     assert not node.take() and [each["live"] for each in ledger.nodes(lab)] == [True]
 
