@@ -50,12 +50,12 @@ class Sender:
         """Return whether a report of this size goes in pieces."""
         return size > min(INLINE_REPORT_BYTES, 4 * self._piece)
 
-    def blocked(self, limit: int = MAX_UNREAD_REPORTS) -> bool:
-        """Return whether the service has not read ``limit`` reports of this endpoint."""
-        if self._unread >= limit and time.monotonic() - self._looked >= LOOK_INTERVAL:
+    def blocked(self) -> bool:
+        """Return whether the service has not read MAX_UNREAD_REPORTS reports of this endpoint."""
+        if self._unread >= MAX_UNREAD_REPORTS and time.monotonic() - self._looked >= LOOK_INTERVAL:
             self._looked = time.monotonic()
             self._unread = int(self._client.llen(self._list))
-        return self._unread >= limit
+        return self._unread >= MAX_UNREAD_REPORTS
 
     def push(self, data: bytes) -> int:
         """Append a report to the endpoint's list; return its position. Raises KeysLost."""
