@@ -67,7 +67,9 @@ _options = Statement(
     lambda d: select(submissions.c.no, submissions.c.options).where(d.among(submissions.c.no, "nos"))
 )
 _endpoint = Statement(
-    lambda d: select(endpoints.c.id, endpoints.c.last_user_no).where(endpoints.c.no == bindparam("endpoint"))
+    lambda d: select(endpoints.c.id, endpoints.c.epoch, endpoints.c.last_user_no).where(
+        endpoints.c.no == bindparam("endpoint")
+    )
 )
 _user_names = Statement(lambda d: select(users.c.no, users.c.name).where(d.among(users.c.no, "nos")))
 _turn = Statement(
@@ -75,7 +77,9 @@ _turn = Statement(
     .values(last_user_no=bindparam("user"))
     .where(endpoints.c.no == bindparam("endpoint"))
 )
-_add_bundle = insert_returning(bundles, "id", "endpoint_no", "function_no", "size", "open", "cores", "sent")
+_add_bundle = insert_returning(
+    bundles, "id", "endpoint_no", "function_no", "size", "open", "cores", "sent", "epoch"
+)
 _dispatch = Statement(
     lambda d: update(tasks)
     .values(
@@ -92,12 +96,13 @@ _dispatch = Statement(
 class PlannedBundle:
     """A bundle that is recorded as sent in the ledger and must now be sent.
 
-    ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``: expected run time of one call,
-    0.0 if unknown.
+    ``epoch``: of its endpoint. ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``:
+    expected run time of one call, 0.0 if unknown.
     """
 
     bundle_id: str
     endpoint_id: str
+    epoch: int
     function_no: int
     user: str
     options: str
@@ -113,14 +118,14 @@ def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float
     live, situation = _situation(fed, connection, endpoint_no)
     if situation is None:
         return []
-    endpoint_id, last_user = _endpoint.rows(connection, endpoint=endpoint_no)[0]
+    endpoint_id, epoch, last_user = _endpoint.rows(connection, endpoint=endpoint_no)[0]
     turns = _turns(live, last_user or 0)[: situation.room]
     plans, seen = _plan(connection, endpoint_no, situation, turns)
     if not plans:
         return []
     if len(live) > 1:
         _turn.run(connection, user=plans[-1].user, endpoint=endpoint_no)
-    return _record(connection, endpoint_no, endpoint_id, plans, seen, now)
+    return _record(connection, endpoint_no, endpoint_id, epoch, plans, seen, now)
 
 
 def needs_refill(fed: Federation, connection: Connection, endpoint_no: int) -> bool:
@@ -243,6 +248,7 @@ def _record(
     connection: Connection,
     endpoint_no: int,
     endpoint_id: str,
+    epoch: int,
     plans: list[Plan],
     seen: _QueueHeads,
     now: float,
@@ -263,12 +269,14 @@ def _record(
             open=len(calls),
             cores=seen.cores.get(plan.kind, 1),
             sent=now,
+            epoch=epoch,
         )
         _dispatch.run(connection, nos=plan.nos, bundle=bundle_no, now=now)
         planned.append(
             PlannedBundle(
                 bundle_id=bundle_id,
                 endpoint_id=endpoint_id,
+                epoch=epoch,
                 function_no=first.function_no,
                 user=user_names[plan.user],
                 options=seen.options[first.submission_no],

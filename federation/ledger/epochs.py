@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from umbel.protocol import names
 
-from ..db.tables import bundles, epochs, loads, nodes, tasks
+from ..db.tables import endpoints, epochs, loads, nodes, tasks
 
 
 class Mark(NamedTuple):
@@ -56,11 +56,11 @@ def advance(connection: Connection) -> Mark:
 def start_new_epoch(connection: Connection, now: float) -> Mark:
     """Begin an epoch after a rollback of the ledger; return its mark.
 
-    Nodes start over: their next heartbeats list their bundles. A bundle that is not listed then may have been
-    run since the backup, so its attempt counts (see ``services.sweeper``).
+    All endpoints get new epochs, as after a loss of their keys. A bundle that is nowhere may have been run
+    since the backup, so its attempt counts (see ``services.lost_bundles``).
     """
     mark = Mark(names.new_id(), 0)
     connection.execute(insert(epochs).values(id=mark.epoch, mark=0, created=now))
-    connection.execute(update(bundles).values(node_no=None, held=None))
-    connection.execute(update(nodes).where(nodes.c.live == 1).values(since=now, seen=now))
+    connection.execute(update(endpoints).values(epoch=0))
+    connection.execute(update(nodes).values(lost=now))
     return mark

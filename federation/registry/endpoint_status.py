@@ -89,6 +89,7 @@ def _nodes(
             _n.seen,
             _n.since,
             _n.facts,
+            _n.vitals,
             case((place == 1, _n.packages), else_="{}").label("packages"),
             live.label("live"),
             place.label("place"),
@@ -100,7 +101,7 @@ def _nodes(
     found: dict[int, list[dict[str, Any]]] = {}
     for row in connection.execute(query):
         # the node reports its facts itself; they must not override the service's data
-        facts = json.loads(row.facts)
+        facts = {**json.loads(row.facts), **json.loads(row.vitals)}
         own = {
             "name": row.name,
             "slots": row.slots,

@@ -51,6 +51,11 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def new_epoch() -> int:
+    """Return a random positive number for an epoch of an endpoint's keys."""
+    return int(new_id().replace("-", "")[:12], 16) + 1
+
+
 def new_task_ids(count: int, seconds: float) -> list[str]:
     """Return ``count`` task ids (UUID version 7) that sort in this order.
 
@@ -88,7 +93,7 @@ def reports_key(endpoint_id: str) -> str:
 
 
 def news_channel(endpoint_id: str) -> str:
-    """Redis pub/sub channel on which an endpoint announces new reports, with empty messages, and new nodes."""
+    """Redis pub/sub channel on which an endpoint announces reports (empty messages) and nodes."""
     return f"{prefix(endpoint_id)}news"
 
 

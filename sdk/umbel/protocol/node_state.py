@@ -75,12 +75,12 @@ class NodeState:
 class Beat(NamedTuple):
     """A sign of life of an instance.
 
-    ``version``: of its description; ``count``: grows with each beat; ``busy``: slots in use; ``queue``: calls
+    ``version``: of its description; ``number``: grows with each beat; ``busy``: slots in use; ``queue``: calls
     that wait on the node; ``load``: of its machine; ``clock_ahead``: of its clock, seconds.
     """
 
     version: int
-    count: int
+    number: int
     busy: int = 0
     queue: int = 0
     load: float = 0.0
@@ -97,5 +97,5 @@ class Beat(NamedTuple):
         found = _BEAT.fullmatch(data.decode("ascii", "replace")) if len(data) <= MAX_BEAT_BYTES else None
         if found is None:
             raise ProtocolError(f"{checks.shown(data[:60])} is not a beat of a node")
-        numbers = [int(each) for each in found.groups()[:4]]
-        return cls(*numbers, float(found[5]), float(found[6]))
+        version, number, busy, queue = (int(each) for each in found.groups()[:4])
+        return cls(version, number, busy, queue, float(found[5]), float(found[6]))
