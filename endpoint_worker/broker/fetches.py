@@ -50,7 +50,7 @@ class Fetches:
         self._current: Fetch | None = None
         self._delivered: list[bytes] = []
         self._generation = self._issued = self._ended = 0
-        self._received = False
+        self._received = self._stopped = False
 
     @property
     def allowed(self) -> bool:
@@ -73,12 +73,18 @@ class Fetches:
         return bool(self._delivered)
 
     def allow(self) -> None:
-        """Fetch from now on."""
-        self._allowed.set()
+        """Fetch from now on; no effect after ``stop``."""
+        if not self._stopped:
+            self._allowed.set()
+
+    def forbid(self) -> None:
+        """Begin no fetch from now on."""
+        self._allowed.clear()
 
     def stop(self) -> None:
-        """Fetch no more; a message of a fetch that is still under way is not delivered."""
-        self._allowed.clear()
+        """Begin no fetch from now on; a message of a fetch that is under way is not delivered."""
+        self._stopped = True
+        self.forbid()
         with self._delivery:
             if self._current is not None:
                 self._current.end()

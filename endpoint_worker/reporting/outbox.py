@@ -240,7 +240,7 @@ class Outbox:
             self._delay = self._delivery.send(lambda: time.monotonic() >= self._due())
         except KeysLost:
             log.warning("the broker has lost the keys of this node; they are written again")
-            self._presence.announced = False
+            self._presence.lost()
             self._delay = FIRST_DELAY
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)

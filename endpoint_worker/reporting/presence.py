@@ -83,7 +83,7 @@ class Presence:
         self.announced = False
         self._described: tuple[int, dict[str, Any]] | None = None
         self._changed = False
-        self._version = self._count = 0
+        self._version = self._number = 0
         self._is_known = False
         self._next_beat = 0.0
         self._pause = FIRST_QUESTION
@@ -97,6 +97,16 @@ class Presence:
     def beat_soon(self) -> None:
         """Write the next beat without delay."""
         self._next_beat = 0.0
+
+    def lost(self) -> None:
+        """Announce again, as a new version: the keys were lost, or the service considered the node dead.
+
+        Nothing is fetched before the service has confirmed again that it knows the instance.
+        """
+        self._fetches.forbid()
+        self.announced = self._is_known = False
+        self._described = None
+        self._pause, self._next_question = FIRST_QUESTION, 0.0
 
     def announce(self, view: View, held: Collection[str]) -> None:
         """Write the description and what the node holds, in one transaction."""
@@ -178,5 +188,5 @@ class Presence:
         return state.seal(self._signer, self._clock.now())
 
     def _beat(self, view: View) -> bytes:
-        self._count += 1
-        return Beat(self._version, self._count, *view.load()).write()
+        self._number += 1
+        return Beat(self._version, self._number, *view.load()).write()

@@ -66,5 +66,6 @@ def test_nothing_is_delivered_after_the_end_or_a_loss_of_keys() -> None:
     fetch.end()
     fetch = fetches.begin()
     fetches.stop()
+    fetches.allow()
     assert not fetches.allowed and not fetches.deliver(fetch, b"3", nothing)
     assert fetches.ended == fetches.issued and fetches.take() == [b"2"]

@@ -67,7 +67,7 @@ class Site:
     def let_in(self) -> None:
         """Make the endpoint's account, as the service does after a loss of the broker's data."""
         sha = hashlib.sha256(b"pw").hexdigest()
-        words = [*rules(ENDPOINT, sha), "+blmove", "+lrem", "+lrange", "+sismember"]
+        words = rules(ENDPOINT, sha)
         self.broker.execute_command("ACL", "SETUSER", names.broker_user(ENDPOINT), *words)
 
     def start(self) -> None:

@@ -275,7 +275,7 @@ def test_a_message_fetched_before_a_loss_of_keys_is_not_delivered_after_it(steps
     assert not steps.view.work and not steps.fetches.take()
     # one that the same command moved after the loss is given back
     current = steps.fetches.begin()
-    steps.box._presence.announced = False
+    steps.box._presence.lost()
     steps.step()
     steps.client.lpush(QUEUE, b"m3")
     steps.client.lmove(QUEUE, FETCHED, "RIGHT", "LEFT")
