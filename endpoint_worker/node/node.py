@@ -207,9 +207,7 @@ class Node:
     def holds(self, bundle_id: str) -> bool:
         """Return whether a bundle is one of ``held``."""
         return (
-            bundle_id in self.router.held
-            or bundle_id in self.supervisor.held
-            or self.outbox.holds(bundle_id)
+            bundle_id in self.router.held or bundle_id in self.supervisor.held or self.outbox.holds(bundle_id)
         )
 
     def working(self) -> bool:

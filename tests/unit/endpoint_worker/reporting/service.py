@@ -85,7 +85,9 @@ class Service:
     def node(self, instance: str = "i1") -> NodeState | None:
         """The description of an instance, verified."""
         found = self.client.hget(names.nodes_key(ENDPOINT), instance)
-        return None if found is None else NodeState.open(VERIFIER, found, endpoint=ENDPOINT, instance=instance)
+        return (
+            None if found is None else NodeState.open(VERIFIER, found, endpoint=ENDPOINT, instance=instance)
+        )
 
 
 def outcome(task: str, payload: bytes = b"", status: str = Status.SUCCEEDED) -> Outcome:

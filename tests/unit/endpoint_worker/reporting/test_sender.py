@@ -23,7 +23,6 @@ from umbel.protocol.limits import MAX_UNREAD_REPORTS
 from umbel.protocol.names import applied_key, beats_key, parts_key, reports_key
 from umbel.protocol.pointer import write_pointer
 
-
 ORIGIN = Origin(ENDPOINT, "n1", "i1")
 
 
