@@ -9,7 +9,7 @@ Everything lies under the endpoint's own prefix, so anything may be there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from umbel.protocol import checks, names
@@ -151,11 +151,14 @@ class Holdings:
                 found[instance] = fetched | set(filter(None, map(_identifier, ids)))
         return found
 
-    def forget_sent(self, endpoint_id: str, still_open: Collection[str]) -> None:
-        """Remove bundles that have ended from the set of sent ones."""
+    def sent(self, endpoint_id: str) -> set[str]:
+        """Return the bundles that were pushed in this epoch and are not forgotten."""
         key = names.sent_key(endpoint_id)
-        sent = self._broker.redis.smembers(key)
-        ended = [each for each in sent if (_identifier(each) or "") not in still_open]
+        return {each.decode("ascii", "replace") for each in self._broker.redis.smembers(key)}
+
+    def forget_sent(self, endpoint_id: str, ended: Sequence[str]) -> None:
+        """Forget bundles that have ended."""
+        key = names.sent_key(endpoint_id)
         for start in range(0, len(ended), IDS_AT_ONCE):
             self._broker.redis.srem(key, *ended[start : start + IDS_AT_ONCE])
 

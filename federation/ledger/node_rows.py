@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select, update
 
 from umbel.protocol import names
 from umbel.protocol.messages import Interruption
@@ -70,12 +70,12 @@ _update = Statement(
 _beat = Statement(
     lambda d: update(nodes)
     .values(busy=bindparam("v_busy"), vitals=bindparam("v_vitals"), seen=bindparam("v_seen"))
-    .where(nodes.c.no == bindparam("v_no"), nodes.c.instance == bindparam("v_instance"), nodes.c.live == 1)
+    .where(nodes.c.no == bindparam("v_no"), nodes.c.instance == bindparam("v_instance"), nodes.c.live == literal_column("1"))
 )
 _end = Statement(
     lambda d: update(nodes)
     .values(live=0, busy=0, lost=bindparam("v_lost"))
-    .where(nodes.c.no == bindparam("v_no"), nodes.c.instance == bindparam("v_instance"), nodes.c.live == 1)
+    .where(nodes.c.no == bindparam("v_no"), nodes.c.instance == bindparam("v_instance"), nodes.c.live == literal_column("1"))
 )
 _leave = Statement(
     lambda d: update(nodes)

@@ -6,7 +6,6 @@ Nothing here depends on when a report or a beat is read; see docs/decisions/0026
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, exists, select, update
 
 from umbel.protocol import names
+from umbel.system.clock import monotonic
 
 from .. import dispatch
 from ..broker.client import BrokerError
@@ -61,7 +61,7 @@ class Lost:
 class LostBundles:
     """The view of one sweeper. ``ticks``: its monotonic clock."""
 
-    def __init__(self, fed: Federation, watch: NodeWatch, ticks: Callable[[], float] = time.monotonic):
+    def __init__(self, fed: Federation, watch: NodeWatch, ticks: Callable[[], float] = monotonic):
         self._fed, self._watch, self._ticks = fed, watch, ticks
         # endpoint number → time of its next check
         self._next: dict[int, float] = {}
@@ -104,6 +104,8 @@ class LostBundles:
 
     def _check(self, no: int, endpoint_id: str, epoch: int) -> bool:
         """Check one endpoint; return whether it has nodes."""
+        # before the ledger is read: a bundle is recorded before it is pushed
+        sent = self._fed.broker.holdings.sent(endpoint_id)
         with self._fed.database.read() as connection:
             suspects = _open_bundles(connection, no)
             live = node_rows.live_instances(connection, no)
@@ -122,8 +124,8 @@ class LostBundles:
             if lost:
                 self._send_again(no, endpoint_id, epoch, lost)
         self._remove(endpoint_id, ended)
-        if suspects:
-            self._fed.broker.holdings.forget_sent(endpoint_id, {each.id for each in suspects})
+        if over := sorted(sent.difference(each.id for each in suspects)):
+            self._fed.broker.holdings.forget_sent(endpoint_id, over)
         return bool(found.beats)
 
     def _lost(

@@ -8,13 +8,13 @@ this process's monotonic clock, in which every look was answered and the endpoin
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import HEARTBEAT_INTERVAL
 from umbel.protocol.node_state import Beat, NodeState
+from umbel.system.clock import monotonic
 
 from .. import dispatch
 from ..broker.client import BrokerError
@@ -71,7 +71,7 @@ class Watched:
 class NodeWatch:
     """The view of one process. ``ticks``: its monotonic clock."""
 
-    def __init__(self, fed: Federation, keys: EndpointKeys, ticks: Callable[[], float] = time.monotonic):
+    def __init__(self, fed: Federation, keys: EndpointKeys, ticks: Callable[[], float] = monotonic):
         self._fed, self._keys, self._ticks = fed, keys, ticks
         self._watched: dict[str, Watched] = {}
 

@@ -6,13 +6,13 @@ Every step is idempotent and may run at any time, in any number of sweepers.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import select
 
 from umbel.protocol import names
+from umbel.system.clock import monotonic
 
 from .. import dispatch
 from ..broker.client import BrokerError
@@ -46,7 +46,7 @@ DELETE_BATCHES = 5
 class Sweeper:
     """Runs all recovery steps in order. ``ticks``: a monotonic clock."""
 
-    def __init__(self, fed: Federation, ticks: Callable[[], float] = time.monotonic):
+    def __init__(self, fed: Federation, ticks: Callable[[], float] = monotonic):
         self.fed, self._ticks = fed, ticks
         self.watch = NodeWatch(fed, EndpointKeys(fed), ticks)
         self.lost_bundles = LostBundles(fed, self.watch, ticks)

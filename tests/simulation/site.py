@@ -110,7 +110,7 @@ class SimSweeper(Sweeper):
     """The real sweeper; what has no part in a simulation, and takes a third of its time, runs rarely."""
 
     def __init__(self, fed: Federation):
-        super().__init__(fed)
+        super().__init__(fed, fed.clock)
         self._sweeps = 0
         self.quota.limit_endpoints = _nothing  # type: ignore[method-assign]
 
@@ -200,12 +200,17 @@ class Site:
         self.broker = SimBroker(self.store)
         object.__setattr__(self.fed, "broker", self.broker)
 
-    def push_report(self, place: Place, report: bytes) -> None:
-        """Push a report as a worker does, and announce it. Raises redis.ConnectionError."""
+    def push_report(self, place: Place, report: bytes) -> int:
+        """Push a report as a worker does, and announce it; return its position in the endpoint's list.
+
+        Raises redis.ConnectionError.
+        """
         pipe = self.store.pipeline()
         pipe.lpush(names.reports_key(place.id), report)
+        pipe.get(names.applied_key(place.id))
         pipe.publish(names.news_channel(place.id), b"")
-        pipe.execute()
+        waiting, applied, _ = pipe.execute()
+        return int(waiting) + int(applied or 0)
 
     def rows(self, query: str) -> list[Any]:
         """Read outside the simulation."""

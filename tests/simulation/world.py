@@ -71,8 +71,6 @@ class World(logging.Handler):
         self.clients = Clients(self)
         self.collectors = [Collector(site.fed, f"c{number}") for number in range(2)]
         self.sweepers = [SimSweeper(site.fed) for _ in range(2)]
-        # the broker is not new: a sweeper has seen it
-        site.store.set(names.EPOCH_KEY, str(self.clock.now - 3600.0))
         places = site.places[: chance.choice([1, 1, 2])]
         self.nodes = [SimNode(self, place, f"n{number}") for number in range(2) for place in places]
         site.store.network = self._network
@@ -115,6 +113,9 @@ class World(logging.Handler):
 
     def run(self) -> None:
         """Run the schedule. Raises Violation."""
+        self.faulty = False
+        self.do("first sweep", self.sweepers[0].sweep)
+        self.faulty = True
         self.do("start of a node", self.nodes[0].start)
         for _ in range(STEPS):
             self.step()

@@ -21,6 +21,7 @@ from federation.db.options import Options
 from federation.db.tables import endpoints, tasks
 from federation.ledger import query, results
 from federation.ledger.submit import Submission, submit
+from federation.registry import endpoints as endpoints_of
 from federation.registry import functions, users
 from federation.registry.users import User
 from federation.services.collector import Collector
@@ -122,6 +123,11 @@ class Ledger:
         with self.fed.database.read() as connection:
             owner = connection.execute(select(tasks.c.user_no).where(tasks.c.id == task_id)).scalar_one()
         return query.task(self.fed, User(owner, "", ""), task_id)
+
+    def nodes(self, endpoint: FakeEndpoint) -> list[dict[str, Any]]:
+        """The nodes of an endpoint as its owner sees them, by name."""
+        found = endpoints_of.get(self.fed, self.me, endpoint.id)["nodes"]
+        return sorted(found, key=lambda node: str(node["name"]))
 
     def state(self, answer: dict[str, Any]) -> str:
         """The one state that all tasks of a submission are in; several are joined by '+'."""
