@@ -183,7 +183,7 @@ class ShutdownMonitor:
             self._node.supervisor.drain(max(0.0, end - REPORT_SECONDS - self._clock()), Interruption.WALLTIME)
         else:
             self._node.supervisor.drain(UNLIMITED)
-        while self._node.held() and not self._out_of_time():
+        while self._node.working() and not self._out_of_time():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -193,7 +193,7 @@ class ShutdownMonitor:
         margin = max(conditions.drain_margin, REPORT_SECONDS + 2 * IN_FLIGHT)
         if conditions.walltime_end and self._clock() >= conditions.walltime_end - margin:
             return "the batch job ends soon"
-        if self._node.held():
+        if self._node.working():
             self._idle_since = now
         elif conditions.idle and now - self._idle_since >= conditions.idle:
             return f"no work for {conditions.idle:g} s"

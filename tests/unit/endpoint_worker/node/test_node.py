@@ -69,11 +69,11 @@ def watch(node: Node, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Outcome
 
 
 @pytest.mark.parametrize("method", ["_read_cancelled", "_adoption.poll", "clock.measure"])
-def test_heartbeats_go_on_after_an_unexpected_error(
+def test_upkeep_goes_on_after_an_unexpected_error(
     node: Node, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     errors: list[BaseException] = [ValueError("a bug"), SystemExit()]
-    beats: list[object] = []
+    leases: list[object] = []
 
     def flawed(*_: Any) -> None:
         if errors:
@@ -83,9 +83,9 @@ def test_heartbeats_go_on_after_an_unexpected_error(
     monkeypatch.setattr(
         {"node": node, "node._adoption": node._adoption, "node.clock": node.clock}[target], name, flawed
     )
-    monkeypatch.setattr(node.outbox, "heartbeat", beats.append)
-    node._heartbeats.start()
-    wait_until(lambda: not errors and len(beats) > 3, what="further heartbeats")
+    monkeypatch.setattr(node.outbox, "renew_lease", leases.append)
+    node._upkeep.start()
+    wait_until(lambda: not errors and len(leases) > 3, what="further rounds")
 
 
 def test_a_bundle_that_fails_unexpectedly_is_reported_as_lost(
@@ -110,7 +110,7 @@ def test_a_message_that_cannot_be_opened_ends_only_itself(
     node.callbacks.start()
     node.receive("{}", lambda *_: None, lambda failure: ended.append(failure))
     wait_until(lambda: ended, what="the end of the message")
-    assert not said and "unexpected" in node._facts()["problem"]
+    assert not said and "unexpected" in node.describe()[1]["problem"]
 
 
 def test_with_a_full_disk_bundles_are_returned(
@@ -149,7 +149,7 @@ def test_a_message_that_comes_three_times_runs_once(
 def test_a_bundle_of_another_protocol_names_both_versions(
     node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker rejects it and goes on; its heartbeats carry the reason to the service."""
+    """The worker rejects it and goes on; its description carries the reason to the service."""
     said = watch(node, monkeypatch)
     with monkeypatch.context() as newer:
         newer.setattr(envelope, "PROTOCOL_VERSION", 9)
@@ -159,5 +159,5 @@ def test_a_bundle_of_another_protocol_names_both_versions(
     node.receive(raw, lambda *_: None, lambda failure: ended.append(failure))
     wait_until(lambda: ended, what="the end of the message")
     assert not said
-    problem = node._facts()["problem"]
+    problem = node.describe()[1]["problem"]
     assert "protocol 9" in problem and f"has {envelope.PROTOCOL_VERSION}" in problem

@@ -39,8 +39,8 @@ class Node:
         self.supervisor = Supervisor()
         self.fits: Any = None
 
-    def held(self) -> list[str]:
-        return self.work
+    def working(self) -> bool:
+        return bool(self.work)
 
 
 class Broker:

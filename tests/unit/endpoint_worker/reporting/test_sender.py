@@ -1,4 +1,4 @@
-"""Large reports go in pieces: resumable, with heartbeats and small reports between them."""
+"""Large reports go in pieces: resumable, with beats and small reports between them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import pytest
 import redis
 
 from endpoint_worker.reporting import sender
-from endpoint_worker.reporting.outbox import Origin, Outbox
+from endpoint_worker.reporting.outbox import Outbox
+from endpoint_worker.reporting.presence import KeysLost, Origin
 from endpoint_worker.reporting.sender import Sender
 from tests.support.wait import wait_until
-from tests.unit.endpoint_worker.reporting.test_outbox import ENDPOINT, KEY, outcome
+from tests.unit.endpoint_worker.reporting.service import ENDPOINT, Service, make, outcome
 from umbel.protocol.envelope import unverified_header
 from umbel.protocol.limits import MAX_UNREAD_REPORTS
-from umbel.protocol.messages import Heartbeat
-from umbel.protocol.names import parts_key, reports_key
+from umbel.protocol.names import applied_key, beats_key, parts_key, reports_key
 from umbel.protocol.pointer import write_pointer
+
+ORIGIN = Origin(ENDPOINT, "n1", "i1")
 
 
 class Gate:
@@ -49,13 +51,13 @@ class Gate:
 def opened(spool: Path) -> Iterator[tuple[Outbox, Gate, fakeredis.FakeRedis]]:
     with fakeredis.FakeRedis() as client:
         gate = Gate(client)
-        box = Outbox(KEY, Origin(ENDPOINT, "n1", "i1"), spool, gate)  # type: ignore[arg-type]
+        box, _ = make(gate, spool)
         box.start()
         try:
             yield box, gate, client
         finally:
             gate.permits.release(1000)
-            box.close(1.0)
+            box.close(0.2)
 
 
 def frames(client: fakeredis.FakeRedis) -> list[bytes]:
@@ -67,16 +69,19 @@ def tasks(frame: bytes) -> list[str]:
     return [row[0] for rows in header.get("outcomes", {}).values() for row in rows]
 
 
-def test_small_reports_and_heartbeats_pass_between_the_pieces(tmp_path: Path) -> None:
+def test_small_reports_and_beats_pass_between_the_pieces(tmp_path: Path) -> None:
     with opened(tmp_path) as (box, gate, client):
         box.add("large", [outcome("t1", bytes(1_000_000))])
         gate.permits.release()
         wait_until(lambda: gate.pieces, what="the first piece")
         box.add("small", [outcome("t2")])
-        box.heartbeat(lambda: Heartbeat(1, 1, box.unsent, {}))
+        service = Service(client)
+        before = service.beat()
+        box.beat_soon()
         gate.permits.release()
-        wait_until(lambda: len(frames(client)) == 2, what="the small report and the heartbeat")
-        assert box.unsent == ["large"]
+        wait_until(lambda: len(frames(client)) == 1, what="the small report")
+        wait_until(lambda: service.beat() != before, what="the beat")
+        assert box.unsent == ["large"] and service.held() == {"large", "small"}
         gate.permits.release(1000)
         wait_until(lambda: not box.unsent, what="all is sent")
         *_, pointer = frames(client)
@@ -117,7 +122,7 @@ def test_outcomes_of_one_bundle_keep_their_order(tmp_path: Path) -> None:
 
 def test_a_slow_connection_gets_smaller_pieces_and_a_fast_one_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     with fakeredis.FakeRedis() as client:
-        chosen = Sender(ENDPOINT, client)
+        chosen = Sender(ORIGIN, client)
         for seconds, sizes in ((0.01, sender.LARGEST_PIECE), (5.0, sender.SMALLEST_PIECE)):
             for _ in range(10):
                 chosen._adapt(seconds)
@@ -127,10 +132,31 @@ def test_a_slow_connection_gets_smaller_pieces_and_a_fast_one_larger(monkeypatch
 
 def test_nothing_is_pushed_while_the_service_does_not_read(tmp_path: Path) -> None:
     with fakeredis.FakeRedis() as client:
-        chosen = Sender(ENDPOINT, client)
+        client.hset(beats_key(ENDPOINT), "i1", b"")
+        chosen = Sender(ORIGIN, client)
         client.lpush(reports_key(ENDPOINT), *[b"x"] * (MAX_UNREAD_REPORTS - 1))
         assert not chosen.blocked(), "it has not looked yet"
         chosen.push(b"y")
-        assert chosen.blocked() and not chosen.blocked(2 * MAX_UNREAD_REPORTS)
+        assert chosen.blocked()
         client.ltrim(reports_key(ENDPOINT), 0, 9)
         wait_until(lambda: not chosen.blocked(), what="it looks again")
+
+
+def test_positions_are_those_of_the_list_whoever_pushes() -> None:
+    with fakeredis.FakeRedis() as client:
+        for instance in ("i1", "i2"):
+            client.hset(beats_key(ENDPOINT), instance, b"")
+        first, second = Sender(ORIGIN, client), Sender(ORIGIN._replace(instance="i2"), client)
+        service = Service(client)
+        assert (first.push(b"a"), second.push(b"b"), first.push(b"c")) == (1, 2, 3)
+        service.take(2)
+        assert second.push(b"d") == 4
+        service.take()
+        assert first.push(b"e") == 5 and client.get(applied_key(ENDPOINT)) == b"4"
+
+
+def test_a_push_notices_that_the_keys_were_lost() -> None:
+    with fakeredis.FakeRedis() as client:
+        chosen = Sender(ORIGIN, client)
+        with pytest.raises(KeysLost):
+            chosen.push(b"a")

@@ -109,7 +109,7 @@ def test_another_version_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelope, "PROTOCOL_VERSION", 4)
     newer = sealed()
     monkeypatch.undo()
-    with pytest.raises(ProtocolError, match="protocol 3") as caught:
+    with pytest.raises(ProtocolError, match="protocol 4") as caught:
         opened(newer)
     assert caught.value.code == "VERSION_MISMATCH"
 
