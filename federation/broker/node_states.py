@@ -21,12 +21,13 @@ MAX_INSTANCES = 20_000
 #: Number of endpoints, and of descriptions, that are read at once.
 ENDPOINTS_AT_ONCE, STATES_AT_ONCE = 100, 200
 
-# KEYS: epoch and beats of each endpoint. ARGV: most instances, largest beat. Returns the epoch ('': none) and
-# the beats; a hash that is none, or too large, is deleted.
+# KEYS: epoch, beats and descriptions of each endpoint. ARGV: most instances, largest beat. Returns the epoch
+# ('': none) and the beats of instances with a description: a beat may have been written after a loss of keys
+# and before the instance has noticed it. A hash that is none, or too large, is deleted.
 _BEATS = """
 if redis.replicate_commands then redis.replicate_commands() end
 local answer = {}
-for i = 1, #KEYS, 2 do
+for i = 1, #KEYS, 3 do
   local epoch = redis.pcall('GET', KEYS[i])
   if type(epoch) ~= 'string' then epoch = '' end
   local size = redis.pcall('HLEN', KEYS[i + 1])
@@ -36,7 +37,8 @@ for i = 1, #KEYS, 2 do
   elseif size > 0 then
     local all = redis.call('HGETALL', KEYS[i + 1])
     for j = 1, #all, 2 do
-      if #all[j] <= 64 and #all[j + 1] <= tonumber(ARGV[2]) then
+      if #all[j] <= 64 and #all[j + 1] <= tonumber(ARGV[2])
+          and redis.pcall('HEXISTS', KEYS[i + 2], all[j]) == 1 then
         beats[#beats + 1] = all[j]
         beats[#beats + 1] = all[j + 1]
       end
@@ -80,11 +82,15 @@ class NodeStates:
         self._states = broker.redis.register_script(_STATES)
 
     def beats(self, endpoint_ids: Sequence[str]) -> dict[str, Beats]:
-        """Return the epoch and the beats of each endpoint."""
+        """Return the epoch of each endpoint, and the beats of its instances that have announced themselves."""
         found: dict[str, Beats] = {}
         for start in range(0, len(endpoint_ids), ENDPOINTS_AT_ONCE):
             some = endpoint_ids[start : start + ENDPOINTS_AT_ONCE]
-            keys = [key for each in some for key in (names.epoch_key(each), names.beats_key(each))]
+            keys = [
+                key
+                for each in some
+                for key in (names.epoch_key(each), names.beats_key(each), names.nodes_key(each))
+            ]
             answer = self._beats(keys, [MAX_INSTANCES, MAX_BEAT_BYTES], client=self._broker.redis)
             for endpoint_id, epoch, beats in zip(some, answer[::2], answer[1::2]):
                 read = _read_beats(beats)

@@ -183,9 +183,9 @@ class SimNode:
         beat = Beat(1, self.beats, sum(len(held.running) for held in self.held.values())).write()
         key = names.beats_key(self.place.id)
         try:
-            if self.store.hexists(key, self.instance):
+            if self.announced:
                 self.store.hset(key, self.instance, beat)
-            else:
+            if not self.store.hexists(names.nodes_key(self.place.id), self.instance):
                 self._announce(key, beat)
             self._round()
         except redis.ConnectionError:
@@ -205,6 +205,7 @@ class SimNode:
         pipe.hset(key, self.instance, beat)
         pipe.publish(names.news_channel(self.place.id), NODE_NEWS)
         pipe.execute()
+        self.announced = True
 
     def flush(self) -> None:
         """Push all reports that must be pushed, in order."""

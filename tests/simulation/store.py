@@ -301,8 +301,9 @@ class Store:
 
     def _read_beats(self, keys: Sequence[str], words: Sequence[Any]) -> list[Any]:
         answer: list[Any] = []
-        for epoch, beats in zip(keys[::2], keys[1::2]):
-            pairs = (self._find(beats) or {}).items()
+        for epoch, beats, nodes in zip(keys[::3], keys[1::3], keys[2::3]):
+            known = self._find(nodes) or {}
+            pairs = [pair for pair in (self._find(beats) or {}).items() if pair[0] in known]
             answer += [self._get(epoch) or b"", [each for pair in pairs for each in pair]]
         return answer
 

@@ -85,7 +85,7 @@ class FakeNode:
         """Write a beat; announce itself if its keys are missing, or its facts have changed."""
         self.beats += 1
         beats, key = names.beats_key(self.endpoint.id), self.instance
-        missing = not self.redis.hexists(beats, key)
+        missing = not self.redis.hexists(names.nodes_key(self.endpoint.id), key)
         if missing or facts:
             self._announce(again=missing and self.announced, **facts)
         else:
