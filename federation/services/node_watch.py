@@ -91,8 +91,6 @@ class NodeWatch:
                 self._look_at(endpoint_id, key, found)
             except (*RETRYABLE, *BrokerError):
                 raise
-            except TooManyNodes as error:
-                self._reject(endpoint_id, str(error))
             except Exception:
                 log.exception("endpoint %s: its nodes cannot be recorded", endpoint_id)
 
@@ -132,18 +130,18 @@ class NodeWatch:
         """Return whether an instance certainly fetches nothing any more, given the rows of its endpoint.
 
         One that a later instance of its node has replaced has ended. One that was considered lost may have
-        come back, so its beat must have been seen twice without a change; so must one without a description.
+        come back, so its beat must not have changed for a while. The same holds for one that the ledger does
+        not know, because its description is not valid or its endpoint has too many nodes.
         """
         known = watched.instances.get(instance)
         if known is None or known.beat.number != beat.number:
             return False
         unchanged = watched.looked - max(known.since, known.changed)
-        if known.state is None:
+        row = rows.get(known.state.node) if known.state is not None else None
+        standing = node_rows.standing(known.state, row) if known.state is not None else Standing.NEW
+        if standing is Standing.NEW or row is None:
             return unchanged > self._fed.settings.node_lost_after
-        row = rows.get(known.state.node)
-        if row is None or node_rows.standing(known.state, row) is not Standing.ENDED:
-            return False
-        return row.instance != instance or unchanged > 2 * HEARTBEAT_INTERVAL
+        return standing is Standing.ENDED and (row.instance != instance or unchanged > 2 * HEARTBEAT_INTERVAL)
 
     def _look_at(self, endpoint_id: str, key: EndpointKey, found: Beats) -> None:
         now = self._ticks()
@@ -218,7 +216,7 @@ class NodeWatch:
                     beats.append((row.no, instance, known.beat))
                 if not known.changed:
                     confirmed.append(instance)
-        confirmed += self._write(key.no, watched, described, beats)
+        confirmed += self._write(endpoint_id, key.no, watched, described, beats)
         for instance in [*described, *(instance for _, instance, _ in beats)]:
             known = watched.instances[instance]
             known.recorded, known.written = now, known.beat
@@ -226,6 +224,7 @@ class NodeWatch:
 
     def _write(
         self,
+        endpoint_id: str,
         endpoint_no: int,
         watched: Watched,
         described: Sequence[str],
@@ -242,8 +241,12 @@ class NodeWatch:
             for instance in described:
                 known = watched.instances[instance]
                 assert known.state is not None
-                if node_rows.record_description(connection, endpoint_no, known.state, known.beat, now):
-                    current.append(instance)
+                try:
+                    if node_rows.record_description(connection, endpoint_no, known.state, known.beat, now):
+                        current.append(instance)
+                except TooManyNodes as error:
+                    known.state = None
+                    self._reject(endpoint_id, str(error))
             node_rows.record_beats(connection, beats, now)
             if described:
                 planned = dispatch.refill(self._fed, connection, endpoint_no, now)

@@ -47,7 +47,7 @@ class Ledger:
     def __init__(self, fed: Federation, broker: MemoryBroker | WatchedBroker, clock: Clock):
         self.fed, self.broker, self.clock = fed, broker, clock
         self.collector = Collector(fed, "c0")
-        self.sweeper = Sweeper(fed, clock)
+        self.sweeper = Sweeper(fed, clock.ticks)
         self.me = users.ensure_user(fed, "ada")
         self.function_id = self.function(self.me, "dock")
         self.sweep()

@@ -536,7 +536,7 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
 
 def test_the_sweeper_may_run_twice_at_any_time(ledger: Ledger, lab: FakeEndpoint) -> None:
     _, answer = _hold(ledger, lab)
-    other = sweeper.Sweeper(ledger.fed, ledger.clock)
+    other = sweeper.Sweeper(ledger.fed, ledger.clock.ticks)
     for _ in range(15):
         ledger.clock.forward(5)
         ledger.sweeper.sweep()

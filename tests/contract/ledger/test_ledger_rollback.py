@@ -96,12 +96,12 @@ def test_a_restart_and_a_second_sweeper_change_nothing(
 ) -> None:
     group = ledger.submit(lab, 3)["group_id"]
     epoch = _page(ledger, group)["epoch"]
-    other = Sweeper(ledger.fed)
+    other = Sweeper(ledger.fed, ledger.clock.ticks)
     for _ in range(3):
         _run(ledger, node)
         other.sweep()
         ledger.submit(lab, 1, group_id=group)
-        ledger.sweeper = Sweeper(ledger.fed)
+        ledger.sweeper = Sweeper(ledger.fed, ledger.clock.ticks)
     assert _page(ledger, group)["epoch"] == epoch
 
 
@@ -119,7 +119,7 @@ def test_one_of_the_places_suffices(
         ledger.broker.redis.delete(MARK_KEY)
     else:
         (ledger.fed.settings.home / MARK_FILE).write_text("damaged")
-    ledger.sweeper = Sweeper(ledger.fed)  # a restart: nothing is remembered in the process
+    ledger.sweeper = Sweeper(ledger.fed, ledger.clock.ticks)  # a restart: nothing is remembered in the process
     ledger.sweep()
     after = _page(ledger, ledger.submit(lab, 1)["group_id"])["epoch"]
     assert after != before
