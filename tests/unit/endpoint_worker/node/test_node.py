@@ -68,7 +68,7 @@ def watch(node: Node, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Outcome
     return said
 
 
-@pytest.mark.parametrize("method", ["_read_cancelled", "_adoption.poll", "clock.measure"])
+@pytest.mark.parametrize("method", ["_cancelled.poll", "_adoption.poll", "clock.measure"])
 def test_upkeep_goes_on_after_an_unexpected_error(
     node: Node, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -81,7 +81,11 @@ def test_upkeep_goes_on_after_an_unexpected_error(
 
     target, _, name = f"node.{method}".rpartition(".")
     monkeypatch.setattr(
-        {"node": node, "node._adoption": node._adoption, "node.clock": node.clock}[target], name, flawed
+        {"node._cancelled": node._cancelled, "node._adoption": node._adoption, "node.clock": node.clock}[
+            target
+        ],
+        name,
+        flawed,
     )
     monkeypatch.setattr(node.outbox, "renew_lease", leases.append)
     node._upkeep.start()
