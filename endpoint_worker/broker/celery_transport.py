@@ -14,6 +14,8 @@
 - What is not a message of Celery is discarded. In kombu and Celery it ends the worker, and again after every
   start.
 - One client is kept for commands; kombu creates a new one for each, a quarter of the time of a message.
+- A node has few connections to the broker: Celery's commands use the node's own connection, and a connection
+  that has only tested the broker is closed. kombu keeps up to three for each of its three channels.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ LONGEST_PAUSE = 5.0
 class Channel(kombu_redis.Channel):
     """A channel that survives the loss of its connection.
 
-    ``fetches`` (a transport option): moves the messages of the endpoint's queue.
+    Transport options: ``fetches`` moves the messages of the endpoint's queue; ``command_pool`` has the
+    connection for all commands that do not block.
     """
 
     ack_emulation = False
@@ -58,11 +61,18 @@ class Channel(kombu_redis.Channel):
     from_transport_options = (  # type: ignore[assignment]
         *kombu_redis.Channel.from_transport_options,
         "fetches",
+        "command_pool",
     )
+    command_pool: Any = None
     _in_poll: Any
     _brpop_sent_at: Any
     _commands: tuple[Any, Any] | None = None
     _fetch: Fetch | None = None
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        # it has tested the broker; a channel that fetches or listens connects again
+        self.async_pool.disconnect()
 
     def settle(self) -> None:
         """Read the answer of an unanswered command, whatever the state of the connection."""
@@ -145,6 +155,15 @@ class Channel(kombu_redis.Channel):
 
     def _last_delivered(self) -> Any:
         return next(reversed(self.qos._delivered), None)
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        shared = self.command_pool is not None and not asynchronous
+        return self.command_pool if shared else super()._get_pool(asynchronous)
+
+    def _disconnect_pools(self) -> None:
+        if self.command_pool is not None:
+            self._pool = None  # it is the node's
+        super()._disconnect_pools()
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:

@@ -115,6 +115,7 @@ def _configuration(node: Node) -> dict[str, Any]:
         broker_transport_options={
             "global_keyprefix": names.prefix(node.endpoint),
             "fetches": node.outbox.fetches,
+            "command_pool": node.client.connection_pool,
             "ack_emulation": False,
             "priority_steps": [0],
             **connection_options(10.0),

@@ -18,9 +18,8 @@ from umbel.protocol.errors import ProtocolError
 from umbel.protocol.messages import Bundle, Outcome, Status
 from umbel.system.threads import GuardedThread
 
-from ..broker.client import BROKER_ERRORS, connect
+from ..broker.client import connect
 from ..broker.clock import BrokerClock
-from ..broker.outage import Outage
 from ..child.linux import adopt_orphans
 from ..config.directory import EndpointDirectory
 from ..config.settings import Settings
@@ -35,15 +34,13 @@ from ..scheduling.supervisor import Supervisor
 from . import inventory
 from .adoption import Adoption
 from .callbacks import CallbackThread
+from .cancelled import CancelledCalls
 
 log = logging.getLogger(__name__)
 
 #: Called when a message has ended: with a sentence about its failed calls, or "" if none has failed.
 Done = Callable[[str], None]
 
-#: Cancelled calls are read from this long (seconds) before the newest one seen: clocks and transactions
-#: overlap.
-OVERLAP = 60.0
 #: A rejected message is part of the node's description for this long (seconds); clock differences are a
 #: frequent cause.
 REPORT_REFUSED = 600.0
@@ -70,6 +67,8 @@ class Node:
         self.clock = BrokerClock()
         self.outbox = self._make_outbox(directory)
         self._adoption = Adoption(directory, name, self.outbox.adopt)
+        #: for everything except fetches and reports; shared by several threads
+        self.client = connect(self.broker_url, timeout=5.0)
         self.intake = self._make_intake(directory, Verifier(credentials.service_key))
         self.callbacks = CallbackThread()
         groups = cgroups.find() if settings.cgroup else None
@@ -86,12 +85,10 @@ class Node:
         self.fits: Callable[[Bundle], bool] = _fits
         self.route = route
         self.router = self._make_router(directory)
-        self._client = connect(self.broker_url, timeout=5.0)
-        self._newest_cancelled = 0.0
+        self._cancelled = CancelledCalls(self.endpoint, self.client, self.cancel)
         self._refused = (-REPORT_REFUSED, "")
         self._inventory = {**inventory.of_node(), "packages": inventory.packages()}
         self._wake = threading.Event()
-        self._outage = Outage(log, "cancelled calls are not read", first=limits.HEARTBEAT_INTERVAL)
         self._stopped = threading.Event()
         self._upkeep = GuardedThread(self._upkeep_loop, name="umbel-upkeep", stop=self._stopped)
 
@@ -108,7 +105,7 @@ class Node:
             self.endpoint,
             verifier,
             FunctionCache(directory.cache / "functions"),
-            connect(self.broker_url, timeout=5.0),
+            self.client,
             self.clock.now,
             rules=self.settings.rules,
             sandboxed=self.settings.sandbox.kind != "none",
@@ -236,8 +233,8 @@ class Node:
     def on_connected(self) -> None:
         """Write a beat and read cancelled calls now: the broker is reachable (again)."""
         # before the first bundle, whose signature has dates
-        self.clock.measure(self._client)
-        self._newest_cancelled = 0.0
+        self.clock.measure(self.client)
+        self._cancelled.start_over()
         self._refused = (-REPORT_REFUSED, "")
         self.outbox.beat_soon()
         self._wake.set()
@@ -262,8 +259,8 @@ class Node:
             self._wake.clear()
             self.outbox.renew_lease(next(self._leases))
             # first: signatures need it
-            self.clock.measure(self._client)
-            self._read_cancelled()
+            self.clock.measure(self.client)
+            self._cancelled.poll()
             self.router.release_unused(self.supervisor.keys)
             self._adoption.poll()
             self._wake.wait(limits.HEARTBEAT_INTERVAL)
@@ -284,18 +281,3 @@ class Node:
         if problem:
             facts["problem"] = problem[:500]
         return self.supervisor.slots, facts
-
-    def _read_cancelled(self) -> None:
-        """Read calls that were cancelled while no control command could reach this node."""
-        key = names.cancelled_key(self.endpoint)
-        try:
-            found: Any = self._client.zrangebyscore(
-                key, self._newest_cancelled - OVERLAP, "+inf", withscores=True
-            )
-        except BROKER_ERRORS as error:
-            self._outage.failed(error)
-            return
-        self._outage.ended()
-        if found:
-            self._newest_cancelled = max(score for _, score in found)
-            self.cancel(task_id.decode() for task_id, _ in found)

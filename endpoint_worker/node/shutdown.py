@@ -24,7 +24,7 @@ from umbel.protocol.messages import Bundle, Interruption
 from umbel.system.clock import steady
 from umbel.system.threads import GuardedThread
 
-from ..broker.client import BROKER_ERRORS, connect
+from ..broker.client import BROKER_ERRORS
 from ..broker.routes import Route
 from .node import Node
 
@@ -135,7 +135,6 @@ class ShutdownMonitor:
         self._wake = threading.Event()
         self._idle_since = self._broker_seen = time.monotonic()
         self._pinged_at = 0.0
-        self._client = connect(node.broker_url, timeout=5.0)
         if conditions.walltime_end:
             self._fresh_until = clock() + FRESH * (conditions.walltime_end - clock())
             node.fits = self.fits
@@ -207,7 +206,7 @@ class ShutdownMonitor:
 
     def _ping(self) -> None:
         try:
-            self._client.ping()
+            self._node.client.ping()
             self._broker_seen = time.monotonic()
         except BROKER_ERRORS as error:
             log.debug("the broker does not respond: %s", error)

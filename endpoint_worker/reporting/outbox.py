@@ -75,6 +75,7 @@ class Outbox:
         self._adopted: SimpleQueue[list[Path]] = SimpleQueue()
         self._outage = Outage(log, "reports are kept and sent later", first=FIRST_DELAY, longest=MAX_DELAY)
         self._delay = 0.0
+        self._closed: bool | None = None
         self._stopped = threading.Event()
         self._thread = GuardedThread(self._run, name="umbel-outbox", stop=self._stopped)
         self._load()
@@ -126,8 +127,14 @@ class Outbox:
         """Send what is left, wait until the service has taken it, and send a goodbye.
 
         All of it within ``timeout`` seconds; return whether it was done. What the service has not taken
-        remains in the spool, and then there is no goodbye: the service finds the reports later.
+        remains in the spool, and then there is no goodbye: the service finds the reports later. Further
+        calls only return the result.
         """
+        if self._closed is None:
+            self._closed = self._close(timeout)
+        return self._closed
+
+    def _close(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         self.fetches.stop()
         started = self._thread.ident is not None

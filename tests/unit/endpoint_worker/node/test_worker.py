@@ -245,6 +245,10 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     assert [site.values[c.task_id] for c in small.calls] == [1, 2]
     assert site.broker.get(names.body_key(ENDPOINT, large.id)) is None
 
+    account = names.broker_user(ENDPOINT)
+    connections = [each for each in site.broker.client_list() if each["user"] == account]
+    assert len(connections) <= 4, [(each["cmd"], each["age"]) for each in connections]
+
     forged = site.send(echo, [(3,)], signer=Signer(new_private_key()))
     many = site.send(echo, [(i,) for i in range(1000)])
     assert Counter(site.ended(many)) == {"succeeded": 1000}
