@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two questions whether the service knows this instance: the first one, and the longest.
 FIRST_QUESTION, LONGEST_QUESTION = 0.05, 1.0
+#: A node that the service has not confirmed for this long (seconds) logs it, each time.
+UNKNOWN_AFTER = 60.0
 #: A beat that collides with the description of another node is tried again: so often, and then after seconds.
 TRIES, RETRY = 5, 0.5
 
@@ -86,8 +88,8 @@ class Presence:
         self._version = self._number = 0
         self._is_known = False
         self._next_beat = 0.0
-        self._pause = FIRST_QUESTION
-        self._next_question = 0.0
+        self._pause, self._next_question = FIRST_QUESTION, 0.0
+        self._unknown_since = time.monotonic()
 
     @property
     def due(self) -> float:
@@ -107,6 +109,7 @@ class Presence:
         self.announced = self._is_known = False
         self._described = None
         self._pause, self._next_question = FIRST_QUESTION, 0.0
+        self._unknown_since = time.monotonic()
 
     def announce(self, view: View, held: Collection[str]) -> None:
         """Write the description and what the node holds, in one transaction."""
@@ -143,6 +146,13 @@ class Presence:
         if self._client.sismember(self._known, self._instance):
             self._is_known = True
             self._fetches.allow()
+        elif now - self._unknown_since >= UNKNOWN_AFTER:
+            self._unknown_since = now
+            log.warning(
+                "the service has not confirmed this node for %.0f s, and no bundle is fetched until it does: "
+                "check that its sweeper runs, and that both have the same version",
+                UNKNOWN_AFTER,
+            )
 
     def _write_beat(self, view: View) -> None:
         self._refresh(view)

@@ -113,6 +113,19 @@ def test_nothing_is_fetched_before_the_service_knows_the_instance(
         wait_until(lambda: box.fetches.allowed, what="permission again")
 
 
+def test_a_node_that_is_not_confirmed_says_why_it_is_idle(
+    server: fakeredis.FakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(presence, "UNKNOWN_AFTER", 0.1)
+    with opened(server, tmp_path) as (box, _, service):
+        wait_until(lambda: "no bundle is fetched" in caplog.text, what="the reason")
+        service.know()
+        wait_until(lambda: box.fetches.allowed, what="permission")
+
+
 def test_a_beat_does_not_hide_a_loss_of_keys(broker: redis.Redis, tmp_path: Path) -> None:
     """The keys are lost at the worst moment: a beat alone would say that the node holds nothing."""
     client = Interfering(broker)
