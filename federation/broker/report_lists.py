@@ -39,9 +39,9 @@ _CLAIM_PREFIX = "umbel:claim:"
 # because reading and removing reports is what makes room.
 _EFFECTS = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
-# KEYS: claim, list, counter of applied reports and beats of each endpoint. ARGV: collector, lifetime of its
+# KEYS: claim, list, counter of applied reports and descriptions of nodes of each endpoint. ARGV: collector, lifetime of its
 # claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list. An invalid list
-# is deleted, together with the counter and the beats, so that nodes push their reports again.
+# is deleted, together with the counter and the descriptions, so that nodes push their reports again.
 _READ = _EFFECTS + """
 local count, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local largest, whole = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -155,7 +155,7 @@ class ReportLists:
 
         Lists that another collector has claimed are left out.
         """
-        keys = [key for each in endpoint_ids for key in (*_keys(each), names.beats_key(each))]
+        keys = [key for each in endpoint_ids for key in (*_keys(each), names.nodes_key(each))]
         share = max(1, len(endpoint_ids))
         limits = (max(1, READ_COUNT // share), READ_BYTES // share, MAX_REPORT_BYTES, LIST_BYTES)
         words = [collector, int(CLAIM_SECONDS * 1000), *limits]

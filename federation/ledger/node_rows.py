@@ -70,12 +70,20 @@ _update = Statement(
 _beat = Statement(
     lambda d: update(nodes)
     .values(busy=bindparam("v_busy"), vitals=bindparam("v_vitals"), seen=bindparam("v_seen"))
-    .where(nodes.c.no == bindparam("v_no"), nodes.c.instance == bindparam("v_instance"), nodes.c.live == literal_column("1"))
+    .where(
+        nodes.c.no == bindparam("v_no"),
+        nodes.c.instance == bindparam("v_instance"),
+        nodes.c.live == literal_column("1"),
+    )
 )
 _end = Statement(
     lambda d: update(nodes)
     .values(live=0, busy=0, lost=bindparam("v_lost"))
-    .where(nodes.c.no == bindparam("v_no"), nodes.c.instance == bindparam("v_instance"), nodes.c.live == literal_column("1"))
+    .where(
+        nodes.c.no == bindparam("v_no"),
+        nodes.c.instance == bindparam("v_instance"),
+        nodes.c.live == literal_column("1"),
+    )
 )
 _leave = Statement(
     lambda d: update(nodes)

@@ -163,8 +163,8 @@ class LostBundles:
         """Decide about bundles that are nowhere.
 
         Before a loss of keys, one was in the queue unless a node had fetched it, and such a node has
-        announced it since or has ended. All others must be missing for a while: a node puts back a message
-        whose delivery failed, and one that was considered lost may come back.
+        announced it since or has ended. All others must be missing for a while: a node that was considered
+        lost may come back, with a bundle that was in none of the places while it was away.
         """
         before = self._missing.get(no, {})
         now = self._ticks()

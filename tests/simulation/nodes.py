@@ -65,7 +65,7 @@ class SimNode:
     def _begin(self) -> None:
         """What an instance has in memory. ``fetched``: delivered messages that are still in its list;
         ``arriving``: a message that the broker has moved to the list, and that was not read yet."""
-        self.instance, self.beats = names.new_id(), 0
+        self.instance, self.version, self.beats = names.new_id(), 0, 0
         self.announced = self.known = False
         self.held: dict[str, _Held] = {}
         self.fetched: list[bytes] = []
@@ -180,20 +180,24 @@ class SimNode:
     def beat(self) -> None:
         """Write a beat, or announce itself; send the spool; write what it holds."""
         self.beats += 1
-        beat = Beat(1, self.beats, sum(len(held.running) for held in self.held.values())).write()
         key = names.beats_key(self.place.id)
         try:
             if self.announced:
-                self.store.hset(key, self.instance, beat)
+                self.store.hset(key, self.instance, self._beat())
             if not self.store.hexists(names.nodes_key(self.place.id), self.instance):
-                self._announce(key, beat)
+                self._announce(key)
             self._round()
         except redis.ConnectionError:
             self.world.note(f"{self.name}: broker unreachable")
 
-    def _announce(self, key: str, beat: bytes) -> None:
+    def _beat(self) -> bytes:
+        return Beat(self.version, self.beats, sum(len(held.running) for held in self.held.values())).write()
+
+    def _announce(self, key: str) -> None:
         """Write everything at once; push again what is not applied. Fetch nothing before it is known."""
-        state = NodeState(self.place.id, self.name, self.instance, self.incarnation, 1, self.slots)
+        self.version += 1
+        of = self.place.id
+        state = NodeState(of, self.name, self.instance, self.incarnation, self.version, self.slots)
         self.known = False
         for each in self.spool:
             each.position = None
@@ -202,7 +206,7 @@ class SimNode:
             pipe.sadd(names.held_key(self.place.id, self.instance), *listed)
         sealed = state.seal(self.place.signer, self.world.clock())
         pipe.hset(names.nodes_key(self.place.id), self.instance, sealed)
-        pipe.hset(key, self.instance, beat)
+        pipe.hset(key, self.instance, self._beat())
         pipe.publish(names.news_channel(self.place.id), NODE_NEWS)
         pipe.execute()
         self.announced = True

@@ -119,7 +119,9 @@ def test_one_of_the_places_suffices(
         ledger.broker.redis.delete(MARK_KEY)
     else:
         (ledger.fed.settings.home / MARK_FILE).write_text("damaged")
-    ledger.sweeper = Sweeper(ledger.fed, ledger.clock.ticks)  # a restart: nothing is remembered in the process
+    ledger.sweeper = Sweeper(
+        ledger.fed, ledger.clock.ticks
+    )  # a restart: nothing is remembered in the process
     ledger.sweep()
     after = _page(ledger, ledger.submit(lab, 1)["group_id"])["epoch"]
     assert after != before
