@@ -13,6 +13,7 @@ from federation.broker.client import Broker
 from federation.registry.broker_accounts import rules
 from tests.support.broker import running_broker
 from umbel.protocol import names
+from umbel.protocol.node_state import NODE_NEWS
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_they_stay_until_they_are_removed(broker: Broker) -> None:
     push(broker, ONE, b"e")
     lists.remove("c0", [(first, 2), (second, 1)], ["g"])
     assert broker.redis.lrange(names.reports_key(ONE), 0, -1) == [b"e", b"c"]
-    assert lists.progress(ONE) == (2, 2) and lists.progress(TWO) == (1, 0)
+    assert broker.redis.mget(names.applied_key(ONE), names.applied_key(TWO)) == [b"2", b"1"]
 
 
 def test_a_claim_is_one_collectors_and_a_namesake_takes_it_over(broker: Broker) -> None:
@@ -104,12 +105,23 @@ def test_what_is_too_large_is_not_sent(broker: Broker, monkeypatch: pytest.Monke
 
 def test_what_is_no_list_is_a_fault_of_its_endpoint_only(broker: Broker) -> None:
     account(broker, ONE).set(names.reports_key(ONE), "x")
+    broker.redis.set(names.applied_key(ONE), 7)
+    broker.redis.hset(names.nodes_key(ONE), "i", "x")
     push(broker, TWO, b"d")
     assert broker.report_lists.waiting([ONE, TWO]) == {ONE: 1, TWO: 1}
-    assert broker.report_lists.progress(ONE) == (0, 0)
     first, second = broker.report_lists.read("c0", [ONE, TWO])
     assert first.fault is not None and first.reports == [] and second.reports == [b"d"]
     assert broker.report_lists.waiting([ONE, TWO]) == {TWO: 1}, "and it is gone"
+    # so that nodes announce themselves again, and push what was in it
+    assert not broker.redis.exists(names.applied_key(ONE), names.nodes_key(ONE))
+
+
+def test_a_counter_that_is_none_is_deleted(broker: Broker) -> None:
+    account(broker, ONE).set(names.applied_key(ONE), "x")
+    push(broker, ONE, b"a", b"b")
+    (unread,) = broker.report_lists.read("c0", [ONE])
+    broker.report_lists.remove("c0", [(unread, 2)], [])
+    assert not broker.redis.exists(names.reports_key(ONE), names.applied_key(ONE))
 
 
 def test_a_full_broker_can_be_emptied(broker: Broker) -> None:
@@ -127,16 +139,17 @@ def test_a_full_broker_can_be_emptied(broker: Broker) -> None:
 
 
 def test_news_of_endpoints_arrive_and_nothing_else_does(broker: Broker) -> None:
-    news = report_lists.News(broker)
+    news = report_lists.NewsListener(broker)
     try:
-        assert news.wait(0.0) == set()
+        assert news.wait(0.0) == (set(), set())
         with account(broker, ONE) as own:
             own.publish(names.news_channel(ONE), b"")
+            own.publish(names.news_channel(ONE), NODE_NEWS)
             own.publish(f"/ep:{ONE}:other:news", b"")
             with pytest.raises(redis.exceptions.NoPermissionError):
                 own.publish(names.news_channel(TWO), b"")
-        assert news.wait(10.0) == {ONE}
-        assert news.wait(0.0) == set()
+        assert news.wait(10.0) == ({ONE}, {ONE})
+        assert news.wait(0.0) == (set(), set())
     finally:
         news.close()
 
@@ -144,12 +157,15 @@ def test_news_of_endpoints_arrive_and_nothing_else_does(broker: Broker) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("LRANGE", names.reports_key(ONE), 0, -1),
+        ("LRANGE", names.reports_key(TWO), 0, -1),
+        ("LPOP", names.reports_key(ONE)),
+        ("BLMOVE", names.queue_key(TWO), names.queue_key(ONE), "RIGHT", "LEFT", 0.01),
+        ("SISMEMBER", names.sent_key(TWO), "x"),
         ("LPUSH", names.reports_key(TWO), "x"),
         ("LPUSH", "umbel:reports", "x"),
         ("SETRANGE", names.parts_key(TWO, ONE), 0, "x"),
         ("DEL", f"umbel:claim:{ONE}"),
-        ("HGETALL", report_lists.TAKEN_KEY),
+        ("HGETALL", "umbel:collectors"),
     ],
     ids=lambda command: " ".join(map(str, command[:2])).replace(TWO, "other"),
 )
