@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description="Benchmark Umbel and its peers."
     )
     parser.add_argument(
-        "--only", default="W1,W2,W3,W4,W5,W6,W7,W8,W9,W10", help="works to run (default: %(default)s)"
+        "--only",
+        default="W1,W2,W3,W4,W5,W6,W7,W8,W9,W10,W20,W21",
+        help="works to run (default: %(default)s)",
     )
     parser.add_argument(
         "--peers", default="celery,parsl,dask,dramatiq", help="systems to compare with (default: %(default)s)"

@@ -89,6 +89,12 @@ GOALS = (
     ),
     Goal("W10: a million calls, client, MiB", _largest("W10", {"client"}), maximum=MAX_CLIENT_MEMORY),
     Goal("W10: largest process of the service, MiB", _largest("W10", SERVICE), maximum=MAX_SERVICE_MEMORY),
+    Goal(
+        "W20: callables of many kinds, × W1's rate",
+        _growth("tasks_per_s", "W20", 2_000, "W1", 2_000),
+        minimum=0.5,
+    ),
+    Goal("W21: 20 functions, × W1's rate", _growth("tasks_per_s", "W21", 2_000, "W1", 2_000), minimum=0.5),
     Goal("W9: first result, seconds after the faster peer's", _after_fastest, maximum=1),
     Goal("W9: scheduler commands/min, × Parsl", _against("parsl", "W9", 1, "per_minute"), maximum=0.99),
     Goal(

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from . import old_tasks, processes
 from .clock import Clock, settle
+from .functions import EACH
 from .peers import adapter
 from .peers.base import Peer
 from .redis_server import RedisServer
@@ -181,8 +182,13 @@ class Session:
                 processes.reset_peaks(pids)
             items = arguments(name, n)
             wanted = expected(name, items)
+            if name in EACH:
+                self.peer.run_each(EACH[name](items[:WARM_UP]))
             with Clock(self.mark, self.peer.roles) as clock:
-                results = self.peer.run(WORKS[name].function, items)
+                if name in EACH:
+                    results = self.peer.run_each(EACH[name](items))
+                else:
+                    results = self.peer.run(WORKS[name].function, items)
             if results != wanted:
                 raise RuntimeError(f"{name}: wrong results ({len(results)} of {n})")
             self.emit(name, **clock.record(n), **self._extra(name, items, clock.seconds))

@@ -57,6 +57,7 @@ COLUMNS["W9"] = (
 )
 COLUMNS["W7old"] = COLUMNS["W7"]
 COLUMNS["W10"] = COLUMNS["W5"]
+COLUMNS["W20"] = COLUMNS["W21"] = COLUMNS["W1"]
 
 
 @dataclass(frozen=True)

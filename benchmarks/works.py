@@ -50,11 +50,13 @@ WORKS = {
         Work("W9", "elastic endpoint on an empty Slurm cluster", (1,)),
         Work("W7old", "the same with old tasks in the ledger", (10_000,), peers=False),
         Work("W10", "no-ops from a generator, 10,000 ahead", (1_000_000,), peers=False),
+        Work("W20", "partials, methods, objects, closures, lambdas", (2_000,), peers=False),
+        Work("W21", "calls of 20 functions in turn, two with threads", (2_000,), peers=False),
     )
 }
 
 #: Works that share a session, in order; works that measure memory or growth have their own.
-PASSES = (("W1", "W2", "W3", "W4"), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
+PASSES = (("W1", "W2", "W3", "W4", "W20", "W21"), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
 
 
 def sizes(work: Work, quick: bool) -> list[int]:

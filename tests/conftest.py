@@ -25,6 +25,16 @@ GRACE = 5.0
 _SET_CHILD_SUBREAPER = 36
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_home_afterwards(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs after the tests, for example at the exit of this process, does not see the account's home."""
+    os.environ["UMBEL_HOME"] = _no_home(tmp_path_factory)
+
+
+def _no_home(factory: pytest.TempPathFactory) -> str:
+    return str(factory.getbasetemp() / "no-home")
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -34,7 +44,7 @@ def _own_environment(
     for name in list(os.environ):
         if name.startswith("UMBEL_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("UMBEL_HOME", str(tmp_path_factory.getbasetemp() / "no-home"))
+    monkeypatch.setenv("UMBEL_HOME", _no_home(tmp_path_factory))
     yield
     os.chdir(directory)
     os.environ.clear()

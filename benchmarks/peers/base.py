@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ class Peer:
 
     def run(self, function: str, items: Sequence[Any]) -> list[Any]:
         """Call the function of that name with each item; return all results in order."""
+        raise NotImplementedError
+
+    def run_each(self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+        """Make calls of different functions; return all results in order."""
         raise NotImplementedError
 
     def run_ahead(self, function: str, items: Iterable[Any], ahead: int) -> Iterator[Any]:

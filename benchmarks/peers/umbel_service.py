@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.functions import BY_NAME
@@ -61,6 +61,12 @@ class UmbelService(Peer):
         if len(items) == 1:
             return [self._executor.submit(BY_NAME[function], items[0]).result()]
         return list(self._executor.map(BY_NAME[function], items))
+
+    def run_each(self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+        """Submit every call."""
+        assert self._executor is not None, "start it first"
+        futures = [self._executor.submit(fn, *args) for fn, args in calls]
+        return [future.result() for future in futures]
 
     def run_ahead(self, function: str, items: Iterable[Any], ahead: int) -> Iterator[Any]:
         """Map with a buffer of ``ahead`` calls."""

@@ -11,6 +11,7 @@ from types import GeneratorType
 from typing import Any
 
 from umbel.protocol import limits
+from umbel.serialization.bound import Bound
 from umbel.serialization.compression import describe_limit
 from umbel.serialize import dump_exception, dump_result, load_call
 
@@ -33,7 +34,7 @@ def run_call(
     this process.
     """
     try:
-        args, kwargs = load_call(data)
+        function, args, kwargs = _load(function, data)
     except BaseException as error:  # unpickling runs user code, which may raise anything
         return _failure("DESERIALIZE_ERROR", error, limited)
     try:
@@ -60,6 +61,16 @@ def run_call(
         )
         return FAILED, details_of("RESULT_TOO_LARGE", message), b""
     return SUCCEEDED, b"", payload
+
+
+def _load(
+    function: Callable[..., Any], data: bytes
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Return the function of a call with its state, and the call's arguments."""
+    args, kwargs = load_call(data)
+    if type(function) is Bound:
+        function, args = function.load(args)
+    return function, args, kwargs
 
 
 def _failure(code: str, error: BaseException, limited: bool) -> tuple[int, bytes, bytes]:

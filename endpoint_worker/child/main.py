@@ -26,7 +26,7 @@ from umbel.system.processes import end_with_parent
 from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
-from . import leftovers, linux, main_module, rlimits
+from . import access, leftovers, linux, main_module, rlimits
 from .call import describe, details_of, end_child, run_call, with_details
 from .call_directory import WORK_VARIABLE, CallDirectory, Kept
 from .reset import Baseline
@@ -91,7 +91,7 @@ class Runner:
         limited = bool(header.get("limited"))
         kept = Kept(header.get("keep"), header.get("names", ()))
         calls = self._isolated_calls if header.get("isolated") else self._calls
-        with main_module.offering(function):
+        with main_module.offering(function), access.offering(header, self._progress):
             return calls(function, table, payloads, limited, kept)
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from umbel.serialization.bound import Bound
+
 
 @contextmanager
 def offering(function: Callable[..., Any]) -> Iterator[None]:
@@ -14,6 +16,8 @@ def offering(function: Callable[..., Any]) -> Iterator[None]:
 
     ``multiprocessing`` and ``concurrent.futures`` pickle the functions that they send to forked processes.
     """
+    if type(function) is Bound:
+        function = function.code
     found = getattr(function, "__globals__", None)
     if getattr(function, "__module__", None) != "__main__" or found is None:
         yield

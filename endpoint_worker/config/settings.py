@@ -101,6 +101,16 @@ class Settings:
             "docs": "process: every call runs in a process of its own, forked from one that has the function."
         },
     )
+    nested_submit: bool = field(
+        default=False,
+        metadata={
+            "docs": "Calls may submit further calls as their user, if their submission has nested=True."
+        },
+    )
+    api_url: str = field(
+        default="",
+        metadata={"docs": "Address of the service for such calls. Empty: the one of the registration."},
+    )
     recycle_calls: Count = field(
         default=0, metadata={"docs": "Replace a runner process after this many calls. 0: never."}
     )
@@ -156,6 +166,11 @@ class Settings:
         if 0 < self.open_files < FEWEST_FILES:
             raise ValueError(
                 f"setting 'open_files' must be 0 or at least {FEWEST_FILES}, got {self.open_files}"
+            )
+
+        if self.api_url and not self.api_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"setting 'api_url' must start with http:// or https://, got {self.api_url[:80]!r}"
             )
 
     @property

@@ -175,14 +175,14 @@ class BuildQueue:
             built, build.problem = None, f"unexpected error: {error!r}"
         self._used[digest] = time.monotonic()
         while build.jobs:
-            job = build.jobs[-1]
+            job = build.jobs[0]
             try:
                 self._hand_over(job, built, build.problem or "")
             except Exception as error:
                 # one bundle's error must not keep the others waiting
                 log.exception("bundle %s: cannot run in environment %s", job.bundle.id, digest[:12])
                 self._fail(job, f"unexpected error: {error!r}")
-            build.jobs.pop()
+            del build.jobs[0]
 
     def _hand_over(self, job: Job, built: Built | None, problem: str) -> None:
         if built is not None:

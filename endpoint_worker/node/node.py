@@ -35,6 +35,7 @@ from . import inventory
 from .adoption import Adoption
 from .callbacks import CallbackThread
 from .cancelled import CancelledCalls
+from .grants import Grants
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,9 @@ class Node:
         self.settings = settings
         self.broker_url = settings.broker_url(credentials.broker_url)
         self.clock = BrokerClock()
-        self.outbox = self._make_outbox(directory)
+        signer = Signer(directory.signing_key())
+        self.grants = Grants(signer, credentials, settings, self.clock.now)
+        self.outbox = self._make_outbox(directory, signer)
         self._adoption = Adoption(directory, name, self.outbox.adopt)
         #: for everything except fetches and reports; shared by several threads
         self.client = connect(self.broker_url, timeout=5.0)
@@ -92,9 +95,9 @@ class Node:
         self._stopped = threading.Event()
         self._upkeep = GuardedThread(self._upkeep_loop, name="umbel-upkeep", stop=self._stopped)
 
-    def _make_outbox(self, directory: EndpointDirectory) -> Outbox:
+    def _make_outbox(self, directory: EndpointDirectory, signer: Signer) -> Outbox:
         origin = Origin(self.endpoint, self.name, names.new_id(), directory.next_incarnation())
-        signer, client = Signer(directory.signing_key()), connect(self.broker_url)
+        client = connect(self.broker_url)
         outbox = Outbox(signer, origin, directory.spool / self.name, client, self, self.clock)
         self._leases = (f"{origin.instance} {count}" for count in itertools.count())
         outbox.renew_lease(next(self._leases))
@@ -158,7 +161,7 @@ class Node:
             elif (why := self._unfit(bundle)) is not None:
                 self.outbox.add(bundle.id, [*unstarted(bundle, why), *refused])
             else:
-                job = Job(bundle, function, on_accept)
+                job = Job(bundle, function, on_accept, access=self.grants.for_bundle(bundle))
                 job.on_done = lambda: on_done(job.failure())
                 job.refused = len(refused)
                 job.count(refused)

@@ -114,7 +114,7 @@ class Spool:
             log.warning("report %s was taken but cannot be removed from the spool: %s", entry.path, error)
 
     def leave(self) -> None:
-        """Mark the spool as that of a node that has ended, and remove it if it is empty."""
+        """Remove the lease: the spool's node has ended."""
         for name in (LEASE, f".{LEASE}"):
             try:
                 (self.directory / name).unlink(missing_ok=True)

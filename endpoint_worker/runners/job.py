@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from umbel.protocol.messages import Bundle, Interruption, Outcome, Status
@@ -33,6 +33,7 @@ class Job:
     ``on_accept`` is called when a slot accepts the bundle, ``on_done`` when its last call has an outcome, and
     ``on_broken`` with the reason if a runner with its ``options`` cannot start. ``arrived``: monotonic clock,
     set by the supervisor. ``options``: how to start its runner, if different from the supervisor's default.
+    ``access``: address of the service and grant of a bundle whose calls may submit, else None.
     """
 
     bundle: Bundle
@@ -42,6 +43,7 @@ class Job:
     on_broken: Callable[[str], None] = ignore
     arrived: float = 0.0
     options: RunnerOptions | None = None
+    access: Mapping[str, str] | None = field(default=None, repr=False)
     #: ids of calls that were cancelled while the bundle waited
     cancelled: set[str] = field(default_factory=set)
     #: its calls were returned while it waited: it only occupies a place in Celery's prefetch window

@@ -91,7 +91,7 @@ class Slot:
         function = b"" if known else job.function
         limits = self._limits = bundle.options.tightened(self._options.limits)
         table = array("I", [number for call in bundle.calls for number in (call.offset, call.size)])
-        header = {
+        header: dict[str, Any] = {
             "calls": len(bundle.calls),
             "sha256": digest,
             "function": len(function),
@@ -107,6 +107,8 @@ class Slot:
         if self._options.keep_files != "never":
             header["keep"] = self._options.keep_files
             header["names"] = [call.task_id for call in bundle.calls]
+        if job.access is not None:
+            header["access"] = {**job.access, "tasks": [call.task_id for call in bundle.calls]}
         place = Place(socket.gethostname(), self.process.pid, self.number)
         self._isolated = "isolated" in header
         self.execution = Execution(job, self._progress, self.process.output, place, now)

@@ -2,7 +2,7 @@
 
 A bundle moves from the endpoint's queue to the list of messages that an instance of a node has fetched, and
 from there to the set of bundles that the instance holds. ``read`` looks at these places in this order, so a
-bundle that it does not find has moved on to the ledger, or is lost. See docs/decisions/0026-holdings.rst.
+bundle that it does not find has moved on to the ledger, or is lost. See docs/decisions/0030-holdings.rst.
 
 Everything lies under the endpoint's own prefix, so anything may be there.
 """

@@ -21,7 +21,7 @@ class Options:
     or ``package.Error``), for all if empty. ``priority``: −100 to 100; among the user's own calls, higher
     priority goes first. ``max_attempts``: how often a call is started at most when workers are lost.
     ``tags``: free labels. ``cores``: slots of one node that each call occupies. ``isolation``: "process" for
-    calls that need a process of their own.
+    calls that need a process of their own. ``nested``: calls may submit further calls.
     """
 
     timeout: float | None = None
@@ -37,6 +37,7 @@ class Options:
     cores: int = 1
     open_files: int | None = None
     isolation: str | None = None
+    nested: bool = False
 
     def to_json(self) -> str:
         """Return the options that differ from the defaults as a JSON object."""
@@ -51,7 +52,7 @@ class Options:
     def run(self) -> RunOptions:
         """The options that are sent to the worker."""
         cores = self.cores if self.cores > 1 else None
-        rest = cores, self.output, self.open_files, self.isolation
+        rest = cores, self.output, self.open_files, self.isolation, self.nested or None
         return RunOptions(self.timeout, self.memory, self.cpu, *rest)
 
     def retries_on(self, exception: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import BigInteger, String
+
+from umbel.protocol.states import TaskState
 
 from .statements import Statement, insert_returning
 from .tables import blobs, bundles, endpoints, groups, loads
@@ -66,20 +68,31 @@ def try_advisory_lock(connection: Connection, lock: int) -> bool:
     return bool(connection.execute(select(func.pg_try_advisory_xact_lock(lock))).scalar())
 
 
+class Load(NamedTuple):
+    """Changes of a row of ``loads``: its running totals, see there."""
+
+    live: int = 0
+    sent: int = 0
+    running: int = 0
+    occupied: int = 0
+
+
 def _add_load(dialect: Any) -> Any:
     statement = dialect.insert(loads)
     return statement.on_conflict_do_update(
-        index_elements=["endpoint_no", "user_no"], set_={"live": loads.c.live + statement.excluded.live}
+        index_elements=["endpoint_no", "user_no"],
+        set_={name: loads.c[name] + statement.excluded[name] for name in Load._fields},
     )
 
 
-_LOAD = ("endpoint_no", "user_no", "live")
+_LOAD = ("endpoint_no", "user_no", *Load._fields)
 _load = Statement(_add_load, _LOAD)
 
 
-def add_load(connection: Connection, changes: Mapping[tuple[int, int], int]) -> None:
-    """Change the number of unfinished tasks of (endpoint, user) pairs."""
-    _load.each(connection, _LOAD, [(e, u, n) for (e, u), n in sorted(changes.items()) if n])
+def change_loads(connection: Connection, changes: Mapping[tuple[int, int], Load]) -> None:
+    """Change the running totals of (endpoint, user) pairs."""
+    rows = [(*pair, *change) for pair, change in sorted(changes.items()) if any(change)]
+    _load.each(connection, _LOAD, rows)
 
 
 _add_blob = insert_returning(blobs, "data", "refs")
@@ -156,11 +169,47 @@ _close = Statement(
     .values(open=bundles.c.open - bindparam("ended"))
     .where(bundles.c.no == bindparam("bundle"))
 )
-_drop_bundles = Statement(lambda d: delete(bundles).where(d.among(bundles.c.no, "nos"), bundles.c.open <= 0))
+_drop_bundles = Statement(
+    lambda d: delete(bundles)
+    .where(d.among(bundles.c.no, "nos"), bundles.c.open <= 0)
+    .returning(bundles.c.no, bundles.c.cores)
+)
 
 
-def close_bundles(connection: Connection, ended: Counter[int]) -> None:
-    """Subtract the number of ended calls from each bundle; delete bundles without open calls."""
+class Sent(Protocol):
+    """What ``close_bundles`` must know of a call."""
+
+    @property
+    def endpoint_no(self) -> int: ...  # noqa: D102
+
+    @property
+    def user_no(self) -> int: ...  # noqa: D102
+
+    @property
+    def bundle_no(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def state(self) -> str: ...  # noqa: D102
+
+
+def close_bundles(connection: Connection, calls: Iterable[Sent]) -> dict[tuple[int, int], Load]:
+    """Subtract calls that ended or were returned from their bundles; delete bundles without open calls.
+
+    ``calls``: as they were before. Returns the changes of the loads, for ``change_loads``.
+    """
+    owners: dict[int, tuple[int, int]] = {}
+    ended: Counter[int] = Counter()
+    changes: dict[tuple[int, int], Load] = {}
+    for call in calls:
+        if call.bundle_no is not None:
+            ended[call.bundle_no] += 1
+            pair = owners[call.bundle_no] = call.endpoint_no, call.user_no
+            load = changes.get(pair, Load())
+            runs = call.state == TaskState.RUNNING
+            changes[pair] = load._replace(sent=load.sent - 1, running=load.running - runs)
     if ended:
         _close.each(connection, ("ended", "bundle"), [(count, no) for no, count in sorted(ended.items())])
-        _drop_bundles.run(connection, nos=list(ended))
+        for no, cores in _drop_bundles.rows(connection, nos=list(ended)):
+            load = changes[owners[no]]
+            changes[owners[no]] = load._replace(occupied=load.occupied - cores)
+    return changes

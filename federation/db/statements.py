@@ -52,6 +52,14 @@ class Dialect:
         return sqlite.insert(table) if self.name == "sqlite" else postgresql.insert(table)
 
 
+def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return an integer column in a form that no index matches, for conditions that exclude few rows.
+
+    Without statistics SQLite prefers an index on such a column to the unique index of a list of ids.
+    """
+    return column + literal_column("0")
+
+
 _DIALECTS = {name: Dialect(name) for name in ("sqlite", "postgresql")}
 
 

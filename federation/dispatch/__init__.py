@@ -4,7 +4,7 @@ In: queued calls in the ledger and the free room in an endpoint's window. Out: b
 the ledger, signed, and sent through the broker.
 """
 
-from .refill import PlannedBundle, needs_refill, refill
+from .refill import PlannedBundle, endpoints_to_refill, refill
 from .send import send
 
-__all__ = ["PlannedBundle", "refill", "send", "needs_refill"]
+__all__ = ["PlannedBundle", "refill", "send", "endpoints_to_refill"]

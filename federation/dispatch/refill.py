@@ -6,12 +6,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, literal_column, select, update
 
 from umbel.protocol import names
 from umbel.protocol.states import TaskState
 
 from ..context import Federation
+from ..db import shared
 from ..db.options import Options
 from ..db.statements import Statement, constant, insert_returning
 from ..db.tables import bundles, endpoints, loads, nodes, submissions, tasks, users
@@ -50,16 +51,11 @@ _head = Statement(
 )
 _slots = Statement(
     lambda d: select(func.sum(nodes.c.slots), func.max(nodes.c.slots)).where(
-        nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.live == 1
+        nodes.c.endpoint_no == bindparam("endpoint"), nodes.c.live == literal_column("1")
     )
 )
-_open = Statement(
-    lambda d: select(
-        func.coalesce(func.sum(bundles.c.cores), 0), func.coalesce(func.sum(bundles.c.open), 0)
-    ).where(bundles.c.endpoint_no == bindparam("endpoint"))
-)
 _waiting = Statement(
-    lambda d: select(loads.c.user_no, loads.c.live)
+    lambda d: select(loads.c.user_no, loads.c.live, loads.c.sent, loads.c.occupied)
     .where(loads.c.endpoint_no == bindparam("endpoint"), loads.c.live > 0)
     .order_by(loads.c.user_no)
 )
@@ -128,9 +124,17 @@ def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float
     return _record(connection, endpoint_no, endpoint_id, epoch, plans, seen, now)
 
 
-def needs_refill(fed: Federation, connection: Connection, endpoint_no: int) -> bool:
-    """Return whether calls of an endpoint wait although its window has room; changes nothing."""
-    return _situation(fed, connection, endpoint_no)[1] is not None
+def endpoints_to_refill(fed: Federation, connection: Connection) -> list[int]:
+    """Return the numbers of endpoints whose calls wait although their window has room; changes nothing."""
+    queued = func.sum(loads.c.live - loads.c.sent) > 0
+    columns = loads.c.endpoint_no, func.sum(loads.c.occupied)
+    query = select(*columns).where(loads.c.live > 0).group_by(loads.c.endpoint_no).having(queued)
+    waiting = {no: int(occupied) for no, occupied in connection.execute(query)}
+    live = nodes.c.live == literal_column("1")
+    among = shared.among(connection, nodes.c.endpoint_no, list(waiting))
+    sums = select(nodes.c.endpoint_no, func.sum(nodes.c.slots)).where(among, live)
+    slots = {no: int(count) for no, count in connection.execute(sums.group_by(nodes.c.endpoint_no))}
+    return [no for no, used in waiting.items() if used < fed.settings.window * (slots.get(no) or 1)]
 
 
 def _situation(
@@ -140,19 +144,19 @@ def _situation(
     live = _waiting.rows(connection, endpoint=endpoint_no)
     if not live:
         return [], None
-    occupied, open_calls = _open.rows(connection, endpoint=endpoint_no)[0]
+    _, counts, sent, occupied = map(sum, zip(*live))
     slots, largest = _slots.rows(connection, endpoint=endpoint_no)[0]
     situation = Situation(
         slots=int(slots or 1),
-        open=int(occupied),
-        queued=sum(count for _, count in live) - int(open_calls),
+        open=occupied,
+        queued=counts - sent,
         seconds={},
         window=fed.settings.window,
         bundle_seconds=fed.settings.bundle_seconds,
         largest=largest or 1,
     )
     can_send = situation.queued > 0 and situation.room > 0
-    return [user for user, _ in live], situation if can_send else None
+    return [user for user, *_ in live], situation if can_send else None
 
 
 def _turns(waiting: list[int], last: int) -> list[int]:
@@ -284,4 +288,18 @@ def _record(
                 seconds=seen.seconds.get(first.function_no, 0.0),
             )
         )
+    _add_to_loads(connection, endpoint_no, plans, seen.cores)
     return planned
+
+
+def _add_to_loads(
+    connection: Connection, endpoint_no: int, plans: list[Plan], cores: Mapping[Hashable, int]
+) -> None:
+    """Add the planned bundles to the running totals."""
+    totals: dict[tuple[int, int], shared.Load] = {}
+    for plan in plans:
+        load = totals.get((endpoint_no, plan.user), shared.Load())
+        totals[endpoint_no, plan.user] = load._replace(
+            sent=load.sent + len(plan.nos), occupied=load.occupied + cores.get(plan.kind, 1)
+        )
+    shared.change_loads(connection, totals)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select
 
 from umbel.protocol.errors import TASK_CODES
 from umbel.protocol.messages import Interruption, OpenReport, Row, Status
@@ -17,14 +17,15 @@ from umbel.protocol.states import FINAL, TaskState
 from .. import dispatch
 from ..context import Federation
 from ..db import shared
-from ..db.statements import Statement, constant
-from ..db.tables import bundles, endpoints, tasks
+from ..db.statements import Statement, unindexed
+from ..db.tables import bundles, endpoints
 from ..dispatch.run_times import update_run_times
 from . import logs, samples, streams
 from .completion import Completion, finish_tasks
 from .node_rows import node_number, record_goodbye
 from .requeue import requeue, requeue_lost
-from .task_rows import Task, options_of, tasks_of_endpoint
+from .starts import as_running, mark_running
+from .task_rows import Pair, Task, options_of, tasks_of_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ MESSAGE_LENGTH = 2000
 
 _INTERRUPTIONS = (Interruption.WALLTIME, Interruption.STOPPED)
 _RESULTS = (Status.SUCCEEDED, Status.FAILED)
-#: A task and a row of a report about it.
-Pair = tuple[Task, Row]
 
 _known = Statement(
     lambda d: select(endpoints.c.id, endpoints.c.no).where(
@@ -44,15 +43,8 @@ _known = Statement(
 )
 _bundle_nos = Statement(
     lambda d: select(bundles.c.id, bundles.c.no).where(
-        d.among(bundles.c.id, "ids"), bundles.c.endpoint_no == bindparam("endpoint")
+        d.among(bundles.c.id, "ids"), unindexed(bundles.c.endpoint_no) == bindparam("endpoint")
     )
-)
-_run = Statement(
-    lambda d: update(tasks)
-    .values(
-        state=constant(TaskState.RUNNING.value), node_no=bindparam("v_node"), started=bindparam("v_started")
-    )
-    .where(tasks.c.no == bindparam("v_no"), tasks.c.state == constant(TaskState.DISPATCHED.value))
 )
 
 
@@ -131,7 +123,8 @@ def _apply_rows(
     by_status = _by_status(pairs)
     update_run_times(connection, endpoint_no, ((task.function_no, row) for task, row in pairs), now)
     current = _in_current_bundle(connection, endpoint_no, pairs)
-    _mark_running(connection, [p for p in by_status[Status.RUNNING] if p[0].no in current], node_no)
+    running = mark_running(connection, [p for p in by_status[Status.RUNNING] if p[0].no in current], node_no)
+    by_status = as_running(by_status, running)
     requeue(connection, [t for t, _ in by_status[Status.RETURNED] if t.no in current], counted=False)
     _apply_lost(connection, result, [p for p in by_status[Status.LOST] if p[0].no in current], now)
     failed = by_status[Status.FAILED]
@@ -180,11 +173,6 @@ def _in_current_bundle(connection: Connection, endpoint_no: int, pairs: list[Pai
     ids = sorted({row.bundle_id for _, row in others})
     numbers = dict(_bundle_nos.rows(connection, ids=ids, endpoint=endpoint_no))
     return {task.no for task, row in others if numbers.get(row.bundle_id, 0) == task.bundle_no}
-
-
-def _mark_running(connection: Connection, pairs: list[Pair], node_no: int) -> None:
-    started = [(node_no, row.started, task.no) for task, row in pairs if task.state == TaskState.DISPATCHED]
-    _run.each(connection, ("v_node", "v_started", "v_no"), started)
 
 
 def _apply_lost(connection: Connection, result: ApplyResult, lost: list[Pair], now: float) -> None:

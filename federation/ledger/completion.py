@@ -90,7 +90,8 @@ def finish_tasks(connection: Connection, completions: Sequence[Completion], now:
         last[group_id] = number
     _finish.each(connection, ["v_" + name for name in _VALUES] + ["v_no"], values)
     ended = [completion.task for completion in completions]
-    loads = Counter((task.endpoint_no, task.user_no) for task in ended)
-    shared.add_load(connection, {pair: -count for pair, count in loads.items()})
-    shared.close_bundles(connection, Counter(task.bundle_no for task in ended if task.bundle_no is not None))
+    loads = shared.close_bundles(connection, ended)
+    for pair, count in Counter((task.endpoint_no, task.user_no) for task in ended).items():
+        loads[pair] = loads.get(pair, shared.Load())._replace(live=-count)
+    shared.change_loads(connection, loads)
     return last

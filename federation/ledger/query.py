@@ -8,12 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from umbel.protocol.errors import NotFound
-from umbel.protocol.states import LIVE, TaskState
+from umbel.protocol.states import LIVE
 
 from ..context import Federation
-from ..db.statements import constant
 from ..db.tables import endpoints, functions, groups, nodes, submissions, tasks
-from ..registry.pagination import fetch
 from ..registry.users import User
 from .results import queue_time
 from .task_rows import task_not_found
@@ -29,7 +27,8 @@ _TASK = (
 )
 
 
-def _tasks() -> Select[Any]:
+def described_tasks() -> Select[Any]:
+    """Return the query for the rows that ``describe`` needs."""
     return (
         select(*_TASK)
         .join(functions, functions.c.no == tasks.c.function_no)
@@ -40,7 +39,7 @@ def _tasks() -> Select[Any]:
     )
 
 
-def _describe(row: Row[Any]) -> dict[str, Any]:
+def describe(row: Row[Any]) -> dict[str, Any]:
     """Return a task in the form of the API."""
     options = json.loads(row.options)
     shown = {
@@ -62,50 +61,16 @@ def _describe(row: Row[Any]) -> dict[str, Any]:
 def task(fed: Federation, user: User, task_id: str) -> dict[str, Any]:
     """Return one task. Raises NotFound."""
     with fed.database.read() as connection:
-        return _describe(_one(connection, user, task_id))
+        return describe(_one(connection, user, task_id))
 
 
 def _one(connection: Connection, user: User, task_id: str) -> Row[Any]:
-    row = connection.execute(_tasks().where(tasks.c.id == task_id, tasks.c.user_no == user.no)).first()
+    row = connection.execute(
+        described_tasks().where(tasks.c.id == task_id, tasks.c.user_no == user.no)
+    ).first()
     if row is None:
         raise task_not_found(task_id)
     return row
-
-
-def tasks_page(
-    fed: Federation,
-    user: User,
-    *,
-    state: str | None = None,
-    function_id: str | None = None,
-    endpoint_id: str | None = None,
-    group_id: str | None = None,
-    since: float | None = None,
-    until: float | None = None,
-    limit: int = 100,
-    cursor: str | None = None,
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Return a page of the user's tasks, newest first, and the cursor of the next page (None: last page).
-
-    ``since``, ``until``: bounds of the submission time, seconds since 1970. Raises BadRequest for an invalid
-    cursor.
-    """
-    query = _tasks().where(tasks.c.user_no == user.no)
-    if state is not None:
-        query = query.where(tasks.c.state == constant(TaskState(state).value))
-    if function_id is not None:
-        query = query.where(functions.c.id == function_id)
-    if endpoint_id is not None:
-        query = query.where((endpoints.c.id == endpoint_id) | (endpoints.c.name == endpoint_id))
-    if group_id is not None:
-        query = query.where(groups.c.id == group_id)
-    if since is not None:
-        query = query.where(tasks.c.created >= since)
-    if until is not None:
-        query = query.where(tasks.c.created < until)
-    with fed.database.read() as connection:
-        found, following = fetch(connection, query, tasks.c.no, limit=limit, cursor=cursor)
-    return [_describe(row) for row in found], following
 
 
 def _group(connection: Connection, user: User, group_id: str) -> Row[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, bindparam, update
@@ -58,7 +57,7 @@ def requeue(
         retried_now=int(retried),
         interrupted_now=int(interrupted),
     )
-    shared.close_bundles(connection, Counter(call.bundle_no for call in calls if call.bundle_no is not None))
+    shared.change_loads(connection, shared.close_bundles(connection, calls))
 
 
 def requeue_lost(

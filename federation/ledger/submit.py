@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, exists, func, select, update
@@ -28,22 +29,30 @@ RETRY_AFTER = 1.0
 
 @dataclass(frozen=True)
 class Submission:
-    """Calls of one function on one endpoint.
+    """Calls on one endpoint.
 
     ``payloads``: serialized arguments, one per call. ``group_id``: the group of the tasks, created if it does
-    not exist; None: a new group.
+    not exist; None: a new group. ``function_id``: the function of all calls, or None with ``functions``: ids
+    of functions and their numbers of calls, in the order of the payloads.
     """
 
-    function_id: str
+    function_id: str | None
     endpoint_id: str
     payloads: Sequence[bytes]
     group_id: str | None = None
     options: Options = field(default_factory=Options)
+    functions: Sequence[tuple[str, int]] = ()
+
+    @property
+    def parts(self) -> Sequence[tuple[str, int]]:
+        """The functions and their numbers of calls."""
+        return self.functions or [(self.function_id or "", len(self.payloads))]
 
     def digest(self) -> str:
         """Return the SHA-256 of the complete submission."""
         hasher = hashlib.sha256()
-        head = [self.function_id, self.endpoint_id, self.group_id, self.options.to_json()]
+        function = self.parts[0][0] if len(self.parts) == 1 else list(self.parts)
+        head = [function, self.endpoint_id, self.group_id, self.options.to_json()]
         hasher.update(json.dumps([head, list(map(len, self.payloads))]).encode())
         hasher.update(b"".join(self.payloads))
         return hasher.hexdigest()
@@ -93,6 +102,11 @@ def _check(submission: Submission) -> None:
             f"a submission must have 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, got {count}: split it",
             code="VALIDATION_ERROR",
         )
+    if sum(calls for _, calls in submission.parts) != count:
+        raise BadRequest(
+            f"the functions of the submission have other numbers of calls than its {count} payloads",
+            code="VALIDATION_ERROR",
+        )
     largest = max(map(len, submission.payloads))
     if largest > limits.MAX_PAYLOAD_BYTES:
         raise TooLarge(
@@ -108,15 +122,13 @@ _find_response = Statement(
     )
 )
 _add_response = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
-_find_endpoint = Statement(
-    lambda d: select(endpoints.c.no, endpoints.c.id)
-    .where(
-        (endpoints.c.id == bindparam("id")) | (endpoints.c.name == bindparam("name")),
-        endpoints.c.user_no == bindparam("user"),
-        endpoints.c.deleted.is_(None),
-    )
+_endpoint = (
+    select(endpoints.c.no, endpoints.c.id)
+    .where(endpoints.c.user_no == bindparam("user"), endpoints.c.deleted.is_(None))
     .with_for_update()
 )
+_endpoint_with_id = Statement(lambda d: _endpoint.where(endpoints.c.id == bindparam("id")))
+_endpoint_named = Statement(lambda d: _endpoint.where(endpoints.c.name == bindparam("name")))
 _live = func.coalesce(func.sum(loads.c.live), 0)
 _endpoint_live = Statement(lambda d: select(_live).where(loads.c.endpoint_no == bindparam("no")))
 _user_live = Statement(lambda d: select(_live).where(loads.c.user_no == bindparam("no")))
@@ -134,8 +146,10 @@ _find_function = Statement(
         functions.c.deleted.is_(None),
     )
 )
-_find_group = Statement(lambda d: select(groups.c.no, groups.c.user_no).where(groups.c.id == bindparam("id")))
-_add_group = insert_returning(groups, "id", "user_no", "created")
+_find_group = Statement(
+    lambda d: select(groups.c.no, groups.c.user_no, groups.c.parent).where(groups.c.id == bindparam("id"))
+)
+_add_group = insert_returning(groups, "id", "user_no", "created", "parent")
 _grow_group = Statement(
     lambda d: update(groups)
     .values(size=groups.c.size + bindparam("count"))
@@ -180,10 +194,10 @@ def _previous_response(
 
 def _lock_endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
     """Return number and id of an endpoint, locked as by ``shared.lock_endpoints``, so it is not deleted."""
-    by_id = names.is_id(id_or_name)
-    row = _find_endpoint.first(
-        connection, user=user.no, id=id_or_name if by_id else None, name=None if by_id else id_or_name
-    )
+    if names.is_id(id_or_name):
+        row = _endpoint_with_id.first(connection, user=user.no, id=id_or_name)
+    else:
+        row = _endpoint_named.first(connection, user=user.no, name=id_or_name)
     if row is None:
         raise NotFound(
             f"endpoint '{id_or_name}' does not exist: 'umbel endpoints' lists yours",
@@ -227,30 +241,33 @@ def _insert(
     places: list[tuple[int, int, int]],
     now: float,
 ) -> dict[str, Any]:
-    function_no = _function(connection, user, submission.function_id)
+    parts = [(_function(connection, user, id), calls) for id, calls in submission.parts]
     group_no, group_id = _group(connection, user, submission.group_id, now)
     options = submission.options
-    submission_no = _add_submission.value(
-        connection,
-        group_no=group_no,
-        user_no=user.no,
-        endpoint_no=endpoint_no,
-        function_no=function_no,
-        options=options.to_json(),
-        created=now,
-    )
     count = len(submission.payloads)
     task_ids = names.new_task_ids(count, now)
     expires = now + options.expires if options.expires is not None else None
-    numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
-    common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
-    values = [(task_id, *common, *place, now, expires) for task_id, place in zip(task_ids, places)]
+    values = []
+    rest = zip(task_ids, places)
+    for function_no, calls in parts:
+        submission_no = _add_submission.value(
+            connection,
+            group_no=group_no,
+            user_no=user.no,
+            endpoint_no=endpoint_no,
+            function_no=function_no,
+            options=options.to_json(),
+            created=now,
+        )
+        numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
+        common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
+        values += [(id, *common, *place, now, expires) for id, place in islice(rest, calls)]
     if options.cores == 1:
         _add_tasks.each(connection, _TASK, values)
     else:
         wide = [(*row, options.cores) for row in values]
         _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
-    shared.add_load(connection, {(endpoint_no, user.no): count})
+    shared.change_loads(connection, {(endpoint_no, user.no): shared.Load(live=count)})
     _grow_group.run(connection, count=count, group=group_no)
     return {"group_id": group_id, "task_ids": task_ids}
 
@@ -261,15 +278,17 @@ def _function(connection: Connection, user: User, function_id: str) -> int:
         raise NotFound(
             f"function '{function_id}' does not exist: register it first (POST /v1/functions)",
             code="FUNCTION_NOT_FOUND",
+            details={"function_id": function_id},
         )
     return int(no)
 
 
 def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
     row = _find_group.first(connection, id=group_id) if group_id is not None else None
-    if row is not None and row[1] != user.no:
+    if row is not None and (row[1] != user.no or user.task_id not in (None, row[2])):
         raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
     if row is not None and group_id is not None:
         return row[0], group_id
     group_id = group_id or names.new_id()
-    return int(_add_group.value(connection, id=group_id, user_no=user.no, created=now)), group_id
+    group = {"id": group_id, "user_no": user.no, "created": now, "parent": user.task_id}
+    return int(_add_group.value(connection, **group)), group_id

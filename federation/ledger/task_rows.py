@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, select
 
 from umbel.protocol.errors import NotFound
+from umbel.protocol.messages import Row
 
 from ..db.options import Options
 from ..db.statements import Statement
@@ -30,6 +31,8 @@ class Task(NamedTuple):
     bundle_no: int | None
 
 
+#: A task and a row of a report about it.
+Pair = tuple[Task, Row]
 COLUMNS = [tasks.c[name] for name in Task._fields]
 
 _by_id = Statement(

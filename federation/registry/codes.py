@@ -19,6 +19,7 @@ from . import endpoints
 from .users import User, digest
 
 PREFIX = "umc_"
+SCOPE = "endpoints:register"
 #: Default and maximum lifetime of a code, seconds.
 DEFAULT_LIFETIME, MAX_LIFETIME = 3600.0, 30 * 86400.0
 _INVALID_CODE = (
@@ -32,7 +33,7 @@ def create(fed: Federation, user: User, name: str, lifetime: float = DEFAULT_LIF
     """Create a code that registers an endpoint called ``name``; the code cannot be read again."""
     code = PREFIX + secrets.token_urlsafe(32)
     now = fed.clock()
-    row = {"user_no": user.no, "sha256": digest(code), "label": _label(name), "created": now}
+    row = {"user_no": user.no, "sha256": digest(code), "label": _label(name), "created": now, "scope": SCOPE}
     with fed.database.write() as connection:
         connection.execute(insert(tokens).values(**row, expires=now + lifetime))
     return {"code": code, "name": name, "expires": now + lifetime}

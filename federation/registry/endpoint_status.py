@@ -9,11 +9,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, func, literal_column, select
+from sqlalchemy import Connection, Row, and_, case, func, select
 
 from umbel.protocol.states import EndpointState, TaskState
 
-from ..db.tables import bundles, nodes, tasks
+from ..db.tables import loads, nodes
 
 #: Maximum nodes returned per endpoint: for a single endpoint, and in a list.
 MAX_NODES = 10_000
@@ -117,22 +117,13 @@ def _nodes(
 
 
 def _queues(connection: Connection, endpoint_nos: Sequence[int]) -> dict[int, dict[str, int]]:
-    waiting = (
-        select(tasks.c.endpoint_no, tasks.c.state, func.count())
-        # a literal instead of a parameter, so that the partial index of queued tasks can be used
-        .where(tasks.c.state == literal_column("'queued'"), tasks.c.endpoint_no.in_(endpoint_nos)).group_by(
-            tasks.c.endpoint_no, tasks.c.state
-        )
-    )
-    # sent tasks are few (the window) and found through their bundles
-    sent = (
-        select(bundles.c.endpoint_no, tasks.c.state, func.count())
-        .join(tasks, tasks.c.bundle_no == bundles.c.no)
-        .where(bundles.c.endpoint_no.in_(endpoint_nos), tasks.c.state.in_(("dispatched", "running")))
-        .group_by(bundles.c.endpoint_no, tasks.c.state)
-    )
-    counts: dict[int, dict[str, int]] = {}
-    for query in (waiting, sent):
-        for endpoint_no, state, count in connection.execute(query):
-            counts.setdefault(endpoint_no, {})[state] = count
-    return counts
+    totals = [func.sum(loads.c[name]) for name in ("live", "sent", "running")]
+    query = select(loads.c.endpoint_no, *totals).where(loads.c.endpoint_no.in_(endpoint_nos))
+    return {
+        endpoint_no: {
+            TaskState.QUEUED.value: int(live - sent),
+            TaskState.DISPATCHED.value: int(sent - running),
+            TaskState.RUNNING.value: int(running),
+        }
+        for endpoint_no, live, sent, running in connection.execute(query.group_by(loads.c.endpoint_no))
+    }

@@ -1,6 +1,6 @@
 """Finds bundles that are open in the ledger and nowhere in the broker, and sends their calls again.
 
-Nothing here depends on when a report or a beat is read; see docs/decisions/0026-holdings.rst.
+Nothing here depends on when a report or a beat is read; see docs/decisions/0030-holdings.rst.
 """
 
 from __future__ import annotations

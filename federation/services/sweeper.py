@@ -19,18 +19,20 @@ from ..broker.client import BrokerError
 from ..context import Federation
 from ..db import shared
 from ..db.errors import RETRYABLE
-from ..db.tables import endpoints, loads, nodes
+from ..db.tables import endpoints, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.node_rows import NodeRow, record_loss
 from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
+from ..ledger.totals import TotalsCheck, delete_idle
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
-from ..registry import broker_accounts
+from ..registry import broker_accounts, call_tokens
 from .broker_quota import BrokerQuota
 from .endpoint_keys import EndpointKeys
 from .future_times import correct_future_times
 from .lost_bundles import LostBundles, begin_all_epochs
 from .node_watch import NodeWatch
+from .pace import Pace
 from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Sweeper:
         self.quota = BrokerQuota(fed)
         self._looked = float("-inf")
         self._rollback = RollbackGuard(fed)
+        self._times = Pace(lambda: correct_future_times(fed))
+        self._totals = Pace(TotalsCheck(fed).check_next)
 
     def sweep(self) -> None:
         """Run every step once; a failing step does not prevent the others."""
@@ -64,7 +68,7 @@ class Sweeper:
             self.watch_nodes,
             self.find_lost_bundles,
         ]
-        steps += [self.expire, self.fail_oversized, self.refill, self.delete_old]
+        steps += [self.expire, self.fail_oversized, self.refill, self.delete_old, self.check_totals]
         for step in steps:
             try:
                 step()
@@ -80,7 +84,11 @@ class Sweeper:
 
     def correct_times(self) -> None:
         """Correct stored times that lie in the future."""
-        correct_future_times(self.fed)
+        self._times.run()
+
+    def check_totals(self) -> None:
+        """Check the running totals of the next endpoint against the rows they count."""
+        self._totals.run()
 
     def restore_broker(self) -> bool:
         """If the broker was restarted or lost its data, begin with empty keys of all endpoints.
@@ -155,12 +163,7 @@ class Sweeper:
     def refill(self) -> None:
         """Refill windows that have room although calls wait, for example after a crash before sending."""
         with self.fed.database.read() as connection:
-            query = select(loads.c.endpoint_no).where(loads.c.live > 0).distinct()
-            waiting = [
-                no
-                for no in connection.execute(query).scalars()
-                if dispatch.needs_refill(self.fed, connection, no)
-            ]
+            waiting = dispatch.endpoints_to_refill(self.fed, connection)
         for endpoint_no in waiting[:BATCH]:
             now = self.fed.clock()
             with self.fed.database.write() as connection:
@@ -173,8 +176,10 @@ class Sweeper:
         """Delete finished tasks older than the retention time, a few batches per sweep."""
         now = self.fed.clock()
         expire_idempotency_keys(self.fed, now)
+        call_tokens.delete_expired(self.fed, now)
         delete_old_blocks(self.fed, now)
         delete_old_nodes(self.fed, now)
+        delete_idle(self.fed)
         for _ in range(DELETE_BATCHES):
             if not delete_old_tasks(self.fed, now):
                 return

@@ -30,8 +30,9 @@ from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-#: Intervals, seconds: polling the API during startup, trimming log files, following log files.
-START_INTERVAL, IDLE_INTERVAL, FOLLOW_INTERVAL = 0.05, 60.0, 0.2
+#: Intervals, seconds: polling the API during startup, trimming log files, following log files, writing a
+#: status file that could not be written.
+START_INTERVAL, IDLE_INTERVAL, FOLLOW_INTERVAL, RETRY_INTERVAL = 0.05, 60.0, 0.2, 1.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,6 +90,8 @@ class Up:
         self.lock = PidLock(self.home / "up.pid")
         # until the startup is complete; /health reads it
         self.starting = PidLock(starting_file(self.home))
+        # whether the status file is out of date, because it could not be written
+        self._status_due = False
 
     def run(self) -> int:
         """Start all processes, keep them running until a stop signal, stop them. Raises StartError."""
@@ -135,17 +138,24 @@ class Up:
         while not self.supervisor.stopping:
             if not startup.done:
                 startup.advance()
-            self.supervisor.step(
-                START_INTERVAL if not startup.done else FOLLOW_INTERVAL if follower else IDLE_INTERVAL
-            )
+            interval = START_INTERVAL if not startup.done else FOLLOW_INTERVAL if follower else IDLE_INTERVAL
+            self.supervisor.step(min(interval, RETRY_INTERVAL) if self._status_due else interval)
+            if self._status_due:
+                self._changed()
             if follower is not None:
                 follower.step()
             self._log_os_errors(lambda: log_files.trim(logs))
         log.info("stopping")
 
     def _changed(self) -> None:
-        children = self.supervisor.children.values()
-        self._log_os_errors(lambda: run_state.write_status(self.home, self.url, children))
+        """Write the status file; if that fails, it is due until it succeeds."""
+        try:
+            run_state.write_status(self.home, self.url, self.supervisor.children.values())
+            self._status_due = False
+        except OSError as error:
+            if not self._status_due:
+                log.error("%s: %s; trying again", error.filename, error.strerror)
+            self._status_due = True
 
     @staticmethod
     def _log_os_errors(work: Callable[[], object]) -> None:

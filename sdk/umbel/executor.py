@@ -75,6 +75,7 @@ class Executor(BaseExecutor):
         cores: Slots of one node that each call occupies.
         open_files: Files and sockets that a call may have open.
         isolation: ``"process"``: a new process for each call. Default: processes are used again.
+        nested: True: calls may submit further calls while they run, if the endpoint allows it.
 
     Raises:
         ValueError: ``batch_size``, ``batch_interval``, ``submit_timeout``, ``group_id`` or an option is not
@@ -104,12 +105,13 @@ class Executor(BaseExecutor):
         cores: int | None = None,
         open_files: int | None = None,
         isolation: str | None = None,
+        nested: bool | None = None,
     ):
         submit_timeout = read_time("submit_timeout", submit_timeout)
         _check(endpoint, batch_size, batch_interval, submit_timeout)
         if group_id is not None and not names.is_id(group_id):
             raise ValueError(f"group_id must be a lower-case UUID with dashes, got {group_id!r}")
-        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files, isolation
+        rest = retries, retry_on, priority, max_attempts, tags, cores, open_files, isolation, nested
         options = Options(timeout, memory, cpu, output, expires, *rest)
         self._own_group = group_id is None
         route = Route(
@@ -132,7 +134,7 @@ class Executor(BaseExecutor):
             nightly.submit(pow, 2, 10)
 
         Args:
-            **options: Options of the constructor, from ``timeout`` to ``isolation``. The others are those of
+            **options: Options of the constructor, from ``timeout`` to ``nested``. The others are those of
                 this executor.
 
         Returns:
@@ -193,8 +195,7 @@ class Executor(BaseExecutor):
         try:
             if kwargs and not OPTION_NAMES.isdisjoint(kwargs):
                 check_option_names(fn, args, kwargs)
-            function, future.yields = self._get_function(fn)
-            payload = dump_call(args, kwargs)
+            function, payload, future.yields = self._bind(fn, args, kwargs)
         except UmbelError as error:
             future.fail(future_as_argument(args, kwargs) or error)
             return future
@@ -245,7 +246,8 @@ class Executor(BaseExecutor):
         else:
             run = functools.partial(run_chunk, fn)  # also lists what generators yield
             run = attach(run, environment_of(fn), chunk_limits(limits_of(fn), chunksize))
-            body = replace(self._get_function(run)[0], name=function_name(fn))  # once, not for every chunk
+            # once, not for every chunk
+            body = replace(self._session.functions.get(run), name=function_name(fn))
             tasks = (self._submit_body(body, chunk) for chunk in chunks(calls, chunksize))
         results = MapResults(tasks, buffersize, deadline, self._session.cancel_later)
         return results if chunksize == 1 else ChunkResults(results)
@@ -310,15 +312,18 @@ class Executor(BaseExecutor):
         session.close()
         return futures
 
-    def _get_function(self, fn: Callable[..., Any]) -> tuple[FunctionBody, bool]:
-        """Return a serialized function, and whether it is a generator function."""
+    def _bind(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[FunctionBody, bytes, bool]:
+        """Return the serialized function and payload of a call, and whether it yields items."""
         kind = kind_of(fn)
         if kind is Kind.ASYNC_GENERATOR:
             raise TypeError(f"{fn!r} is an asynchronous generator: pass a generator or a coroutine function")
+        functions = self._session.functions
         if kind is Kind.COROUTINE:
             run = attach(functools.partial(run_coroutine, fn), environment_of(fn), limits_of(fn))
-            return replace(self._session.functions.get(run), name=function_name(fn)), False
-        return self._session.functions.get(fn), kind is Kind.GENERATOR
+            return *functions.bind(run, args, kwargs, function_name(fn)), False
+        return *functions.bind(fn, args, kwargs), kind is Kind.GENERATOR
 
     def _submit_body(self, function: FunctionBody, *args: Any) -> UmbelFuture:
         future = self._session.future()

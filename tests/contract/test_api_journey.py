@@ -20,7 +20,8 @@ from webapp.schemas.endpoints import Endpoint, EndpointPage, NewEndpoint
 from webapp.schemas.functions import Function, FunctionPage
 from webapp.schemas.groups import Group, Results
 from webapp.schemas.service import Health, Version, Whoami
-from webapp.schemas.tasks import Accepted, Result, Task, TaskPage
+from webapp.schemas.submissions import Accepted
+from webapp.schemas.tasks import Result, Task, TaskPage
 
 FUNCTION = {"name": "dock", "body": b64(b"body"), "source": "def dock(): ...", "description": "docks"}
 

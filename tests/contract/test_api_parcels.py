@@ -8,8 +8,9 @@ import pytest
 from werkzeug.test import TestResponse
 
 from tests.support.api import Api, b64
-from tests.support.played import PlayedEndpoint, fail
+from tests.support.played import PlayedEndpoint, echo, fail
 from umbel.protocol import limits, parcel
+from umbel.protocol.messages import Bundle, Call, Outcome
 
 
 @pytest.fixture
@@ -105,3 +106,84 @@ def test_the_document_names_both_forms(api: Api) -> None:
     document = api.ada.ok("GET", "/openapi.json")
     content = document["paths"]["/v1/groups/{group_id}/results"]["get"]["responses"]["200"]["content"]
     assert set(content) == {"application/json", parcel.RESULTS_TYPE}
+
+
+def several(api: Api, *counts: int, **record: Any) -> dict[str, Any]:
+    functions = [
+        {"function_id": api.function(b"f%d" % number), "calls": count} for number, count in enumerate(counts)
+    ]
+    return {"functions": functions, "endpoint_id": "lab", **record}
+
+
+def test_calls_of_several_functions(api: Api, lab: PlayedEndpoint) -> None:
+    body = several(api, 2, 1, 3)
+    data = parcel.pack(body, [b"%d" % number for number in range(6)])
+    answer = send(api, data, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 202, answer.text
+    tasks = [api.ada.ok("GET", f"/v1/tasks/{task_id}") for task_id in answer.json["task_ids"]]
+    wanted = [each["function_id"] for each in body["functions"] for _ in range(each["calls"])]
+    assert [task["function_id"] for task in tasks] == wanted
+    assert api.ada.ok("GET", f"/v1/groups/{answer.json['group_id']}")["total"] == 6
+    assert send(api, data, headers={"Idempotency-Key": "k"}).json == answer.json
+    other = parcel.pack(several(api, 3, 1, 2), [b"%d" % number for number in range(6)])
+    assert send(api, other, headers={"Idempotency-Key": "k"}).json["code"] == "IDEMPOTENCY_MISMATCH"
+
+
+def test_calls_of_several_functions_reach_the_endpoint_with_their_arguments(
+    api: Api, lab: PlayedEndpoint
+) -> None:
+    lab.beat()
+    body = several(api, 2, 2)
+    answer = send(api, parcel.pack(body, [b"a", b"b", b"c", b"d"]))
+    assert answer.status_code == 202, answer.text
+    found = {}
+
+    def note(bundle: Bundle, call: Call, payload: bytes) -> Outcome:
+        found[call.task_id] = bundle.function.id, payload
+        return echo(bundle, call, payload)
+
+    assert lab.play(note) == 4
+    first, second = (each["function_id"] for each in body["functions"])
+    wanted = [(first, b"a"), (first, b"b"), (second, b"c"), (second, b"d")]
+    assert [found[task_id] for task_id in answer.json["task_ids"]] == wanted
+
+
+def test_one_function_in_either_form_is_the_same_request(api: Api, lab: PlayedEndpoint) -> None:
+    group_id = "11111111-2222-4333-8444-555555555555"
+    key = {"Idempotency-Key": "k"}
+    first = send(api, packed(api, b"a", b"b", group_id=group_id), headers=key)
+    functions = [{"function_id": api.function(), "calls": 2}]
+    record = {"functions": functions, "endpoint_id": "lab", "group_id": group_id}
+    again = send(api, parcel.pack(record, [b"a", b"b"]), headers=key)
+    assert (first.status_code, first.json) == (202, again.json)
+
+
+def test_an_unknown_function_rejects_the_whole_submission(api: Api, lab: PlayedEndpoint) -> None:
+    body = several(api, 1, 1)
+    missing = body["functions"][1]["function_id"] = "11111111-2222-4333-8444-555555555555"
+    answer = send(api, parcel.pack(body, [b"a", b"b"]))
+    assert (answer.status_code, answer.json["code"]) == (404, "FUNCTION_NOT_FOUND")
+    assert answer.json["details"]["function_id"] == missing
+    assert api.ada.ok("GET", "/v1/tasks")["items"] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"functions": []},
+        {"functions": None},
+        {"functions": [{"function_id": "x", "calls": 2}]},
+        {"functions": [{"function_id": "11111111-2222-4333-8444-555555555555", "calls": 1}]},
+        {"functions": [{"function_id": "11111111-2222-4333-8444-555555555555", "calls": 0}]},
+        {"functions": [{"function_id": "11111111-2222-4333-8444-555555555555"}]},
+        {"functions": [{"function_id": "11111111-2222-4333-8444-555555555555", "calls": 1}] * 257},
+        {"function_id": "11111111-2222-4333-8444-555555555555"},
+    ],
+)
+def test_functions_that_do_not_match_the_payloads(
+    api: Api, lab: PlayedEndpoint, change: dict[str, Any]
+) -> None:
+    answer = send(api, parcel.pack({**several(api, 1, 1), **change}, [b"a", b"b"]))
+    assert (answer.status_code, answer.json["code"]) == (422, "VALIDATION_ERROR"), answer.text
+    neither = {"endpoint_id": "lab", "payloads": ["YQ=="]}
+    assert api.ada("POST", "/v1/tasks", neither).status_code == 422

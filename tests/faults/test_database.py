@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support import small_disk
 from tests.support.embedded import Embedded
+from tests.support.small_disk import SmallDisk
 from tests.support.wait import wait_until
 from umbel.protocol.errors import ServiceUnavailable
 
@@ -68,35 +67,13 @@ def test_another_process_locks_the_ledger(tmp_path: Path, seconds: float, busy_t
         assert "Traceback" not in umbel.logs(1000)
 
 
-@contextmanager
-def _small_disk(size: str) -> Iterator[Path]:
-    """Mount an empty file system of this size."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-        folder.rmdir()
-
-
-def _fill(file: Path) -> None:
-    """Write until the file system has no byte left."""
-    with file.open("wb", buffering=0) as out:
-        for block in (1 << 16, 1):
-            try:
-                while True:
-                    out.write(b"x" * block)
-            except OSError:
-                continue
-
-
 def test_the_disk_of_the_ledger_is_full(tmp_path: Path) -> None:
+    if why := small_disk.missing():
+        pytest.skip(why)
+    (folder := tmp_path / "disk").mkdir()
     with (
-        _small_disk("16m") as disk,
-        Embedded(tmp_path, environ={"UMBEL_DATABASE_URL": f"sqlite:///{disk / 'ledger.sqlite'}"}) as umbel,
+        SmallDisk(folder, "16m") as disk,
+        Embedded(tmp_path, environ={"UMBEL_DATABASE_URL": f"sqlite:///{folder / 'ledger.sqlite'}"}) as umbel,
         umbel.executor() as executor,
     ):
         before = _services(umbel)
@@ -107,7 +84,7 @@ def test_the_disk_of_the_ledger_is_full(tmp_path: Path) -> None:
         def large() -> bytes:
             return content
 
-        _fill(disk / "filler")
+        disk.fill()
         client = umbel.client(patience=2)
         with pytest.raises(ServiceUnavailable) as caught:
             client.register_function(large)
@@ -115,6 +92,6 @@ def test_the_disk_of_the_ledger_is_full(tmp_path: Path) -> None:
         log = umbel.home / "logs" / "collect.log"
         wait_until(lambda: "STORAGE_FULL" in log.read_text(), 15, what="a full disk")
         assert not all(future.done() for future in futures)
-        (disk / "filler").unlink()
+        disk.empty()
         _all_end_well(futures, 40)
         assert _services(umbel) == before

@@ -73,5 +73,5 @@ def test_a_call_that_submits_is_told_what_to_do(umbel: Embedded) -> None:
 
         return int(Executor("local").submit(pow, 2, 3).result(10))
 
-    with umbel.executor() as executor, pytest.raises(Exception, match="have no access to the service"):
+    with umbel.executor() as executor, pytest.raises(Exception, match="nested_submit = true"):
         executor.submit(nested).result(60)

@@ -97,6 +97,8 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, str, ast.Module]]:
                 for place, node in enumerate(nodes):
                     if parent is function and field in ("args", "decorator_list", "returns"):
                         continue
+                    if field == "annotation":
+                        continue
                     if not isinstance(node, ast.AST) or _is_message(node):
                         continue
                     for changed in variants(node):
@@ -132,9 +134,14 @@ def _short(code: str) -> str:
     return code.split("\n")[0]
 
 
-def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yield functions and methods, but not functions inside functions, which belong to the outer one."""
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda]:
+    """Yield functions, methods and the module's lambdas, of which SQL statements are made.
+
+    Functions inside functions belong to the outer one.
+    """
     for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield from (each for each in ast.walk(node) if isinstance(each, ast.Lambda))
         inner = node.body if isinstance(node, ast.ClassDef) else [node]
         for each in inner:
             if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -146,7 +153,7 @@ def _is_message(node: ast.AST) -> bool:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
     call = node.value if isinstance(node, ast.Expr) else node
-    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.")
+    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith(("log.", "logger."))
 
 
 def _set(parent: ast.AST, field: str, place: int | None, node: ast.AST) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,8 +22,8 @@ def _uncounted(connection: Any, calls: Sequence[Task], *, counted: bool, **more:
     _requeue(connection, calls, counted=False, **more)
 
 
-def _first_call_closes(connection: Any, ended: Counter[int]) -> None:
-    _close(connection, Counter(dict.fromkeys(ended, 1)))
+def _first_call_closes(connection: Any, calls: Sequence[Task]) -> Any:
+    return _close(connection, list({call.bundle_no: call for call in calls}.values()))
 
 
 def _unfenced(self: Holdings, endpoint_id: str, ids: Sequence[str]) -> set[str]:
@@ -60,5 +59,5 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         shared, "close_bundles", _first_call_closes
     ),
     "completion numbers have a gap": lambda: mock.patch.object(shared, "next_completions", _gap),
-    "the load is not reduced": lambda: mock.patch.object(shared, "add_load", lambda *_: None),
+    "the load is not reduced": lambda: mock.patch.object(shared, "change_loads", lambda *_: None),
 }

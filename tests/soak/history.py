@@ -8,10 +8,14 @@ The client's log has one JSON object a line:
     Its future has ended; ``task`` is null if the service never accepted it.
 ``{"event": "seen", "group", "task", "completion", "state", "code", "digest"}``
     The service showed this result; every task is shown several times, at different moments.
+``{"event": "strike", "what"}`` and ``{"event": "calm", "what"}``
+    What the nemesis does next, and that it is over.
 
 The functions' log has a line with the call's number for each start. Outcomes are texts: ``value``,
 ``ValueError``, ``cancelled``, or the code of a task that ended otherwise; ``withdrawn`` is a future that was
-cancelled before the service's acceptance was known, so that the service may have been quicker.
+cancelled before the service's acceptance was known, so that the service may have been quicker; ``refused`` is
+a call that the service did not accept because its disk was full, and ``unanswered`` one of a client that
+waited for acceptance for a short time only.
 """
 
 from __future__ import annotations
@@ -29,6 +33,10 @@ _STATES = {
     "cancelled": ("cancelled", None),
     "EXPIRED": ("expired", None),
 }
+#: Outcomes of calls that the client does not know as tasks of the service; only the last one surely is none.
+_UNKNOWN = ("withdrawn", "unanswered", "refused")
+#: How the strikes begin during which a call may be refused.
+FULL_DISK = "full disk of the service"
 #: Most faults of one kind that are told.
 _TOLD = 10
 
@@ -41,13 +49,20 @@ class History:
         self.ended: dict[int, list[dict[str, Any]]] = defaultdict(list)
         self.seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.starts = Counter(starts)
-        for event in events:
+        # of strikes with a full disk: place of the first and of the last event
+        self.full: list[list[float]] = []
+        for place, event in enumerate(events):
+            event["place"] = place
             if event["event"] == "made":
                 self.made[event["number"]] = event
             elif event["event"] == "ended":
                 self.ended[event["number"]].append(event)
             elif event["event"] == "seen":
                 self.seen[event["task"]].append(event)
+            elif event["event"] == "strike" and event["what"].startswith(FULL_DISK):
+                self.full.append([place, float("inf")])
+            elif event["event"] == "calm" and event["what"].startswith(FULL_DISK):
+                self.full[-1][1] = place
         self.number_of = {
             event["task"]: number
             for number, events in self.ended.items()
@@ -88,6 +103,8 @@ class History:
             if len(ended) != 1:
                 yield f"call {number}: its future ended {len(ended)} times"
             for event in ended:
+                if event["outcome"] == "refused":
+                    continue  # see _starts
                 killed = event["outcome"] == "WORKER_LOST" and self.starts[number] == made["starts"]
                 if event["outcome"] not in made["may"] and not killed:
                     yield f"call {number}: ended as {event['outcome']}, allowed: {', '.join(made['may'])}"
@@ -97,9 +114,11 @@ class History:
         for number, events in self.ended.items():
             for event in events:
                 if event["task"] is None:
-                    if event["outcome"] != "withdrawn":
+                    if event["outcome"] not in _UNKNOWN:
                         yield f"call {number}: never accepted, its future ended as {event['outcome']}"
                     continue
+                if event["outcome"] in ("unanswered", "refused"):
+                    yield f"call {number}: accepted, its future ended as {event['outcome']}"
                 seen = self.seen.get(event["task"])
                 if not seen:
                     yield f"call {number}: task {event['task']} is lost"
@@ -116,7 +135,7 @@ class History:
             if count > 1:
                 yield f"task {task} belongs to {count} calls"
         for task, seen in self.seen.items():
-            results = {json.dumps(event, sort_keys=True) for event in seen}
+            results = {json.dumps({**event, "place": 0}, sort_keys=True) for event in seen}
             if len(results) > 1:
                 yield f"task {task} has {len(results)} results: {'; '.join(sorted(results))}"
             number = self.number_of.get(task)
@@ -125,7 +144,7 @@ class History:
         yield from self._strangers()
 
     def _strangers(self) -> Iterator[str]:
-        """Only a call that was cancelled before its acceptance was answered may have a task unknown to it."""
+        """Only a call whose acceptance was not answered may have a task unknown to it."""
         strangers = Counter(
             seen[0]["group"] for task, seen in self.seen.items() if task not in self.number_of
         )
@@ -133,7 +152,7 @@ class History:
             self.made[number]["group"]
             for number, events in self.ended.items()
             for event in events
-            if event["task"] is None
+            if event["task"] is None and event["outcome"] != "refused"
         )
         for group, number in (strangers - unanswered).items():
             yield f"group {group} has {number} tasks that no call asked for"
@@ -148,7 +167,7 @@ class History:
                 yield f"group {group}: completion numbers of {len(numbers)} tasks with gaps or repetitions"
 
     def _starts(self) -> Iterator[str]:
-        """A call is started as often as is allowed, and at least once if it has a result."""
+        """A call is started as often as is allowed, at least once if it has a result, never if refused."""
         for number, count in self.starts.items():
             made = self.made.get(number)
             if made is None:
@@ -158,3 +177,12 @@ class History:
         for number, events in self.ended.items():
             if not self.starts[number] and any(e["outcome"] in ("value", "ValueError") for e in events):
                 yield f"call {number}: ended as {events[0]['outcome']} and was never started"
+            if events[0]["outcome"] == "refused":
+                yield from self._refused(number, events[0])
+
+    def _refused(self, number: int, ended: dict[str, Any]) -> Iterator[str]:
+        """A call is refused only while the disk is full, and then it never runs."""
+        if self.starts[number]:
+            yield f"call {number}: refused, and started"
+        if not any(self.made[number]["place"] < end and ended["place"] > start for start, end in self.full):
+            yield f"call {number}: refused, and no disk was full"

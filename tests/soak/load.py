@@ -17,13 +17,15 @@ from tests.soak import calls
 from tests.support.embedded import Embedded
 from umbel import Client, Executor
 from umbel.futures import UmbelFuture
-from umbel.protocol.errors import NotFound, TaskError
+from umbel.protocol.errors import NotFound, ServiceUnavailable, TaskError
 from umbel.protocol.limits import DEFAULT_MAX_ATTEMPTS
 
 #: A job must be done within this time, seconds: a dead node is noticed after a minute, and may die again.
 JOB_DEADLINE = 240.0
 #: Bytes of a large argument.
 LARGE = 100_000
+#: How long a call of an impatient client may wait for its acceptance, seconds.
+IMPATIENCE = 1.0
 
 
 class Log:
@@ -176,6 +178,8 @@ def _outcome(future: Future[Any], value: Any) -> str:
         return "cancelled"
     except TaskError as error:
         return error.code
+    except ServiceUnavailable as error:
+        return {"STORAGE_FULL": "refused", "UNAVAILABLE": "unanswered"}.get(error.code, repr(error))
     except ValueError as error:
         return "ValueError" if error.args == (value,) else f"a wrong exception: {error!r}"
     except BaseException as error:  # a wrong one is a finding of the checker
@@ -235,6 +239,14 @@ def _cancelled(job: _Job) -> None:
 def _expiring(job: _Job) -> None:
     for _ in range(job.chance.randint(5, 40)):
         job.submit(calls.nap, 0.02, may="value EXPIRED", expires=job.chance.choice((0.05, 1.0)))
+        job.submit(calls.quick, expires=3600.0)  # whatever clocks say
+
+
+def _impatient(job: _Job) -> None:
+    for _ in range(job.chance.randint(5, 20)):
+        future = job.submit(calls.quick, may="value unanswered", submit_timeout=IMPATIENCE)
+        wait([future], timeout=job.chance.uniform(0.1, 0.5))
 
 
 JOBS = [_burst, _burst, _mixture, _mixture, _one_by_one, _large, _failures, _deaths, _cancelled, _expiring]
+JOBS += [_impatient]

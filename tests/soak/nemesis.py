@@ -1,4 +1,4 @@
-"""Kills, suspends, slows, cuts and attacks, one after another, chosen by chance."""
+"""Kills, suspends, slows, cuts, attacks, fills disks, sets clocks: one after another, chosen by chance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from functools import partial
 import psutil
 import redis
 
+from tests.soak.load import Load
+from tests.soak.machine import Machine
 from tests.support.chaos_proxy import ChaosProxy
 from tests.support.embedded import Embedded, gone
 from tests.support.wait import wait_until
@@ -27,6 +29,8 @@ SUSPENDED, LONGEST = ("web", "collect", "sweep", "redis", "endpoint"), 12.0
 SLOW = 50_000
 #: Most old reports that are kept to be sent again.
 OLD_REPORTS = 50
+#: Smallest and largest jump of a clock, seconds.
+JUMP = (60.0, 1200.0)
 
 
 class Nemesis(threading.Thread):
@@ -36,14 +40,20 @@ class Nemesis(threading.Thread):
         self,
         umbel: Embedded,
         link: ChaosProxy,
+        machine: Machine,
         interval: float,
         seed: int,
-        failed: threading.Event,
+        load: Load,
+        only: str = "",
     ):
-        """``link``: between clients and API. ``failed`` is set when, say, a part does not come back."""
+        """``link``: between clients and API. ``machine``: under the federation.
+
+        ``load`` logs each strike, and becomes hopeless when, say, a part does not come back. ``only``:
+        strikes with this word in their name, and no others.
+        """
         super().__init__(name="nemesis")
-        self._failed = failed
-        self._umbel, self._link, self._interval = umbel, link, interval
+        self._load, self._only = load, only
+        self._umbel, self._link, self._machine, self._interval = umbel, link, machine, interval
         self._chance = random.Random(seed)
         self._over = threading.Event()
         self._endpoint_id = umbel.client().get_endpoint("local")["id"]
@@ -57,6 +67,13 @@ class Nemesis(threading.Thread):
             "cut link": self._cut,
             "garbage": self._send_garbage,
             "old reports": self._repeat_reports,
+            **{
+                f"full disk of the {_owner(part)}, {part} killed": partial(self._kill_on_full_disk, part)
+                for part in SUSPENDED
+                if machine.disks
+            },
+            **{f"full disk of the {part}": partial(self._fill, part) for part in machine.disks},
+            **{f"wrong clock of the {part}": partial(self._set_clock, part) for part in machine.clocks},
         }
 
     def stop(self) -> None:
@@ -76,13 +93,18 @@ class Nemesis(threading.Thread):
                     # as many other strikes as kills
                     others = self._chance.sample(sorted(self._others), len(VICTIMS))
                     turns = self._chance.sample([*VICTIMS, *others], 2 * len(VICTIMS))
+                    if self._only:
+                        chosen = [each for each in (*VICTIMS, *sorted(self._others)) if self._only in each]
+                        turns = self._chance.sample(chosen, len(chosen))
                 turn = turns.pop()
+                self._load.log.write(event="strike", what=turn)
                 self._others.get(turn, partial(self._kill, turn))()
+                self._load.log.write(event="calm", what=turn)
                 self.kills.append(turn)
                 print(f"{time.monotonic() - began:6.1f} s: {turn}", flush=True)
         except BaseException as error:  # the test's thread raises it
             self.failure = error
-            self._failed.set()
+            self._load.hopeless.set()
 
     def _pause(self, seconds: float) -> bool:
         """Wait, and meanwhile keep some reports that pass; return True when it is over."""
@@ -120,6 +142,43 @@ class Nemesis(threading.Thread):
         self._for_a_while()
         way.hole = False
 
+    def _fill(self, part: str) -> None:
+        disk = self._machine.disks[part]
+        until = time.monotonic() + self._chance.uniform(1.0, LONGEST)
+        try:
+            while time.monotonic() < until:
+                disk.fill()
+                if self._over.wait(0.1):
+                    return
+        finally:
+            disk.empty()
+
+    def _kill_on_full_disk(self, victim: str) -> None:
+        """Kill a part, which is started again on a full disk."""
+        disk = self._machine.disks[_owner(victim)]
+        old = self._umbel.pid(victim)
+        until = time.monotonic() + self._chance.uniform(1.0, LONGEST)
+        try:
+            disk.fill()
+            os.kill(old, signal.SIGKILL)
+            while time.monotonic() < until:
+                disk.fill()
+                if self._over.wait(0.1):
+                    break
+        finally:
+            disk.empty()
+        wait_until(lambda: self._umbel.pids().get(victim, old) != old, 20, what=f"another {victim}")
+
+    def _set_clock(self, part: str) -> None:
+        """Set a clock forward or back, then the other way, then right."""
+        sign = self._chance.choice((1, -1))
+        try:
+            for way in (sign, -sign):
+                self._machine.set_clock(part, way * self._chance.uniform(*JUMP))
+                self._over.wait(self._chance.uniform(2.0, LONGEST / 2))
+        finally:
+            self._machine.set_clock(part, 0.0)
+
     def _cut(self) -> None:
         self._link.cut()
 
@@ -151,11 +210,7 @@ class Nemesis(threading.Thread):
         endpoint = psutil.Process(self._umbel.pid("endpoint"))
 
         def runners() -> list[psutil.Process]:
-            return [
-                child
-                for child in endpoint.children()
-                if "endpoint_worker.child.main" in " ".join(child.cmdline())
-            ]
+            return [child for child in endpoint.children() if _is_runner(child)]
 
         chosen = self._chance.choice(wait_until(runners, 20, what="a runner"))
         chosen.kill()
@@ -168,3 +223,15 @@ class Nemesis(threading.Thread):
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
         self._umbel.start()
+
+
+def _owner(part: str) -> str:
+    """Whose disk and clock a part has."""
+    return "endpoint" if part == "endpoint" else "service"
+
+
+def _is_runner(process: psutil.Process) -> bool:
+    try:
+        return "endpoint_worker.child.main" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False

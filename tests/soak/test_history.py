@@ -39,6 +39,70 @@ def test_a_withdrawn_call_may_have_ended_or_not_have_come_into_being() -> None:
         assert History(events, starts).faults() == []
 
 
+def _refused() -> tuple[Events, list[int]]:
+    """Two more calls: one meets a full disk, the acceptance of the other is not answered."""
+    events, starts = _history()
+    what = "full disk of the service, web killed"
+    may = ["value", "unanswered"]
+    for number in (4, 5):
+        events.append({"event": "made", "number": number, "group": "g", "starts": 3, "may": may})
+    events.append({"event": "strike", "what": what})
+    for number, outcome in ((4, "refused"), (5, "unanswered")):
+        events.append({"event": "ended", "number": number, "task": None, "outcome": outcome})
+    events.append({"event": "calm", "what": what})
+    return events, starts
+
+
+def test_a_full_disk_may_refuse_and_an_unanswered_call_may_have_a_task() -> None:
+    events, starts = _refused()
+    assert History(events, starts).faults() == []
+    events.append({**events[2], "task": "t5", "completion": 4})
+    assert History(events, [*starts, 5]).faults() == []
+
+
+def _refused_and_started(events: Events, starts: list[int]) -> None:
+    starts.append(4)
+
+
+def _refused_and_accepted(events: Events, starts: list[int]) -> None:
+    next(e for e in events if e["event"] == "ended" and e["number"] == 4)["task"] = "t4"
+
+
+def _unanswered_and_accepted(events: Events, starts: list[int]) -> None:
+    next(e for e in events if e["event"] == "ended" and e["number"] == 5)["task"] = "t5"
+
+
+def _refused_and_stored(events: Events, starts: list[int]) -> None:
+    events += [{**events[2], "task": f"t{number}", "completion": number} for number in (4, 5)]
+
+
+def _refused_before(events: Events, starts: list[int]) -> None:
+    events.append(events.pop(next(n for n, e in enumerate(events) if e["event"] == "strike")))
+    events.append(events.pop(next(n for n, e in enumerate(events) if e["event"] == "calm")))
+
+
+def _refused_after(events: Events, starts: list[int]) -> None:
+    for kind in ("calm", "strike"):
+        events.insert(0, events.pop(next(n for n, e in enumerate(events) if e["event"] == kind)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_refused_and_started, "call 4: refused, and started"),
+        (_refused_and_accepted, "call 4: accepted, its future ended as refused"),
+        (_unanswered_and_accepted, "call 5: accepted, its future ended as unanswered"),
+        (_refused_and_stored, "group g has 1 tasks that no call asked for"),
+        (_refused_before, "call 4: refused, and no disk was full"),
+        (_refused_after, "call 4: refused, and no disk was full"),
+    ],
+)
+def test_what_a_full_disk_does_not_excuse(damage: Callable[[Events, list[int]], None], words: str) -> None:
+    events, starts = _refused()
+    damage(events, starts)
+    assert any(words in fault for fault in History(events, starts).faults())
+
+
 def test_a_good_history_has_no_fault() -> None:
     history = History(*_history())
     assert history.faults() == []

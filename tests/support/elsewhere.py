@@ -60,15 +60,22 @@ class Elsewhere:
 
     def send(self, function: bytes, *args: Any, **kwargs: Any) -> tuple[bool, bytes]:
         """Run a call of a serialized function; return whether it succeeded, and the serialized outcome."""
+        return self._send(function, dump_call(args, kwargs))
+
+    def _send(self, function: bytes, payload: bytes) -> tuple[bool, bytes]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        pickle.dump((function, dump_call(args, kwargs)), self._process.stdin)
+        pickle.dump((function, payload), self._process.stdin)
         self._process.stdin.flush()
         outcome: tuple[bool, bytes] = pickle.load(self._process.stdout)
         return outcome
 
     def call(self, function: bytes, *args: Any, **kwargs: Any) -> Any:
         """Run a call of a serialized function; return its result or raise its exception."""
-        succeeded, data = self.send(function, *args, **kwargs)
+        return self.run(function, dump_call(args, kwargs))
+
+    def run(self, function: bytes, payload: bytes) -> Any:
+        """Run a call with serialized arguments; return its result or raise its exception."""
+        succeeded, data = self._send(function, payload)
         if not succeeded:
             raise load_exception(data)
         return load_result(data)

@@ -40,7 +40,7 @@ class FakeEndpoint:
 
 
 class FakeNode:
-    """One worker node. It follows the rules of docs/decisions/0026-holdings.rst, one step at a time.
+    """One worker node. It follows the rules of docs/decisions/0030-holdings.rst, one step at a time.
 
     ``held`` are the bundles that it took and has not reported, in order; ``unapplied`` are its reports that
     collectors have not taken: position, bytes, and ids of bundles.

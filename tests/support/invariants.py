@@ -37,6 +37,19 @@ NEVER = {
         LEFT JOIN tasks ON tasks.endpoint_no = loads.endpoint_no AND tasks.user_no = loads.user_no
              AND tasks.finished IS NULL
         GROUP BY loads.endpoint_no, loads.user_no, loads.live HAVING loads.live <> count(tasks.no)""",
+    "the calls in bundles of a user on an endpoint, or their slots, are counted wrong": """
+        SELECT loads.endpoint_no, loads.user_no, loads.sent, loads.running, loads.occupied, found.*
+        FROM loads LEFT JOIN (
+            SELECT endpoint_no, user_no, count(*) AS sent, sum(running) AS running,
+                sum(CASE WHEN place = 1 THEN cores ELSE 0 END) AS occupied
+            FROM (SELECT tasks.endpoint_no, tasks.user_no, bundles.cores,
+                CASE WHEN tasks.state = 'running' THEN 1 ELSE 0 END AS running,
+                row_number() OVER (PARTITION BY bundle_no ORDER BY tasks.no) AS place
+                FROM tasks JOIN bundles ON bundles.no = tasks.bundle_no) AS calls
+            GROUP BY endpoint_no, user_no) AS found
+        ON loads.endpoint_no = found.endpoint_no AND loads.user_no = found.user_no
+        WHERE loads.sent <> coalesce(found.sent, 0) OR loads.running <> coalesce(found.running, 0)
+            OR loads.occupied <> coalesce(found.occupied, 0)""",
     "a group counts its live tasks wrong": """
         SELECT groups.id, groups.size, groups.completions, count(tasks.no) FROM groups
         LEFT JOIN tasks ON tasks.group_no = groups.no AND tasks.finished IS NULL

@@ -13,7 +13,7 @@ from federation.context import Federation
 from federation.registry import endpoints
 from federation.registry.users import User
 from federation.services.collector import Collector
-from umbel.protocol import names
+from umbel.protocol import grant, names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
 from umbel.protocol.messages import Bundle, Call, Outcome, Report, Status
 from umbel.protocol.node_state import Beat, NodeState
@@ -76,6 +76,21 @@ class PlayedEndpoint:
             self._report(outcomes={bundle.id: outcomes})
             count += len(outcomes)
         return count
+
+    def take(self) -> Bundle:
+        """Take the next message and leave its calls running."""
+        taken = self._redis.brpop([names.queue_key(self.id)], 5)
+        assert taken is not None, "nothing lies in the queue"
+        return self._open(taken[1])
+
+    def end(self, bundle: Bundle, how: Play = echo) -> None:
+        """End the calls of a bundle that was taken."""
+        outcomes = [how(bundle, c, bundle.body[c.offset : c.offset + c.size]) for c in bundle.calls]
+        self._report(outcomes={bundle.id: outcomes})
+
+    def grant(self, bundle_id: str, now: float | None = None) -> str:
+        """The grant of a bundle, signed with the key of this endpoint."""
+        return grant.write(self._signer, self.id, bundle_id, time.time() if now is None else now)
 
     def close(self) -> None:
         """Close the connections to the broker."""

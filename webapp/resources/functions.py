@@ -7,7 +7,7 @@ from typing import Any
 from federation.ledger import samples
 from federation.registry import functions
 
-from ..auth import user
+from ..auth import for_scope, user
 from ..blueprint import Blueprint
 from ..schemas.common import PageQuery, page
 from ..schemas.functions import Function, FunctionIn, FunctionPage, Summary
@@ -17,6 +17,7 @@ blp = Blueprint("functions", __name__, url_prefix="/v1/functions", description=_
 
 
 @blp.route("", methods=["POST"])
+@for_scope("functions:register")
 @blp.arguments(FunctionIn)
 @blp.fails("PAYLOAD_TOO_LARGE")
 @blp.alt_response(

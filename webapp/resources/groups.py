@@ -7,7 +7,7 @@ from typing import Any
 from federation.ledger import cancel, query
 from umbel.protocol.parcel import RESULTS_TYPE, pack_results
 
-from ..auth import user
+from ..auth import for_scope, user
 from ..blueprint import Blueprint
 from ..schemas.common import Cancelled
 from ..schemas.groups import CancelQuery, Group, Results, ResultsQuery
@@ -17,6 +17,7 @@ blp = Blueprint("groups", __name__, url_prefix="/v1/groups", description=__doc__
 
 
 @blp.route("/<group_id>", methods=["GET"])
+@for_scope("tasks:read")
 @blp.fails("GROUP_NOT_FOUND")
 @blp.response(200, Group)
 def get_group(group_id: str) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def get_group(group_id: str) -> dict[str, Any]:
 
 
 @blp.route("/<group_id>/results", methods=["GET"])
+@for_scope("tasks:read")
 @blp.arguments(ResultsQuery, location="query")
 @blp.fails("GROUP_NOT_FOUND", "TOO_MANY_REQUESTS")
 @blp.response(200, Results, parcel=(RESULTS_TYPE, pack_results))
@@ -39,6 +41,7 @@ def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
 
 
 @blp.route("/<group_id>/cancel", methods=["POST"])
+@for_scope("tasks:cancel")
 @blp.arguments(CancelQuery, location="query")
 @blp.fails("GROUP_NOT_FOUND")
 @blp.response(200, Cancelled)

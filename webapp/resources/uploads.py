@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import request
 
-from ..auth import user
+from ..auth import for_scope, user
 from ..blueprint import Blueprint
 from ..schemas.uploads import Upload, UploadQuery
 from ..state import state
@@ -17,6 +17,7 @@ _BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"
 
 
 @blp.route("/<upload>", methods=["PUT"])
+@for_scope("tasks:submit")
 @blp.doc(requestBody=_BODY)
 @blp.arguments(UploadQuery, location="query")
 @blp.fails("UPLOAD_NOT_FOUND", "CONFLICT", "PAYLOAD_TOO_LARGE")

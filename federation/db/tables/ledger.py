@@ -27,7 +27,11 @@ groups = Table(
     # all tasks ever submitted, and the last completion number; the difference is the unfinished tasks
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("completions", BigInteger, nullable=False, server_default="0"),
+    # id of the task whose call has created the group; NULL: a user's program has
+    Column("parent", String(36)),
 )
+
+partial("ix_groups_parent", "parent IS NOT NULL", groups.c.parent)
 
 submissions = Table(
     "submissions",
@@ -41,7 +45,12 @@ submissions = Table(
     Column("options", Text, nullable=False, server_default="{}"),
     Column("created", Float, nullable=False),
 )
-Index("ix_submissions_group", submissions.c.group_no)
+# lists of tasks are read through their submissions, newest first
+_s = submissions.c
+Index("ix_submissions_group", _s.group_no, _s.created, _s.no)
+Index("ix_submissions_user", _s.user_no, _s.created, _s.no)
+Index("ix_submissions_function", _s.function_no, _s.created, _s.no)
+Index("ix_submissions_endpoint", _s.endpoint_no, _s.created, _s.no)
 
 blobs = Table(
     "blobs",
@@ -121,15 +130,26 @@ partial("ix_tasks_expiry", "expires IS NOT NULL AND finished IS NULL", _t.expire
 partial("ix_tasks_finished", "finished IS NOT NULL", _t.finished)
 partial("ix_tasks_completion", "completion IS NOT NULL", _t.group_no, _t.completion)
 Index("ix_tasks_group", _t.group_no, _t.no)
-Index("ix_tasks_user", _t.user_no, _t.no)
+Index("ix_tasks_submission", _t.submission_no, _t.no)
+# final states that are rare among a user's tasks, in the order of lists
+partial(
+    "ix_tasks_unsuccessful",
+    "state IN ('failed', 'cancelled', 'expired')",
+    *(_t.user_no, _t.state, _t.created, _t.submission_no, _t.no),
+)
 
-# unfinished tasks of each user on each endpoint, for taking turns and back-pressure
+# running totals of each user on each endpoint, for taking turns, back-pressure, demand and status
 loads = Table(
     "loads",
     metadata,
     Column("endpoint_no", Number, primary_key=True),
     Column("user_no", Number, primary_key=True),
+    # unfinished tasks; those of them in bundles; those that are known to run
     Column("live", Integer, nullable=False),
+    Column("sent", Integer, nullable=False, server_default="0"),
+    Column("running", Integer, nullable=False, server_default="0"),
+    # slots that the open bundles occupy
+    Column("occupied", Integer, nullable=False, server_default="0"),
 )
 Index("ix_loads_user", loads.c.user_no)
 

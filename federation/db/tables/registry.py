@@ -37,7 +37,15 @@ tokens = Table(
     Column("created", Float, nullable=False),
     Column("expires", Float),
     Column("revoked", Float),
+    # what the token may be used for, words separated by spaces; NULL: everything that its user may do
+    Column("scope", String(255)),
+    # a token of a call: its task, and the bundle in which it runs; valid only while it does
+    Column("task_id", String(36)),
+    Column("bundle_id", String(36)),
 )
+Index("ix_tokens_user_no", tokens.c.user_no)
+_of_calls = text("task_id IS NOT NULL")
+Index("ix_tokens_calls", tokens.c.expires, sqlite_where=_of_calls, postgresql_where=_of_calls)
 
 functions = Table(
     "functions",
@@ -124,5 +132,6 @@ nodes = Table(
     Column("lost", Float, nullable=False, server_default="0"),
 )
 Index("uq_nodes_endpoint_name", nodes.c.endpoint_no, nodes.c.name, unique=True)
+Index("ix_nodes_slots", nodes.c.endpoint_no, nodes.c.live, nodes.c.slots)
 Index("ix_nodes_live", nodes.c.seen, sqlite_where=text("live = 1"), postgresql_where=text("live = 1"))
 Index("ix_nodes_dead", nodes.c.seen, sqlite_where=text("live = 0"), postgresql_where=text("live = 0"))

@@ -69,3 +69,4 @@ blocks = Table(
     Column("tail", Text, nullable=False, server_default=""),
 )
 Index("ix_blocks_endpoint", blocks.c.endpoint_no, blocks.c.ended)
+Index("ix_blocks_ended", blocks.c.ended)

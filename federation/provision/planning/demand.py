@@ -4,40 +4,46 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import Connection, exists, func, literal_column, select
+from sqlalchemy import Connection, case, exists, func, literal_column, select
 
 from ...db.tables import blocks, bundles, loads, sites, tasks
 from ...dispatch.run_times import known_seconds
 from .model import Demand, Work
 
-#: Most queued calls that are counted; if there are more, the sample is scaled up.
+#: Most queued calls and most sent calls that are counted; if there are more, the sample is scaled up.
 SAMPLE = 5_000
 
 
 def observe(connection: Connection, endpoint_no: int, now: float) -> Demand:
     """Count the unfinished calls of an endpoint by function.
 
-    The cost is bounded by ``SAMPLE``: the oldest calls are counted and scaled to the total. A running call is
-    expected to take twice its run time so far, or the average of its function if that is longer.
+    The cost is bounded by ``SAMPLE``: the oldest calls are counted and scaled to the totals. A running call
+    is expected to take twice its run time so far, or the average of its function if that is longer.
     """
-    total = connection.execute(
-        select(func.coalesce(func.sum(loads.c.live), 0)).where(loads.c.endpoint_no == endpoint_no)
-    ).scalar_one()
-    if not total:
+    totals = (func.coalesce(func.sum(column), 0) for column in (loads.c.live, loads.c.sent))
+    live, sent = connection.execute(select(*totals).where(loads.c.endpoint_no == endpoint_no)).one()
+    if not live:
         return Demand()
-    sent = _sent(connection, endpoint_no)
-    counts = Counter(row.function_no for row in sent)
-    queued = _queued(connection, endpoint_no)
-    seen = sum(queued.values())
-    scale = max(1.0, (total - len(sent)) / seen) if seen else 1.0
+    counts: Counter[int] = Counter()
+    started: dict[int, float] = {}
+    oldest = _sent(connection, endpoint_no) if sent else []
+    scale = _scale(sent, sum(row.calls for row in oldest))
+    for row in oldest:
+        counts[row.function_no] += round(row.calls * scale)
+        if row.started:
+            started[row.function_no] = row.started
+    queued = _queued(connection, endpoint_no) if live > sent else Counter()
+    scale = _scale(live - sent, sum(queued.values()))
     for function_no, count in queued.items():
         counts[function_no] += round(count * scale)
     seconds: dict[int, float] = known_seconds(connection, endpoint_no, sorted(counts))
-    for row in sent:
-        if row.started and row.state == "running":
-            taken = 2.0 * max(0.0, now - row.started)
-            seconds[row.function_no] = max(seconds.get(row.function_no, 0.0), taken)
+    for function_no, since in started.items():
+        seconds[function_no] = max(seconds.get(function_no, 0.0), 2.0 * max(0.0, now - since))
     return Demand(tuple(Work(count, seconds.get(no)) for no, count in sorted(counts.items())))
+
+
+def _scale(total: int, seen: int) -> float:
+    return max(1.0, float(total) / seen) if seen else 1.0
 
 
 def endpoints_without_blocks(connection: Connection) -> set[int]:
@@ -48,12 +54,18 @@ def endpoints_without_blocks(connection: Connection) -> set[int]:
 
 
 def _sent(connection: Connection, endpoint_no: int) -> list:
-    """Calls sent to workers: few (the window), found through their bundles."""
-    query = (
-        select(tasks.c.function_no, tasks.c.state, tasks.c.started)
+    """Calls of the oldest bundles by function: how many, and when the first running one started."""
+    running = case((tasks.c.state == literal_column("'running'"), tasks.c.started))
+    oldest = (
+        select(tasks.c.function_no, running.label("started"))
         .join(bundles, tasks.c.bundle_no == bundles.c.no)
-        .where(bundles.c.endpoint_no == endpoint_no, tasks.c.state.in_(("dispatched", "running")))
+        .where(bundles.c.endpoint_no == endpoint_no)
+        .order_by(bundles.c.no)
+        .limit(SAMPLE)
+        .subquery()
     )
+    counts = func.count().label("calls"), func.min(oldest.c.started).label("started")
+    query = select(oldest.c.function_no, *counts).group_by(oldest.c.function_no)
     return list(connection.execute(query))
 
 

@@ -11,7 +11,7 @@ from ..protocol.errors import BadRequest, Unauthorized
 from ..system.files import home_directory, write_private
 
 ACCOUNT_FILE = "client.json"
-#: Variable that is set in calls, which run without the user's credentials.
+#: Variable that is set in calls, which run without the user's credentials (but see ``nested``).
 CALL_VARIABLE = "UMBEL_WORK"
 
 
@@ -41,8 +41,9 @@ def find_account(
             token = stored.token
     if url is None and CALL_VARIABLE in os.environ:
         raise Unauthorized(
-            "calls at an endpoint have no access to the service: they run without its address and without a "
-            "token. Return what the next calls need, and submit them where this call was submitted"
+            "this call has no access to the service: return what the next calls need, and submit them "
+            "where this call was submitted. To let it submit, set 'nested_submit = true' in the file "
+            "endpoint.toml of its endpoint, and submit it with Executor(..., nested=True)"
         )
     if url is None:
         raise Unauthorized(

@@ -15,7 +15,7 @@ from ..protocol.errors import Conflict, ServiceUnavailable, TooMany
 from ..protocol.limits import MAX_WAIT
 from ..serialization.codec import FunctionBody, dump_call, dump_function
 from ..system.forks import after_fork
-from .account import find_account
+from . import nested
 from .elastic_routes import ElasticRoutes
 from .outcome import read_outcome
 from .routes import EndpointRoutes, FunctionRoutes, ServiceRoutes
@@ -69,7 +69,7 @@ class Client(ServiceRoutes, FunctionRoutes, EndpointRoutes, ElasticRoutes, TaskR
         transport: Transport | None = None,
     ):
         if transport is None:
-            find = functools.partial(find_account, url, token, home)
+            find = functools.partial(nested.find, url, token, home)
             transport = HttpTransport(find(), patience, find=find)
         self.transport = transport
         self._function_ids: dict[str, str] = {}

@@ -40,6 +40,8 @@ class Options:
         open_files: Files and sockets that a call may have open, at least 32.
         isolation: ``"process"``: each call runs in a new process, which ends with it. Default: a process runs
             many calls and is restored between them.
+        nested: True: calls may submit further calls in the user's name while they run, if the endpoint allows
+            it. Default: False.
 
     Raises:
         ValueError: An option has the wrong type or is out of range.
@@ -58,6 +60,7 @@ class Options:
     cores: int | None = None
     open_files: int | None = None
     isolation: str | None = None
+    nested: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "cpu", "expires"):
@@ -70,6 +73,8 @@ class Options:
         object.__setattr__(self, "retry_on", _exceptions(self.retry_on))
         if self.isolation not in (None, "process"):
             raise ValueError(f"isolation must be 'process' or None, got {self.isolation!r}")
+        if self.nested is not None and not isinstance(self.nested, bool):
+            raise ValueError(f"nested must be True, False or None, got {self.nested!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that are set as a JSON object of the API."""
@@ -135,6 +140,8 @@ def _exceptions(value: Any) -> tuple[Any, ...] | None:
 
 def _plain(value: Any) -> Any:
     """Return a number of another library, such as NumPy's, as one of Python's."""
+    if isinstance(value, bool):
+        return value
     if isinstance(value, Integral):
         return int(value)
     return float(value) if isinstance(value, Real) else value

@@ -22,7 +22,7 @@ class TaskRoutes(Routes):
 
     def submit(
         self,
-        function_id: str,
+        function_id: str | Sequence[tuple[str, int]],
         endpoint_id: str,
         payloads: Sequence[bytes],
         *,
@@ -32,10 +32,11 @@ class TaskRoutes(Routes):
         patience: float | None = None,
         given_up: threading.Event | None = None,
     ) -> Record:
-        """Submit calls of a registered function. When this returns, the tasks are stored and will run.
+        """Submit calls of registered functions. When this returns, the tasks are stored and will run.
 
         Args:
-            function_id: Id of the function.
+            function_id: Id of the function, or for calls of several functions a list of up to 256 pairs: id
+                of a function, and how many of the following payloads are calls of it.
             endpoint_id: Id or name of the endpoint.
             payloads: Serialized arguments (``umbel.serialize.dump_call``), one per call: 1 to 10,000 calls
                 of at most 10 MiB each, about 12 MiB in all.
@@ -51,8 +52,8 @@ class TaskRoutes(Routes):
             A record with ``group_id`` and ``task_ids``, in the order of ``payloads``.
 
         Raises:
-            NotFound: The user has no such function or endpoint.
-            BadRequest: The number of calls or an option is not valid.
+            NotFound: The user has no such function or endpoint. Then none of the calls is accepted.
+            BadRequest: A number of calls or an option is not valid.
             Conflict: ``cores`` is larger than the largest node of the endpoint.
             TooLarge: A payload or the whole request is too large.
             TooMany: Too many tasks are unfinished (``QUEUE_FULL``).
@@ -65,7 +66,12 @@ class TaskRoutes(Routes):
                 "of a file or a reference instead",
                 details={"size": largest, "limit": MAX_PAYLOAD_BYTES},
             )
-        body: Record = {"function_id": function_id, "endpoint_id": endpoint_id}
+        body: Record = {"endpoint_id": endpoint_id}
+        functions = [(function_id, len(payloads))] if isinstance(function_id, str) else list(function_id)
+        if len(functions) == 1:
+            body["function_id"] = functions[0][0]
+        else:
+            body["functions"] = [{"function_id": id, "calls": calls} for id, calls in functions]
         if group_id is not None:
             body["group_id"] = group_id
         asked = options.to_json() if options is not None else {}

@@ -10,6 +10,8 @@ MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 MAX_FUNCTION_BYTES = 10 * 1024 * 1024
 #: Maximum number of calls in one submission.
 MAX_CALLS_PER_SUBMISSION = 10_000
+#: Maximum number of functions whose calls are in one submission.
+MAX_FUNCTIONS_PER_SUBMISSION = 256
 #: A larger body of a bundle is stored under its own Redis key instead of inside the Celery message.
 INLINE_BODY_BYTES = 64 * 1024
 #: A bundle's body is filled up to this size (a larger call is a bundle of its own).

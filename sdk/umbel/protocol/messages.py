@@ -328,6 +328,8 @@ def _options(record: Any) -> RunOptions:
     for name, value in values.items():
         if name == "isolation" and value in (None, *ISOLATIONS):
             continue
-        if value is not None and checks.seconds(value) != value:
+        if name == "nested" and (value is None or value is True):
+            continue
+        if name == "nested" or (value is not None and checks.seconds(value) != value):
             raise ValueError(f"{checks.shown(value)} is not a limit")
     return RunOptions(**values)

@@ -81,7 +81,7 @@ class RunOptions:
     ``timeout``: run time, seconds; ``memory``: bytes; ``cpu``: processor time, seconds; ``cores``: slots of
     one node that each call occupies (None: one); ``output``: bytes of standard output and error that are
     kept; ``open_files``: files and sockets that it may have open; ``isolation``: "process" for a process of
-    its own.
+    its own; ``nested``: True for calls that may submit further calls.
     """
 
     timeout: float | None = None
@@ -91,6 +91,7 @@ class RunOptions:
     output: int | None = None
     open_files: int | None = None
     isolation: str | None = None
+    nested: bool | None = None
 
     def tightened(self, other: RunOptions | Limits | None) -> RunOptions:
         """Return these options with the smaller value of each limit; None is no limit.

@@ -16,6 +16,7 @@ from cloudpickle.cloudpickle import (
     _dynamic_class_reduce,
     _lookup_module_and_qualname,
     _make_typevar,
+    _should_pickle_by_reference,
 )
 
 from . import classes, local_imports, packages, wrappers
@@ -37,7 +38,7 @@ def dumps(value: Any) -> Pickled:
 
     Raises any exception of pickling. Takes no lock, because pickling runs code of any library.
     """
-    pickler = _Pickler(io.BytesIO())
+    pickler = Pickler(io.BytesIO())
     try:
         return pickler.pickle(value)
     except Exception as error:  # pickling runs code of any library, which may raise anything
@@ -46,7 +47,7 @@ def dumps(value: Any) -> Pickled:
         by_value_error = error
     # A module that contains, say, a lock cannot be pickled; it may be installed at the endpoint.
     try:
-        return _Pickler(io.BytesIO(), local_by_value=False).pickle(value)
+        return Pickler(io.BytesIO(), local_by_value=False).pickle(value)
     except Exception:  # as above; the first error is the more useful one
         raise by_value_error from None
 
@@ -67,7 +68,9 @@ def _qualname(obj: Any) -> str | None:
     return None if found is None else str(found[1])
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles functions and classes of modules that are not installed by value."""
+
     dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
     def __init__(self, file: io.BytesIO, local_by_value: bool = True):
@@ -92,22 +95,22 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind is FunctionType:
             return self._choice(obj, self._reduce_function(obj))
         if issubclass(kind, type):
-            reduced = _dynamic_class_reduce(obj) if self._is_local(obj.__module__) else _class_reduce(obj)
+            reduced = _dynamic_class_reduce(obj) if self.is_local(obj.__module__) else _class_reduce(obj)
             return self._choice(obj, classes.reduce(obj, reduced))
         if issubclass(kind, ModuleType):
-            if self._is_local(obj.__name__):
+            if self.is_local(obj.__name__):
                 state = {name: value for name, value in vars(obj).items() if name != "__builtins__"}
                 return self._choice(obj, (make_module, (obj.__name__,), state, None, None, fill_module))
-        elif kind is TypeVar and self._is_local(obj.__module__):
+        elif kind is TypeVar and self.is_local(obj.__module__):
             return self._choice(obj, (_make_typevar, _decompose_typevar(obj)))
-        elif kind is wrappers.CACHED and not self._has_name(obj):
+        elif kind is wrappers.CACHED and not self.has_name(obj):
             return self._choice(obj, wrappers.reduce_cached(obj))
         elif kind is functools.cached_property:
             return wrappers.reduce_cached_property(obj)
         return NotImplemented
 
     def _reduce_function(self, fn: FunctionType) -> Any:
-        reduced: Any = NotImplemented if self._has_name(fn) else self._dynamic_function_reduce(fn)
+        reduced: Any = NotImplemented if self.has_name(fn) else self._dynamic_function_reduce(fn)
         if reduced is NotImplemented:
             return reduced
         if wrappers.is_dispatcher(fn):
@@ -120,7 +123,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _choice(self, obj: Any, reduced: Any) -> Any:
         """Add the name of an object of a local package, for a process that has the same package."""
         module = getattr(obj, "__module__" if not issubclass(type(obj), ModuleType) else "__name__", None)
-        if not isinstance(reduced, tuple) or not self._is_local(module):
+        if not isinstance(reduced, tuple) or not self.is_local(module):
             return reduced
         package = str(module).partition(".")[0]
         if package not in self.packages:
@@ -134,13 +137,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return choose, (reference, make, args)
         return choose, (reference, make, args), (reference, rest[3], rest[0]), None, None, fill_chosen
 
-    def _has_name(self, obj: Any) -> bool:
+    def has_name(self, obj: Any) -> bool:
         """Return whether a function travels as the name of its module and its own."""
-        if self._is_local(obj.__module__) or is_registered(obj.__module__):
+        if self.is_local(obj.__module__) or is_registered(obj.__module__):
             return False
         return _lookup_module_and_qualname(obj) is not None
 
-    def _is_local(self, module: str | None) -> bool:
+    def is_code(self, cls: type) -> bool:
+        """Return whether a class travels as code."""
+        return self.is_local(cls.__module__) or not _should_pickle_by_reference(cls)
+
+    def is_local(self, module: str | None) -> bool:
+        """Return whether the functions and classes of a module travel as code because it is not installed."""
         if self._local_by_value and is_by_value(module):
             self.used_local = True
             return True

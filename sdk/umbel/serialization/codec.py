@@ -34,6 +34,7 @@ from ..environment import environment_of, limits_of
 from ..exceptions import DeserializeError, SerializeError, VersionMismatch
 from ..protocol.environment import FUNCTION_MAGIC
 from . import by_value
+from .bound import Bound
 from .compression import COMPRESSED, compress, decompress
 from .size import check_size
 from .source import Fallback, find_source, rebuild
@@ -187,10 +188,17 @@ def pickle_function(fn: Callable[..., Any]) -> by_value.Pickled:
         ) from error
 
 
-def describe_function(fn: Callable[..., Any], pickled: by_value.Pickled) -> FunctionBody:
-    """Return the body of a callable that ``pickle_function`` has pickled. Raises TooLarge."""
-    name = function_name(fn)
+def describe_function(
+    fn: Callable[..., Any], pickled: by_value.Pickled, *, name: str | None = None, bound: Bound | None = None
+) -> FunctionBody:
+    """Return the body of a callable that ``pickle_function`` has pickled. Raises TooLarge.
+
+    ``bound``: what was pickled instead of it, its code without its state.
+    """
+    name = name or function_name(fn)
     source, fallback = find_source(fn)
+    if bound is not None and (len(bound.table) != 1 or bound.state is not None):
+        fallback = None  # the source of one function does not replace other parts
     header: dict[str, Any] = {"codec": "cloudpickle", "python": version_text(PYTHON), "name": name}
     environment = environment_of(fn)
     if environment is not None:
@@ -200,6 +208,8 @@ def describe_function(fn: Callable[..., Any], pickled: by_value.Pickled) -> Func
         header["limits"] = limits.to_json()
     if fallback is not None:
         header["fallback"] = fallback.to_json()
+        if bound is not None:
+            header["bound"] = True
     if pickled.packages:
         header["local"] = list(pickled.packages)
     raw = json.dumps(header, separators=(",", ":")).encode()
@@ -232,7 +242,8 @@ def load_function(data: bytes) -> Callable[..., Any]:
                 f"{version_text(PYTHON)} or rebuilt from source: use the same version on both sides",
                 details={"client": written_by, "worker": version_text(PYTHON)},
             )
-        return rebuild(Fallback.from_json(fallback))
+        rebuilt = rebuild(Fallback.from_json(fallback))
+        return Bound((rebuilt,)) if header.get("bound") else rebuilt
     try:
         fn = _unpickle(body)
     except Exception as error:  # unpickling imports and runs code of any library

@@ -136,7 +136,7 @@ class Snapshot:
             if len(sequence) != len(items) or not all(map(is_, sequence, items)):
                 return False
         for value, module, qualname in self._references:
-            if _find(module, qualname) is not value:
+            if find_by_name(module, qualname) is not value:
                 return False
         return all(read(value) == content for read, value, content in self._values)
 
@@ -208,7 +208,7 @@ class Snapshot:
         module, qualname = value.__module__, value.__qualname__
         if not isinstance(module, str) or module == "__main__" or is_by_value(module):
             return False
-        if _find(module, qualname) is not value:
+        if find_by_name(module, qualname) is not value:
             return False
         self._references.append((value, module, qualname))
         return True
@@ -330,7 +330,8 @@ def _content(cell: Any) -> Any:
         return _MISSING  # not assigned yet
 
 
-def _find(module: str, qualname: str) -> Any:
+def find_by_name(module: str, qualname: str) -> Any:
+    """Return the object that a module has under a qualified name, or None."""
     found: Any = sys.modules.get(module)
     for name in qualname.split("."):
         if found is None or name == "<locals>":

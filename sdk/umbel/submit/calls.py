@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from ..api.options import Options
@@ -14,6 +16,10 @@ from ..serialization.codec import FunctionBody
 
 #: A batch is filled up to this many bytes (one larger call still makes one of its own).
 BATCH_BYTES = 8 * 1024 * 1024
+#: Maximum number of functions in a batch: new ones are registered one after the other before it is sent.
+MAX_FUNCTIONS = 64
+#: Number of kinds among which the functions of a batch are looked for.
+LOOKAHEAD = 1_024
 #: Bytes of a call in addition to its arguments.
 CALL_OVERHEAD = 8
 
@@ -38,23 +44,43 @@ class Route:
     submit_timeout: float | None = None
 
 
+class Part(NamedTuple):
+    """Calls of one function in a batch."""
+
+    function: FunctionBody
+    calls: list[Call]
+
+
 @dataclass
 class Batch:
-    """Calls of one function that are submitted together.
+    """Calls that are submitted together.
 
     ``key``: its Idempotency-Key. ``tried``: a request with it was sent, so the service may have the calls.
     """
 
-    function: FunctionBody
     options: Options
-    calls: list[Call]
+    parts: list[Part]
     key: str = field(default_factory=names.new_id)
     tried: bool = False
 
     @property
+    def calls(self) -> list[Call]:
+        """Its calls, in the order in which they are submitted."""
+        return [call for part in self.parts for call in part.calls]
+
+    @property
     def futures(self) -> list[UmbelFuture]:
         """The futures of its calls."""
-        return [call.future for call in self.calls]
+        return [call.future for part in self.parts for call in part.calls]
+
+    def drop_abandoned(self) -> None:
+        """Remove calls whose futures were cancelled."""
+        kept = [Part(fn, [call for call in calls if not call.future.abandoned]) for fn, calls in self.parts]
+        self.parts = [part for part in kept if part.calls]
+
+    def split(self) -> list[Batch]:
+        """Return a batch for each function, with keys of their own."""
+        return [Batch(self.options, [part]) for part in self.parts]
 
 
 class _Waiting(NamedTuple):
@@ -72,6 +98,7 @@ class CallQueue:
     def __init__(self) -> None:
         self.count = 0
         self.size = 0
+        self._ready: deque[Batch] = deque()
         # by the identity of function and options, which costs less than comparing them for every call
         self._waiting: dict[tuple[int, int], _Waiting] = {}
 
@@ -85,27 +112,68 @@ class CallQueue:
         self.count += 1
         self.size += len(call.payload)
 
-    def take(self, most: int = MAX_CALLS_PER_SUBMISSION) -> Batch | None:
-        """Remove and return up to ``most`` calls of the function whose turn it is; None if there are none."""
-        if not self._waiting:
+    def put_back(self, batches: Iterable[Batch]) -> None:
+        """Add batches that are taken before all other calls, as they are."""
+        for batch in batches:
+            self._ready.append(batch)
+            self._count(batch.calls, 1)
+
+    def take(self, most: int = MAX_CALLS_PER_SUBMISSION, functions: int = MAX_FUNCTIONS) -> Batch | None:
+        """Remove and return up to ``most`` calls with the same options; None if there are none.
+
+        The ``functions`` whose turn it is have equal shares of them.
+        """
+        if self._ready:
+            batch = self._ready.popleft()
+        elif self._waiting:
+            batch = self._fill(most, functions)
+        else:
             return None
-        kind, waiting = next(iter(self._waiting.items()))
-        queue = waiting.calls
-        calls: list[Call] = []
-        size = 0
-        while queue and len(calls) < most:
-            size += len(queue[0].payload) + CALL_OVERHEAD
-            if calls and size > BATCH_BYTES:
-                break
-            calls.append(queue.popleft())
-        # functions take turns
-        del self._waiting[kind]
-        if queue:
-            self._waiting[kind] = waiting
-        self.count -= len(calls)
-        self.size -= sum(len(call.payload) for call in calls)
-        return Batch(waiting.function, waiting.options, calls)
+        self._count(batch.calls, -1)
+        return batch
+
+    def _fill(self, most: int, functions: int) -> Batch:
+        options = next(iter(self._waiting.values())).options
+        seen = islice(self._waiting.items(), LOOKAHEAD)
+        kinds = [kind for kind, waiting in seen if waiting.options == options][:functions]
+        taken: dict[tuple[int, int], Part] = {}
+        left, size = most, 0
+        while kinds and left > 0:
+            share = max(1, left // len(kinds))
+            for kind in kinds[:left]:
+                waiting = self._waiting.pop(kind)
+                part = taken.setdefault(kind, Part(waiting.function, []))
+                count, size, full = _move(waiting.calls, part.calls, share, size)
+                left -= count
+                # functions take turns
+                if waiting.calls:
+                    self._waiting[kind] = waiting
+                if full:
+                    left = 0
+                    break
+            kinds = [kind for kind in kinds if kind in self._waiting]
+        return Batch(options, [part for part in taken.values() if part.calls])
+
+    def _count(self, calls: list[Call], sign: int) -> None:
+        self.count += sign * len(calls)
+        self.size += sign * sum(len(call.payload) for call in calls)
 
     def take_all(self) -> list[Batch]:
         """Remove and return all calls."""
         return list(iter(self.take, None))
+
+
+def _move(waiting: deque[Call], calls: list[Call], most: int, size: int) -> tuple[int, int, bool]:
+    """Move up to ``most`` calls into a batch of ``size`` bytes.
+
+    Return their number, the new size and whether the batch is full. The first call of a batch always fits.
+    """
+    count = 0
+    while waiting and count < most:
+        more = len(waiting[0].payload) + CALL_OVERHEAD
+        if size and size + more > BATCH_BYTES:
+            return count, size, True
+        calls.append(waiting.popleft())
+        size += more
+        count += 1
+    return count, size, False

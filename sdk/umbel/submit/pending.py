@@ -108,6 +108,11 @@ class Pending:
             self._end_submission()
         self._fail(futures, error)
 
+    def withdraw(self) -> None:
+        """Record that the submission had no effect, and that its calls will be submitted again."""
+        with self.changed:
+            self._end_submission()
+
     def expect(self, futures: Iterable[UmbelFuture]) -> None:
         """Add futures whose tasks the service has accepted already."""
         with self.changed:

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from ..api.client import Client
 from ..api.options import Options
 from ..futures import UmbelFuture
-from ..protocol.errors import NotFound, ServiceUnavailable, TooMany, UmbelError
+from ..protocol.errors import BadRequest, NotFound, ServiceUnavailable, TooLarge, TooMany, UmbelError
 from ..serialization.codec import FunctionBody
 from ..system.threads import GuardedThread
-from .calls import Batch, Call, CallQueue, Route
+from .calls import MAX_FUNCTIONS, Batch, Call, CallQueue, Route
 from .canceller import Canceller
 from .pending import Pending, copy_of
 
@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 #: ``submit`` blocks while more than this is unsent (calls; bytes of arguments).
 MAX_UNSENT_CALLS = 20_000
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
-#: Most calls of the first submission of a burst, and how much larger each of the next may be.
-FIRST_CALLS, GROWTH = 64, 8
+#: Most calls and functions of the first submission of a burst, and how much larger each of the next may be.
+FIRST_CALLS, FIRST_FUNCTIONS, GROWTH = 64, 4, 8
+_NO_FUNCTION = "FUNCTION_NOT_FOUND"
 
 
 class Sender:
@@ -55,7 +56,7 @@ class Sender:
         self._ended = ended
         self._on_reject = on_reject
         self._reset()
-        self._most = FIRST_CALLS
+        self._most, self._functions = FIRST_CALLS, FIRST_FUNCTIONS
         self._answered = False
         self._accepted = 0.0
         self._idle = False
@@ -195,9 +196,8 @@ class Sender:
                 if self._closed:
                     return False
                 self._idle = True
-                self._most = FIRST_CALLS
+                self._most, self._functions = FIRST_CALLS, FIRST_FUNCTIONS
                 self._changed.wait()
-            self._idle = False
             interval, full = self._route.batch_interval, self._route.batch_size
             if interval > 0:
                 self._changed.wait_for(lambda: self._closed or self._queue.count >= full, interval)
@@ -206,11 +206,16 @@ class Sender:
     def _take(self) -> Batch | None:
         """Remove the calls of the next submission from the queue; they are current until it is answered."""
         with self._changed:
-            batch = self._queue.take(min(self._most, self._route.batch_size))
-            self._most *= GROWTH
+            most, functions = self._route.batch_size, MAX_FUNCTIONS
+            # the rest of a collected batch would wait for another interval
+            if not self._route.batch_interval:
+                most, functions = min(self._most, most), min(self._functions, functions)
+                self._most *= GROWTH
+                self._functions *= GROWTH
+            batch = self._queue.take(most, functions)
             if batch is not None:
-                batch.calls = [call for call in batch.calls if not call.future.abandoned]
-            self._current = batch if batch is not None and batch.calls else None
+                batch.drop_abandoned()
+            self._current = batch if batch is not None and batch.parts else None
             self._changed.notify_all()
             return self._current
 
@@ -228,6 +233,8 @@ class Sender:
                 self._canceller.cancel(cancelled)
         # Whatever failed, the futures of these calls must fail, and the next calls must be sent.
         except BaseException as error:
+            if self._separate(batch, error):
+                return
             if not isinstance(error, UmbelError):
                 logger.exception("unexpected error in a submission of group %s", self._route.group_id)
             self._failure = self._failure or error
@@ -236,27 +243,43 @@ class Sender:
             finally:
                 self._pending.reject(error)
 
+    def _separate(self, batch: Batch, error: BaseException) -> bool:
+        """Queue each function of a rejected batch again, alone, if only one of them may be the reason."""
+        rejected = isinstance(error, (BadRequest, TooLarge)) or getattr(error, "code", "") == _NO_FUNCTION
+        if not rejected or len(batch.parts) < 2 or self._given_up.is_set():
+            return False
+        with self._changed:
+            if self._current is not batch:
+                return False  # taken by the exit of the interpreter
+            self._pending.withdraw()
+            self._queue.put_back(batch.split())
+            self._current = None
+            return True
+
     def _submit(self, batch: Batch) -> list[str]:
         """Send one submission; repeat it while the service's queue is full."""
         route = self._route
         deadline = None
         if route.submit_timeout is not None:
             # calls behind submissions that failed wait no longer than they do
-            deadline = max(batch.calls[-1].queued, self._accepted) + route.submit_timeout
+            queued = max(part.calls[-1].queued for part in batch.parts)
+            deadline = max(queued, self._accepted) + route.submit_timeout
         registered_again = False
         while True:
-            left = None if deadline is None else max(0.05, deadline - time.monotonic())
-            function_id = self._client.function_id(batch.function, left)
+            functions = [
+                (self._client.function_id(part.function, _left(deadline)), len(part.calls))
+                for part in batch.parts
+            ]
             try:
                 batch.tried = True
                 answer = self._client.submit(
-                    function_id,
+                    functions,
                     route.endpoint,
                     [call.payload for call in batch.calls],
                     group_id=route.group_id,
                     options=batch.options,
                     key=batch.key,
-                    patience=left,
+                    patience=_left(deadline),
                     given_up=self._given_up,
                 )
                 self._accepted = time.monotonic()
@@ -266,7 +289,13 @@ class Sender:
                     raise
             except NotFound as error:
                 # deleted since this client registered it
-                if error.code != "FUNCTION_NOT_FOUND" or registered_again:
+                if error.code != _NO_FUNCTION or registered_again:
                     raise
                 registered_again = True
-                self._client.forget_function(function_id)
+                for function_id, _ in functions:
+                    self._client.forget_function(function_id)
+
+
+def _left(deadline: float | None) -> float | None:
+    """Return the time until a deadline (seconds); None if there is none."""
+    return None if deadline is None else max(0.05, deadline - time.monotonic())

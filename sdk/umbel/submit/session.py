@@ -253,7 +253,9 @@ class _Exit:
         """Remove and return what the service has not accepted."""
         unsent = self._session.sender.take_unsent()
         batches = {batch.key: batch for batch in [*_rejects.of(self._session), *unsent]}
-        return [batch for batch in batches.values() if batch.calls]
+        # a function that the service will reject must not cost the calls of others
+        split = [[batch] if batch.tried else batch.split() for batch in batches.values()]
+        return [each for found in split for each in found if each.calls]
 
     def store(self, batch: Batch) -> None:
         """Store a batch in the spool. Raises OSError."""

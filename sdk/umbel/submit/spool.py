@@ -31,7 +31,8 @@ from .calls import Batch, Route
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+#: Version 1 has one function per file.
+VERSION = 2
 #: Largest size of all files together (bytes).
 MAX_BYTES = 512 * 1024 * 1024
 #: The service remembers an Idempotency-Key for a day. After this long (seconds) a submission that may have
@@ -75,12 +76,14 @@ class Spool:
             "group_id": route.group_id,
             "endpoint": route.endpoint,
             "options": batch.options.to_json(),
-            "name": batch.function.name,
-            "source": batch.function.source,
-            "description": batch.function.description,
+            "functions": [
+                {"name": fn.name, "source": fn.source, "description": fn.description, "calls": len(calls)}
+                for fn, calls in batch.parts
+            ],
             "cancelled": [n for n, call in enumerate(batch.calls) if call.future.abandoned],
         }
-        data = parcel.pack(record, [batch.function.data, *(call.payload for call in batch.calls)])
+        bodies = [part.function.data for part in batch.parts]
+        data = parcel.pack(record, [*bodies, *(call.payload for call in batch.calls)])
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         used = sum(file.stat().st_size for file in self.folder.iterdir())
         if used + len(data) > MAX_BYTES:
@@ -113,12 +116,12 @@ class Spool:
 
     def _send_file(self, client: Client, file: Path, repeat: bool, outcome: Outcome) -> None:
         try:
-            record, function, payloads = _read(file)
+            record, functions, payloads = _read(file)
         except (ProtocolError, ValueError, KeyError, TypeError) as error:
             logger.error("%s cannot be read and is put aside: %s", file, error)
             file.rename(file.with_suffix(".damaged"))
             return
-        if record["owner"] != self.owner or record["url"] != self._account.url:
+        if record["owner"] != self.owner:
             outcome.foreign += len(payloads)
             return
         if record["tried"] and not repeat and time.time() > record["created"] + KEY_LIFETIME:
@@ -126,7 +129,7 @@ class Spool:
             return
         try:
             answer = client.submit(
-                client.function_id(function),
+                [(client.function_id(function), calls) for function, calls in functions],
                 record["endpoint"],
                 payloads,
                 group_id=record["group_id"],
@@ -166,13 +169,19 @@ class Spool:
             os.close(descriptor)
 
 
-def _read(file: Path) -> tuple[dict[str, Any], FunctionBody, list[bytes]]:
+def _read(file: Path) -> tuple[dict[str, Any], list[tuple[FunctionBody, int]], list[bytes]]:
+    """Return the record of a file, its functions with their numbers of calls, and the payloads."""
     head, joined = parcel.split(file.read_bytes())
     record = json.loads(head)
-    if record["version"] != VERSION:
+    if record["version"] not in (1, VERSION):
         raise ValueError(f"it has version {record['version']}, this program reads version {VERSION}")
-    data, *payloads = parcel.cut(record["sizes"], joined)
-    return record, FunctionBody(data, record["name"], record["source"], record["description"]), payloads
+    blobs = parcel.cut(record["sizes"], joined)
+    found = record["functions"] if record["version"] > 1 else [{**record, "calls": len(blobs) - 1}]
+    functions = [
+        (FunctionBody(data, fn["name"], fn["source"], fn["description"]), int(fn["calls"]))
+        for fn, data in zip(found, blobs)
+    ]
+    return record, functions, blobs[len(found) :]
 
 
 def _sync(folder: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..protocol.errors import BadRequest
 from ..protocol.states import TaskState
 
 Record = dict[str, Any]
@@ -70,3 +72,13 @@ class Group:
     created: float
     tasks: list[Task] = field(default_factory=list)
     finished: list[Task] = field(default_factory=list)
+
+
+def functions_of(body: Record, payloads: Sequence[bytes]) -> list[tuple[str, int]]:
+    """Return the functions of a submission and their numbers of calls. Raises BadRequest."""
+    if "function_id" in body:
+        return [(body["function_id"], len(payloads))]
+    found = [(each["function_id"], each["calls"]) for each in body["functions"]]
+    if sum(calls for _, calls in found) != len(payloads):
+        raise BadRequest("the numbers of calls must add up to the number of payloads")
+    return found

@@ -23,7 +23,7 @@ from ..protocol.environment import local_of_function, of_function
 from ..protocol.errors import BadRequest, Conflict, NotFound, TooLarge
 from ..protocol.run_options import RunOptions, limits_of_function
 from ..protocol.states import TaskState
-from .records import Group, Record, Task
+from .records import Group, Record, Task, functions_of
 from .workers import Workers
 
 S = TaskState
@@ -89,8 +89,9 @@ class MemoryService:
             now = time.time()
             group = self.groups.setdefault(group_id, Group(group_id, now))
             ids = names.new_task_ids(len(payloads), now)
-            for task_id, payload in zip(ids, payloads):
-                self._add(task_id, payload, body, group, now)
+            functions = [id for id, calls in functions_of(body, payloads) for _ in range(calls)]
+            for task_id, function_id, payload in zip(ids, functions, payloads):
+                self._add(task_id, function_id, payload, body, group, now)
             answer = {"group_id": group_id, "task_ids": ids}
             if key is not None:
                 self._answers[key] = answer
@@ -175,8 +176,9 @@ class MemoryService:
 
     def _check(self, body: Record, payloads: Sequence[bytes]) -> None:
         self.endpoint(body["endpoint_id"])
-        if body["function_id"] not in self.functions:
-            raise NotFound(f"there is no function {body['function_id']}", code="FUNCTION_NOT_FOUND")
+        for function_id, _ in functions_of(body, payloads):
+            if function_id not in self.functions:
+                raise NotFound(f"there is no function {function_id}", code="FUNCTION_NOT_FOUND")
         if not 1 <= len(payloads) <= limits.MAX_CALLS_PER_SUBMISSION:
             raise BadRequest(
                 f"a submission must have 1 to {limits.MAX_CALLS_PER_SUBMISSION} calls, got {len(payloads)}",
@@ -188,14 +190,14 @@ class MemoryService:
                 f"a call has {largest} bytes of arguments, the limit is {limits.MAX_PAYLOAD_BYTES}"
             )
 
-    def _add(self, task_id: str, payload: bytes, body: Record, group: Group, now: float) -> None:
+    def _add(self, task_id: str, fn_id: str, payload: bytes, body: Record, group: Group, now: float) -> None:
         options = body.get("options", {})
         record = {
             "id": task_id,
             "state": S.QUEUED.value,
             "group_id": group.id,
-            "function_id": body["function_id"],
-            "function_name": self.functions[body["function_id"]]["name"],
+            "function_id": fn_id,
+            "function_name": self.functions[fn_id]["name"],
             "endpoint_id": body["endpoint_id"],
             "attempt": 0,
             "priority": options.get("priority", 0),
@@ -206,7 +208,7 @@ class MemoryService:
                 ("queued", "started", "finished", "wall", "node", "code", "message", "usage", "result_size")
             ),
         }
-        own = limits_of_function(self.functions[body["function_id"]]["data"])
+        own = limits_of_function(self.functions[fn_id]["data"])
         timeout = RunOptions(options.get("timeout")).tightened(own).timeout
         task = Task(record, payload, {**options, "timeout": timeout})
         self.tasks[task_id] = task

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ..protocol.errors import UmbelError
 from ..protocol.limits import MAX_PAYLOAD_BYTES
 from ..protocol.states import TaskState
+from ..serialization.bound import Bound
 from ..serialization.codec import dump_result, load_call, load_function
 from ..serialization.compression import describe_limit
 from ..serialization.exceptions import dump_exception
@@ -94,6 +95,8 @@ class Workers:
             if fn is None:
                 fn = self._loaded[function] = load_function(function)
             args, kwargs = load_call(payload)
+            if type(fn) is Bound:
+                fn, args = fn.load(args)
         except UmbelError as error:
             return _failed(error.code, error.message)
         try:

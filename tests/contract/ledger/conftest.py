@@ -6,6 +6,7 @@ redis-server, one for all tests, empty at the start of each.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,11 +88,37 @@ def server_settings() -> dict[str, Any]:
     return {}
 
 
+class _Errors(logging.Handler):
+    """Keeps logged exceptions: the sweeper and the collector log unexpected errors and continue."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[0]:
+            self.found.append(f"{record.name}: {record.getMessage()} ({record.exc_info[0].__name__})")
+
+
+@pytest.fixture
+def logged_errors() -> Iterator[list[str]]:
+    """Exceptions that the service logged as errors. A test must clear those that it expects."""
+    handler, logger = _Errors(), logging.getLogger("federation")
+    logger.addHandler(handler)
+    yield handler.found
+    logger.removeHandler(handler)
+    assert not handler.found, "the service logged unexpected errors"
+
+
 @pytest.fixture
 def ledger(
-    tmp_path: Path, database_url: str, broker_url: str, server_settings: dict[str, Any]
+    tmp_path: Path,
+    database_url: str,
+    broker_url: str,
+    server_settings: dict[str, Any],
+    logged_errors: list[str],
 ) -> Iterator[Ledger]:
-    """A ledger on a new database and an empty Redis."""
+    """A ledger on a new database and an empty Redis; logged exceptions fail the test."""
     with open_ledger(tmp_path, database_url=database_url, broker_url=broker_url, **server_settings) as opened:
         yield opened
 

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from federation.db import shared
+from federation.ledger import totals
 from federation.registry.users import User
 from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger
@@ -108,11 +110,7 @@ def _share(ledger: Ledger, lab: FakeEndpoint, name: str, calls: int) -> User:
                 f"UPDATE {table} SET user_no = {user.no} WHERE {column} IN (SELECT submission_no FROM tasks"
                 f" WHERE id = '{answer['task_ids'][0]}')"
             )
-        connection.exec_driver_sql("DELETE FROM loads")
-        connection.exec_driver_sql(
-            "INSERT INTO loads SELECT endpoint_no, user_no, count(*) FROM tasks"
-            " WHERE finished IS NULL GROUP BY 1, 2"
-        )
+        shared.change_loads(connection, totals.differences(connection, lab.no))
     return user
 
 
@@ -130,6 +128,30 @@ def test_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) -> Non
     last = {name: max(index for index, other in enumerate(names) if other == name) for name in set(names)}
     for index in range(begin, min(last.values()) - 4):
         assert len(set(names[index : index + 4])) == 4, f"somebody was passed over: {names[index:index + 8]}"
+
+
+def test_two_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=1)
+    ledger.collect()
+    _share(ledger, lab, "u1", 60)
+    ledger.submit(lab, 60)
+    names = [bundle.user for bundle in _drain(ledger, node, wall=1.0)][3:]
+    last = min(max(place for place, name in enumerate(names) if name == user) for user in ("ada", "u1"))
+    assert last > 8
+    assert all(names[place] != names[place + 1] for place in range(last)), names
+
+
+def test_a_window_with_room_is_filled_by_the_sweeper(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ledger.endpoint("other")
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.dispatch.refill", lambda *_: [])
+        answers = [ledger.submit(lab, 2), ledger.submit(other, 2)]
+    assert [ledger.state(answer) for answer in answers] == ["queued", "queued"]
+    ledger.sweep()
+    assert [ledger.state(answer) for answer in answers] == ["dispatched", "dispatched"]
+    assert lab.queued_calls() == other.queued_calls() == 2
 
 
 def test_an_endpoint_that_is_away_gets_a_window_and_the_rest_later(ledger: Ledger, lab: FakeEndpoint) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from federation import dispatch
 from federation.ledger import query, results
 from federation.ledger.requeue import MAX_INTERRUPTIONS, MAX_WALLTIMES
+from federation.registry import endpoints
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol.errors import Conflict, NotFound
@@ -138,6 +140,34 @@ def test_forged_reports_are_dropped(ledger: Ledger, node: FakeNode) -> None:
     _report(node, bundle, Status.SUCCEEDED)
     ledger.collect()
     assert ledger.task(task_id)["state"] == "succeeded"
+
+
+def test_a_report_concerns_its_endpoint_only(
+    ledger: Ledger, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Endpoints without reports are neither locked nor refilled."""
+    _one(ledger, node)
+    ledger.submit(ledger.endpoint("other"), 1)
+    refilled: list[int] = []
+    monkeypatch.setattr(
+        dispatch, "refill", lambda fed, connection, endpoint_no, now: refilled.append(endpoint_no) or []
+    )
+    node.finish()
+    assert ledger.collect()["ended"] == 1
+    assert refilled == [node.endpoint.no]
+
+
+def test_a_report_that_was_read_before_its_endpoint_was_deleted(ledger: Ledger, node: FakeNode) -> None:
+    """The collector knows the key of the endpoint for a while; its report changes nothing."""
+    ledger.collect()
+    endpoints.delete(ledger.fed, ledger.me, node.endpoint.name)
+    node.endpoint.node("late")
+    assert ledger.broker.reports() == 1
+    ledger.collector._turns[node.endpoint.id] = None
+    ledger.collect()
+    assert ledger.broker.reports() == 0
+    with ledger.fed.database.read() as connection:
+        assert "late" not in connection.exec_driver_sql("SELECT name FROM nodes").scalars().all()
 
 
 def test_completion_numbers_follow_the_order_of_ends_without_gaps(

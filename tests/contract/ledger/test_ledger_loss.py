@@ -79,6 +79,33 @@ def test_one_silent_node_takes_no_other_with_it(ledger: Ledger, lab: FakeEndpoin
     assert [each["live"] for each in ledger.nodes(lab)] == [True, False]
 
 
+def test_each_node_is_marked_lost_by_itself(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes of two endpoints are silent, more than one batch of them; another one reports."""
+    monkeypatch.setattr(liveness, "BATCH", 2)
+    other = ledger.endpoint("other")
+    nodes = [lab.node("n0"), lab.node("n1"), lab.node("n2"), other.node("n0"), other.node("n1")]
+    ledger.collect()
+    answers = []
+    for node in nodes:
+        answers.append(ledger.submit(node.endpoint, 1))
+        assert len(node.take()) == 1
+        node.beat()
+        ledger.collect()
+    lost = [2, 1, 2, 2, 2]
+    for _ in range(12):  # a slow machine interrupts the collector, which then listens anew
+        nodes[1].beat()
+        ledger.collect()
+        ledger.sweep(after=25)
+        if [_attempt(ledger, answer) for answer in answers] == lost:
+            break
+    assert [_attempt(ledger, answer) for answer in answers] == lost
+    with ledger.fed.database.read() as connection:
+        live = connection.exec_driver_sql("SELECT endpoint_no, name FROM nodes WHERE live = 1").all()
+    assert live == [(lab.no, "n1")]
+
+
 def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndpoint) -> None:
     answer = ledger.submit(lab, 1, max_attempts=2)
     for number in range(2):
@@ -172,6 +199,39 @@ def test_a_node_that_comes_back_works_again(ledger: Ledger, lab: FakeEndpoint) -
     node.take()
     _pass(ledger, 60, node, other)
     _ends(ledger, node, again, 1)
+
+
+def test_unread_reports_protect_silent_nodes(
+    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector is late: the heartbeats of more than one batch of nodes are in the broker."""
+    monkeypatch.setattr(liveness, "BATCH", 2)
+    node, answer = _hold(ledger, lab)
+    others = [lab.node("n2"), lab.node("n3")]
+    ledger.collect()
+    ledger.listen(61)
+    for each in (node, *others):
+        each.beat()
+    ledger.sweep()
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    ledger.collect()
+    ledger.sweep()
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+
+
+def test_silence_says_nothing_while_the_broker_is_new(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Heartbeats may have been lost with the broker's data."""
+    node, answer = _hold(ledger, lab)
+    ledger.listen(61)
+    ledger.broker.wipe()
+    ledger.listen()
+    ledger.sweeper.liveness.mark_lost_nodes()
+    ledger.sweep()
+    ledger.sweep(after=50)
+    assert _attempt(ledger, answer) == 1
+    for _ in range(5):
+        ledger.sweep(after=65)
+    assert _attempt(ledger, answer) == 2
 
 
 def test_a_new_instance_is_the_old_ones_death(ledger: Ledger, lab: FakeEndpoint) -> None:

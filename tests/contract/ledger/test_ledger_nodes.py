@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -30,6 +31,23 @@ def test_what_is_installed_is_kept(ledger: Ledger, lab: FakeEndpoint) -> None:
     node.beat(packages={"numpy": "2.2.0"})
     ledger.collect()
     assert _shown(ledger)["packages"] == {"numpy": "2.2.0"}
+
+
+def test_what_a_node_reports_is_stored_for_this_node_only(ledger: Ledger, lab: FakeEndpoint) -> None:
+    other = ledger.endpoint("other")
+    nodes = [lab.node("n1"), lab.node("n2"), other.node("n1")]
+    for number, node in enumerate(nodes):
+        node.beat(packages={"numpy": str(number)}, memory=number)
+    ledger.collect()
+    nodes[0].beat(packages={"numpy": "9"}, memory=9)
+    ledger.collect()
+    with ledger.fed.database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT endpoint_no, name, packages, facts FROM nodes").all()
+    stored = {
+        (no, name): (json.loads(packages)["numpy"], json.loads(facts)["memory"])
+        for no, name, packages, facts in rows
+    }
+    assert stored == {(lab.no, "n1"): ("9", 9), (lab.no, "n2"): ("1", 1), (other.no, "n1"): ("2", 2)}
 
 
 def test_what_is_too_large_or_no_list_of_packages_is_left_out(ledger: Ledger, lab: FakeEndpoint) -> None:

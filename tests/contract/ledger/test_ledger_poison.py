@@ -147,7 +147,12 @@ def test_a_large_report_lies_in_pieces(ledger: Ledger, lab: FakeEndpoint, node: 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailable("read-only"), KeyError("a bug")], ids=["db", "bug"])
 def test_other_errors_cost_no_report(
-    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ledger: Ledger,
+    lab: FakeEndpoint,
+    node: FakeNode,
+    monkeypatch: pytest.MonkeyPatch,
+    logged_errors: list[str],
+    error: Exception,
 ) -> None:
     other = ledger.endpoint("other")
     other_node = other.node()
@@ -170,6 +175,8 @@ def test_other_errors_cost_no_report(
         except DatabaseUnavailable:
             pass
     assert ledger.state(answer) == "dispatched" and ledger.broker.dead_letters.count() == 0
+    assert [lab.id in line for line in logged_errors] == [True] * isinstance(error, KeyError)
+    logged_errors.clear()
     ledger.collector._paused.clear()  # a second passes
     ledger.collect()
     assert ledger.state(answer) == ledger.state(others) == "succeeded"

@@ -18,6 +18,14 @@ def test_a_work_asks_for_what_its_function_returns(work: str) -> None:
     assert arguments(work, 7) == arguments(work, 7)
 
 
+@pytest.mark.parametrize("work", sorted(functions.EACH))
+def test_calls_of_different_functions_return_the_items(work: str) -> None:
+    items = arguments(work, 100)
+    calls = list(functions.EACH[work](items))
+    assert [fn(*args) for fn, args in calls] == expected(work, items)
+    assert len({id(fn) for fn, _ in calls}) == (functions.FUNCTIONS if work == "W21" else 100)
+
+
 def test_large_arguments_are_all_different() -> None:
     items = arguments("W3", 50)
     assert {len(item) for item in items} == {100_000} and len(set(items)) == 50

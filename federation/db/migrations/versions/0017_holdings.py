@@ -1,6 +1,6 @@
 """What a node holds is in the broker: epochs of the endpoints' keys, descriptions of nodes.
 
-Revision: 0017, after 0013.
+Revision: 0017, after 0015.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0017"
-down_revision = "0013"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
@@ -17,6 +17,7 @@ depends_on = None
 def upgrade() -> None:
     """Add and drop columns. What was sent before is checked as after a loss of all keys."""
     op.add_column("endpoints", sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"))
+    op.drop_index("ix_bundles_node", "bundles")
     with op.batch_alter_table("bundles") as table:
         table.add_column(sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"))
         table.drop_column("node_no")
@@ -37,4 +38,6 @@ def downgrade() -> None:
         table.drop_column("epoch")
         table.add_column(sa.Column("node_no", number, sa.ForeignKey("nodes.no", name="fk_bundles_node_no")))
         table.add_column(sa.Column("held", sa.Float))
+    where = sa.text("node_no IS NOT NULL")
+    op.create_index("ix_bundles_node", "bundles", ["node_no"], sqlite_where=where, postgresql_where=where)
     op.drop_column("endpoints", "epoch")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -19,8 +20,8 @@ from endpoint_worker.reporting.sender import Sender
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.reporting.service import ENDPOINT, Service, make, outcome
 from umbel.protocol.envelope import unverified_header
-from umbel.protocol.limits import MAX_UNREAD_REPORTS
-from umbel.protocol.names import applied_key, beats_key, parts_key, reports_key
+from umbel.protocol.limits import INLINE_REPORT_BYTES, MAX_UNREAD_REPORTS, PARTS_LIFETIME
+from umbel.protocol.names import applied_key, beats_key, news_channel, parts_key, reports_key
 from umbel.protocol.pointer import write_pointer
 
 ORIGIN = Origin(ENDPOINT, "n1", "i1")
@@ -160,3 +161,110 @@ def test_a_push_notices_that_the_keys_were_lost() -> None:
         chosen = Sender(ORIGIN, client)
         with pytest.raises(KeysLost):
             chosen.push(b"a")
+
+
+@pytest.fixture
+def client() -> Iterator[fakeredis.FakeRedis]:
+    with fakeredis.FakeRedis() as client:
+        client.hset(beats_key(ENDPOINT), "i1", b"")
+        yield client
+
+
+def test_a_report_is_announced(client: fakeredis.FakeRedis) -> None:
+    with client.pubsub(ignore_subscribe_messages=True) as news:
+        news.subscribe(news_channel(ENDPOINT))
+        news.get_message(timeout=1)
+        chosen = Sender(ORIGIN, client)
+        chosen.push(b"one")
+        chosen.push(b"two")
+        assert frames(client) == [b"one", b"two"]
+        found = [news.get_message(timeout=1) for _ in range(2)]
+    assert [message and message["data"] for message in found] == [b"", b""]
+
+
+def test_a_report_that_fits_one_command_goes_whole(client: fakeredis.FakeRedis) -> None:
+    chosen = Sender(ORIGIN, client)
+    chosen._piece = sender.LARGEST_PIECE
+    assert [chosen.is_large(INLINE_REPORT_BYTES + more) for more in (0, 1)] == [False, True]
+    chosen._piece = sender.SMALLEST_PIECE
+    assert [chosen.is_large(4 * sender.SMALLEST_PIECE + more) for more in (0, 1)] == [False, True]
+
+
+def test_pieces_follow_each_other_and_the_pointer_comes_last(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = Sender(ORIGIN, client)
+    monkeypatch.setattr(chosen, "_adapt", lambda _: None)
+    data = bytes(range(256)) * 600  # two pieces and a part of one
+    key = parts_key(ENDPOINT, "r1")
+    sizes = []
+    for last in (False, False, True):
+        assert chosen.advance("r1", data) is last
+        sizes.append(client.strlen(key))
+        assert 86000 < client.ttl(key) <= PARTS_LIFETIME
+    assert sizes == [sender.FIRST_PIECE, 2 * sender.FIRST_PIECE, len(data)] and client.get(key) == data
+    assert frames(client) == [write_pointer("r1", len(data))]
+    # a run that ended before the pointer was pushed
+    client.delete(reports_key(ENDPOINT))
+    assert Sender(ORIGIN, client).advance("r1", data) is True
+    assert frames(client) == [write_pointer("r1", len(data))] and client.get(key) == data
+
+
+@pytest.mark.parametrize(
+    ("seconds", "factor"),
+    [(0.0, 2.0), (sender.FAST, 1.0), (0.5, 1.0), (sender.SLOW, 1.0), (sender.SLOW + 0.1, 0.5)],
+)
+def test_the_next_piece_has_the_size_for_the_speed_of_the_last(
+    client: fakeredis.FakeRedis, seconds: float, factor: float
+) -> None:
+    chosen = Sender(ORIGIN, client)
+    chosen._adapt(seconds)
+    assert chosen._piece == factor * sender.FIRST_PIECE
+
+
+def test_the_speed_is_that_of_a_piece(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = Sender(ORIGIN, client)
+    clock = iter([1000.0, 1000.05, 1000.0, 1003.0])
+    monkeypatch.setattr(sender, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for size in (2 * sender.FIRST_PIECE, sender.FIRST_PIECE):
+        assert not chosen.advance("r1", bytes(1_000_000))
+        assert chosen._piece == size
+
+
+@pytest.mark.parametrize("error", [redis.TimeoutError("silence"), redis.ConnectionError("cut")])
+def test_a_piece_that_fails_is_followed_by_a_smaller_one(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    chosen = Sender(ORIGIN, client)
+
+    def fail(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(client, "strlen", fail)
+    sizes = []
+    for _ in range(5):
+        with pytest.raises(type(error)):
+            chosen.advance("r1", bytes(1_000_000))
+        sizes.append(chosen._piece)
+    assert sizes == [max(sender.SMALLEST_PIECE, sender.FIRST_PIECE >> step) for step in range(1, 6)]
+
+
+def test_a_full_list_is_looked_at_now_and_then(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks = [1000.0], []
+    monkeypatch.setattr(sender, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    llen = client.llen
+    monkeypatch.setattr(client, "llen", lambda key: (looks.append(key), llen(key))[1])
+    chosen = Sender(ORIGIN, client)
+    chosen.push(b"1")
+    assert not chosen.blocked(2) and not looks, "there is room"
+    chosen.push(b"2")
+    assert chosen.blocked(2) and looks == [reports_key(ENDPOINT)]
+    now[0] += sender.LOOK_INTERVAL - 0.1
+    assert chosen.blocked(2) and len(looks) == 1
+    client.rpop(reports_key(ENDPOINT))
+    now[0] += 0.1
+    assert not chosen.blocked(2) and len(looks) == 2
+    now[0] += 10
+    assert not chosen.blocked(2) and len(looks) == 2

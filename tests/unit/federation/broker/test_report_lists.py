@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -38,7 +42,7 @@ def account(broker: Broker, endpoint_id: str) -> redis.Redis:
     return redis.Redis.from_url(f"redis://{user}:pw@{broker.address}/0")
 
 
-ONE, TWO = names.new_id(), names.new_id()
+ONE, TWO, THREE = names.new_id(), names.new_id(), names.new_id()
 
 
 def push(broker: Broker, endpoint_id: str, *reports: bytes) -> None:
@@ -87,6 +91,17 @@ def test_endpoints_share_a_batch(broker: Broker, monkeypatch: pytest.MonkeyPatch
     push(broker, TWO, b"one")
     first, second = broker.report_lists.read("c0", [ONE, TWO])
     assert (len(first.reports), first.waiting, second.reports) == (2, 100, [b"one"])
+    monkeypatch.setattr(report_lists, "READ_BYTES", 10)
+    push(broker, THREE, b"x" * 3, b"y" * 3)
+    first, second = broker.report_lists.read("c0", [THREE, TWO])
+    assert (first.reports, first.waiting, second.reports) == ([b"x" * 3], 2, [b"one"])
+
+
+def test_any_number_of_lists_is_looked_at(broker: Broker) -> None:
+    some = [names.new_id() for _ in range(2002)]
+    for endpoint_id in some[998:]:
+        push(broker, endpoint_id, b"a")
+    assert broker.report_lists.waiting(some) == dict.fromkeys(some[998:], 1)
 
 
 def test_what_is_too_large_is_not_sent(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +127,9 @@ def test_what_is_no_list_is_a_fault_of_its_endpoint_only(broker: Broker) -> None
     first, second = broker.report_lists.read("c0", [ONE, TWO])
     assert first.fault is not None and first.reports == [] and second.reports == [b"d"]
     assert broker.report_lists.waiting([ONE, TWO]) == {TWO: 1}, "and it is gone"
+    broker.report_lists.remove("c0", [(first, 0), (second, 1)], [])
+    assert broker.report_lists.waiting([ONE, TWO]) == {}
+    assert not report_lists.is_wrong_type(redis.exceptions.OutOfMemoryError("OOM"))
     # so that nodes announce themselves again, and push what was in it
     assert not broker.redis.exists(names.applied_key(ONE), names.nodes_key(ONE))
 
@@ -152,6 +170,46 @@ def test_news_of_endpoints_arrive_and_nothing_else_does(broker: Broker) -> None:
         assert news.wait(0.0) == (set(), set())
     finally:
         news.close()
+
+
+def test_waiting_for_news_lasts_until_the_first_one(broker: Broker) -> None:
+    news = report_lists.News(broker)
+    later = threading.Timer(0.3, broker.redis.publish, (names.news_channel(ONE), b""))
+    try:
+        news.wait(0.0)
+        later.start()
+        began = time.monotonic()
+        assert news.wait(60.0) == {ONE} and time.monotonic() - began < 30.0
+        times = []
+        for _ in range(5):
+            broker.redis.publish(names.news_channel(TWO), b"")
+            began = time.monotonic()
+            assert news.wait(60.0) == {TWO}
+            times.append(time.monotonic() - began)
+        assert min(times) < 0.9, "it waited for more"
+    finally:
+        later.join()
+        news.close()
+
+
+def test_news_are_subscribed_to_again_after_an_error() -> None:
+    opened: list[Any] = []
+
+    def fail(timeout: float) -> None:
+        raise redis.ConnectionError("broken")
+
+    def pubsub(**_: Any) -> Any:
+        closed: list[bool] = []
+        one = SimpleNamespace(psubscribe=lambda *_: None, close=lambda: closed.append(True), closed=closed)
+        one.get_message = (lambda timeout: None) if opened else fail
+        opened.append(one)
+        return one
+
+    news = report_lists.News(SimpleNamespace(redis=SimpleNamespace(pubsub=pubsub)))
+    with pytest.raises(redis.ConnectionError):
+        news.wait(0.0)
+    assert news.wait(0.0) == set()
+    assert [one.closed for one in opened] == [[True], []]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import pytest
 from sqlalchemy import insert
 
 from federation.context import Federation
+from federation.db import shared
 from federation.db.tables import bundles, functions, groups, loads, nodes, submissions, tasks
+from federation.ledger import totals
 from federation.registry import endpoint_status, endpoints
 from federation.registry.users import User
 from tests.support.service import RecordingBroker
@@ -82,6 +84,7 @@ def add_tasks(fed: Federation, endpoint: dict[str, Any], user: User, *states: st
                     bundle_no=bundle_no if sent else None,
                 )
             )
+        shared.change_loads(connection, totals.differences(connection, no))
 
 
 def test_registering_gives_credentials_once(fed: Federation, ada: User, broker: RecordingBroker) -> None:

@@ -37,8 +37,9 @@ def _step_until(supervisor: Supervisor, condition: Callable[[], object], timeout
 
 
 def test_a_dead_child_is_replaced_at_once(tmp_path: Path) -> None:
-    changes = []
-    with Supervisor(tmp_path, lambda: changes.append(1)) as supervisor:
+    changes: list[list[int]] = []
+    note = lambda: changes.append([child.exits for child in supervisor.children.values()])  # noqa: E731
+    with Supervisor(tmp_path, note) as supervisor:
         child = supervisor.add(_spec(tmp_path, "worker", SLEEPER))
         first = child.pid
         assert first is not None
@@ -46,8 +47,10 @@ def test_a_dead_child_is_replaced_at_once(tmp_path: Path) -> None:
         began = time.monotonic()
         _step_until(supervisor, lambda: child.pid not in (first, None))
         assert time.monotonic() - began < 0.5
-        assert child.exits == 1
-        assert len(changes) == 3  # started, exited, restarted
+        assert (child.exits, child.status) == (1, -signal.SIGKILL)
+        assert changes == [[0], [1], [1]]  # started, exited, restarted
+        supervisor.stop()
+        assert changes == [[0], [1], [1], []] and supervisor.stopping
     assert not psutil.pid_exists(first)
 
 
@@ -69,8 +72,64 @@ def test_the_delay_is_short_again_after_a_recovery(tmp_path: Path, monkeypatch: 
 def test_the_longest_delay_is_bounded(tmp_path: Path) -> None:
     child = supervise.Child(_spec(tmp_path, "broken", ""), tmp_path / "log", started=time.monotonic())
     for _ in range(20):
+        before = time.monotonic()
         child.record_exit(1)
-    assert child.delay == supervise.MAX_DELAY
+        assert child.due is not None
+    assert child.delay == supervise.MAX_DELAY and child.due - before >= supervise.MAX_DELAY
+
+
+def test_the_supervisor_sleeps_until_something_happens(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        child = supervisor.add(_spec(tmp_path, "worker", SLEEPER))
+        began = time.monotonic()
+        supervisor.step(0.2)
+        assert time.monotonic() - began >= 0.2
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        began = time.monotonic()
+        supervisor.step(30.0)  # it wakes up at the end of the child, and
+        assert child.pid is None and child.due is not None
+        supervisor.step(30.0)  # again when the restart is due
+        assert child.pid is not None
+        assert supervise.FIRST_DELAY <= time.monotonic() - began < 10.0
+
+
+def test_a_second_signal_ends_the_wait_for_the_children(tmp_path: Path) -> None:
+    code = """
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open("ready", "w").close()
+        time.sleep(60)
+    """
+    with Supervisor(tmp_path) as supervisor:
+        child = supervisor.add(_spec(tmp_path, "deaf", code, grace=60.0))
+        wait_until((tmp_path / "ready").exists, what="the child")
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10.0
+    assert child.process is not None and child.process.returncode == -signal.SIGKILL
+
+
+def test_stopping_waits_no_longer_than_the_children_need(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        children = [supervisor.add(_spec(tmp_path, name, SLEEPER, grace=60.0)) for name in ("a", "b")]
+        began = time.monotonic()
+    assert time.monotonic() - began < 10.0
+    assert all(child.process is not None and child.process.returncode is not None for child in children)
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    before, wakeup = os.listdir("/proc/self/fd"), signal.set_wakeup_fd(-1)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)]
+    with Supervisor(tmp_path) as supervisor:
+        during = len(os.listdir("/proc/self/fd"))
+        child = supervisor.add(_spec(tmp_path, "broken", "raise SystemExit(3)"))
+        _step_until(supervisor, lambda: child.exits == 2)
+        assert len(os.listdir("/proc/self/fd")) == during
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert signal.set_wakeup_fd(wakeup) == -1
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)] == handlers
 
 
 def test_output_goes_to_a_private_log(tmp_path: Path) -> None:
@@ -101,7 +160,12 @@ def test_children_stop_in_the_order_of_their_ranks(tmp_path: Path) -> None:
     assert (tmp_path / "order").read_text().replace("-c", "").split() == ["endpoint", "web", "broker"]
 
 
-def test_a_child_that_ignores_the_request_is_killed_with_its_descendants(tmp_path: Path) -> None:
+def test_a_child_that_ignores_the_request_is_killed_with_its_descendants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    running = Supervisor._running
+    monkeypatch.setattr(Supervisor, "_running", lambda _, alive: (looks.append(1), running(alive))[1])
     code = """
         import signal, subprocess, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -115,7 +179,7 @@ def test_a_child_that_ignores_the_request_is_killed_with_its_descendants(tmp_pat
         wait_until(lambda: (tmp_path / "grandchild").exists(), what="the grandchild")
         family = [psutil.Process(child.pid), psutil.Process(int((tmp_path / "grandchild").read_text()))]
         began = time.monotonic()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 3.0 and len(looks) < 20, "it sleeps meanwhile"
     assert all(processes.ended(process) for process in family)
 
 
@@ -156,6 +220,9 @@ def test_a_program_that_vanishes_is_tried_again_later(tmp_path: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
         _step_until(supervisor, lambda: child.delay > supervise.FIRST_DELAY * 3)
         assert child.pid is None
+        before, delay = time.monotonic(), child.delay
+        supervisor._restart(child)
+        assert child.due is not None and child.due >= before + delay and child.delay == 2 * delay
         (tmp_path / "elsewhere").rename(program)
         _step_until(supervisor, lambda: child.pid is not None)
 

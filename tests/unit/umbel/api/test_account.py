@@ -71,7 +71,7 @@ def test_writing_replaces_the_whole_file(home: Path) -> None:
 
 def test_in_a_call(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UMBEL_WORK", str(home))
-    with pytest.raises(Unauthorized, match="calls at an endpoint have no access to the service.*submit them"):
+    with pytest.raises(Unauthorized, match="no access to the service.*submit them.*nested_submit = true"):
         Executor("local")
 
 

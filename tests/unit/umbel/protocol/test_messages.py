@@ -79,6 +79,8 @@ def test_a_bundle_of_another_endpoint_or_of_long_ago() -> None:
         {"function": {"id": "f"}},
         {"function": None},
         {"options": {"colour": "red"}},
+        {"options": {"nested": 1}},
+        {"options": {"nested": False}},
         {"options": None},
     ],
 )

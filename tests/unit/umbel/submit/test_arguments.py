@@ -56,6 +56,8 @@ WRONG: list[tuple[str, Any]] = [
     ("max_attempts", 0),
     ("cores", 0),
     ("open_files", 3),
+    ("nested", 1),
+    ("nested", "yes"),
     ("submit_timeout", -1),
     ("submit_timeout", "soon"),
     ("batch_interval", "1"),

@@ -20,9 +20,9 @@ def call(size: int = 0) -> Call:
     return Call(bytes(size), future)
 
 
-def taken(batch: Batch | None) -> tuple[str, int]:
+def taken(batch: Batch | None) -> list[tuple[str, int]]:
     assert batch is not None
-    return batch.function.name, len(batch.calls)
+    return [(part.function.name, len(part.calls)) for part in batch.parts]
 
 
 def test_functions_take_turns_until_all_are_sent() -> None:
@@ -31,9 +31,42 @@ def test_functions_take_turns_until_all_are_sent() -> None:
         queue.put(SQUARE, OPTIONS, call())
     for _ in range(3):
         queue.put(CUBE, OPTIONS, call())
-    turns = [taken(queue.take(2)) for _ in range(5)]
-    assert turns == [("square", 2), ("cube", 2), ("square", 2), ("cube", 1), ("square", 1)]
+    turns = [taken(queue.take(1)) for _ in range(2)]
+    assert turns == [[("square", 1)], [("cube", 1)]]
+    assert taken(queue.take(2)) == [("square", 1), ("cube", 1)]
+    assert taken(queue.take(3)) == [("square", 2), ("cube", 1)]
+    assert taken(queue.take(9)) == [("square", 1)]
     assert queue.take(2) is None
+
+
+def test_a_function_with_few_calls_leaves_its_share_to_others() -> None:
+    queue = CallQueue()
+    for function, count in ((SQUARE, 2), (CUBE, 50)):
+        for _ in range(count):
+            queue.put(function, OPTIONS, call())
+    assert taken(queue.take(20)) == [("square", 2), ("cube", 18)]
+
+
+def test_many_functions_share_batches() -> None:
+    queue = CallQueue()
+    functions = [FunctionBody(b"", str(number), None, "") for number in range(5)]
+    for function in functions * 2:
+        queue.put(function, OPTIONS, call())
+    batches = [taken(queue.take(functions=3)) for _ in range(2)]
+    assert batches == [[("0", 2), ("1", 2), ("2", 2)], [("3", 2), ("4", 2)]]
+
+
+def test_what_is_put_back_comes_first_and_as_it_was() -> None:
+    queue = CallQueue()
+    queue.put(SQUARE, OPTIONS, call(3))
+    queue.put(CUBE, Options(), call(4))
+    batch = queue.take()
+    assert batch is not None and (queue.count, queue.size) == (0, 0)
+    queue.put(SQUARE, OPTIONS, call(5))
+    queue.put_back(batch.split())
+    assert (queue.count, queue.size) == (3, 12)
+    assert [taken(queue.take()) for _ in range(3)] == [[("square", 1)], [("cube", 1)], [("square", 1)]]
+    assert (queue.count, queue.size) == (0, 0)
 
 
 def test_calls_with_other_options_are_another_batch() -> None:
@@ -72,7 +105,7 @@ def test_a_batch_is_filled_up_to_its_largest_size(
     queue = CallQueue()
     queue.put(SQUARE, OPTIONS, call(50 - calls.CALL_OVERHEAD))
     queue.put(SQUARE, OPTIONS, call(50 - calls.CALL_OVERHEAD + more))
-    assert taken(queue.take()) == ("square", expected)
+    assert taken(queue.take()) == [("square", expected)]
 
 
 def test_one_larger_call_makes_a_batch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,5 +113,5 @@ def test_one_larger_call_makes_a_batch_of_its_own(monkeypatch: pytest.MonkeyPatc
     queue = CallQueue()
     for size in (1, 200, 1):
         queue.put(SQUARE, OPTIONS, call(size))
-    assert [taken(queue.take()) for _ in range(3)] == [("square", 1)] * 3
+    assert [taken(queue.take()) for _ in range(3)] == [[("square", 1)]] * 3
     assert queue.take() is None

@@ -8,10 +8,13 @@ from concurrent.futures import CancelledError, TimeoutError
 import pytest
 
 from tests.support.wait import wait_until
-from tests.unit.umbel.scripted import ScriptedService
-from umbel import Executor, TaskError
+from tests.unit.umbel.scripted import ScriptedService, ScriptedTransport
+from umbel import Client, Executor, TaskError
+from umbel.futures import UmbelFuture
 from umbel.protocol.errors import NotFound, ServiceUnavailable, TooMany, Unauthorized
 from umbel.submit import follower
+from umbel.submit.follower import Follower
+from umbel.submit.pending import Pending
 
 
 @pytest.fixture
@@ -136,8 +139,8 @@ def test_a_restored_database_is_read_from_its_first_result(
     service: ScriptedService, executor: Executor
 ) -> None:
     service.epoch = "a"
-    done, kept, lost = executor.submit(abs, 1), executor.submit(abs, 2), executor.submit(abs, 3)
-    wait_until(lambda: done.task_id and kept.task_id and lost.task_id, what="the tasks")
+    done, kept, lost, running = [executor.submit(abs, number) for number in range(4)]
+    wait_until(lambda: len(service.task_ids) == 4 and running.task_id, what="the tasks")
     service.finish(str(done.task_id), 1)
     assert done.result(10) == 1
     wait_until(lambda: (service.polls[-1].query or {}).get("epoch") == "a", what="a poll with the epoch")
@@ -151,6 +154,9 @@ def test_a_restored_database_is_read_from_its_first_result(
     error = lost.exception(10)
     assert isinstance(error, NotFound) and error.code == "TASK_NOT_FOUND" and str(lost.task_id) in str(error)
     assert done.result() == 1
+    assert executor._session.pending.waiting() == [running] and not running.done()
+    service.finish(str(running.task_id), 3)
+    assert running.result(10) == 3
     later = executor.submit(abs, 4)
     wait_until(lambda: later.task_id, what="the task")
     service.finish(str(later.task_id), 4)
@@ -229,3 +235,147 @@ def test_cancelled_at_the_service(service: ScriptedService, executor: Executor) 
     service.finish(str(future.task_id), state="cancelled", result=None)
     with pytest.raises(CancelledError):
         future.result(10)
+
+
+@pytest.fixture
+def alone(service: ScriptedService) -> Iterator[tuple[Follower, Pending]]:
+    """A follower without a session that would close it."""
+    pending = Pending()
+    alone = Follower(Client(transport=ScriptedTransport(service)), pending, "a group")
+    yield alone, pending
+    pending.end()
+    pending.fail_all(CancelledError())
+    alone.close()
+
+
+def test_a_follower_is_started_once_and_not_after_its_end(alone: tuple[Follower, Pending]) -> None:
+    follower, _ = alone
+    assert not follower.is_current_thread
+    follower.start()
+    thread = follower._thread
+    follower.start()
+    assert thread is not None and follower._thread is thread
+    follower.close()
+    follower._thread = None
+    follower.start()
+    assert follower._thread is None
+    follower.close()  # it has no thread to wait for
+
+
+def test_closing_ends_a_follower_that_has_nothing_to_poll_for(alone: tuple[Follower, Pending]) -> None:
+    follower, pending = alone
+    follower.start()
+    with pytest.raises(AssertionError):  # it waits in its thread
+        wait_until(lambda: not follower._thread.is_alive(), timeout=0.1)  # type: ignore[union-attr]
+    follower.close()
+    assert not follower._thread.is_alive()  # type: ignore[union-attr]
+    assert follower._transport.closed  # type: ignore[attr-defined]
+
+
+def test_closing_ends_a_poll(alone: tuple[Follower, Pending], service: ScriptedService) -> None:
+    follower, pending = alone
+    service.exists = True
+    future = waiting(pending, "t1")
+    follower.start()
+    wait_until(lambda: service.polls, what="the poll")
+    follower.close()
+    assert not follower._thread.is_alive() and not future.done()  # type: ignore[union-attr]
+
+
+def test_a_follower_ends_when_no_result_can_arrive(
+    alone: tuple[Follower, Pending], service: ScriptedService
+) -> None:
+    follower, pending = alone
+    service.exists = True
+    future = waiting(pending, "t1")
+    follower.start()
+    service.finish("t1", 5)
+    assert future.result(10) == 5
+    pending.end()
+    follower._thread.join(10)  # type: ignore[union-attr]
+    assert not follower._thread.is_alive()  # type: ignore[union-attr]
+    assert follower._transport.closed  # type: ignore[attr-defined]
+
+
+def test_a_callback_may_close_the_follower(alone: tuple[Follower, Pending], service: ScriptedService) -> None:
+    follower, pending = alone
+    service.exists = True
+    future = waiting(pending, "t1")
+    seen: list[object] = []
+
+    def close(_: object) -> None:
+        try:
+            follower.close()
+        except RuntimeError as error:
+            seen.append(error)
+        seen.append(follower.is_current_thread)
+
+    future.add_done_callback(close)
+    follower.start()
+    service.finish("t1", 5)
+    wait_until(lambda: seen, what="the callback")
+    assert seen == [True]
+    follower._thread.join(10)  # type: ignore[union-attr]
+    assert not follower._thread.is_alive()  # type: ignore[union-attr]
+
+
+def waiting(pending: Pending, task_id: str) -> UmbelFuture:
+    """Return a future that waits for a task."""
+    executor = ScriptedService().executor()
+    future = UmbelFuture(executor._session, "a group")
+    future.task_id = task_id
+    pending.expect([future])
+    return future
+
+
+@pytest.mark.parametrize("retry_after", [0, -1, "soon", None])
+def test_a_busy_service_that_names_no_pause_is_not_polled_at_once(
+    service: ScriptedService, executor: Executor, retry_after: object
+) -> None:
+    service.results_fail = [TooMany("", details={"retry_after": retry_after})]
+    future = executor.submit(abs, 1)
+    wait_until(lambda: service.polls, what="the first poll")
+    with pytest.raises(AssertionError):
+        wait_until(lambda: len(service.polls) > 1, timeout=0.1)
+    assert not future.done()
+
+
+def test_the_pause_that_a_busy_service_names_is_kept_and_ends_with_the_executor(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "BUSY_PAUSE", 0.01)
+    service.results_fail = [TooMany("", details={"retry_after": 60.0})]
+    executor = service.executor()
+    executor.submit(abs, 1)
+    wait_until(lambda: service.polls, what="the first poll")
+    with pytest.raises(AssertionError):
+        wait_until(lambda: len(service.polls) > 1, timeout=0.1)
+    executor._session.close()
+    executor._session.follower.close()
+    assert not executor._session.follower._thread.is_alive()  # type: ignore[union-attr]
+
+
+def test_a_pause_ends_when_no_result_can_arrive(
+    alone: tuple[Follower, Pending], service: ScriptedService
+) -> None:
+    follower, pending = alone
+    service.results_fail = [TooMany("", details={"retry_after": 60.0})]
+    future = waiting(pending, "t1")
+    follower.start()
+    wait_until(lambda: service.polls, what="the first poll")
+    pending.forget([future])
+    pending.end()
+    follower._thread.join(10)  # type: ignore[union-attr]
+    assert not follower._thread.is_alive()  # type: ignore[union-attr]
+
+
+def test_the_first_epoch_is_no_restored_database(
+    service: ScriptedService, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.epoch, service.echo = "a", True
+    for number in range(3):
+        executor.submit(abs, number).result(10)
+    assert not caplog.records
+    service.epoch = "b"
+    executor.submit(abs, 3).result(10)
+    wait_until(lambda: "restored" in caplog.text, what="the warning")

@@ -315,3 +315,27 @@ def test_memory_is_bounded() -> None:
         cache.get(lambda number=number: number)  # type: ignore[misc]
     assert len(cache._entries) <= function_cache.CACHE_SIZE
     assert len(cache._bodies) <= function_cache.CACHE_SIZE
+
+
+def test_the_latest_functions_stay(dumps: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function_cache, "CACHE_SIZE", 2)
+    cache, functions = FunctionCache(), [scaled, indirect, frequent]
+    for each in functions:
+        cache.get(each)
+    dumps.clear()
+    for each in (frequent, indirect, scaled):
+        cache.get(each)
+    assert dumps == [scaled], "the oldest one"
+    partial = functools.partial(scaled, 1)  # pickled each time
+    body = cache.get(partial)
+    assert cache.get(partial) is body
+
+
+def test_again_when_other_modules_may_travel(dumps: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``cloudpickle.register_pickle_by_value``, or an import."""
+    cache = FunctionCache()
+    cache.get(scaled)
+    monkeypatch.setattr(function_cache, "generation", lambda: "another")
+    cache.get(scaled)
+    cache.get(scaled)
+    assert dumps == [scaled] * 2

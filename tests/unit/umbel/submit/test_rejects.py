@@ -8,7 +8,7 @@ import pytest
 
 from umbel.api.options import Options
 from umbel.serialization.codec import FunctionBody
-from umbel.submit.calls import Batch, Call
+from umbel.submit.calls import Batch, Call, Part
 from umbel.submit.ending import Rejects
 
 
@@ -18,7 +18,8 @@ class Future:
 
 def batch(calls: int, size: int = 0) -> Batch:
     futures: list[Any] = [Future() for _ in range(calls)]
-    return Batch(FunctionBody(b"", "f", None, ""), Options(), [Call(bytes(size), each) for each in futures])
+    part = Part(FunctionBody(b"", "f", None, ""), [Call(bytes(size), each) for each in futures])
+    return Batch(Options(), [part])
 
 
 @pytest.mark.parametrize(("calls", "size"), [(4, 0), (1, 40)])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError
@@ -19,11 +22,12 @@ from tests.unit.umbel.scripted import ScriptedService, ScriptedTransport
 from umbel import Client, Executor
 from umbel.api.account import Account
 from umbel.api.options import Options
+from umbel.protocol import parcel
 from umbel.protocol.errors import BadRequest, ServiceUnavailable, TooMany
 from umbel.serialize import dump_call, dump_function
 from umbel.submit import session, spool
-from umbel.submit.calls import Batch, Call, Route
-from umbel.submit.spool import Spool
+from umbel.submit.calls import Batch, Call, Part, Route
+from umbel.submit.spool import Outcome, Spool
 
 ACCOUNT = Account("http://umbel.example", "umb_secret")
 
@@ -48,7 +52,8 @@ def kept(tmp_path: Path) -> Spool:
 
 def batch(executor: Executor, count: int = 3, *, tried: bool = False) -> Batch:
     calls = [Call(dump_call((number,), {}), executor._session.future()) for number in range(count)]
-    return Batch(dump_function(abs), Options(tags=("a",), retry_on=(KeyError,)), calls, tried=tried)
+    part = Part(dump_function(abs), calls)
+    return Batch(Options(tags=("a",), retry_on=(KeyError,)), [part], tried=tried)
 
 
 @pytest.fixture
@@ -61,7 +66,11 @@ def route(executor: Executor) -> Route:
 
 
 def test_what_is_kept_is_submitted_once(
-    service: ScriptedService, client: Client, executor: Executor, kept: Spool
+    service: ScriptedService,
+    client: Client,
+    executor: Executor,
+    kept: Spool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second = batch(executor), batch(executor, 2, tried=True)
     second.calls[1].future.abandoned = True
@@ -71,7 +80,11 @@ def test_what_is_kept_is_submitted_once(
     assert not any(b"umb_secret" in file.read_bytes() for file in kept.folder.glob("*.calls"))
     assert {file.stat().st_mode & 0o777 for file in kept.folder.iterdir()} == {0o600}
     assert kept.folder.stat().st_mode & 0o777 == 0o700
+    cancelled: list[list[str]] = []
+    cancel = client.cancel_tasks
+    monkeypatch.setattr(client, "cancel_tasks", lambda ids: (cancelled.append(ids), cancel(ids)))
     assert kept.send(client).submitted == 5
+    assert cancelled == [service.task_ids[-1:]], "one request, for the submission with a cancelled call"
     assert [request.key for request in service.submissions] == [first.key, second.key]
     request = service.submissions[0]
     assert list(request.blobs or ()) == [call.payload for call in first.calls]
@@ -79,6 +92,37 @@ def test_what_is_kept_is_submitted_once(
     assert request.body["options"] == {"tags": ["a"], "retry_on": ["KeyError"]}
     assert service.cancelled == service.task_ids[-1:]
     assert kept.send(client).submitted == 0 and not kept.has_own()
+
+
+def test_calls_of_several_functions_are_kept_together(
+    service: ScriptedService, client: Client, executor: Executor, kept: Spool
+) -> None:
+    parts = [
+        Part(dump_function(fn), [Call(dump_call((number,), {}), executor._session.future())])
+        for number, fn in enumerate((abs, len))
+    ]
+    both = Batch(Options(), parts, tried=True)
+    kept.save(both, route(executor))
+    assert kept.send(client).submitted == 2
+    (request,) = service.submissions
+    assert request.key == both.key and [each["calls"] for each in request.body["functions"]] == [1, 1]
+    assert list(request.blobs or ()) == [call.payload for call in both.calls]
+    assert len(service.functions) == 2
+
+
+def test_files_of_the_first_version_are_read(
+    service: ScriptedService, client: Client, executor: Executor, kept: Spool
+) -> None:
+    kept.save(batch(executor), route(executor))
+    (file,) = kept.folder.glob("*.calls")
+    head, joined = parcel.split(file.read_bytes())
+    record = json.loads(head)
+    (function,) = record.pop("functions")
+    del function["calls"]
+    blobs = parcel.cut(record.pop("sizes"), joined)
+    file.write_bytes(parcel.pack({**record, **function, "version": 1}, blobs))
+    assert kept.send(client).submitted == 3
+    assert list(service.submissions[0].blobs or ()) == blobs[1:]
 
 
 @pytest.mark.parametrize("error", [ServiceUnavailable("away"), TooMany("full")])
@@ -102,6 +146,7 @@ def test_what_the_service_rejects_does_not_stop_the_rest(
     outcome = kept.send(client)
     assert (outcome.submitted, outcome.rejected) == (2, 1)
     assert len(list(kept.folder.glob("*.rejected"))) == 1
+    assert not kept.has_own()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +193,58 @@ def test_the_spool_is_bounded(executor: Executor, kept: Spool, monkeypatch: pyte
     monkeypatch.setattr(spool, "MAX_BYTES", 100)
     with pytest.raises(OSError, match="limit"):
         kept.save(batch(executor), route(executor))
+
+
+def test_a_home_without_kept_calls_has_none_and_stays_as_it_is(client: Client, tmp_path: Path) -> None:
+    spool = Spool(ACCOUNT, tmp_path / "home")
+    assert not spool.has_own()
+    assert spool.send(client) == spool.send(client, wait=False) == Outcome()
+    assert not spool.folder.exists()
+
+
+def test_calls_are_kept_in_a_home_that_does_not_exist_yet(executor: Executor, tmp_path: Path) -> None:
+    spool = Spool(ACCOUNT, tmp_path / "a" / "home")
+    spool.save(batch(executor), route(executor))
+    assert spool.has_own()
+
+
+def test_the_folder_is_synchronized_after_each_change(
+    client: Client, executor: Executor, kept: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    sync = spool._sync
+
+    def count(folder: Path) -> None:
+        found.append(len(list(folder.glob("*.calls"))))
+        sync(folder)
+
+    monkeypatch.setattr(spool, "_sync", count)
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
+    kept.save(batch(executor), route(executor))
+    assert found == [1] and len(synced) >= 2, "file and folder"
+    kept.send(client)
+    assert found == [1, 0] and len(synced) >= 3
+
+
+def test_two_programs_do_not_submit_the_same_calls(
+    service: ScriptedService, client: Client, executor: Executor, kept: Spool
+) -> None:
+    kept.save(batch(executor), route(executor))
+    other = os.open(kept.folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    before = len(os.listdir("/proc/self/fd"))
+    assert kept.send(client, wait=False) == Outcome()
+    assert len(os.listdir("/proc/self/fd")) == before
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(kept.send(client)))
+    thread.start()
+    thread.join(0.1)
+    assert not outcomes and not service.submissions and kept.has_own()
+    os.close(other)
+    thread.join(10)
+    assert outcomes == [Outcome(submitted=3)] and len(os.listdir("/proc/self/fd")) == before - 1
 
 
 def test_a_program_with_a_failed_future_that_was_looked_at_keeps_nothing(service: ScriptedService) -> None:
@@ -250,3 +347,72 @@ def test_the_next_program_submits_them(
     wait_until(lambda: not Spool(ACCOUNT).has_own(), what="the file to go")
     gc.collect()
     assert os.listdir(tmp_path / "spool") == ["lock"]
+
+
+def test_calls_of_another_version_of_the_sdk_are_put_aside(
+    client: Client, executor: Executor, kept: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(spool, "VERSION", spool.VERSION + 1)
+        kept.save(batch(executor), route(executor))
+    assert kept.send(client) == Outcome()
+    assert len(list(kept.folder.glob("*.damaged"))) == 1 and not kept.has_own()
+
+
+@pytest.fixture
+def flushes(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Spool]:
+    """The spools that are sent in the background."""
+    monkeypatch.setenv("UMBEL_HOME", str(tmp_path))
+    monkeypatch.setattr(spool, "_checked", set())
+    monkeypatch.setattr(ScriptedTransport, "account", ACCOUNT, raising=False)
+    sent: list[Spool] = []
+    monkeypatch.setattr(spool, "_send", lambda _, each: sent.append(each))
+    return sent
+
+
+def test_kept_calls_are_looked_for_once(client: Client, executor: Executor, flushes: list[Spool]) -> None:
+    Spool(ACCOUNT).save(batch(executor), route(executor))
+    for _ in range(3):
+        spool.send_in_background(client)
+    wait_until(lambda: flushes, what="the thread")
+    with pytest.raises(AssertionError):
+        wait_until(lambda: len(flushes) > 1, timeout=0.1)
+
+
+def test_no_thread_starts_without_kept_calls(client: Client, flushes: list[Spool]) -> None:
+    spool.send_in_background(client)
+    with pytest.raises(AssertionError):
+        wait_until(lambda: flushes, timeout=0.1)
+
+
+def test_an_account_without_a_home_keeps_nothing(
+    client: Client, flushes: list[Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_: object = None) -> Path:
+        raise OSError("no home directory")
+
+    monkeypatch.setattr(spool, "home_directory", missing)
+    spool.send_in_background(client)
+    assert not flushes
+
+
+def test_the_background_waits_neither_for_other_programs_nor_for_the_service(
+    service: ScriptedService,
+    client: Client,
+    executor: Executor,
+    kept: Spool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept.save(batch(executor), route(executor))
+    other = os.open(kept.folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    thread = threading.Thread(target=spool._send, args=(client, kept))
+    thread.start()
+    thread.join(5)
+    waits = thread.is_alive()
+    os.close(other)
+    thread.join(5)
+    assert not waits and not service.submissions
+    service.refuse = lambda _: ServiceUnavailable("away")
+    spool._send(client, kept)
+    assert "not submitted yet" in caplog.text and kept.has_own()
