@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: An endpoint without a live node is checked this often, seconds.
 OFFLINE_INTERVAL = 30.0
+#: Maximum bundles whose calls are sent again in one transaction.
+BATCH = 1000
 #: The checks of an endpoint take at most about this share of the time.
 SHARE = 0.05
 
@@ -192,33 +194,39 @@ class LostBundles:
         }
 
     def _send_again(self, no: int, endpoint_id: str, epoch: int, lost: Lost) -> None:
-        """Queue the calls of lost bundles that are still open, or end them."""
-        now = self._fed.clock()
-        with self._fed.database.write() as connection:
-            shared.lock_endpoints(connection, [no])
-            if not _epoch_is(connection, no, epoch):
-                return
-            calls = tasks_in_bundles(connection, [each.no for each in lost.never])
-            requeue(connection, calls, counted=False)
-            count, groups = len(calls), {}
-            for node, found in [("", lost.elsewhere), *lost.ended.items()]:
-                calls = tasks_in_bundles(connection, [each.no for each in found])
-                count += len(calls)
-                codes = interruption_codes(node, calls)
-                groups.update(requeue_lost(connection, calls, now, {}, codes))
-            planned = dispatch.refill(self._fed, connection, no, now)
-        ended = sum(map(len, lost.ended.values()))
+        """Queue the calls of lost bundles that are still open, or end them, some bundles at a time."""
+        calls = 0
+        for node, found in [(None, lost.never), ("", lost.elsewhere), *lost.ended.items()]:
+            for start in range(0, len(found), BATCH):
+                nos = [each.no for each in found[start : start + BATCH]]
+                calls += self._send_some_again(no, epoch, nos, node)
         log.warning(
             "endpoint %s: lost bundles: %d before they were fetched, %d with nodes that ended, %d after they "
             "were sent; %d calls requeued or ended",
             endpoint_id,
             len(lost.never),
-            ended,
+            sum(map(len, lost.ended.values())),
             len(lost.elsewhere),
-            count,
+            calls,
         )
+
+    def _send_some_again(self, no: int, epoch: int, bundle_nos: list[int], node: str | None) -> int:
+        """Return the number of calls. ``node``: that fetched them, "" if it is not known, None: no node."""
+        now = self._fed.clock()
+        groups: dict[str, int] = {}
+        with self._fed.database.write() as connection:
+            shared.lock_endpoints(connection, [no])
+            if not _epoch_is(connection, no, epoch):
+                return 0
+            calls = tasks_in_bundles(connection, bundle_nos)
+            if node is None:
+                requeue(connection, calls, counted=False)
+            else:
+                groups = requeue_lost(connection, calls, now, {}, interruption_codes(node, calls))
+            planned = dispatch.refill(self._fed, connection, no, now)
         dispatch.send(self._fed, planned)
         self._fed.broker.notify(groups)
+        return len(calls)
 
     def _remove(self, endpoint_id: str, instances: Iterable[str]) -> None:
         """Remove the keys of instances that have ended, after their bundles were sent again."""

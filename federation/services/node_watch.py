@@ -83,12 +83,8 @@ class NodeWatch:
         if not endpoint_ids:
             return
         for endpoint_id, found in self._fed.broker.node_states.beats(endpoint_ids).items():
-            key = self._keys.find(endpoint_id)
-            if key is None:
-                self._watched.pop(endpoint_id, None)
-                continue
             try:
-                self._look_at(endpoint_id, key, found)
+                self._look_at(endpoint_id, found)
             except (*RETRYABLE, *BrokerError):
                 raise
             except Exception:
@@ -143,7 +139,7 @@ class NodeWatch:
             return unchanged > self._fed.settings.node_lost_after
         return standing is Standing.ENDED and (row.instance != instance or unchanged > 2 * HEARTBEAT_INTERVAL)
 
-    def _look_at(self, endpoint_id: str, key: EndpointKey, found: Beats) -> None:
+    def _look_at(self, endpoint_id: str, found: Beats) -> None:
         now = self._ticks()
         watched = self._watched.get(endpoint_id)
         if watched is None or watched.epoch != found.epoch:
@@ -155,6 +151,9 @@ class NodeWatch:
         for gone in watched.instances.keys() - found.beats.keys():
             del watched.instances[gone]
         moved = self._take_beats(watched, found.beats, now)
+        key = self._keys.find(endpoint_id) if moved else None
+        if key is None:
+            return
         self._read_descriptions(endpoint_id, key, watched, found.beats)
         self._record(endpoint_id, key, watched, moved, now)
 

@@ -37,7 +37,7 @@ from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
 
-#: Maximum endpoints refilled per sweep.
+#: Maximum endpoints refilled per sweep, and nodes marked as lost in one transaction.
 BATCH = 500
 #: Interval between two looks for nodes at all endpoints, seconds: their news may be lost.
 LOOK_INTERVAL = 10.0
@@ -125,9 +125,9 @@ class Sweeper:
         except (*RETRYABLE, *BrokerError):
             self.watch.interrupted()
             raise
-        for endpoint_id, found in live.items():
-            for node in self.watch.silent_nodes(endpoint_id, found):
-                self._mark_lost(endpoint_id, node)
+        silent = [(id, row) for id, rows in live.items() for row in self.watch.silent_nodes(id, rows)]
+        for start in range(0, len(silent), BATCH):
+            self._mark_lost(silent[start : start + BATCH])
 
     def _live_nodes(self) -> dict[str, Sequence[NodeRow]]:
         """Return the nodes that are considered live, by the id of their endpoint."""
@@ -139,12 +139,13 @@ class Sweeper:
                 found.setdefault(row[0], []).append(NodeRow(*row[1:]))
         return dict(found)
 
-    def _mark_lost(self, endpoint_id: str, node: NodeRow) -> None:
+    def _mark_lost(self, silent: Sequence[tuple[str, NodeRow]]) -> None:
+        now = self.fed.clock()
         with self.fed.database.write() as connection:
-            marked = record_loss(connection, node.no, node.instance, self.fed.clock())
-        if marked:
-            lost = "endpoint %s: node %s has been silent for %.0f s and is considered lost"
-            log.warning(lost, endpoint_id, node.name, self.fed.settings.node_lost_after)
+            lost = [each for each in silent if record_loss(connection, each[1].no, each[1].instance, now)]
+        for endpoint_id, node in lost:
+            message = "endpoint %s: node %s has been silent for %.0f s and is considered lost"
+            log.warning(message, endpoint_id, node.name, self.fed.settings.node_lost_after)
 
     def find_lost_bundles(self) -> None:
         """Send bundles again that are in the ledger only."""
