@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import select
+
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import HEARTBEAT_INTERVAL
 from umbel.protocol.node_state import Beat, NodeState
@@ -23,6 +25,7 @@ from ..broker.node_states import Beats
 from ..context import Federation
 from ..db import shared
 from ..db.errors import RETRYABLE
+from ..db.tables import endpoints
 from ..ledger import node_rows
 from ..ledger.node_rows import NodeRow, Standing, TooManyNodes
 from .endpoint_keys import EndpointKey, EndpointKeys
@@ -237,6 +240,9 @@ class NodeWatch:
         with self._fed.database.write() as connection:
             if described:
                 shared.lock_endpoints(connection, [endpoint_no])
+                query = select(endpoints.c.deleted).where(endpoints.c.no == endpoint_no)
+                if connection.execute(query).scalar() is not None:
+                    return []  # in the meantime
             for instance in described:
                 known = watched.instances[instance]
                 assert known.state is not None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from federation.db.errors import DatabaseUnavailable
+from federation.ledger import node_rows
 from federation.services import sweeper
 from federation.services.collector import Collector
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
@@ -33,6 +34,12 @@ def _pass(ledger: Ledger, seconds: float, *present: FakeNode) -> None:
         ledger.collect()
         ledger.sweeper.sweep()
         seconds -= 5.0
+
+
+def _live(ledger: Ledger, lab: FakeEndpoint) -> list[str]:
+    """The nodes that are not considered lost, whenever their beats were seen."""
+    with ledger.fed.database.read() as connection:
+        return [row.name for row in node_rows.live_instances(connection, lab.no)]
 
 
 def _attempt(ledger: Ledger, answer: dict[str, Any]) -> int:
@@ -82,8 +89,8 @@ def test_one_silent_node_takes_no_other_with_it(ledger: Ledger, lab: FakeEndpoin
 def test_each_node_is_marked_lost_by_itself(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nodes of two endpoints are silent, more than one batch of them; another one reports."""
-    monkeypatch.setattr(liveness, "BATCH", 2)
+    """Nodes of two endpoints are silent, more than one batch of them; another one beats."""
+    monkeypatch.setattr(sweeper, "BATCH", 2)
     other = ledger.endpoint("other")
     nodes = [lab.node("n0"), lab.node("n1"), lab.node("n2"), other.node("n0"), other.node("n1")]
     ledger.collect()
@@ -91,19 +98,14 @@ def test_each_node_is_marked_lost_by_itself(
     for node in nodes:
         answers.append(ledger.submit(node.endpoint, 1))
         assert len(node.take()) == 1
-        node.beat()
-        ledger.collect()
-    lost = [2, 1, 2, 2, 2]
-    for _ in range(12):  # a slow machine interrupts the collector, which then listens anew
-        nodes[1].beat()
-        ledger.collect()
-        ledger.sweep(after=25)
-        if [_attempt(ledger, answer) for answer in answers] == lost:
-            break
-    assert [_attempt(ledger, answer) for answer in answers] == lost
-    with ledger.fed.database.read() as connection:
-        live = connection.exec_driver_sql("SELECT endpoint_no, name FROM nodes WHERE live = 1").all()
-    assert live == [(lab.no, "n1")]
+    _pass(ledger, 80, nodes[1])
+    assert [_attempt(ledger, answer) for answer in answers] == [2, 1, 2, 2, 2]
+    assert [(each["name"], each["live"]) for each in ledger.nodes(lab)] == [
+        ("n0", False),
+        ("n1", True),
+        ("n2", False),
+    ]
+    assert [each["live"] for each in ledger.nodes(other)] == [False, False]
 
 
 def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -201,37 +203,16 @@ def test_a_node_that_comes_back_works_again(ledger: Ledger, lab: FakeEndpoint) -
     _ends(ledger, node, again, 1)
 
 
-def test_unread_reports_protect_silent_nodes(
-    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The collector is late: the heartbeats of more than one batch of nodes are in the broker."""
-    monkeypatch.setattr(liveness, "BATCH", 2)
-    node, answer = _hold(ledger, lab)
-    others = [lab.node("n2"), lab.node("n3")]
-    ledger.collect()
-    ledger.listen(61)
-    for each in (node, *others):
-        each.beat()
-    ledger.sweep()
-    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
-    ledger.collect()
-    ledger.sweep()
-    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
-
-
 def test_silence_says_nothing_while_the_broker_is_new(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """Heartbeats may have been lost with the broker's data."""
-    node, answer = _hold(ledger, lab)
-    ledger.listen(61)
+    """Beats may have been lost with the broker's data, so silence from before counts no more."""
+    _, answer = _hold(ledger, lab)
+    ledger.listen(58)
     ledger.broker.wipe()
-    ledger.listen()
-    ledger.sweeper.liveness.mark_lost_nodes()
-    ledger.sweep()
+    ledger.sweep(after=1)
     ledger.sweep(after=50)
-    assert _attempt(ledger, answer) == 1
-    for _ in range(5):
-        ledger.sweep(after=65)
-    assert _attempt(ledger, answer) == 2
+    assert _attempt(ledger, answer) == 1 and _live(ledger, lab)
+    _pass(ledger, 60)
+    assert _attempt(ledger, answer) == 2 and not _live(ledger, lab)
 
 
 def test_a_new_instance_is_the_old_ones_death(ledger: Ledger, lab: FakeEndpoint) -> None:

@@ -198,15 +198,15 @@ def test_pieces_follow_each_other_and_the_pointer_comes_last(
     data = bytes(range(256)) * 600  # two pieces and a part of one
     key = parts_key(ENDPOINT, "r1")
     sizes = []
-    for last in (False, False, True):
-        assert chosen.advance("r1", data) is last
+    for position in (None, None, 1):
+        assert chosen.advance("r1", data) == position
         sizes.append(client.strlen(key))
         assert 86000 < client.ttl(key) <= PARTS_LIFETIME
     assert sizes == [sender.FIRST_PIECE, 2 * sender.FIRST_PIECE, len(data)] and client.get(key) == data
     assert frames(client) == [write_pointer("r1", len(data))]
     # a run that ended before the pointer was pushed
     client.delete(reports_key(ENDPOINT))
-    assert Sender(ORIGIN, client).advance("r1", data) is True
+    assert Sender(ORIGIN, client).advance("r1", data) == 1
     assert frames(client) == [write_pointer("r1", len(data))] and client.get(key) == data
 
 
@@ -252,19 +252,20 @@ def test_a_piece_that_fails_is_followed_by_a_smaller_one(
 def test_a_full_list_is_looked_at_now_and_then(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sender, "MAX_UNREAD_REPORTS", 2)
     now, looks = [1000.0], []
     monkeypatch.setattr(sender, "time", SimpleNamespace(monotonic=lambda: now[0]))
     llen = client.llen
     monkeypatch.setattr(client, "llen", lambda key: (looks.append(key), llen(key))[1])
     chosen = Sender(ORIGIN, client)
     chosen.push(b"1")
-    assert not chosen.blocked(2) and not looks, "there is room"
+    assert not chosen.blocked() and not looks, "there is room"
     chosen.push(b"2")
-    assert chosen.blocked(2) and looks == [reports_key(ENDPOINT)]
+    assert chosen.blocked() and looks == [reports_key(ENDPOINT)]
     now[0] += sender.LOOK_INTERVAL - 0.1
-    assert chosen.blocked(2) and len(looks) == 1
+    assert chosen.blocked() and len(looks) == 1
     client.rpop(reports_key(ENDPOINT))
     now[0] += 0.1
-    assert not chosen.blocked(2) and len(looks) == 2
+    assert not chosen.blocked() and len(looks) == 2
     now[0] += 10
-    assert not chosen.blocked(2) and len(looks) == 2
+    assert not chosen.blocked() and len(looks) == 2

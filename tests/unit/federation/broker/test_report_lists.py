@@ -173,18 +173,18 @@ def test_news_of_endpoints_arrive_and_nothing_else_does(broker: Broker) -> None:
 
 
 def test_waiting_for_news_lasts_until_the_first_one(broker: Broker) -> None:
-    news = report_lists.News(broker)
+    news = report_lists.NewsListener(broker)
     later = threading.Timer(0.3, broker.redis.publish, (names.news_channel(ONE), b""))
     try:
         news.wait(0.0)
         later.start()
         began = time.monotonic()
-        assert news.wait(60.0) == {ONE} and time.monotonic() - began < 30.0
+        assert news.wait(60.0) == ({ONE}, set()) and time.monotonic() - began < 30.0
         times = []
         for _ in range(5):
             broker.redis.publish(names.news_channel(TWO), b"")
             began = time.monotonic()
-            assert news.wait(60.0) == {TWO}
+            assert news.wait(60.0) == ({TWO}, set())
             times.append(time.monotonic() - began)
         assert min(times) < 0.9, "it waited for more"
     finally:
@@ -205,10 +205,10 @@ def test_news_are_subscribed_to_again_after_an_error() -> None:
         opened.append(one)
         return one
 
-    news = report_lists.News(SimpleNamespace(redis=SimpleNamespace(pubsub=pubsub)))
+    news = report_lists.NewsListener(SimpleNamespace(redis=SimpleNamespace(pubsub=pubsub)))
     with pytest.raises(redis.ConnectionError):
         news.wait(0.0)
-    assert news.wait(0.0) == set()
+    assert news.wait(0.0) == (set(), set())
     assert [one.closed for one in opened] == [[True], []]
 
 
