@@ -82,7 +82,7 @@ class NodeStates:
         self._states = broker.redis.register_script(_STATES)
 
     def beats(self, endpoint_ids: Sequence[str]) -> dict[str, Beats]:
-        """Return the epoch of each endpoint, and the beats of its instances that have announced themselves."""
+        """Return the epoch of each endpoint, and the beats of its announced instances."""
         found: dict[str, Beats] = {}
         for start in range(0, len(endpoint_ids), ENDPOINTS_AT_ONCE):
             some = endpoint_ids[start : start + ENDPOINTS_AT_ONCE]

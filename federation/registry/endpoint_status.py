@@ -28,7 +28,7 @@ def read_status(
 ) -> dict[int, dict[str, Any]]:
     """Return the status part of each endpoint's description, by endpoint number.
 
-    A node is live if it has sent a heartbeat after ``since`` and has not shut down. At most ``nodes`` nodes
+    A node is live if its heartbeat was seen after ``since`` and it has not shut down. At most ``nodes`` nodes
     are returned per endpoint, live ones first; the sums include all nodes.
     """
     queues = _queues(connection, endpoint_nos)

@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 OFFLINE_INTERVAL = 30.0
 #: Maximum bundles whose calls are sent again in one transaction.
 BATCH = 1000
-#: The checks of an endpoint take at most about this share of the time.
-SHARE = 0.05
+#: The checks of an endpoint take at most about this share of the time, unless the pause would be longer than
+#: ``MAX_PAUSE``, seconds: a check during which the process was suspended is no measure.
+SHARE, MAX_PAUSE = 0.05, 60.0
 
 
 class Open(NamedTuple):
@@ -92,12 +93,8 @@ class LostBundles:
                 log.exception("endpoint %s: its bundles cannot be checked", row.id)
                 online = False
             ended = self._ticks()
-            pause = 0.0 if online else OFFLINE_INTERVAL
-            self._next[row.no] = ended + max(pause, (ended - began) / SHARE - (ended - began))
-
-    def hurry(self, endpoint_no: int) -> None:
-        """Check an endpoint at the next opportunity."""
-        self._next.pop(endpoint_no, None)
+            pause = min(MAX_PAUSE, (ended - began) / SHARE - (ended - began))
+            self._next[row.no] = ended + max(pause, 0.0 if online else OFFLINE_INTERVAL)
 
     def clear(self) -> None:
         """Start over."""

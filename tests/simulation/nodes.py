@@ -98,7 +98,7 @@ class SimNode:
         self.outcomes.clear()
 
     def leave(self) -> None:
-        """Shut down in order: return what has not started, stop what runs, and say goodbye if all is applied."""
+        """Shut down in order: return what has not started, stop what runs, say goodbye if all is applied."""
         self._deliver()
         for held in self.held.values():
             for call in held.waiting:
@@ -139,15 +139,18 @@ class SimNode:
         if message is None:
             return False
         self.fetched.append(message)
-        (head, body), _, _ = json.loads(json.loads(message)["body"])
-        bundle, header = Bundle.open_head(
-            self._verifier, base64.b64decode(head), endpoint=self.place.id, now=self.world.clock()
-        )
-        bundle = bundle.with_body(header, base64.b64decode(body))
+        bundle = self._open(message)
         if bundle.id not in self._listed():
             self.held[bundle.id] = _Held(bundle, list(bundle.calls))
             self.world.note(f"{self.name} has bundle {bundle.id[:8]} of {len(bundle.calls)} calls")
         return True
+
+    def _open(self, message: bytes) -> Bundle:
+        (head, body), _, _ = json.loads(json.loads(message)["body"])
+        bundle, header = Bundle.open_head(
+            self._verifier, base64.b64decode(head), endpoint=self.place.id, now=self.world.clock()
+        )
+        return bundle.with_body(header, base64.b64decode(body))
 
     def work(self) -> None:
         """Start calls while slots are free, and end some of those that run."""
@@ -194,11 +197,14 @@ class SimNode:
         return Beat(self.version, self.beats, sum(len(held.running) for held in self.held.values())).write()
 
     def _announce(self, key: str) -> None:
-        """Write everything at once; push again what is not applied. Fetch nothing before it is known."""
+        """Write everything at once; push again what is not applied. Fetch nothing before it is known.
+
+        What was fetched before a loss of keys and is delivered after it is not run.
+        """
         self.version += 1
         of = self.place.id
         state = NodeState(of, self.name, self.instance, self.incarnation, self.version, self.slots)
-        self.known = False
+        self.known, self.arriving = False, None
         for each in self.spool:
             each.position = None
         pipe = self.store.pipeline()
@@ -219,7 +225,7 @@ class SimNode:
                 return
 
     def _round(self) -> None:
-        """Push, note what is applied, write what it holds, put back what was never delivered."""
+        """Push, note what is applied, write what it holds, return what was never delivered."""
         self.flush()
         of = self.place.id
         applied = int(self.store.get(names.applied_key(of)) or 0)
@@ -238,11 +244,12 @@ class SimNode:
         if over:
             self.store.srem(held, *over)
         for message in self.store.lrange(fetched, 0, -1):
-            if message != self.arriving:
-                pipe = self.store.pipeline()
-                pipe.rpush(names.queue_key(of), message)
-                pipe.lrem(fetched, -1, message)
-                pipe.execute()
+            if message != self.arriving and message not in self.fetched:
+                self.fetched.append(message)
+                bundle = self._open(message)
+                if bundle.id not in self._listed():
+                    for call in bundle.calls:
+                        self._tell(bundle, call, Status.RETURNED)
 
     def _listed(self) -> list[str]:
         unapplied = [bundle_id for each in self.spool for bundle_id in each.bundles]

@@ -19,9 +19,12 @@ from federation.config.settings import Settings
 from federation.context import Federation
 from federation.db.engine import Database
 from federation.db.function_cache import FunctionCache
+from federation.ledger.totals import TotalsCheck
 from federation.registry import endpoints, functions, users
 from federation.registry.users import User
 from federation.services import rollback
+from federation.services.future_times import correct_future_times
+from federation.services.pace import Pace
 from federation.services.sweeper import Sweeper
 from tests.simulation.clock import Clock, deterministic
 from tests.simulation.store import Store
@@ -113,6 +116,9 @@ class SimSweeper(Sweeper):
         super().__init__(fed, fed.clock)
         self._sweeps = 0
         self.quota.limit_endpoints = _nothing  # type: ignore[method-assign]
+        # with the simulated time, of which these steps take none
+        self._times = Pace(lambda: correct_future_times(fed), fed.clock)
+        self._totals = Pace(TotalsCheck(fed).check_next, fed.clock)
 
     def sweep(self) -> None:
         """As the real one."""

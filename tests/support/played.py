@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -50,7 +51,7 @@ class PlayedEndpoint:
         self._signer = Signer(new_private_key())
         made = endpoints.register(fed, user, name=name, public_key=self._signer.public_key)
         self.id: str = made["id"]
-        self._redis = redis.Redis.from_url(made["credentials"]["broker_url"])
+        self._redis: Any = redis.Redis.from_url(made["credentials"]["broker_url"])
         self._verifier = Verifier(base64.b64decode(made["credentials"]["service_key"]))
         self._instance = names.new_id()
         self._slots, self._beats = node_slots, 0
@@ -70,7 +71,7 @@ class PlayedEndpoint:
         """Take what lies in the queue and end each call with ``how``; return how many there were."""
         count = 0
         queue, fetched = names.queue_key(self.id), names.fetched_key(self.id, self._instance)
-        while (message := self._redis.blmove(queue, fetched, 0.05, "RIGHT", "LEFT")) is not None:  # type: ignore
+        while (message := self._redis.blmove(queue, fetched, 0.05, "RIGHT", "LEFT")) is not None:
             bundle = self._open(message)
             outcomes = [how(bundle, c, bundle.body[c.offset : c.offset + c.size]) for c in bundle.calls]
             self._report(outcomes={bundle.id: outcomes})

@@ -75,8 +75,8 @@ class NodeState:
 class Beat(NamedTuple):
     """A sign of life of an instance.
 
-    ``version``: of its description; ``number``: grows with each beat; ``busy``: slots in use; ``queue``: calls
-    that wait on the node; ``load``: of its machine; ``clock_ahead``: of its clock, seconds.
+    ``version``: of its description; ``number``: grows with each beat; ``busy``: slots in use; ``queue``:
+    calls that wait on the node; ``load``: of its machine; ``clock_ahead``: of its clock, seconds.
     """
 
     version: int
