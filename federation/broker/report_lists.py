@@ -39,10 +39,10 @@ _CLAIM_PREFIX = "umbel:claim:"
 # because reading and removing reports is what makes room.
 _EFFECTS = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
-# KEYS: claim, list, counter of applied reports and descriptions of nodes of each endpoint. ARGV: collector,
-# lifetime of its claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list.
-# An invalid list is deleted, together with the counter and the descriptions, so that nodes push their reports
-# again.
+# KEYS: claim, list, counter of applied reports and beats of nodes of each endpoint. ARGV: collector, lifetime of
+# its claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list. An invalid
+# list is deleted, together with the counter and the beats: nodes that miss their beats announce themselves
+# again, and push again what was in the list.
 _READ = _EFFECTS + """
 local count, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local largest, whole = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -156,7 +156,7 @@ class ReportLists:
 
         Lists that another collector has claimed are left out.
         """
-        keys = [key for each in endpoint_ids for key in (*_keys(each), names.nodes_key(each))]
+        keys = [key for each in endpoint_ids for key in (*_keys(each), names.beats_key(each))]
         share = max(1, len(endpoint_ids))
         limits = (max(1, READ_COUNT // share), READ_BYTES // share, MAX_REPORT_BYTES, LIST_BYTES)
         words = [collector, int(CLAIM_SECONDS * 1000), *limits]

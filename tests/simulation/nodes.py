@@ -185,9 +185,9 @@ class SimNode:
         self.beats += 1
         key = names.beats_key(self.place.id)
         try:
-            if self.announced:
+            if self.announced and self.store.hexists(key, self.instance):
                 self.store.hset(key, self.instance, self._beat())
-            if not self.store.hexists(names.nodes_key(self.place.id), self.instance):
+            else:
                 self._announce(key)
             self._round()
         except redis.ConnectionError:

@@ -82,10 +82,10 @@ class FakeNode:
         return taken
 
     def beat(self, **facts: Any) -> None:
-        """Write a beat; announce itself if its keys are missing, or its facts have changed."""
+        """Write a beat; announce itself if its beat is missing, or its facts have changed."""
         self.beats += 1
         beats, key = names.beats_key(self.endpoint.id), self.instance
-        missing = not self.redis.hexists(names.nodes_key(self.endpoint.id), key)
+        missing = not self.redis.hexists(beats, key)
         if missing or facts:
             self._announce(again=missing and self.announced, **facts)
         else:

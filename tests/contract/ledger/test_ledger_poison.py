@@ -312,6 +312,21 @@ def test_keys_of_another_type_harm_their_endpoint_only(
     assert ledger.state(answers[0]) == "succeeded" and other.name
 
 
+def test_reports_of_a_list_that_was_deleted_are_pushed_again(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode
+) -> None:
+    """It became garbage: what was in it is in the spools of the nodes."""
+    answer = ledger.submit(lab, max_attempts=1)
+    node.take()
+    node.finish()
+    ledger.broker.redis.set(names.reports_key(lab.id), b"garbage")
+    ledger.collector.look()
+    ledger.collector.collect(0.0)
+    node.beat()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+
+
 def test_a_description_does_not_revive_a_node(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> None:
     """An earlier one is written again, with the beat of then."""
     sealed = node.redis.hget(names.nodes_key(lab.id), node.instance)

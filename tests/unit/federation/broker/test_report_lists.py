@@ -121,7 +121,7 @@ def test_what_is_too_large_is_not_sent(broker: Broker, monkeypatch: pytest.Monke
 def test_what_is_no_list_is_a_fault_of_its_endpoint_only(broker: Broker) -> None:
     account(broker, ONE).set(names.reports_key(ONE), "x")
     broker.redis.set(names.applied_key(ONE), 7)
-    broker.redis.hset(names.nodes_key(ONE), "i", "x")
+    broker.redis.hset(names.beats_key(ONE), "i", "x")
     push(broker, TWO, b"d")
     assert broker.report_lists.waiting([ONE, TWO]) == {ONE: 1, TWO: 1}
     first, second = broker.report_lists.read("c0", [ONE, TWO])
@@ -130,8 +130,8 @@ def test_what_is_no_list_is_a_fault_of_its_endpoint_only(broker: Broker) -> None
     broker.report_lists.remove("c0", [(first, 0), (second, 1)], [])
     assert broker.report_lists.waiting([ONE, TWO]) == {}
     assert not report_lists.is_wrong_type(redis.exceptions.OutOfMemoryError("OOM"))
-    # so that nodes announce themselves again, and push what was in it
-    assert not broker.redis.exists(names.applied_key(ONE), names.nodes_key(ONE))
+    # nodes that miss their beats announce themselves again, and push what was in it
+    assert not broker.redis.exists(names.applied_key(ONE), names.beats_key(ONE))
 
 
 def test_a_counter_that_is_none_is_deleted(broker: Broker) -> None:
