@@ -39,10 +39,10 @@ _CLAIM_PREFIX = "umbel:claim:"
 # because reading and removing reports is what makes room.
 _EFFECTS = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
-# KEYS: claim, list, counter of applied reports and beats of nodes of each endpoint. ARGV: collector, lifetime of
-# its claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list. An invalid
-# list is deleted, together with the counter and the beats: nodes that miss their beats announce themselves
-# again, and push again what was in the list.
+# KEYS: claim, list, counter of applied reports, beats of nodes of each endpoint. ARGV: collector, lifetime
+# of its claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list. A list
+# that is not valid is deleted, together with the counter and the beats: nodes that miss their beats announce
+# themselves again, and push again what was in the list.
 _READ = _EFFECTS + """
 local count, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local largest, whole = tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, literal_column, select, update
 
@@ -17,7 +17,7 @@ from ..db.options import Options
 from ..db.statements import Statement, constant, insert_returning
 from ..db.tables import bundles, endpoints, loads, nodes, submissions, tasks, users
 from .planning import Plan, QueuedCall, Situation, decide
-from .run_times import known_seconds
+from .run_times import ByFunction, known_seconds
 
 #: Calls that are read at first, and at most when more are needed.
 LOOKAHEAD, MAX_LOOKAHEAD = 256, 8192
@@ -35,6 +35,14 @@ class _Call(NamedTuple):
     attempt: int
     blob_no: int
     blob_offset: int
+
+
+class _Endpoint(NamedTuple):
+    """An endpoint; ``epoch``: of its keys in the broker."""
+
+    no: int
+    id: str
+    epoch: int
 
 
 _head = Statement(
@@ -121,7 +129,7 @@ def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float
         return []
     if len(live) > 1:
         _turn.run(connection, user=plans[-1].user, endpoint=endpoint_no)
-    return _record(connection, endpoint_no, endpoint_id, epoch, plans, seen, now)
+    return _record(connection, _Endpoint(endpoint_no, endpoint_id, epoch), plans, seen, now)
 
 
 def endpoints_to_refill(fed: Federation, connection: Connection) -> list[int]:
@@ -188,7 +196,7 @@ def _plan(
         seen = _read_heads(
             connection, endpoint_no, turns, max(16, lookahead // len(turns)), situation.largest
         )
-        current = replace(situation, seconds=_ByFunction(seen.seconds), cores=seen.cores)
+        current = replace(situation, seconds=ByFunction(seen.seconds), cores=seen.cores)
         plans = decide(seen.queues, current)
         planned = sum(len(plan.nos) for plan in plans)
         if (
@@ -232,30 +240,8 @@ def _read_heads(
     return _QueueHeads(queues, calls, options, cores, known_seconds(connection, endpoint_no, functions))
 
 
-class _ByFunction(Mapping[Hashable, float]):
-    """Run times by kind (function number, options), looked up by function number only."""
-
-    def __init__(self, seconds: dict[int, float]):
-        self._seconds = seconds
-
-    def __getitem__(self, kind: Any) -> float:
-        return self._seconds[kind[0]]
-
-    def __iter__(self) -> Any:
-        return iter(self._seconds)
-
-    def __len__(self) -> int:
-        return len(self._seconds)
-
-
 def _record(
-    connection: Connection,
-    endpoint_no: int,
-    endpoint_id: str,
-    epoch: int,
-    plans: list[Plan],
-    seen: _QueueHeads,
-    now: float,
+    connection: Connection, endpoint: _Endpoint, plans: list[Plan], seen: _QueueHeads, now: float
 ) -> list[PlannedBundle]:
     """Record the planned bundles in the ledger."""
     user_names = dict(_user_names.rows(connection, nos=sorted({plan.user for plan in plans})))
@@ -267,20 +253,20 @@ def _record(
         bundle_no = _add_bundle.value(
             connection,
             id=bundle_id,
-            endpoint_no=endpoint_no,
+            endpoint_no=endpoint.no,
             function_no=first.function_no,
             size=len(calls),
             open=len(calls),
             cores=seen.cores.get(plan.kind, 1),
             sent=now,
-            epoch=epoch,
+            epoch=endpoint.epoch,
         )
         _dispatch.run(connection, nos=plan.nos, bundle=bundle_no, now=now)
         planned.append(
             PlannedBundle(
                 bundle_id=bundle_id,
-                endpoint_id=endpoint_id,
-                epoch=epoch,
+                endpoint_id=endpoint.id,
+                epoch=endpoint.epoch,
                 function_no=first.function_no,
                 user=user_names[plan.user],
                 options=seen.options[first.submission_no],
@@ -288,7 +274,7 @@ def _record(
                 seconds=seen.seconds.get(first.function_no, 0.0),
             )
         )
-    _add_to_loads(connection, endpoint_no, plans, seen.cores)
+    _add_to_loads(connection, endpoint.no, plans, seen.cores)
     return planned
 
 

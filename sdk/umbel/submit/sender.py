@@ -59,8 +59,7 @@ class Sender:
         self._most, self._functions = FIRST_CALLS, FIRST_FUNCTIONS
         self._answered = False
         self._accepted = 0.0
-        self._idle = False
-        self._closed = False
+        self._idle = self._closed = False
         self._failure: BaseException | None = None
         #: Number of calls that were ever queued.
         self.total = 0
