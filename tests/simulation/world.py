@@ -227,8 +227,15 @@ class World(logging.Handler):
                     self.do(f"beat of {node.name}", node.beat)
             for _ in range(2):
                 self._collect()
+            self._look()
             if self.chance.random() < 0.4:
                 self._sweep()
+
+    def _look(self) -> None:
+        """Sweepers look at nodes more often than they are interrupted: silence counts without gaps only."""
+        for number, sweeper in enumerate(self.sweepers):
+            if self.chance.random() < 0.9 and not self.do(f"look of sweeper {number}", sweeper.watch_nodes):
+                self.sweepers[number] = SimSweeper(self.site.fed)
 
     # Faults of the broker
 
