@@ -22,8 +22,8 @@ from umbel.protocol.messages import Call, Status
 STEPS, TICKS = 14, 60
 #: Chance of a kill, and of another step, at each bound of a transaction of a service.
 KILLED, INTERRUPTED = 0.015, 0.08
-#: Longest time that a bundle is on its way to the broker, seconds; the sweeper relies on such a limit.
-LATE = 5.0
+#: Longest time that a bundle is on its way to the broker, seconds: it may be sent again in the meantime.
+LATE = 25.0
 
 
 class Violation(AssertionError):
