@@ -32,7 +32,8 @@ from .endpoint_keys import EndpointKey, EndpointKeys
 
 log = logging.getLogger(__name__)
 
-#: A beat that has changed is recorded after this long even if nothing but its counter has, seconds.
+#: A beat that has changed is recorded after this long even if nothing but its counter has, seconds; earlier if
+#: ``node_lost_after`` is short, since a node that was not seen for so long is shown as offline.
 SEEN_INTERVAL = 20.0
 #: Longest time between two looks in which silence counts, seconds.
 MAX_GAP = 15.0
@@ -76,6 +77,7 @@ class NodeWatch:
 
     def __init__(self, fed: Federation, keys: EndpointKeys, ticks: Callable[[], float] = monotonic):
         self._fed, self._keys, self._ticks = fed, keys, ticks
+        self._seen_interval = min(SEEN_INTERVAL, fed.settings.node_lost_after / 3)
         self._watched: dict[str, Watched] = {}
 
     def look(self, endpoint_ids: Sequence[str]) -> None:
@@ -214,7 +216,7 @@ class NodeWatch:
             elif standing is Standing.CURRENT and row is not None:
                 if row.version != state.version:
                     described.append(instance)
-                elif now - known.recorded >= SEEN_INTERVAL or _differs(known.written, known.beat):
+                elif now - known.recorded >= self._seen_interval or _differs(known.written, known.beat):
                     beats.append((row.no, instance, known.beat))
                 if not known.changed:
                     confirmed.append(instance)

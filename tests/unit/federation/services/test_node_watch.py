@@ -189,6 +189,23 @@ def test_only_what_has_changed_is_written(
     assert after(1) == (23, 0)
 
 
+def test_with_a_short_limit_beats_are_recorded_more_often(
+    ledger: Ledger, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    """A node whose beats were not recorded for ``node_lost_after`` is shown as offline."""
+    object.__setattr__(ledger.fed.settings, "node_lost_after", 6.0)
+    watch = NodeWatch(ledger.fed, EndpointKeys(ledger.fed), ticks)
+    node = lab.node()
+    watch.look([lab.id])
+    for _ in range(10):
+        ticks.now += 2.0
+        ledger.clock.forward(2.0)
+        node.beat()
+        watch.look([lab.id])
+        (shown,) = ledger.nodes(lab)
+        assert shown["live"]
+
+
 def test_a_changed_description_is_read_and_recorded(
     ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
