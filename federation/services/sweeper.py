@@ -70,12 +70,19 @@ class Sweeper:
         ]
         steps += [self.expire, self.fail_oversized, self.refill, self.delete_old, self.check_totals]
         for step in steps:
-            try:
-                step()
-            except (*BrokerError, *RETRYABLE) as error:
-                log.warning("sweep step %s: broker or database unavailable: %s", step.__name__, error)
-            except Exception:
-                log.exception("sweep step %s: unexpected error", step.__name__)
+            self._run(step)
+
+    def close(self) -> None:
+        """Remember the state of the ledger: a backup that is restored before the next start is noticed."""
+        self._run(self.check_ledger)
+
+    def _run(self, step: Callable[[], Any]) -> None:
+        try:
+            step()
+        except (*BrokerError, *RETRYABLE) as error:
+            log.warning("sweep step %s: broker or database unavailable: %s", step.__name__, error)
+        except Exception:
+            log.exception("sweep step %s: unexpected error", step.__name__)
 
     def check_ledger(self) -> None:
         """Begin a new epoch if the ledger was rolled back."""
@@ -194,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         while True:
             sweeper.sweep()
             if stop.wait(fed.settings.sweep_interval):
+                sweeper.close()
                 return
 
     return run_process("sweep", run, argv)

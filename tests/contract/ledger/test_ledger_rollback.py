@@ -127,6 +127,21 @@ def test_one_of_the_places_suffices(
     assert after != before
 
 
+def test_what_happened_since_the_last_sweep_counts(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, backup: Callable[[], Restore]
+) -> None:
+    """A service that is stopped remembers the state in which it stops."""
+    ledger.sweep()
+    restore = backup()
+    group = ledger.submit(lab, 1)["group_id"]
+    before = _page(ledger, group)["epoch"]
+    ledger.sweeper.close()
+    restore()
+    ledger.sweeper = Sweeper(ledger.fed)
+    ledger.sweep()
+    assert _page(ledger, ledger.submit(lab, 1)["group_id"])["epoch"] != before
+
+
 def test_a_cursor_from_the_future_starts_over(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> None:
     """The loss of a few transactions may not be noticed by the mark."""
     group = ledger.submit(lab, 2)["group_id"]
