@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from umbel.protocol.errors import NotFound
 from umbel.protocol.states import LIVE, TaskState
 
 from ..context import Federation
@@ -16,7 +15,7 @@ from ..db.tables import endpoints, functions, groups, nodes, submissions, tasks
 from ..registry.pagination import fetch
 from ..registry.users import User
 from .results import queue_time
-from .task_rows import task_not_found
+from .task_rows import group_not_found, task_not_found
 
 _TASK = (
     tasks,
@@ -115,7 +114,7 @@ def _group(connection: Connection, user: User, group_id: str) -> Row[Any]:
         select(groups).where(groups.c.id == group_id, groups.c.user_no == user.no)
     ).first()
     if row is None:
-        raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+        raise group_not_found(group_id)
     return row
 
 

@@ -206,9 +206,8 @@ class Sender:
         """Remove the calls of the next submission from the queue; they are current until it is answered."""
         with self._changed:
             most = self._route.batch_size
-            if (
-                not self._route.batch_interval
-            ):  # the rest of a collected batch would wait for another interval
+            # a collected batch goes whole: its rest would wait for another interval
+            if not self._route.batch_interval:
                 most = min(self._most, most)
                 self._most *= GROWTH
             batch = self._queue.take(most)
