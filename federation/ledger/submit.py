@@ -22,6 +22,7 @@ from ..db.options import Options
 from ..db.statements import Statement, insert_into, insert_returning
 from ..db.tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
 from ..registry.users import User
+from .task_rows import group_not_found
 
 #: Time after which to submit again when a queue is full, seconds.
 RETRY_AFTER = 1.0
@@ -286,7 +287,7 @@ def _function(connection: Connection, user: User, function_id: str) -> int:
 def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
     row = _find_group.first(connection, id=group_id) if group_id is not None else None
     if row is not None and (row[1] != user.no or user.task_id not in (None, row[2])):
-        raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+        raise group_not_found(group_id)
     if row is not None and group_id is not None:
         return row[0], group_id
     group_id = group_id or names.new_id()

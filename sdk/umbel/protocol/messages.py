@@ -24,7 +24,7 @@ from .records import Items, Log, Place, TaskItems, TaskLog, read_items, read_log
 from .run_options import ISOLATIONS
 from .run_options import RunOptions as RunOptions
 
-#: Audience of reports.
+#: Audience of what endpoints sign: reports and grants.
 SERVICE = "service"
 #: Longest message of an outcome that is read, characters.
 MAX_MESSAGE = 8000
@@ -326,10 +326,8 @@ def _calls(header: dict[str, Any]) -> list[Call]:
 def _options(record: Any) -> RunOptions:
     values = checks.mapping(record, 20)
     for name, value in values.items():
-        if name == "isolation" and value in (None, *ISOLATIONS):
+        if value is None or (name == "isolation" and value in ISOLATIONS):
             continue
-        if name == "nested" and (value is None or value is True):
-            continue
-        if name == "nested" or (value is not None and checks.seconds(value) != value):
+        if not (value is True if name == "nested" else checks.seconds(value) == value):
             raise ValueError(f"{checks.shown(value)} is not a limit")
     return RunOptions(**values)

@@ -206,7 +206,7 @@ class Sender:
         """Remove the calls of the next submission from the queue; they are current until it is answered."""
         with self._changed:
             most, functions = self._route.batch_size, MAX_FUNCTIONS
-            # the rest of a collected batch would wait for another interval
+            # a collected batch goes whole: its rest would wait for another interval
             if not self._route.batch_interval:
                 most, functions = min(self._most, most), min(self._functions, functions)
                 self._most *= GROWTH
