@@ -32,8 +32,8 @@ from .endpoint_keys import EndpointKey, EndpointKeys
 
 log = logging.getLogger(__name__)
 
-#: A beat that has changed is recorded after this long even if nothing but its counter has, seconds; earlier if
-#: ``node_lost_after`` is short, since a node that was not seen for so long is shown as offline.
+#: A beat that has changed is recorded after this long even if nothing but its counter has, seconds; earlier
+#: if ``node_lost_after`` is short, since a node that was not seen for so long is shown as offline.
 SEEN_INTERVAL = 20.0
 #: Longest time between two looks in which silence counts, seconds.
 MAX_GAP = 15.0
