@@ -45,7 +45,8 @@ class Instance:
 
     ``state``: its description, None if there is no valid one; ``version``: of the description that was read;
     ``since``: first look at it; ``changed``: look at which its beat had changed last, 0.0 if never;
-    ``recorded``: when a beat was last written to the ledger; ``written``: that beat.
+    ``recorded``: when a beat was last written to the ledger; ``written``: that beat; ``confirmed``: whether
+    the instance may fetch bundles since its present description.
     """
 
     beat: Beat
@@ -55,6 +56,7 @@ class Instance:
     changed: float = 0.0
     recorded: float = 0.0
     written: Beat | None = None
+    confirmed: bool = False
 
 
 @dataclass
@@ -193,7 +195,7 @@ class NodeWatch:
                 known.state = NodeState.open(key.verifier, data, endpoint=endpoint_id, instance=instance)
                 # it may be newer than the beat
                 known.version = known.state.version if known.state.version >= known.version else -1
-                known.recorded = 0.0
+                known.recorded, known.confirmed = 0.0, False
             except ProtocolError as error:
                 self._reject(endpoint_id, error.message)
 
@@ -218,13 +220,16 @@ class NodeWatch:
                     described.append(instance)
                 elif now - known.recorded >= self._seen_interval or _differs(known.written, known.beat):
                     beats.append((row.no, instance, known.beat))
-                if not known.changed:
+                # again until it succeeds: whoever has recorded the instance may have ended before this
+                if not known.confirmed:
                     confirmed.append(instance)
         confirmed += self._write(endpoint_id, key.no, watched, described, beats)
         for instance in [*described, *(instance for _, instance, _ in beats)]:
             known = watched.instances[instance]
             known.recorded, known.written = now, known.beat
         self._fed.broker.node_states.confirm(endpoint_id, confirmed)
+        for instance in confirmed:
+            watched.instances[instance].confirmed = True
 
     def _write(
         self,

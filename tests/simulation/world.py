@@ -202,7 +202,9 @@ class World(logging.Handler):
     def _sweep(self) -> None:
         number = self.chance.randrange(2)
         what = f"sweeper {number}"
-        if what not in self._active and not self.do(what, self.sweepers[number].sweep):
+        if {what, f"look of {what}"}.intersection(self._active):
+            return
+        if not self.do(what, self.sweepers[number].sweep):
             self.sweepers[number] = SimSweeper(self.site.fed)
 
     def _cancel_commands(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
+import redis
 from sqlalchemy import select
 
 from federation.db.tables import nodes
@@ -161,6 +163,34 @@ def test_a_process_that_sees_a_node_first_confirms_it_again(
     node.redis.delete(names.known_key(lab.id))
     _look(watch, ticks, lab)
     assert _known(node) == {node.instance.encode()}
+
+
+def test_a_node_is_confirmed_although_the_broker_fails_once(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = lab.node()
+    states = ledger.fed.broker.node_states
+    with monkeypatch.context() as patch:
+        patch.setattr(states, "confirm", mock.Mock(side_effect=redis.ConnectionError("connection refused")))
+        with pytest.raises(redis.ConnectionError):
+            _look(watch, ticks, lab)
+    assert len(_rows(ledger)) == 1 and not _known(node)
+    node.beat()
+    _look(watch, ticks, lab)
+    assert _known(node) == {node.instance.encode()}
+
+
+def test_a_node_is_confirmed_once(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = lab.node()
+    _look(watch, ticks, lab)
+    confirm = mock.Mock()
+    monkeypatch.setattr(ledger.fed.broker.node_states, "confirm", confirm)
+    for _ in range(3):
+        node.beat()
+        _look(watch, ticks, lab, 10.0)
+    assert not any(call.args[1] for call in confirm.call_args_list)
 
 
 def test_only_what_has_changed_is_written(
