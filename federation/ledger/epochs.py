@@ -12,7 +12,11 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from umbel.protocol import names
 
-from ..db.tables import endpoints, epochs, loads, nodes, tasks
+from ..db.tables import bundles, endpoints, epochs, loads, tasks
+
+#: Epoch of bundles that were recorded in a state of the ledger that was lost, or by an earlier release:
+#: whether they were run is unknown. (An endpoint without an epoch has 0; its bundles are not pushed.)
+BEFORE = -1
 
 
 class Mark(NamedTuple):
@@ -57,10 +61,11 @@ def start_new_epoch(connection: Connection, now: float) -> Mark:
     """Begin an epoch after a rollback of the ledger; return its mark.
 
     All endpoints get new epochs, as after a loss of their keys. A bundle that is nowhere may have been run
-    since the backup, so its attempt counts (see ``services.lost_bundles``).
+    since the backup, on a node that this state does not know, so its attempt counts (see
+    ``services.lost_bundles``).
     """
     mark = Mark(names.new_id(), 0)
     connection.execute(insert(epochs).values(id=mark.epoch, mark=0, created=now))
     connection.execute(update(endpoints).values(epoch=0))
-    connection.execute(update(nodes).values(lost=now))
+    connection.execute(update(bundles).values(epoch=BEFORE))
     return mark

@@ -23,6 +23,7 @@ from ..db import shared
 from ..db.errors import RETRYABLE
 from ..db.tables import bundles, endpoints, loads
 from ..ledger import node_rows
+from ..ledger.epochs import BEFORE
 from ..ledger.node_rows import interruption_codes
 from ..ledger.requeue import requeue, requeue_lost
 from ..ledger.task_rows import tasks_in_bundles
@@ -163,7 +164,8 @@ class LostBundles:
 
         Before a loss of keys, one was in the queue unless a node had fetched it, and such a node has
         announced it since or has ended. All others must be missing for a while: a node that was considered
-        lost may come back, with a bundle that was in none of the places while it was away.
+        lost may come back, with a bundle that was in none of the places while it was away. What was sent
+        before a loss of the ledger may have been run by a node that the ledger does not know.
         """
         before = self._missing.get(no, {})
         now = self._ticks()
@@ -171,7 +173,7 @@ class LostBundles:
         with self._fed.database.read() as connection:
             last_loss = node_rows.last_loss(connection, no)
         for number, each in missing.items():
-            if each.epoch != epoch and each.sent > last_loss:
+            if each.epoch not in (epoch, BEFORE) and each.sent > last_loss:
                 lost.never.append(each)
             elif now - since[number] >= self._fed.settings.resend_after:
                 lost.elsewhere.append(each)

@@ -6,10 +6,13 @@ import os
 import re
 import uuid
 
+from .version import PROTOCOL_VERSION
+
 #: The only Celery task of an endpoint. Flower shows the user's function instead (``shadow``).
 RUN_TASK = "umbel.run"
-#: Name of an endpoint's Celery queue, below the endpoint's key prefix.
-QUEUE = "q"
+#: Name of an endpoint's Celery queue, below the endpoint's key prefix. Workers of another protocol version
+#: could only discard what is in it, so each version has its own.
+QUEUE = f"q{PROTOCOL_VERSION}"
 #: Celery remote-control command that cancels calls.
 CANCEL_COMMAND = "umbel_cancel"
 #: Celery remote-control command that makes a worker finish its calls, accept no others and shut down.

@@ -11,6 +11,7 @@ import pytest
 
 from federation.db.engine import Database
 from federation.ledger import results
+from federation.registry import broker_accounts
 from federation.services.rollback import MARK_FILE, MARK_KEY
 from federation.services.sweeper import Sweeper
 from tests.support.endpoint import FakeEndpoint, FakeNode
@@ -207,3 +208,36 @@ def test_queued_bundles_of_the_other_state_are_removed(
     ledger.sweep()
     assert ledger.broker.redis.lrange(queue, 0, -1) == [b"garbage"]
     ledger.broker.redis.delete(queue)
+
+
+def test_a_call_that_ran_since_the_backup_on_an_unknown_node_does_not_start_again(
+    ledger: Ledger, lab: FakeEndpoint, backup: Callable[[], Restore]
+) -> None:
+    once, again = ledger.submit(lab, 1, max_attempts=1), ledger.submit(lab, 1, max_attempts=2)
+    ledger.sweep()
+    restore = backup()
+    new = lab.node("n9")
+    _run(ledger, new)
+    assert ledger.state(once) == ledger.state(again) == "succeeded"
+    restore()
+    ledger.sweep()
+    _run(ledger, new)
+    _run(ledger, new)
+    assert ledger.state(once) == "failed"
+    assert ledger.task(once["task_ids"][0])["code"] == "WORKER_LOST"
+    assert ledger.state(again) == "succeeded"
+    assert ledger.task(again["task_ids"][0])["attempt"] == 2
+
+
+def test_the_keys_of_a_broker_that_was_restored_with_the_ledger_are_removed(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, backup: Callable[[], Restore]
+) -> None:
+    ledger.sweep()
+    restore = backup()
+    ledger.submit(lab, 1)
+    ledger.sweep()
+    ledger.broker.redis.set(names.applied_key(lab.id), "17")
+    ledger.broker.redis.set(broker_accounts.RUN_KEY, "another process")
+    restore()
+    ledger.sweep()
+    assert not ledger.broker.redis.exists(names.applied_key(lab.id))

@@ -22,6 +22,8 @@ def upgrade() -> None:
         table.add_column(sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"))
         table.drop_column("node_no")
         table.drop_column("held")
+    # workers of an earlier release may run them, and their reports cannot be read
+    op.execute("UPDATE bundles SET epoch = -1")
     op.drop_column("nodes", "beat")
     op.add_column("nodes", sa.Column("version", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("nodes", sa.Column("vitals", sa.Text, nullable=False, server_default="{}"))
