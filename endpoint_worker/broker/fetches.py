@@ -11,8 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from umbel.protocol import names
+from umbel.protocol import limits, names
+from umbel.system.clock import steady
 
+#: A node that has written no beat for this long fetches nothing before the next one, seconds: it may have
+#: been suspended, and be considered lost.
+LEASE_SECONDS = 3 * limits.HEARTBEAT_INTERVAL
 #: Longest time that one command waits for a message, seconds.
 FETCH_SECONDS = 1
 
@@ -51,11 +55,12 @@ class Fetches:
         self._delivered: list[bytes] = []
         self._generation = self._issued = self._ended = 0
         self._received = self._stopped = False
+        self._until = 0.0
 
     @property
     def allowed(self) -> bool:
         """Whether messages may be fetched: the service knows this instance, and it does not shut down."""
-        return self._allowed.is_set()
+        return self._allowed.is_set() and steady() < self._until
 
     @property
     def issued(self) -> int:
@@ -74,8 +79,13 @@ class Fetches:
 
     def allow(self) -> None:
         """Fetch from now on; no effect after ``stop``."""
+        self.renew(steady())
         if not self._stopped:
             self._allowed.set()
+
+    def renew(self, began: float) -> None:
+        """Record that a beat was written; ``began``: before it was sent (``steady`` clock)."""
+        self._until = began + LEASE_SECONDS
 
     def forbid(self) -> None:
         """Begin no fetch from now on."""

@@ -18,6 +18,7 @@ from redis.exceptions import WatchError
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer
 from umbel.protocol.node_state import NODE_NEWS, Beat, NodeState
+from umbel.system.clock import steady
 
 from ..broker.clock import BrokerClock
 from ..broker.fetches import Fetches
@@ -157,7 +158,9 @@ class Presence:
     def _write_beat(self, view: View) -> None:
         self._refresh(view)
         for _ in range(TRIES):
+            began = steady()
             if self._beat_written(self._beat(view)):
+                self._fetches.renew(began)
                 self._next_beat = time.monotonic() + limits.HEARTBEAT_INTERVAL
                 return
         self._next_beat = time.monotonic() + RETRY

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from endpoint_worker.broker.fetches import Fetches
+from endpoint_worker.broker import fetches as module
+from endpoint_worker.broker.fetches import LEASE_SECONDS, Fetches
 
 
 def nothing() -> None:
@@ -69,3 +70,24 @@ def test_nothing_is_delivered_after_the_end_or_a_loss_of_keys() -> None:
     fetches.allow()
     assert not fetches.allowed and not fetches.deliver(fetch, b"3", nothing)
     assert fetches.ended == fetches.issued and fetches.take() == [b"2"]
+
+
+def test_a_node_without_beats_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was suspended, and the service may consider it lost."""
+    now = 100.0
+    monkeypatch.setattr(module, "steady", lambda: now)
+    fetches = Fetches("e", "i")
+    assert not fetches.allowed
+    fetches.allow()
+    now += LEASE_SECONDS - 1
+    assert fetches.allowed
+    fetches.renew(now - 1)
+    now += LEASE_SECONDS - 2
+    assert fetches.allowed
+    now += 2
+    assert not fetches.allowed
+    fetches.renew(now)
+    assert fetches.allowed
+    fetches.forbid()
+    fetches.renew(now)
+    assert not fetches.allowed

@@ -10,6 +10,7 @@ import fakeredis
 import pytest
 import redis
 
+from endpoint_worker.broker import fetches
 from endpoint_worker.reporting import presence
 from endpoint_worker.reporting.outbox import Outbox
 from endpoint_worker.reporting.presence import KeysLost, Load
@@ -18,6 +19,7 @@ from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.reporting.service import ENDPOINT, Service, View, make, opened, outcome
 from umbel.protocol import names
 from umbel.protocol.node_state import NODE_NEWS
+from umbel.system.clock import steady
 
 
 @pytest.fixture
@@ -156,6 +158,18 @@ def test_a_beat_that_collides_with_another_node_is_tried_again(broker: redis.Red
     client.happens = [other] * 50
     box._presence._write_beat(box._view)
     assert service.beat() == after and len(client.happens) == 50 - presence.TRIES
+
+
+def test_a_node_that_was_suspended_fetches_after_its_next_beat(
+    server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(server, tmp_path) as (box, _, service):
+        service.know()
+        wait_until(lambda: box.fetches.allowed, what="permission")
+        box.fetches.renew(steady() - fetches.LEASE_SECONDS)
+        assert not box.fetches.allowed
+        box.beat_soon()
+        wait_until(lambda: box.fetches.allowed, what="permission again")
 
 
 def test_a_removed_beat_is_noticed(tmp_path: Path) -> None:
