@@ -256,6 +256,8 @@ class Outbox:
 
     def _announce(self) -> None:
         """Write everything about this node, before anything else."""
+        # the description and the beat have dates
+        self._clock.measure(self._client)
         # first: what is delivered from now on was fetched after the loss of the keys
         self.fetches.invalidate()
         held = set(self._view.held())

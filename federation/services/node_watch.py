@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 #: A beat that has changed is recorded after this long even if nothing but its counter has, seconds; earlier
 #: if ``node_lost_after`` is short, since a node that was not seen for so long is shown as offline.
 SEEN_INTERVAL = 20.0
+#: A clock that has changed by this much is recorded at once, seconds.
+NOTABLE_CLOCK = 1.0
 #: Longest time between two looks in which silence counts, seconds.
 MAX_GAP = 15.0
 
@@ -272,4 +274,6 @@ class NodeWatch:
 
 def _differs(written: Beat | None, beat: Beat) -> bool:
     """Return whether a beat must be written to the ledger at once."""
-    return written is None or (written.busy, written.queue) != (beat.busy, beat.queue)
+    if written is None or (written.busy, written.queue) != (beat.busy, beat.queue):
+        return True
+    return abs(written.clock_ahead - beat.clock_ahead) >= NOTABLE_CLOCK

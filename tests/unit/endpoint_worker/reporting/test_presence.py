@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fakeredis
 import pytest
@@ -18,6 +20,7 @@ from tests.support.broker import running_broker
 from tests.support.wait import wait_until
 from tests.unit.endpoint_worker.reporting.service import ENDPOINT, Service, View, make, opened, outcome
 from umbel.protocol import names
+from umbel.protocol.envelope import unverified_header
 from umbel.protocol.node_state import NODE_NEWS
 from umbel.system.clock import steady
 
@@ -69,6 +72,16 @@ def test_the_description_and_what_the_node_holds_come_first(tmp_path: Path) -> N
         assert (state.version, beat.version, beat.busy) == (1, 1, 1)
         messages = [listening.get_message(timeout=1) for _ in range(2)]
         assert messages[-1] is not None and messages[-1]["data"] == NODE_NEWS
+
+
+def test_the_clock_is_measured_before_the_description_is_written(tmp_path: Path) -> None:
+    with fakeredis.FakeRedis() as client:
+        box, _ = make(client, tmp_path)
+        with mock.patch.object(client, "time", return_value=(time.time() + 7200, 0)):
+            box._exchange()
+        state = client.hget(names.nodes_key(ENDPOINT), "i1")
+        assert isinstance(state, bytes)
+        assert 7100 < unverified_header(state)["iat"] - time.time() < 7300
 
 
 def test_beats_count_and_a_changed_description_is_written_with_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from unittest import mock
 
@@ -20,6 +21,7 @@ from tests.unit.federation.services.conftest import Ticks
 from umbel.protocol import names
 from umbel.protocol.envelope import Signer, new_private_key
 from umbel.protocol.limits import HEARTBEAT_INTERVAL
+from umbel.protocol.node_state import Beat
 
 LOST_AFTER = 60.0
 
@@ -217,6 +219,21 @@ def test_only_what_has_changed_is_written(
     assert after(1) == (21, 1)
     node.finish()
     assert after(1) == (23, 0)
+
+
+def test_a_changed_clock_is_written_at_once(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    node = lab.node()
+    _look(watch, ticks, lab)
+    found = []
+    for number, ahead in enumerate((0.4, 7200.0, 7200.4), 100):
+        ticks.now += 1.0
+        beat = Beat(1, number, clock_ahead=ahead).write()
+        node.redis.hset(names.beats_key(lab.id), node.instance, beat)
+        watch.look([lab.id])
+        found.append(json.loads(_rows(ledger)[0].vitals)["clock_ahead"])
+    assert found == [0.0, 7200.0, 7200.0]
 
 
 def test_with_a_short_limit_beats_are_recorded_more_often(
