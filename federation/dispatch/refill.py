@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, literal_column, select, update
 
@@ -17,7 +17,7 @@ from ..db.options import Options
 from ..db.statements import Statement, constant, insert_returning
 from ..db.tables import bundles, endpoints, loads, nodes, submissions, tasks, users
 from .planning import Plan, QueuedCall, Situation, decide
-from .run_times import known_seconds
+from .run_times import ByFunction, known_seconds
 
 #: Calls that are read at first, and at most when more are needed.
 LOOKAHEAD, MAX_LOOKAHEAD = 256, 8192
@@ -35,6 +35,14 @@ class _Call(NamedTuple):
     attempt: int
     blob_no: int
     blob_offset: int
+
+
+class _Endpoint(NamedTuple):
+    """An endpoint; ``epoch``: of its keys in the broker."""
+
+    no: int
+    id: str
+    epoch: int
 
 
 _head = Statement(
@@ -63,7 +71,9 @@ _options = Statement(
     lambda d: select(submissions.c.no, submissions.c.options).where(d.among(submissions.c.no, "nos"))
 )
 _endpoint = Statement(
-    lambda d: select(endpoints.c.id, endpoints.c.last_user_no).where(endpoints.c.no == bindparam("endpoint"))
+    lambda d: select(endpoints.c.id, endpoints.c.epoch, endpoints.c.last_user_no).where(
+        endpoints.c.no == bindparam("endpoint")
+    )
 )
 _user_names = Statement(lambda d: select(users.c.no, users.c.name).where(d.among(users.c.no, "nos")))
 _turn = Statement(
@@ -71,7 +81,9 @@ _turn = Statement(
     .values(last_user_no=bindparam("user"))
     .where(endpoints.c.no == bindparam("endpoint"))
 )
-_add_bundle = insert_returning(bundles, "id", "endpoint_no", "function_no", "size", "open", "cores", "sent")
+_add_bundle = insert_returning(
+    bundles, "id", "endpoint_no", "function_no", "size", "open", "cores", "sent", "epoch"
+)
 _dispatch = Statement(
     lambda d: update(tasks)
     .values(
@@ -88,12 +100,13 @@ _dispatch = Statement(
 class PlannedBundle:
     """A bundle that is recorded as sent in the ledger and must now be sent.
 
-    ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``: expected run time of one call,
-    0.0 if unknown.
+    ``epoch``: of its endpoint. ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``:
+    expected run time of one call, 0.0 if unknown.
     """
 
     bundle_id: str
     endpoint_id: str
+    epoch: int
     function_no: int
     user: str
     options: str
@@ -117,14 +130,14 @@ def refill(
     live, situation = _situation(fed, connection, endpoint_no)
     if situation is None:
         return []
-    endpoint_id, last_user = _endpoint.rows(connection, endpoint=endpoint_no)[0]
+    endpoint_id, epoch, last_user = _endpoint.rows(connection, endpoint=endpoint_no)[0]
     turns = _turns(live, last_user or 0)[: situation.room]
     plans, seen = _plan(connection, endpoint_no, situation, turns)
     if not plans:
         return []
     if len(live) > 1:
         _turn.run(connection, user=plans[-1].user, endpoint=endpoint_no)
-    return _record(connection, endpoint_no, endpoint_id, plans, seen, now)
+    return _record(connection, _Endpoint(endpoint_no, endpoint_id, epoch), plans, seen, now)
 
 
 def _situation(
@@ -178,7 +191,7 @@ def _plan(
         seen = _read_heads(
             connection, endpoint_no, turns, max(16, lookahead // len(turns)), situation.largest
         )
-        current = replace(situation, seconds=_ByFunction(seen.seconds), cores=seen.cores)
+        current = replace(situation, seconds=ByFunction(seen.seconds), cores=seen.cores)
         plans = decide(seen.queues, current)
         planned = sum(len(plan.nos) for plan in plans)
         if (
@@ -222,29 +235,8 @@ def _read_heads(
     return _QueueHeads(queues, calls, options, cores, known_seconds(connection, endpoint_no, functions))
 
 
-class _ByFunction(Mapping[Hashable, float]):
-    """Run times by kind (function number, options), looked up by function number only."""
-
-    def __init__(self, seconds: dict[int, float]):
-        self._seconds = seconds
-
-    def __getitem__(self, kind: Any) -> float:
-        return self._seconds[kind[0]]
-
-    def __iter__(self) -> Any:
-        return iter(self._seconds)
-
-    def __len__(self) -> int:
-        return len(self._seconds)
-
-
 def _record(
-    connection: Connection,
-    endpoint_no: int,
-    endpoint_id: str,
-    plans: list[Plan],
-    seen: _QueueHeads,
-    now: float,
+    connection: Connection, endpoint: _Endpoint, plans: list[Plan], seen: _QueueHeads, now: float
 ) -> list[PlannedBundle]:
     """Record the planned bundles in the ledger."""
     user_names = dict(_user_names.rows(connection, nos=sorted({plan.user for plan in plans})))
@@ -256,18 +248,20 @@ def _record(
         bundle_no = _add_bundle.value(
             connection,
             id=bundle_id,
-            endpoint_no=endpoint_no,
+            endpoint_no=endpoint.no,
             function_no=first.function_no,
             size=len(calls),
             open=len(calls),
             cores=seen.cores.get(plan.kind, 1),
             sent=now,
+            epoch=endpoint.epoch,
         )
         _dispatch.run(connection, nos=plan.nos, bundle=bundle_no, now=now)
         planned.append(
             PlannedBundle(
                 bundle_id=bundle_id,
-                endpoint_id=endpoint_id,
+                endpoint_id=endpoint.id,
+                epoch=endpoint.epoch,
                 function_no=first.function_no,
                 user=user_names[plan.user],
                 options=seen.options[first.submission_no],
@@ -275,7 +269,7 @@ def _record(
                 seconds=seen.seconds.get(first.function_no, 0.0),
             )
         )
-    _add_to_loads(connection, endpoint_no, plans, seen.cores)
+    _add_to_loads(connection, endpoint.no, plans, seen.cores)
     return planned
 
 

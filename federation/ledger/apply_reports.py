@@ -22,7 +22,7 @@ from ..db.tables import bundles, endpoints
 from ..dispatch.run_times import update_run_times
 from . import logs, samples, streams
 from .completion import Completion, finish_tasks
-from .node_rows import interruption_codes, record_heartbeat
+from .node_rows import node_number, record_goodbye
 from .requeue import requeue, requeue_lost
 from .starts import as_running, mark_running
 from .task_rows import Pair, Task, options_of, tasks_of_endpoint
@@ -89,12 +89,10 @@ def apply_reports(
         endpoint_no = known.get(report.endpoint)
         if endpoint_no is None:
             continue  # the endpoint was deleted in the meantime
-        node_no, lost = record_heartbeat(connection, endpoint_no, report, now)
-        if lost:
-            result.groups.update(
-                requeue_lost(connection, lost, now, {}, interruption_codes(report.node, lost))
-            )
+        if report.goodbye:
+            record_goodbye(connection, endpoint_no, report.node, report.instance, now)
         if report.rows:
+            node_no = node_number(connection, endpoint_no, report.node, report.instance, now)
             _apply_rows(connection, result, report, endpoint_no, node_no, now)
     for endpoint_no in sorted(known.values()):
         result.planned += dispatch.refill(fed, connection, endpoint_no, now)

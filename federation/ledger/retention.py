@@ -10,7 +10,6 @@ from ..context import Federation
 from ..db import shared
 from ..db.tables import groups, idempotency, nodes, sites, submissions, tasks
 from . import logs, streams
-from .node_rows import unused
 
 #: Maximum rows deleted in one transaction; keeps locks short for the hot path.
 BATCH = 1000
@@ -29,7 +28,13 @@ def delete_old_tasks(fed: Federation, now: float) -> int:
     with fed.database.write() as connection:
         if not shared.try_advisory_lock(connection, LOCK):
             return 0  # another sweeper is deleting
-        columns = tasks.c.no, tasks.c.blob_no, tasks.c.result_blob_no, tasks.c.submission_no, tasks.c.group_no
+        columns = (
+            tasks.c.no,
+            tasks.c.blob_no,
+            tasks.c.result_blob_no,
+            tasks.c.submission_no,
+            tasks.c.group_no,
+        )
         query = select(*columns).where(tasks.c.finished < now - fed.settings.retention)
         found = connection.execute(query.order_by(tasks.c.finished).limit(BATCH)).all()
         numbers = [row.no for row in found]
@@ -58,11 +63,11 @@ def _drop_empty_groups(connection: Connection, group_nos: set[int]) -> None:
 def delete_old_nodes(fed: Federation, now: float) -> int:
     """Delete one batch of dead nodes that were last seen before the retention time; return how many.
 
-    A node has a new name in each container and after each boot. Nodes with bundles are kept, and so are those
-    of an elastic endpoint's blocks, which the provisioner deletes.
+    A node has a new name in each container and after each boot. Those of an elastic endpoint's blocks are
+    kept: the provisioner deletes them.
     """
     elastic = exists().where(sites.c.endpoint_no == nodes.c.endpoint_no) & nodes.c.name.like("umbel-%")
-    old = nodes.c.seen < now - fed.settings.retention, nodes.c.live == literal_column("0"), unused(), ~elastic
+    old = (nodes.c.seen < now - fed.settings.retention, nodes.c.live == literal_column("0"), ~elastic)
     with fed.database.read() as connection:
         query = select(nodes.c.no).where(*old).order_by(nodes.c.seen).limit(BATCH)
         found = list(connection.execute(query).scalars())

@@ -24,6 +24,7 @@ from ..db.statements import Statement, insert_into, insert_returning, together
 from ..db.tables import endpoints, functions, groups, idempotency, nodes, sites, submissions, tasks
 from ..registry.users import User
 from .queue_limits import check_limits
+from .task_rows import group_not_found
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ def _group(
 ) -> tuple[int, str]:
     row = found.group[0] if found.group else None
     if row is not None and (row[1] != user.no or user.task_id not in (None, row[2])):
-        raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+        raise group_not_found(group_id)
     if row is not None and group_id is not None:
         return row[0], group_id
     group_id = group_id or names.new_id()

@@ -29,7 +29,7 @@ def read_status(
 ) -> dict[int, dict[str, Any]]:
     """Return the status part of each endpoint's description, by endpoint number.
 
-    A node is live if it has sent a heartbeat after ``since`` and has not shut down. At most ``nodes`` nodes
+    A node is live if its heartbeat was seen after ``since`` and it has not shut down. At most ``nodes`` nodes
     are returned per endpoint, live ones first; the sums include all nodes.
     """
     queues = _queues(connection, endpoint_nos)
@@ -90,6 +90,7 @@ def _nodes(
             _n.seen,
             _n.since,
             _n.facts,
+            _n.vitals,
             case((place == 1, _n.packages), else_="{}").label("packages"),
             live.label("live"),
             place.label("place"),
@@ -101,7 +102,7 @@ def _nodes(
     found: dict[int, list[dict[str, Any]]] = {}
     for row in connection.execute(query):
         # the node reports its facts itself; they must not override the service's data
-        facts = json.loads(row.facts)
+        facts = {**json.loads(row.facts), **json.loads(row.vitals)}
         own = {
             "name": row.name,
             "slots": row.slots,

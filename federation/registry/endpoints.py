@@ -72,6 +72,7 @@ def register(
         "public_key": public_key,
         "broker_sha256": password_sha256,
         "created": fed.clock(),
+        "epoch": names.new_epoch(),
     }
     _add(fed, row)
     credentials = {
@@ -153,6 +154,7 @@ def _add(fed: Federation, row: Mapping[str, Any]) -> None:
     # instead of an endpoint that can never connect
     try:
         broker_accounts.add_endpoint_user(fed, row["id"], row["broker_sha256"])
+        fed.broker.holdings.begin_epochs([row["id"]], row["epoch"])
     except BrokerError as error:
         raise ServiceUnavailable(
             f"endpoint '{row['name']}' was not registered: the broker does not respond ({error}); try again"

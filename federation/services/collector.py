@@ -1,5 +1,7 @@
 """The collector: reads reports from the broker and applies them to the ledger, batch by batch.
 
+It also records nodes that announce themselves.
+
 Every endpoint has its own list of reports, and endpoints take turns. Any number of collectors may run. Each
 batch is one transaction; its reports are removed from the broker afterwards. A report with invalid content is
 rejected; any other error leaves the reports of that endpoint where they are.
@@ -23,7 +25,7 @@ from umbel.protocol.messages import OpenReport
 
 from .. import dispatch
 from ..broker.client import BrokerError
-from ..broker.report_lists import READ_ENDPOINTS, News
+from ..broker.report_lists import READ_ENDPOINTS, NewsListener
 from ..config.settings import SettingsError
 from ..context import Federation
 from ..db.errors import RETRYABLE, DatabaseRefused
@@ -31,21 +33,21 @@ from ..db.tables import endpoints
 from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..ledger.node_rows import TooManyNodes
 from ..process import Stop, run_process
+from .endpoint_keys import EndpointKeys
+from .node_watch import NodeWatch
 from .report_reader import Batch, ReportReader
 
 log = logging.getLogger(__name__)
 
 #: Maximum wait for news, interval of a collector's heartbeats, and of its looks at all lists, seconds.
 POLL_INTERVAL = 1.0
-#: Redis hash of the collectors: name → JSON {"since", "beat"}, in seconds since 1970.
+#: Redis hash of the collectors: name → JSON {"beat"}, in seconds since 1970.
 COLLECTORS_KEY = "umbel:collectors"
 #: A collector without heartbeat for this long is dead, seconds.
 DEAD_AFTER = 30.0
 #: Pause before reports that could not be applied because of a bug are tried again, seconds: doubled each time
 #: up to the maximum.
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
-#: Longest gap between two heartbeats of a collector that reads continuously, seconds.
-MAX_GAP = 10.0
 
 
 class Collector:
@@ -54,18 +56,17 @@ class Collector:
     def __init__(self, fed: Federation, name: str):
         self.fed = fed
         self.name = name
-        self.since = fed.clock()
         self.dropped = 0
-        self._reader = ReportReader(fed)
-        self._news = News(fed.broker)
+        keys = EndpointKeys(fed)
+        self._reader = ReportReader(fed, keys)
+        self.watch = NodeWatch(fed, keys)
+        self._news = NewsListener(fed.broker)
         # endpoints with unread reports, in the order of their turns
         self._turns: dict[str, None] = {}
         # endpoints whose reports cannot be applied because of a bug: (monotonic time of the next try, pause)
         self._paused: dict[str, tuple[float, float]] = {}
         self._last_look = 0.0
-        self._last_heartbeat = (0.0, 0.0)
-        # whether reading was interrupted since the last heartbeat
-        self._interrupted = False
+        self._last_heartbeat = float("-inf")
 
     def run(self, stop: Stop) -> None:
         """Collect until ``stop`` is set, whatever happens."""
@@ -81,37 +82,27 @@ class Collector:
                     log.warning("collector %s: retrying: %s", self.name, error)
                 except Exception:  # noqa: B902 - every endpoint depends on this loop
                     log.exception("collector %s: unexpected error, continuing", self.name)
-                self._interrupted = True
                 self._last_look = 0.0
                 stop.wait(0.5)
         finally:
             self._news.close()
 
     def heartbeat(self) -> None:
-        """Write this collector's heartbeat; remove the entries of dead collectors.
-
-        ``since`` starts again whenever reports were not read continuously.
-        """
-        now, ticks = self.fed.clock(), time.monotonic()
-        wall, last = self._last_heartbeat
-        if 0 <= now - wall < POLL_INTERVAL and not self._interrupted:
+        """Write this collector's heartbeat; remove the entries of dead collectors."""
+        if time.monotonic() - self._last_heartbeat < POLL_INTERVAL:
             return
-        gap = max(2 * POLL_INTERVAL, min(MAX_GAP, self.fed.settings.node_lost_after / 2))
-        # the clock of the system goes on while the machine is suspended, and may be set either way
-        if wall and (self._interrupted or not 0 <= now - wall <= gap or ticks - last > gap):
-            self.since = now
-        redis = self.fed.broker.redis
+        now, redis = self.fed.clock(), self.fed.broker.redis
         for field, value in redis.hgetall(COLLECTORS_KEY).items():
             name = field.decode()
             if name != self.name and json.loads(value)["beat"] < now - DEAD_AFTER:
                 log.warning("collector %s: no heartbeat, considered lost", name)
                 redis.hdel(COLLECTORS_KEY, name)
         try:
-            redis.hset(COLLECTORS_KEY, self.name, json.dumps({"since": self.since, "beat": now}))
+            redis.hset(COLLECTORS_KEY, self.name, json.dumps({"beat": now}))
         except ResponseError as error:
             # a full Redis: applying reports makes room
             log.warning("collector %s: the broker rejects the heartbeat: %s", self.name, error)
-        self._last_heartbeat, self._interrupted = (now, ticks), False
+        self._last_heartbeat = time.monotonic()
 
     def look(self) -> None:
         """Find all endpoints with unread reports, whether or not there was news of them."""
@@ -122,9 +113,10 @@ class Collector:
         self._turns.update(dict.fromkeys(self.fed.broker.report_lists.waiting(known)))
 
     def collect(self, timeout: float) -> ApplyResult | None:
-        """Wait for reports, apply one batch; return the result, or None if there were no reports."""
+        """Wait for news, apply one batch of reports; return the result, or None if there were no reports."""
         news = self._news.wait(0.0 if self._turns else timeout)
-        self._turns.update((each, None) for each in sorted(news) if self._reader.known(each))
+        self._turns.update((each, None) for each in sorted(news.reports) if self._reader.known(each))
+        self.watch.look(sorted(each for each in news.nodes if self._reader.known(each)))
         if time.monotonic() - self._last_look >= POLL_INTERVAL:
             self.look()
         chosen = self._chosen()
@@ -216,7 +208,7 @@ class Collector:
 
 
 def collectors(fed: Federation) -> dict[str, dict[str, Any]]:
-    """Return the known collectors: name → {"since", "beat"}."""
+    """Return the known collectors: name → {"beat"}."""
     return {
         name.decode(): json.loads(value) for name, value in fed.broker.redis.hgetall(COLLECTORS_KEY).items()
     }

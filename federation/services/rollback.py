@@ -75,6 +75,8 @@ class RollbackGuard:
             mark = epochs.start_new_epoch(connection, self._fed.clock())
         self._remember(mark)
         try:
+            if broker_accounts.accounts_lost(self._fed):
+                return  # a restarted broker is emptied before endpoints may connect
             broker_accounts.ensure_endpoint_users(self._fed)
             dropped = drop_unknown_bundles(self._fed)
         except BrokerError as error:

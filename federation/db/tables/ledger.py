@@ -74,12 +74,10 @@ bundles = Table(
     # slots that it occupies at the endpoint
     Column("cores", Integer, nullable=False, server_default="1"),
     Column("sent", Float, nullable=False),
-    # the node whose heartbeat listed the bundle, and when
-    ref("node_no", "nodes"),
-    Column("held", Float),
+    # the epoch of its endpoint in which it was recorded; it can be pushed in this one only
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
 )
 Index("ix_bundles_endpoint", bundles.c.endpoint_no)
-partial("ix_bundles_node", "node_no IS NOT NULL", bundles.c.node_no)
 
 tasks = Table(
     "tasks",

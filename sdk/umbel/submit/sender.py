@@ -59,8 +59,7 @@ class Sender:
         self._most, self._functions = FIRST_CALLS, FIRST_FUNCTIONS
         self._answered = False
         self._accepted = 0.0
-        self._idle = False
-        self._closed = False
+        self._idle = self._closed = False
         self._failure: BaseException | None = None
         #: Number of calls that were ever queued.
         self.total = 0
@@ -207,7 +206,7 @@ class Sender:
         """Remove the calls of the next submission from the queue; they are current until it is answered."""
         with self._changed:
             most, functions = self._route.batch_size, MAX_FUNCTIONS
-            # the rest of a collected batch would wait for another interval
+            # a collected batch goes whole: its rest would wait for another interval
             if not self._route.batch_interval:
                 most, functions = min(self._most, most), min(self._functions, functions)
                 self._most *= GROWTH

@@ -238,9 +238,11 @@ def test_narrow_calls_do_not_overtake_a_wide_one(ledger: Ledger, lab: FakeEndpoi
 def test_a_wide_call_waits_for_a_node_that_has_the_slots_and_is_in_nobodys_way(
     ledger: Ledger, lab: FakeEndpoint
 ) -> None:
-    ledger.submit(lab, 1, cores=4)
-    assert not ledger.broker.queues[lab.id], "an endpoint that was never seen counts for one slot"
+    unseen = ledger.endpoint("unseen")
+    ledger.submit(unseen, 1, cores=4)
+    assert not ledger.broker.queues[unseen.id], "an endpoint that was never seen counts for one slot"
     large = lab.node("large", slots=4)
+    ledger.collect()
     large.goodbye()
     small = lab.node("small", slots=2)
     ledger.collect()

@@ -24,7 +24,7 @@ from federation.provision.planning.policy import Policy
 from federation.provision.records import blocks, sites
 from federation.registry import broker_accounts, call_tokens, codes, endpoints, functions, users
 from federation.services import health, rollback
-from federation.services.lost_reports import loss_while_offline, remember_if_offline
+from federation.services.lost_bundles import begin_all_epochs, begin_epoch
 from federation.standalone import start
 from tests.support.big_ledger import fill
 from tests.support.clock import movable_clock
@@ -32,7 +32,7 @@ from tests.support.endpoint import FakeEndpoint, outcome
 from tests.support.ledger import Ledger, open_watched
 from tests.support.places import sites_of_statements, statements
 from tests.support.plans import Execution, Recorder, recorded
-from umbel.protocol import grant
+from umbel.protocol import grant, names
 from umbel.protocol.errors import NotFound
 from umbel.protocol.messages import Status
 from umbel.protocol.records import Items, Log
@@ -80,10 +80,13 @@ ALLOWED = [
     ("registry/endpoint_status.py:_nodes", "FROM nodes", _NODES),
     ("registry/endpoint_status.py:_totals", "FROM nodes", _NODES),
     ("services/future_times.py:", "", f"scans bundles and nodes, {_PACED}"),
-    ("services/liveness.py:mark_lost_nodes", "FROM nodes", "reads the nodes, once per sweep"),
-    ("services/lost_reports.py:", "FROM nodes", _NODES),
-    ("services/sweeper.py:_lost", "FROM nodes", _NODES),
-    ("services/sweeper.py:_resend", "FROM bundles", "reads the open bundles, once per sweep"),
+    ("ledger/node_rows.py:live_instances", "FROM nodes", _NODES),
+    ("ledger/node_rows.py:last_loss", "FROM nodes", _NODES),
+    ("services/sweeper.py:_live_nodes", "FROM nodes", "reads the live nodes, every few seconds"),
+    ("services/sweeper.py:watch_nodes", "FROM endpoints", "reads the endpoints, every few seconds"),
+    ("services/lost_bundles.py:check", "FROM endpoints", "reads the endpoints with unfinished tasks"),
+    ("services/lost_bundles.py:_open_bundles", "FROM bundles", f"reads those of one endpoint, {_PACED}"),
+    ("services/lost_bundles.py:begin_all_epochs", "endpoints", "changes all endpoints"),
 ]
 #: Places that execute nothing on SQLite: it has one writer at a time.
 POSTGRESQL_ONLY = {
@@ -132,7 +135,7 @@ def test_no_statement_visits_far_more_rows_than_it_returns(
     for statement in statements().values():
         statement._compiled.clear()
     with recorded(ledger.fed.database) as recorder:
-        for step in (_registry, _calls, _lists, _loss, _provision, _periodic):
+        for step in (_registry, _calls, _lists, _provision, _periodic, _loss):
             step(ledger, lab)
     worst: dict[tuple[str, str], Execution] = {}
     for execution in recorder.executions:
@@ -310,8 +313,26 @@ def _lists(ledger: Ledger, lab: FakeEndpoint) -> None:
 
 def _loss(ledger: Ledger, lab: FakeEndpoint) -> None:
     fed = ledger.fed
-    remember_if_offline(fed, lab.no, time.time())
-    loss_while_offline(fed, lab.no)
+    other = ledger.endpoint("other")
+    for name in ("n1", "n2"):
+        node = other.node(name)
+        ledger.collect()
+        ledger.submit(other, 1)
+        node.take()
+    node.held.clear()
+    node.sync()
+    ledger.broker.deaf = True
+    ledger.submit(other, 1)
+    ledger.broker.deaf = False
+    for _ in range(20):
+        ledger.clock.forward(4)
+        ledger.sweeper.watch_nodes()
+        ledger.sweeper.find_lost_bundles()
+        node.beat()
+    ledger.broker.redis.delete(names.epoch_key(other.id))
+    ledger.sweeper.find_lost_bundles()
+    begin_epoch(fed, lab.no, lab.id, 1)
+    begin_all_epochs(fed)
     lookup = EndpointLookup(fed.database)
     with suppress(LookupError):
         lookup.of_worker("worker@lab.umbel-0-0.n1")
@@ -358,10 +379,6 @@ def _periodic(ledger: Ledger, lab: FakeEndpoint) -> None:
         connection.execute(text("UPDATE loads SET sent = sent + 1 WHERE live > 0"))
         for table, column in (("bundles", "sent"), ("nodes", "seen")):
             connection.execute(text(f"UPDATE {table} SET {column} = {later} WHERE no = 1200"))
-        # few bundles are lost, and few nodes shut down
-        connection.execute(text(f"UPDATE bundles SET held = {time.time() + 50}"))
-        old = f"sent = sent - {DAY}, node_no = NULL, held = NULL"
-        connection.execute(text(f"UPDATE bundles SET {old} WHERE no < 1020"))
         connection.execute(text(f"UPDATE nodes SET live = 0 WHERE endpoint_no = {lab.no} AND no < 1500"))
     ledger.submit(lab, 3, expires=5.0)
     submit(fed, ledger.me, Submission(ledger.function_id, "lab", [b""]))
@@ -369,15 +386,8 @@ def _periodic(ledger: Ledger, lab: FakeEndpoint) -> None:
         ledger.sweep(10.0)
     rollback.drop_unknown_bundles(fed)
     broker_accounts.ensure_endpoint_users(fed)
-    later = time.time() + 3 * DAY
     with fed.database.write() as connection:
         epochs.start_new_epoch(connection, time.time())
-        # the loss of thousands of nodes and bundles would be as many transactions
-        connection.execute(text(f"UPDATE nodes SET seen = {later + 30} WHERE no > 1510"))
-        connection.execute(text(f"UPDATE bundles SET sent = {later} WHERE no > 1020"))
-    ledger.sweep(3 * DAY)
-    # a sweep checks bundles only when a collector has read for a while, however slow this machine is
-    for _ in range(2):
-        with fed.database.write() as connection:
-            connection.execute(text(f"UPDATE nodes SET seen = {time.time() + 50} WHERE live = 1"))
-        ledger.sweeper._resend(time.time() - DAY, 0.0)
+    ledger.clock.forward(3 * DAY)
+    ledger.sweeper.delete_old()
+    ledger.sweeper.sweep()

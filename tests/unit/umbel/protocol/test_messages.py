@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import BUNDLE_LIFETIME
-from umbel.protocol.messages import Bundle, Call, FunctionRef, Heartbeat, Outcome, Report, RunOptions, Status
+from umbel.protocol.messages import Bundle, Call, FunctionRef, Outcome, Report, RunOptions, Status
 from umbel.protocol.records import Items, Log, Place, read_items
 
 SIGNER = Signer(bytes(range(32)))
@@ -142,12 +142,10 @@ def test_items_that_a_report_does_not_hold(row: list[object]) -> None:
         list(read_items([row], b"", 0))
 
 
-def test_heartbeats_and_goodbyes() -> None:
-    beat = Heartbeat(4, 2, ["b-1", "b-2"], {"python": "3.11"})
-    report = Report.open(VERIFIER, Report("e", "n", "i", heartbeat=beat).seal(SIGNER, NOW, "r"))
-    assert report.heartbeat == beat and not report.goodbye and report.rows == []
+def test_a_goodbye() -> None:
     report = Report.open(VERIFIER, Report("e", "n", "i", goodbye=True).seal(SIGNER, NOW, "r"))
-    assert report.goodbye and report.heartbeat is None
+    assert report.goodbye and report.rows == []
+    assert not Report.open(VERIFIER, Report("e", "n", "i").seal(SIGNER, NOW, "r")).goodbye
 
 
 @pytest.mark.parametrize(
@@ -156,8 +154,7 @@ def test_heartbeats_and_goodbyes() -> None:
         {"outcomes": {"b": [["too", "short"]]}},
         {"outcomes": []},
         {"outcomes": {"b": 3}},
-        {"heartbeat": {"slots": 1}},
-        {"heartbeat": 3},
+        {"node": 3},
         {"endpoint": None, "node": None},
         {"iat": []},
     ],
