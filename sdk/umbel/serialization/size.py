@@ -55,15 +55,25 @@ def find_unserializable(fn: Any, name: str) -> str | None:
     """Return which of the variables that a callable refers to cannot be pickled; None if it is not known."""
     found: str | None = None
     seen: list[Any] = []
-    while all(fn is not other for other in seen):
-        seen.append(fn)
-        for where, value in _parts(fn, name):
-            try:
-                by_value.dumps(value)
-            except Exception:  # pickling runs code of any library
-                found, fn, name = where, value, _name(value)
-                break
+    try:
+        while all(fn is not other for other in seen):
+            seen.append(fn)
+            for where, value in _parts(fn, name):
+                if not _is_serializable(value):
+                    found = where
+                    fn, name = value, _name(value)
+                    break
+    except Exception:  # reading an attribute runs code of any class
+        pass
     return found
+
+
+def _is_serializable(value: Any) -> bool:
+    try:
+        by_value.dumps(value)
+    except Exception:  # pickling runs code of any library
+        return False
+    return True
 
 
 def _name(value: Any) -> str:

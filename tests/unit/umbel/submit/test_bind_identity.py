@@ -136,6 +136,16 @@ def test_the_error_names_the_variable_that_cannot_be_serialized(first: bool) -> 
         def run(self) -> None:
             pass
 
+    class Odd:
+        def __init__(self) -> None:
+            self.odd_attribute = lock
+
+        def __call__(self) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
     lock, cache = threading.Lock(), FunctionCache()
     if not first:
         cache.bind(make(1), (), {})
@@ -143,6 +153,7 @@ def test_the_error_names_the_variable_that_cannot_be_serialized(first: bool) -> 
         (make(lock), r"'handle' of '\S*make.write_row'"),
         (Writer(lock).run, r"'handle' of '\S*Writer'"),
         (functools.partial(make, lock), "argument 0"),
+        (functools.partial(make, Odd()), "argument 0"),
         (functools.partial(make, [make(lock)], handle=lock), "argument 0"),
     ):
         with pytest.raises(SerializeError, match=variable):
