@@ -50,6 +50,19 @@ def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
         _lock.rows(connection, nos=ordered)
 
 
+_lock_by_id = Statement(
+    lambda d: select(endpoints.c.id, endpoints.c.no)
+    .where(d.among(endpoints.c.id, "ids"), endpoints.c.deleted.is_(None))
+    .order_by(endpoints.c.no)
+    .with_for_update(key_share=True)
+)
+
+
+def lock_endpoints_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
+    """Like ``lock_endpoints``; return the numbers of the endpoints that are not deleted, by id."""
+    return dict(_lock_by_id.rows(connection, ids=sorted(set(ids))))
+
+
 _free = Statement(
     lambda d: select(endpoints.c.no)
     .where(endpoints.c.no == bindparam("no"))

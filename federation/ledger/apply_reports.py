@@ -18,7 +18,7 @@ from .. import dispatch
 from ..context import Federation
 from ..db import shared
 from ..db.statements import Statement, unindexed
-from ..db.tables import bundles, endpoints
+from ..db.tables import bundles
 from ..dispatch.run_times import update_run_times
 from . import logs, samples, streams
 from .completion import Completion, finish_tasks
@@ -36,11 +36,6 @@ MESSAGE_LENGTH = 2000
 _INTERRUPTIONS = (Interruption.WALLTIME, Interruption.STOPPED)
 _RESULTS = (Status.SUCCEEDED, Status.FAILED)
 
-_known = Statement(
-    lambda d: select(endpoints.c.id, endpoints.c.no).where(
-        d.among(endpoints.c.id, "ids"), endpoints.c.deleted.is_(None)
-    )
-)
 _bundle_nos = Statement(
     lambda d: select(bundles.c.id, bundles.c.no).where(
         d.among(bundles.c.id, "ids"), unindexed(bundles.c.endpoint_no) == bindparam("endpoint")
@@ -82,8 +77,7 @@ def apply_reports(
     The first terminal report of a task wins; later ones are dropped and counted.
     """
     result = ApplyResult()
-    known = dict(_known.rows(connection, ids=sorted({report.endpoint for report in reports})))
-    shared.lock_endpoints(connection, known.values())
+    known = shared.lock_endpoints_by_id(connection, (report.endpoint for report in reports))
     result.endpoint_nos.update(known.values())
     for report in reports:
         endpoint_no = known.get(report.endpoint)
