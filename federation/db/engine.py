@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: The newest revision in ``migrations``. Revisions are numbered: they sort as strings.
-SCHEMA = "0018"
+SCHEMA = "0019"
 #: PostgreSQL advisory lock of the process that changes the schema (an arbitrary number).
 SCHEMA_LOCK = 7_566_268_765
 #: Maximum wait of a SQLite writer for another transaction, seconds.
@@ -182,6 +182,8 @@ class Database:
 
     def _prepare_sqlite(self, driver: Any, _record: Any) -> None:
         driver.execute(f"PRAGMA busy_timeout = {min(int(self.busy_timeout * 1000), MAX_BUSY_MILLIS)}")
+        # only before the first table; see ``db.free_pages``
+        driver.execute("PRAGMA auto_vacuum = INCREMENTAL")
         _use_wal(driver, self.busy_timeout)
         driver.execute("PRAGMA synchronous = FULL")
         driver.execute("PRAGMA foreign_keys = ON")

@@ -17,10 +17,12 @@ from umbel.system.clock import monotonic
 from .. import dispatch
 from ..broker.client import BrokerError
 from ..context import Federation
+from ..db import free_pages
 from ..db.errors import RETRYABLE
 from ..db.tables import endpoints, nodes
 from ..ledger.cancel import expire, fail_oversized
 from ..ledger.node_rows import NodeRow, record_loss
+from ..ledger.pruning import Pruner
 from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
 from ..ledger.totals import TotalsCheck, delete_idle
 from ..process import Stop, run_process
@@ -56,6 +58,8 @@ class Sweeper:
         self._rollback = RollbackGuard(fed)
         self._times = Pace(lambda: correct_future_times(fed))
         self._totals = Pace(TotalsCheck(fed).check_next)
+        self._pruner = Pruner(fed)
+        self._pruning = Pace(self._prune)
 
     def sweep(self) -> None:
         """Run every step once; a failing step does not prevent the others."""
@@ -67,7 +71,14 @@ class Sweeper:
             self.watch_nodes,
             self.find_lost_bundles,
         ]
-        steps += [self.expire, self.fail_oversized, self.refill, self.delete_old, self.check_totals]
+        steps += [
+            self.expire,
+            self.fail_oversized,
+            self.refill,
+            self.delete_old,
+            self.prune,
+            self.check_totals,
+        ]
         for step in steps:
             self._run(step)
 
@@ -187,6 +198,14 @@ class Sweeper:
         for _ in range(DELETE_BATCHES):
             if not delete_old_tasks(self.fed, now):
                 return
+
+    def prune(self) -> None:
+        """Delete what deleted tasks have left behind."""
+        self._pruning.run()
+
+    def _prune(self) -> None:
+        self._pruner.prune(self.fed.clock())
+        free_pages.release(self.fed.database)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

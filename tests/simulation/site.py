@@ -119,6 +119,7 @@ class SimSweeper(Sweeper):
         # with the simulated time, of which these steps take none
         self._times = Pace(lambda: correct_future_times(fed), fed.clock)
         self._totals = Pace(TotalsCheck(fed).check_next, fed.clock)
+        self._pruning = Pace(self._prune, fed.clock)
 
     def sweep(self) -> None:
         """As the real one."""
@@ -137,6 +138,11 @@ class SimSweeper(Sweeper):
         """As the real one."""
         if self._sweeps % 8 == 0:
             super().delete_old()
+
+    def prune(self) -> None:
+        """As the real one."""
+        if self._sweeps % 8 == 0:
+            super().prune()
 
     def expire(self) -> None:
         """As the real one."""

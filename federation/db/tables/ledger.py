@@ -176,6 +176,7 @@ estimates = Table(
     Column("seconds", Float, nullable=False),
     Column("updated", Float, nullable=False),
 )
+Index("ix_estimates_updated", estimates.c.updated)
 
 # standard output and error of tasks that wrote any; deleted with the task
 logs = Table(

@@ -61,6 +61,8 @@ functions = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
+    # when a call of it was last submitted, as far as its submissions were deleted since
+    Column("used", Float),
     # JSON of the environment and the limits in the header of its body, for display
     Column("environment", Text),
     Column("limits", Text),

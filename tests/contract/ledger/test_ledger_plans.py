@@ -17,6 +17,7 @@ from federation.db.engine import Database
 from federation.db.tables import tasks
 from federation.flower.controls import EndpointLookup
 from federation.ledger import cancel, epochs, logs, own, query, results, samples, streams, task_list, totals
+from federation.ledger.pruning import Pruner
 from federation.ledger.submit import Submission, submit
 from federation.provision import cleanup
 from federation.provision.planning import demand
@@ -71,6 +72,7 @@ ALLOWED = [
     ("ledger/task_list.py:tasks_page", "= 'running'", "reads past the newest queued calls of one user"),
     ("ledger/task_list.py:tasks_page", "= 'succeeded'", "reads past the unfinished calls of one user"),
     ("ledger/task_list.py:tasks_page", "functions.id AS", "PostgreSQL joins tables of some thousand rows"),
+    ("ledger/pruning.py:_delete_functions", "DELETE FROM functions", f"checks open bundles, {_PACED}"),
     ("ledger/totals.py:differences", "", f"counts the rows of one endpoint, {_PACED}"),
     ("ledger/totals.py:delete_idle", "count(*)", "counts loads; few are 0"),
     ("provision/planning/demand.py:_queued", "LIMIT", "reads at most SAMPLE tasks"),
@@ -393,3 +395,7 @@ def _periodic(ledger: Ledger, lab: FakeEndpoint) -> None:
     ledger.clock.forward(3 * DAY)
     ledger.sweeper.delete_old()
     ledger.sweeper.sweep()
+    ledger.function(ledger.me, "unused")
+    pruner = Pruner(fed)
+    for _ in range(7):
+        pruner.prune(fed.clock() + 400 * DAY)
