@@ -10,6 +10,8 @@ from .tables import Record, Table, by_round, ratios, short
 
 #: Most memory of a process of the service, MiB.
 MAX_SERVICE_MEMORY = 400
+#: The same with many slots, MiB.
+MAX_LARGE_MEMORY = 500
 #: Most memory of the client of W10, MiB.
 MAX_CLIENT_MEMORY = 100
 #: Roles of the processes of the service.
@@ -63,6 +65,13 @@ def _after_fastest(records: Sequence[Record]) -> list[float]:
     return [own - min(medians.values())] if own is not None and medians else []
 
 
+def _faults(work: str) -> Callable[[Sequence[Record]], list[float]]:
+    """Starts of calls that had started before, and calls that never started, in each round."""
+    return lambda records: [
+        float(record["again"] + abs(record["missing"])) for record in records if record["work"] == work
+    ]
+
+
 def _largest(work: str, roles: Collection[str]) -> Callable[[Sequence[Record]], list[float]]:
     """The largest memory of a process with one of these roles in each round, MiB."""
     return lambda records: [
@@ -89,6 +98,12 @@ GOALS = (
     ),
     Goal("W10: a million calls, client, MiB", _largest("W10", {"client"}), maximum=MAX_CLIENT_MEMORY),
     Goal("W10: largest process of the service, MiB", _largest("W10", SERVICE), maximum=MAX_SERVICE_MEMORY),
+    Goal("W16: no-ops on 131,072 slots, tasks/s", _own("W16", "tasks_per_s"), minimum=5_000),
+    Goal("W16: CPU of the service, × that with 64 slots", _own("W16", "service_ratio"), maximum=1.25),
+    Goal("W16: largest process of the service, MiB", _largest("W16", SERVICE), maximum=MAX_LARGE_MEMORY),
+    Goal("W16: calls executed again or not at all", _faults("W16"), maximum=0),
+    Goal("W16: 8,192 calls of 30 s, collector, cores", _own("W16long", "collect_share"), maximum=0.25),
+    Goal("W16: long calls executed again or not at all", _faults("W16long"), maximum=0),
     Goal(
         "W20: callables of many kinds, × W1's rate",
         _growth("tasks_per_s", "W20", 2_000, "W1", 2_000),

@@ -57,6 +57,9 @@ COLUMNS["W9"] = (
 )
 COLUMNS["W7old"] = COLUMNS["W7"]
 COLUMNS["W10"] = COLUMNS["W5"]
+_ONCE = (Column("again", "executed again"), Column("missing", "not executed"))
+COLUMNS["W16"] = (_RATE, _CPU, Column("service_ratio", "CPU of the service, × 64 slots"), *_ONCE)
+COLUMNS["W16long"] = (Column("collect_share", "collector, cores"), *_ONCE)
 COLUMNS["W20"] = COLUMNS["W21"] = COLUMNS["W1"]
 
 
