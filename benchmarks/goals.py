@@ -72,6 +72,21 @@ def _faults(work: str) -> Callable[[Sequence[Record]], list[float]]:
     ]
 
 
+def _worst(
+    work: str, key: str, kind: str, choose: Callable[[list[float]], float] = max
+) -> Callable[[Sequence[Record]], list[float]]:
+    """The largest value of all cases of one kind ("": of all) in each round."""
+
+    def value(records: Sequence[Record]) -> list[float]:
+        found: dict[int, list[float]] = {}
+        for record in records:
+            if record["work"] == work and key in record and kind in ("", record["kind"]):
+                found.setdefault(record["round"], []).append(record[key])
+        return [choose(values) for values in found.values()]
+
+    return value
+
+
 def _largest(work: str, roles: Collection[str]) -> Callable[[Sequence[Record]], list[float]]:
     """The largest memory of a process with one of these roles in each round, MiB."""
     return lambda records: [
@@ -104,6 +119,18 @@ GOALS = (
     Goal("W16: calls executed again or not at all", _faults("W16"), maximum=0),
     Goal("W16: 8,192 calls of 30 s, collector, cores", _own("W16long", "collect_share"), maximum=0.25),
     Goal("W16: long calls executed again or not at all", _faults("W16long"), maximum=0),
+    *(
+        goal
+        for kind in ("other endpoint", "same endpoint, priority 100", "same user")
+        for goal in (
+            Goal(f"W17: lone calls, {kind}, p50, × idle", _worst("W17", "p50_ratio", kind), maximum=2),
+            Goal(f"W17: lone calls, {kind}, p95, × idle", _worst("W17", "p95_ratio", kind), maximum=4),
+        )
+    ),
+    Goal("W17: rate of the bags, × without lone calls", _worst("W17", "bulk_ratio", "", min), minimum=0.8),
+    Goal("W19: slowest route, p95 ms", _worst("W19", "p95_ms", "route"), maximum=300),
+    Goal("W19: errors", _worst("W19", "errors", "all"), maximum=0),
+    Goal("W19: idle service, cores", _worst("W19", "idle_share", "idle"), maximum=0.05),
     Goal(
         "W20: callables of many kinds, × W1's rate",
         _growth("tasks_per_s", "W20", 2_000, "W1", 2_000),

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 #: Messages that are fetched in one transaction after one has arrived, in which BLMOVE does not wait.
 BATCH = 32
-#: Longest time spent on steps and ends of calls before messages are looked for, seconds.
-TURN_SECONDS = 0.02
+#: Longest time spent on steps and on ends of calls before messages are looked for, seconds. Beats and reports
+#: that are later than this come first.
+TURN_SECONDS = 0.2
 #: Pause after a failed connection, seconds.
 RECONNECT_SECONDS = 0.5
 #: Longest time that ``turn`` waits, seconds.
@@ -59,7 +60,10 @@ class Fleet:
         until = time.monotonic() + TURN_SECONDS
         while self._timers and self._timers[0][0] <= time.monotonic() < until:
             heapq.heappop(self._timers)[2]()
-        while self._steps and self._steps[0][0] <= time.monotonic() < until:
+        until = time.monotonic() + TURN_SECONDS
+        while self._steps and self._steps[0][0] <= time.monotonic():
+            if time.monotonic() >= until:
+                return
             self._step()
         self._fetch()
 
@@ -122,15 +126,11 @@ class Fleet:
             self._blocked = None
             self._deliver(node, fetch, message)
             self._fetching.connection_pool.release(connection)
-            while message is not None and self._fetch_batch():
-                if self._steps and self._steps[0][0] + TURN_SECONDS < time.monotonic() or self._timers_due():
-                    break
+            if message is not None:
+                self._fetch_batch()
         except BROKER_ERRORS as error:
             log.warning("fetching failed: %s", error)
             self._lost()
-
-    def _timers_due(self) -> bool:
-        return bool(self._timers) and self._timers[0][0] <= time.monotonic()
 
     def _begin(self) -> bool:
         """Send the command that waits for a message for the next node; return False if none takes any."""
@@ -151,11 +151,9 @@ class Fleet:
             self._lost()
             return False
 
-    def _fetch_batch(self) -> bool:
-        """Fetch messages without waiting, one for each of the next nodes; return whether all got one."""
+    def _fetch_batch(self) -> None:
+        """Fetch messages without waiting, one for each of the next nodes."""
         chosen = self._takers(BATCH)
-        if not chosen:
-            return False
         pipe: Any = self._fetching.pipeline()
         fetches = [node.fetches.begin() for node in chosen]
         try:
@@ -169,7 +167,6 @@ class Fleet:
             raise
         for node, fetch, message in zip(chosen, fetches, messages):
             self._deliver(node, fetch, message)
-        return all(message is not None for message in messages)
 
     def _takers(self, count: int) -> list[SimulatedNode]:
         """Return the next nodes in turn that take a message, at most ``count``."""

@@ -1,6 +1,7 @@
 """A bag of no-ops through the API: submitted in the largest submissions, followed, each result checked.
 
-``python -m benchmarks.scale.bag FILE``: push the bag that the JSON file describes; print its rate.
+``python -m benchmarks.scale.bag FILE``: print a line, wait for one, push the bag that the JSON file
+describes, print its rate.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from umbel.api.options import Options
 from umbel.protocol import names
 from umbel.protocol.limits import MAX_CALLS_PER_SUBMISSION, MAX_WAIT
 from umbel.serialize import dump_call, load_result
+
+#: Line after which a process begins.
+BEGUN = "begin\n"
 
 
 class Bag(NamedTuple):
@@ -108,6 +112,9 @@ def main() -> None:
     record: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with Client(record["url"], record["token"]) as client:
         bag = Bag(*record["bag"])
+        client.whoami()
+        print("ready", flush=True)
+        sys.stdin.readline()
         seconds = push(client, bag)
     print(json.dumps({"n": bag.count, "seconds": seconds, "tasks_per_s": bag.count / seconds}))
 

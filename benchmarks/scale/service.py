@@ -6,11 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
 
 from benchmarks.functions import same
 from benchmarks.peers.base import ROOT
@@ -34,7 +32,6 @@ class Nodes:
     """The simulated nodes of one endpoint, in a process of their own."""
 
     endpoint: str
-    endpoint_id: str
     count: int
     slots: int
     process: Popen[bytes]
@@ -86,35 +83,41 @@ class ScaleService(UmbelService):
         except UmbelError:  # no token file or no web server yet
             return False
 
+    @property
+    def url(self) -> str:
+        """Address of the service."""
+        return str(json.loads((self.home / "client.json").read_text(encoding="utf-8"))["url"])
+
     def add_endpoint(
         self, name: str, nodes: int, slots: int, seconds: float = 0.0, client: Client | None = None
     ) -> Nodes:
-        """Register an endpoint and start its simulated nodes, whose calls take so many seconds."""
-        key = new_private_key()
-        with client or Client() as registering:
-            record = registering.register_endpoint(name, Signer(key).public_key)
-        return self.start_nodes(name, {**record["credentials"], "key": key.hex()}, nodes, slots, seconds)
+        """Register an endpoint and start its simulated nodes, whose calls take so many seconds.
 
-    def start_nodes(
-        self, name: str, credentials: Mapping[str, Any], nodes: int, slots: int, seconds: float = 0.0
-    ) -> Nodes:
-        """Start the simulated nodes of a registered endpoint."""
+        After a restart of the service it has been registered before. ``client``: of its owner.
+        """
         file = self.folder / f"{name}.json"
-        file.write_text(json.dumps(dict(credentials)), encoding="utf-8")
+        if not file.exists():
+            key = new_private_key()
+            owner = client or Client()
+            record = owner.register_endpoint(name, Signer(key).public_key)
+            file.write_text(json.dumps({**record["credentials"], "key": key.hex()}), encoding="utf-8")
+        return self._start_nodes(name, file, nodes, slots, seconds)
+
+    def _start_nodes(self, name: str, file: Path, nodes: int, slots: int, seconds: float) -> Nodes:
         statistics = self.folder / f"{name}.statistics"
+        statistics.unlink(missing_ok=True)
         command = [sys.executable, "-m", "benchmarks.nodes", str(file), "--nodes", str(nodes)]
         command += ["--slots", str(slots), "--seconds", str(seconds), "--statistics", str(statistics)]
         process = self.spawn(command, {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "sdk")])})
-        found = Nodes(name, str(credentials["endpoint_id"]), nodes, slots, process, statistics)
+        found = Nodes(name, nodes, slots, process, statistics)
         self.nodes[name] = found
         return found
 
     def add_user(self, name: str) -> Client:
         """Create a user; return a client with its token."""
-        url = json.loads((self.home / "client.json").read_text(encoding="utf-8"))["url"]
         fed = open_federation(load(self.home, environ={}))
         try:
-            return Client(url, users.create_token(fed, users.ensure_user(fed, name), "benchmark"))
+            return Client(self.url, users.create_token(fed, users.ensure_user(fed, name), "benchmark"))
         finally:
             fed.close()
 
