@@ -93,6 +93,24 @@ def add_group(
     ``begin``: number of newer copies; ``owner``: default that of the task; ``waiting``: the copies are
     queued instead of finished.
     """
+    values = _copy_parents(connection, task_no, size, owner, waiting)
+    values |= {"age": 3600 + begin * SPACING, "spacing": SPACING, "task_no": task_no, "size": size}
+    names = [name for name in _columns(connection, "tasks") if name != "no"]
+    own = {**_OWN, **(_WAITING if waiting else {})}
+    taken = [own.get(name, f"t.{name}") for name in names]
+    connection.execute(
+        "WITH RECURSIVE k(k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM k WHERE k + 1 < :size) "
+        f"INSERT INTO tasks ({', '.join(names)}) "
+        f"SELECT {', '.join(taken)} FROM k, tasks t WHERE t.no = :task_no",
+        {**values, "prefix": str(uuid.uuid4())[:24]},
+    )
+    return int(values["group_no"] or 0)
+
+
+def _copy_parents(
+    connection: sqlite3.Connection, task_no: int, size: int, owner: Owner | None, waiting: bool
+) -> dict[str, float | None]:
+    """Copy a task's group, submission and blobs for ``size`` copies; return numbers for their columns."""
     query = "SELECT {} FROM tasks WHERE no = ?"
     group, submission, blob, result, *usual = connection.execute(
         query.format("group_no, submission_no, blob_no, result_blob_no, user_no, endpoint_no"), (task_no,)
@@ -105,29 +123,14 @@ def add_group(
     submission_no = _copy(
         connection, "submissions", submission, group_no=group_no, user_no=user_no, endpoint_no=endpoint_no
     )
-    values = {
-        "prefix": str(uuid.uuid4())[:24],
+    return {
         "group_no": group_no,
         "submission_no": submission_no,
         "user_no": user_no,
         "endpoint_no": endpoint_no,
         "blob_no": _copy(connection, "blobs", blob, refs=size),
         "result_blob_no": None if waiting else _copy(connection, "blobs", result, refs=size),
-        "age": 3600 + begin * SPACING,
-        "spacing": SPACING,
-        "task_no": task_no,
-        "size": size,
     }
-    names = [name for name in _columns(connection, "tasks") if name != "no"]
-    own = {**_OWN, **(_WAITING if waiting else {})}
-    taken = [own.get(name, f"t.{name}") for name in names]
-    connection.execute(
-        "WITH RECURSIVE k(k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM k WHERE k + 1 < :size) "
-        f"INSERT INTO tasks ({', '.join(names)}) "
-        f"SELECT {', '.join(taken)} FROM k, tasks t WHERE t.no = :task_no",
-        values,
-    )
-    return group_no
 
 
 def _copy(connection: sqlite3.Connection, table: str, no: int, **changes: object) -> int:
