@@ -48,22 +48,30 @@ STABLE_AFTER = 20.0
 LONGEST_PAUSE = 5.0
 
 
-class Channel(kombu_redis.Channel):
-    """A channel that survives the loss of its connection.
+class NodeLink:
+    """What the channels of a worker share with its node.
 
-    Transport options: ``fetches`` moves the messages of the endpoint's queue; ``command_pool`` has the
-    connection for all commands that do not block.
+    ``fetches`` moves the messages of the endpoint's queue; ``pool`` has the connection for all commands that
+    do not block.
     """
+
+    def __init__(self, fetches: Fetches, pool: Any):
+        self.fetches, self.pool = fetches, pool
+
+    def __json__(self) -> None:
+        """Celery's remote commands send all transport options as JSON: this one is null."""
+
+
+class Channel(kombu_redis.Channel):
+    """A channel that survives the loss of its connection. Transport option: ``node``, a ``NodeLink``."""
 
     ack_emulation = False
     do_restore = False
-    fetches: Fetches | None = None
     from_transport_options = (  # type: ignore[assignment]
         *kombu_redis.Channel.from_transport_options,
-        "fetches",
-        "command_pool",
+        "node",
     )
-    command_pool: Any = None
+    node: NodeLink | None = None
     _in_poll: Any
     _brpop_sent_at: Any
     _commands: tuple[Any, Any] | None = None
@@ -92,7 +100,7 @@ class Channel(kombu_redis.Channel):
 
     def _brpop_start(self, timeout: Any = None) -> None:
         """Send the command that waits for a message, unless the node must not fetch any."""
-        fetches = self.fetches
+        fetches = None if self.node is None else self.node.fetches
         if fetches is None or not self.active_queues or not fetches.allowed:
             return
         connection = self.client.connection
@@ -134,7 +142,7 @@ class Channel(kombu_redis.Channel):
 
     def _take(self, raw: bytes) -> None:
         """Deliver a fetched message. One without a consumer stays in the node's list, which returns it."""
-        fetch, fetches = self._fetch, self.fetches
+        fetch, fetches = self._fetch, None if self.node is None else self.node.fetches
         if fetch is None or fetches is None or names.QUEUE not in self.connection._callbacks:
             log.info("a message was fetched while the worker stopped consuming; its calls are returned")
         elif not fetches.deliver(fetch, raw, lambda: self._hand_over(raw)):
@@ -157,11 +165,12 @@ class Channel(kombu_redis.Channel):
         return next(reversed(self.qos._delivered), None)
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
-        shared = self.command_pool is not None and not asynchronous
-        return self.command_pool if shared else super()._get_pool(asynchronous)
+        if self.node is None or asynchronous:
+            return super()._get_pool(asynchronous)
+        return self.node.pool
 
     def _disconnect_pools(self) -> None:
-        if self.command_pool is not None:
+        if self.node is not None:
             self._pool = None  # it is the node's
         super()._disconnect_pools()
 

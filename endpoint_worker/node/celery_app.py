@@ -17,7 +17,7 @@ from celery.worker.request import Request
 from umbel.protocol import names
 from umbel.system.redis import connection_options
 
-from ..broker.celery_transport import Connection
+from ..broker.celery_transport import Connection, NodeLink
 from ..broker.client import without_password
 from .node import Node
 from .shutdown import ShutdownConditions, ShutdownMonitor
@@ -114,8 +114,7 @@ def _configuration(node: Node) -> dict[str, Any]:
         broker_transport="endpoint_worker.broker.celery_transport:Transport",
         broker_transport_options={
             "global_keyprefix": names.prefix(node.endpoint),
-            "fetches": node.outbox.fetches,
-            "command_pool": node.client.connection_pool,
+            "node": NodeLink(node.outbox.fetches, node.client.connection_pool),
             "ack_emulation": False,
             "priority_steps": [0],
             **connection_options(10.0),

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
 
 import redis
-from redis.exceptions import WatchError
+from redis.exceptions import NoPermissionError, WatchError
 
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer
@@ -144,7 +144,12 @@ class Presence:
     def _ask(self, now: float) -> None:
         self._next_question = now + self._pause
         self._pause = min(LONGEST_QUESTION, 1.5 * self._pause)
-        if self._client.sismember(self._known, self._instance):
+        try:
+            known = bool(self._client.sismember(self._known, self._instance))
+        except NoPermissionError:
+            # by a service of an earlier version, which confirms no nodes
+            known = False
+        if known:
             self._is_known = True
             self._fetches.allow()
         elif now - self._unknown_since >= UNKNOWN_AFTER:

@@ -198,7 +198,7 @@ def _finish(
     with_bytes = sum(1 for _, row in finished if row.size)
     if with_bytes:
         blob_no = shared.add_blob(connection, report.body, with_bytes)
-    places = {bundle: json.dumps(place._asdict()) for bundle, place in report.places.items()}
+    places = {bundle: json.dumps(place.record()) for bundle, place in report.places.items()}
     completions = [
         _completion(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in finished
     ]
@@ -219,7 +219,7 @@ def _usage(report: OpenReport, row: Row, places: dict[str, str]) -> str | None:
     if not row.usage:
         return places.get(row.bundle_id)
     place = report.places.get(row.bundle_id)
-    return json.dumps({**(place._asdict() if place else {}), **row.usage})
+    return json.dumps({**(place.record() if place else {}), **row.usage})
 
 
 def _completion(task: Task, row: Row, node_no: int, blob_no: int | None, usage: str | None) -> Completion:

@@ -55,7 +55,7 @@ def tasks_page(
     ``since``, ``until``: bounds of the submission time, seconds since 1970. ``limit`` is clamped to 1 to
     ``MAX_LIMIT``. Raises BadRequest for an invalid cursor.
     """
-    after = _decode(cursor) if cursor is not None else None
+    after = decode(cursor) if cursor is not None else None
     limit = max(1, min(limit, MAX_LIMIT))
     with fed.database.read() as connection:
         filters = _filters(connection, user, function_id, endpoint_id, group_id)
@@ -69,11 +69,16 @@ def tasks_page(
     listed = [found[no] for no in numbers[:limit]]
     following = None
     if len(numbers) > limit:
-        following = _CURSOR.pack(listed[-1].created, listed[-1].submission_no, listed[-1].no).hex()
+        following = encode((listed[-1].created, listed[-1].submission_no, listed[-1].no))
     return [describe(row) for row in listed], following
 
 
-def _decode(cursor: str) -> Place:
+def encode(place: Place) -> str:
+    """Return the cursor of the page after a place."""
+    return _CURSOR.pack(*place).hex()
+
+
+def decode(cursor: str) -> Place:
     """Return the place in a cursor. Raises BadRequest."""
     try:
         created, submission_no, no = _CURSOR.unpack(bytes.fromhex(cursor))

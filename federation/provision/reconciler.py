@@ -7,6 +7,7 @@ with its response time. A site that does not answer keeps its last known state.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from .actions import Actions
 from .connection.shell import SiteError
 from .observe import apply_jobs
 from .planning import demand, failures
-from .planning.decide import decide, expire_old
+from .planning.decide import decide, expire_old, valid_for
 from .planning.model import BlockState, Decision, PlannerState, View
 from .records import blocks, sites
 from .site import bootstrap
@@ -30,7 +31,7 @@ from .site.network import Installation
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two rounds; each costs a few reads of the ledger.
+#: Shortest time between two rounds, seconds; each costs a few reads of the ledger.
 RECONCILE_INTERVAL = 1.0
 #: Seconds between two polls of the scheduler while there are no blocks, to find orphaned jobs.
 IDLE_POLL_INTERVAL = 900.0
@@ -53,17 +54,27 @@ class Reconciler:
         self._failures = 0
         self._ready = self._removing = False
         self._env = ""
+        # seconds until the next round, unless the scheduler is to be polled earlier
+        self._pause = math.inf
         self._orphans: dict[str, float] = {}
         self._last_waiting_for = ""
         self.actions = Actions(fed, clock)
 
-    def run_once(self) -> None:
-        """Observe, decide and act once. Raises NotFound if the site has been removed."""
+    def run_once(self) -> float:
+        """Observe, decide and act once; return after how many seconds to do so again if nothing changes.
+
+        Raises NotFound if the site has been removed.
+        """
         site = sites.find(self._fed, self._no)
         self._machine = refresh(self._machine, site)
+        self._pause = math.inf
         if site.removing:
             self._tear_down(site)
-            return
+        else:
+            self._reconcile(site)
+        return max(RECONCILE_INTERVAL, min(self._pause, self._next_poll - self._clock()))
+
+    def _reconcile(self, site: sites.Site) -> None:
         for name in blocks.apply_heartbeats(self._fed, self._no, self._clock()):
             sites.update_planner_state(self._fed, self._no, failures.joined)
             with self._fed.database.read() as connection:
@@ -213,6 +224,7 @@ class Reconciler:
                 used_total=blocks.used_hours_total(connection, self._no),
             )
         decision = decide(view, site.policy, now)
+        self._pause = valid_for(view, decision, site.policy)
         self._record_decision(site, decision)
         if not decision.actions:
             return

@@ -83,10 +83,12 @@ class Store:
     def close(self) -> None:
         """There is nothing to close."""
 
-    def wipe(self) -> None:
-        """Lose everything."""
-        self.data.clear()
-        self._accounts.clear()
+    def wipe(self, prefix: str = "") -> None:
+        """Lose everything, or the keys with this prefix."""
+        for key in [key for key in self.data if key.startswith(prefix)]:
+            del self.data[key]
+        if not prefix:
+            self._accounts.clear()
 
     # Commands
 

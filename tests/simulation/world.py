@@ -120,6 +120,10 @@ class World(logging.Handler):
         self.do("first sweep", self.sweepers[0].sweep)
         self.faulty = True
         self.do("start of a node", self.nodes[0].start)
+        if self.chance.random() < 0.7:
+            # it may fetch bundles from the first step on
+            self.do("look", self.sweepers[0].watch_nodes)
+            self.do("beat", self.nodes[0].beat)
         for _ in range(STEPS):
             self.step()
             self.check()
@@ -127,10 +131,13 @@ class World(logging.Handler):
 
     def step(self) -> None:
         """One step of a random actor."""
+        # what nodes hold makes a difference
+        wipe = 1.5 if any(node.held for node in self.nodes if node.alive) else 0.2
         kinds = {
             self.clients.submit: 3, self.clients.submit_again: 1, self.clients.cancel: 1.5,
             self.clients.poll: 2, self._node: 13, self._collect: 6, self._sweep: 3, self._time: 4,
-            self._cancel_commands: 1, self._replay: 1, self._shuffle: 0.4, self._outage: 0.4, self._wipe: 0.3,
+            self._cancel_commands: 1, self._replay: 1, self._shuffle: 0.4, self._outage: 0.4,
+            self._wipe: wipe,
         }  # fmt: skip
         (kind,) = self.chance.choices(list(kinds), list(kinds.values()))
         kind()
@@ -261,8 +268,16 @@ class World(logging.Handler):
         self.note(f"the broker is down until {self._down_until - 1.8e9:.1f}")
 
     def _wipe(self) -> None:
-        self.note("the broker loses its data")
-        self.site.store.wipe()
+        if self.chance.random() < 0.5:
+            self.note("the broker loses its data")
+            self.site.store.wipe()
+        else:
+            place = self.chance.choice(self.nodes).place
+            self.note(f"the keys of {place.id[:4]} are deleted: it exceeded its quota")
+            self.site.store.wipe(names.prefix(place.id))
+        if self.chance.random() < 0.5:
+            # what this has changed is noticed while calls run
+            self._time()
 
     # After the faults
 

@@ -66,8 +66,8 @@ class Outcome(NamedTuple):
     ``started``: seconds since 1970 (0.0 if it did not start); ``wall``: run time, seconds; ``code`` and
     ``message`` of failures; ``usage``: resource record, or None; ``payload``: the serialized result, or for
     TASK_ERROR the JSON description of the exception (see ``umbel.serialize``); ``log``: what it wrote, None
-    if nothing (or nothing new); ``place``: where it ran, the same for all calls of a bundle; ``items``: what
-    it has yielded since the previous report.
+    if nothing (or nothing new); ``place``: where it ran, the same for all calls of a bundle, but
+    ``local`` may grow; ``items``: what it has yielded since the previous report.
     """
 
     task_id: str
@@ -189,9 +189,10 @@ class Report:
                 for bundle, outcomes in self.outcomes.items()
             }
             every = [outcome for outcomes in self.outcomes.values() for outcome in outcomes]
-            header["places"] = {
-                b: o.place for b, outcomes in self.outcomes.items() for o in outcomes[:1] if o.place
-            }
+            # the last one of a bundle knows the packages of all calls before it
+            places = {b: outcomes[-1].place for b, outcomes in self.outcomes.items() if outcomes}
+            header["places"] = {b: place[:3] for b, place in places.items() if place}
+            header["local"] = {b: place.local for b, place in places.items() if place and place.local}
             header["said"], logs = write_logs(every)
             header["items"], items = write_items(self.outcomes)
             body = b"".join([*(o.payload for o in every), *logs, *items])
@@ -257,6 +258,7 @@ def _read_report(header: dict[str, Any], body: bytes) -> OpenReport:
     logs = list(read_logs(header.get("said", []), body, end))
     items_at = end + sum(len(each.log.head) + len(each.log.tail) for each in logs)
     places = checks.mapping(header.get("places", {}), MAX_OUTCOMES)
+    local = checks.mapping(header.get("local", {}), MAX_OUTCOMES)
     return OpenReport(
         id=checks.identifier(header["id"]),
         endpoint=checks.identifier(header["endpoint"]),
@@ -266,7 +268,7 @@ def _read_report(header: dict[str, Any], body: bytes) -> OpenReport:
         rows=rows,
         goodbye=bool(header.get("goodbye")),
         body=body[:end],
-        places={checks.identifier(bundle): _place(*place) for bundle, place in places.items()},
+        places={checks.identifier(b): _place(place, local.get(b)) for b, place in places.items()},
         logs=logs,
         items=list(read_items(header.get("items", []), body, items_at)),
     )
@@ -299,8 +301,10 @@ def _rows(outcomes: Any, length: int) -> Iterable[Row]:
             offset += size
 
 
-def _place(host: Any, pid: Any, slot: Any) -> Place:
-    return Place(checks.text(host, 255), checks.integer(pid), checks.integer(slot))
+def _place(place: Any, local: Any) -> Place:
+    host, pid, slot = place
+    packages = None if local is None else checks.plain(local, 100)
+    return Place(checks.text(host, 255), checks.integer(pid), checks.integer(slot), packages)
 
 
 def _function(record: Any) -> FunctionRef:

@@ -20,7 +20,7 @@ from federation.ledger.submit import Submission, submit
 from federation.provision import cleanup
 from federation.provision.planning import demand
 from federation.provision.planning.policy import Policy
-from federation.provision.records import blocks, sites
+from federation.provision.records import blocks, changes, sites
 from federation.registry import broker_accounts, call_tokens, codes, endpoints, functions, users
 from federation.services import health, rollback
 from federation.services.lost_bundles import begin_all_epochs, begin_epoch
@@ -71,6 +71,7 @@ ALLOWED = [
     ("provision/planning/demand.py:_queued", "LIMIT", "reads at most SAMPLE tasks"),
     ("provision/planning/demand.py:_sent", "LIMIT", "reads at most SAMPLE tasks"),
     ("provision/planning/demand.py:endpoints_without_blocks", "", "reads the elastic endpoints"),
+    ("provision/records/changes.py:states", "", "reads the elastic endpoints with their nodes and blocks"),
     ("provision/records/blocks.py:", "FROM nodes", _NODES),
     ("registry/endpoint_status.py:_nodes", "FROM nodes", _NODES),
     ("registry/endpoint_status.py:_totals", "FROM nodes", _NODES),
@@ -335,6 +336,7 @@ def _provision(ledger: Ledger, lab: FakeEndpoint) -> None:
         blocks.page(connection, lab.no)
         demand.observe(connection, lab.no, now)
         demand.endpoints_without_blocks(connection)
+        changes.states(connection)
     blocks.delete_old_nodes(fed, lab.no, now)
     blocks.delete_old_nodes(fed, lab.no, now + 30 * DAY)
     cleanup.delete_old_blocks(fed, now)

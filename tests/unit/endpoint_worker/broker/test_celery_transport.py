@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import redis
+from kombu.utils.json import dumps
 
 from endpoint_worker.broker import outage
-from endpoint_worker.broker.celery_transport import Channel, Connection
+from endpoint_worker.broker.celery_transport import Channel, Connection, NodeLink
 from endpoint_worker.broker.fetches import Fetches
 from tests.support.broker import running_broker
 from tests.support.wait import wait_until
@@ -35,7 +36,7 @@ class Consuming:
             transport_options={
                 "global_keyprefix": names.prefix(ENDPOINT),
                 "priority_steps": [0],
-                "fetches": self.fetches,
+                "node": NodeLink(self.fetches, self.broker.connection_pool),
             },
         )
         self.channel: Channel = self.connection.default_channel
@@ -170,3 +171,7 @@ def test_an_error_while_a_message_is_handled_leaves_it_undelivered(consuming: Co
 def test_an_old_server_is_named() -> None:
     error = redis.ResponseError("unknown command 'BLMOVE', with args beginning with: 'q'")
     assert "6.2" in outage.describe(error) and "BLMOVE" in outage.describe(error)
+
+
+def test_remote_commands_can_show_the_options(consuming: Consuming) -> None:
+    assert json.loads(dumps(consuming.connection.info()))["transport_options"]["node"] is None

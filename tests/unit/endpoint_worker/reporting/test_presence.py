@@ -141,6 +141,20 @@ def test_a_node_that_is_not_confirmed_says_why_it_is_idle(
         wait_until(lambda: box.fetches.allowed, what="permission")
 
 
+def test_a_service_that_grants_no_right_to_ask_does_not_confirm_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has an earlier version; everything else works, so one line a minute says what is wrong."""
+    monkeypatch.setattr(presence, "UNKNOWN_AFTER", 0.0)
+    refused = mock.Mock(side_effect=redis.exceptions.NoPermissionError("no permission for 'sismember'"))
+    with fakeredis.FakeRedis() as client:
+        monkeypatch.setattr(client, "sismember", refused)
+        box, _, service = announced(client, tmp_path)
+        box._exchange()
+        assert refused.called and service.beat() is not None and not box.fetches.allowed
+        assert "same version" in caplog.text and "cannot be used" not in caplog.text
+
+
 def test_a_beat_does_not_hide_a_loss_of_keys(broker: redis.Redis, tmp_path: Path) -> None:
     """The keys are lost at the worst moment: a beat alone would say that the node holds nothing."""
     client = Interfering(broker)

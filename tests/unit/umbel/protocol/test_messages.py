@@ -101,6 +101,21 @@ def test_a_signed_bundle_that_is_not_one(change: dict[str, Any]) -> None:
             Bundle.open_head(VERIFIER, SIGNER.seal(broken)[0], endpoint="e-1", now=NOW)
 
 
+def test_the_place_of_a_bundle_has_the_packages_of_all_its_calls() -> None:
+    first, last = Place("host", 1, 0), Place("host", 1, 0, {"lab": "sent", "mine": "node"})
+    rows = {
+        "b-1": [
+            Outcome("t-1", 1, Status.SUCCEEDED, place=first),
+            Outcome("t-2", 1, Status.SUCCEEDED, place=last),
+        ]
+    }
+    rows["b-2"] = [Outcome("t-3", 1, Status.SUCCEEDED, place=first)]
+    report = Report.open(VERIFIER, Report("e-1", "n-1", "i-1", outcomes=rows).seal(SIGNER, NOW, "r-1"))
+    assert report.places == {"b-1": last, "b-2": first}
+    assert first.record() == {"host": "host", "pid": 1, "slot": 0}
+    assert last.record()["local"] == {"lab": "sent", "mine": "node"}
+
+
 @given(st.dictionaries(st.uuids().map(str), st.lists(outcomes, max_size=5), max_size=4))
 def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
     data = Report("e-1", "n-1", "i-1", outcomes=rows).seal(SIGNER, NOW, "r-1")
