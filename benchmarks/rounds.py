@@ -64,8 +64,8 @@ def run_session(
             command, cwd=ROOT, env=_environment(python, mark), stdout=records, stderr=log
         )
         try:
-            runs_asked = sum(len(WORKS[work].sizes) for work in works)
-            well = process.wait(SLACK + runs_asked * options.limit) == 0
+            time_limit = sum(len(WORKS[work].sizes) * max(options.limit, WORKS[work].limit) for work in works)
+            well = process.wait(SLACK + time_limit) == 0
         except subprocess.TimeoutExpired:
             print(f"{name}: the session exceeded its time limit", file=sys.stderr)
         finally:

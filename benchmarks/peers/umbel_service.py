@@ -35,18 +35,25 @@ class UmbelService(Peer):
 
     def start(self) -> None:
         """Start a service on a free port with a new home directory; wait until its endpoint is online."""
+        self.serve(SLOTS, self._online)
+        self._executor = Executor(ENDPOINT)
+
+    def serve(
+        self, workers: int, ready: Callable[[], bool], environ: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a service whose own endpoint has so many slots (0: none); wait until it is ready."""
         for name in [name for name in os.environ if name.startswith("UMBEL_") and "BENCH" not in name]:
             del os.environ[name]
         home = self.folder / "home"
         os.environ["UMBEL_HOME"] = str(home)
         command = [sys.executable, "-m", "federation", "up", "--home", str(home), "--port", "0"]
-        service = self.spawn([*command, "--workers", str(SLOTS)], {**self.search_path(), **self.settings})
+        environment = {**self.search_path(), **self.settings, **(environ or {})}
+        service = self.spawn([*command, "--workers", str(workers)], environment)
         deadline = time.monotonic() + START_LIMIT
-        while not self._online():
+        while not ready():
             if service.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service did not start:\n{self.log_end()}")
             time.sleep(0.05)
-        self._executor = Executor(ENDPOINT)
 
     def search_path(self) -> dict[str, str]:
         """Return the environment variable with which Python finds the service."""

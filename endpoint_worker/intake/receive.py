@@ -107,7 +107,7 @@ class Intake:
 
         Raises ProtocolError if it cannot be trusted.
         """
-        head, inline = _arguments(_body_of(message))
+        head, inline = _arguments(body_of(message))
         bundle, _ = Bundle.open_head(self._verifier, head, endpoint=self._endpoint, now=self._clock())
         self._drop_body(bundle, inline)
         return bundle
@@ -156,7 +156,7 @@ class Intake:
         return bytes(data)
 
 
-def _body_of(message: bytes) -> bytes | str:
+def body_of(message: bytes) -> bytes | str:
     """Return what Celery calls the body of a message in the queue, which kombu may have encoded."""
     try:
         record = json.loads(message)

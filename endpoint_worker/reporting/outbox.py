@@ -85,6 +85,16 @@ class Outbox:
         if self._thread.ident is None:
             self._thread.start()
 
+    def step(self) -> float:
+        """Do what is due, instead of ``start``; return the seconds until the next step.
+
+        Something that is added before is a reason for a step at once.
+        """
+        self._take(0.0)
+        self._spool_items()
+        self._exchange()
+        return self._pause()
+
     def add(self, bundle_id: str, outcomes: list[Outcome]) -> None:
         """Report these outcomes; never blocks."""
         self._tally.add([bundle_id])
@@ -171,9 +181,7 @@ class Outbox:
             self._exchange()
             if self._stopped.is_set() and self._queue.empty():
                 return
-            self._wait()
-            while not self._adopted.empty():
-                self._load(self._adopted.get())
+            self._take(self._pause())
 
     def _load(self, files: list[Path] | None = None) -> None:
         entries = self._spool.load(files)
@@ -185,20 +193,26 @@ class Outbox:
         """When something other than reports is to be written (monotonic clock)."""
         return min(self._presence.due, self._holdings.due(self._delivery.unacknowledged))
 
-    def _wait(self) -> None:
-        """Wait for something to do; take what is in the queue."""
+    def _pause(self) -> float:
+        """Return the seconds until something is due."""
         delay = self._delay
         if self._presence.announced and not self._outage.active:
             due = self._due() - time.monotonic()
             delay = min(delay, due) if self._delivery.waiting or self._spool.unwritten else due
+        return max(0.0, delay)
+
+    def _take(self, timeout: float) -> None:
+        """Wait for something to do; take what is in the queue, and the reports of other nodes."""
         try:
-            item = self._queue.get(timeout=max(0.0, delay))
+            item = self._queue.get(timeout=timeout)
             while True:
                 if item is not None:
                     self._items.append(item)
                 item = self._queue.get_nowait()
         except Empty:
-            return
+            pass
+        while not self._adopted.empty():
+            self._load(self._adopted.get())
 
     def _spool_items(self) -> None:
         """Sign what was taken from the queue and write it to the spool."""

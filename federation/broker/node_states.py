@@ -18,8 +18,8 @@ from .report_lists import HasRedis
 
 #: Largest number of instances that one endpoint may have.
 MAX_INSTANCES = 20_000
-#: Number of endpoints, and of descriptions, that are read at once.
-ENDPOINTS_AT_ONCE, STATES_AT_ONCE = 100, 200
+#: Number of endpoints, and of descriptions, that are read at once; of endpoints that are looked at.
+ENDPOINTS_AT_ONCE, STATES_AT_ONCE, LOOKED_AT_ONCE = 100, 200, 1000
 
 # KEYS: epoch, beats and descriptions of each endpoint. ARGV: most instances, largest beat. Returns the epoch
 # ('': none) and the beats of instances with a description: a beat may have been written after a loss of keys
@@ -46,6 +46,20 @@ for i = 1, #KEYS, 3 do
   end
   answer[#answer + 1] = epoch
   answer[#answer + 1] = beats
+end
+return answer
+"""
+
+# KEYS: beats. Returns the positions of those that are there.
+_EXISTING = """
+local answer = {}
+for first = 1, #KEYS, 100 do
+  local last = math.min(first + 99, #KEYS)
+  if redis.call('EXISTS', unpack(KEYS, first, last)) > 0 then
+    for i = first, last do
+      if redis.call('EXISTS', KEYS[i]) == 1 then answer[#answer + 1] = i end
+    end
+  end
 end
 return answer
 """
@@ -80,6 +94,7 @@ class NodeStates:
         self._broker = broker
         self._beats = broker.redis.register_script(_BEATS)
         self._states = broker.redis.register_script(_STATES)
+        self._existing = broker.redis.register_script(_EXISTING)
 
     def beats(self, endpoint_ids: Sequence[str]) -> dict[str, Beats]:
         """Return the epoch of each endpoint, and the beats of its announced instances."""
@@ -100,12 +115,10 @@ class NodeStates:
     def with_nodes(self, endpoint_ids: Sequence[str]) -> list[str]:
         """Return which of these endpoints have nodes."""
         found: list[str] = []
-        for start in range(0, len(endpoint_ids), 1000):
-            some = endpoint_ids[start : start + 1000]
-            pipe = self._broker.redis.pipeline(transaction=False)
-            for endpoint_id in some:
-                pipe.exists(names.beats_key(endpoint_id))
-            found += [id for id, exists in zip(some, pipe.execute()) if exists]
+        for start in range(0, len(endpoint_ids), LOOKED_AT_ONCE):
+            some = endpoint_ids[start : start + LOOKED_AT_ONCE]
+            answer = self._existing([*map(names.beats_key, some)], client=self._broker.redis)
+            found += [some[i - 1] for i in answer]
         return found
 
     def descriptions(self, endpoint_id: str, instances: Sequence[str]) -> dict[str, bytes]:

@@ -39,6 +39,29 @@ _CLAIM_PREFIX = "umbel:claim:"
 # because reading and removing reports is what makes room.
 _EFFECTS = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
+#: Number of lists whose lengths are asked for at once.
+LISTS_AT_ONCE = 1000
+
+# KEYS: lists. Returns position and length of each that is not empty. Almost all are, which EXISTS answers for
+# many keys at once. A key of another type counts, too: reading it reports the fault.
+_WAITING = """
+local answer = {}
+for first = 1, #KEYS, 100 do
+  local last = math.min(first + 99, #KEYS)
+  if redis.call('EXISTS', unpack(KEYS, first, last)) > 0 then
+    for i = first, last do
+      local waiting = redis.pcall('LLEN', KEYS[i])
+      if type(waiting) ~= 'number' then waiting = 1 end
+      if waiting > 0 then
+        answer[#answer + 1] = i
+        answer[#answer + 1] = waiting
+      end
+    end
+  end
+end
+return answer
+"""
+
 # KEYS: claim, list, counter of applied reports, beats of nodes of each endpoint. ARGV: collector, lifetime
 # of its claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list. A list
 # that is not valid is deleted, together with the counter and the beats: nodes that miss their beats announce
@@ -135,20 +158,17 @@ class ReportLists:
 
     def __init__(self, broker: HasRedis):
         self._broker = broker
+        self._waiting = broker.redis.register_script(_WAITING)
         self._read = broker.redis.register_script(_READ)
         self._remove = broker.redis.register_script(_REMOVE)
 
     def waiting(self, endpoint_ids: Sequence[str]) -> dict[str, int]:
         """Return the number of unread reports of each endpoint that has some."""
         found: dict[str, int] = {}
-        for start in range(0, len(endpoint_ids), 1000):
-            some = endpoint_ids[start : start + 1000]
-            pipe = self._broker.redis.pipeline(transaction=False)
-            for endpoint_id in some:
-                pipe.llen(names.reports_key(endpoint_id))
-            # a key of another type counts, too: reading it reports the fault
-            counts = [1 if isinstance(n, Exception) else int(n) for n in pipe.execute(raise_on_error=False)]
-            found.update((endpoint_id, count) for endpoint_id, count in zip(some, counts) if count)
+        for start in range(0, len(endpoint_ids), LISTS_AT_ONCE):
+            some = endpoint_ids[start : start + LISTS_AT_ONCE]
+            answer = self._waiting([*map(names.reports_key, some)], client=self._broker.redis)
+            found.update((some[i - 1], waiting) for i, waiting in zip(answer[::2], answer[1::2]))
         return found
 
     def read(self, collector: str, endpoint_ids: Sequence[str]) -> list[Unread]:

@@ -71,7 +71,7 @@ class Steps:
         for _ in range(count):
             self.box._wake()
             self.box._delay = 0.0
-            self.box._wait()
+            self.box._take(self.box._pause())
             self.box._spool_items()
             self.box._holdings._next, self.box._holdings._active = 0.0, True
             self.box._exchange()
@@ -251,7 +251,7 @@ def test_a_push_between_the_loss_and_the_discovery_is_made_again(steps: Steps) -
     box = steps.box
     box.add("b1", [outcome("t1")])
     box._wake()
-    box._wait()
+    box._take(box._pause())
     box._spool_items()
     with pytest.raises(KeysLost):
         box._delivery.send(lambda: False)

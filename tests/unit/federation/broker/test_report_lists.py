@@ -104,6 +104,19 @@ def test_any_number_of_lists_is_looked_at(broker: Broker) -> None:
     assert broker.report_lists.waiting(some) == dict.fromkeys(some[998:], 1)
 
 
+def test_a_look_at_empty_lists_is_a_few_commands(broker: Broker) -> None:
+    some = [names.new_id() for _ in range(2000)]
+    push(broker, some[1500], b"a")
+    broker.redis.sadd(names.beats_key(some[700]), "x")
+    broker.report_lists.waiting(some)
+    broker.redis.config_resetstat()
+    assert broker.report_lists.waiting(some) == {some[1500]: 1}
+    assert broker.node_states.with_nodes(some) == [some[700]]
+    calls = {name: each["calls"] for name, each in broker.redis.info("commandstats").items()}
+    sent = calls.get("cmdstat_evalsha", 0) + calls.get("cmdstat_eval", 0)
+    assert sent <= 5 and calls["cmdstat_llen"] <= 100 and calls["cmdstat_exists"] <= 140
+
+
 def test_what_is_too_large_is_not_sent(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_lists, "MAX_REPORT_BYTES", 1000)
     monkeypatch.setattr(report_lists, "READ_BYTES", 1500)
