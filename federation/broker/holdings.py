@@ -162,6 +162,11 @@ class Holdings:
         for start in range(0, len(ended), IDS_AT_ONCE):
             self._broker.redis.srem(key, *ended[start : start + IDS_AT_ONCE])
 
+    def is_epoch(self, endpoint_id: str, epoch: int) -> bool:
+        """Return whether the keys of an endpoint are still those of an epoch."""
+        found: bytes | None = self._broker.redis.get(names.epoch_key(endpoint_id))
+        return found == str(epoch).encode()
+
     def begin_epochs(self, endpoint_ids: Iterable[str], epoch: int) -> None:
         """Begin an epoch of these endpoints: what was recorded before cannot be pushed any more."""
         pipe = self._broker.redis.pipeline(transaction=True)

@@ -69,8 +69,9 @@ class LostBundles:
         self._fed, self._watch, self._ticks = fed, watch, ticks
         # endpoint number → time of its next check
         self._next: dict[int, float] = {}
-        # number of a bundle that is nowhere → when this was first seen
-        self._missing: dict[int, dict[int, float]] = {}
+        # endpoint number → id of a bundle that is nowhere → when this was first seen. Not its number: the
+        # database gives that of a deleted bundle to another one
+        self._missing: dict[int, dict[str, float]] = {}
 
     def check(self) -> None:
         """Check the endpoints that have open bundles or nodes that have ended, each when it is due."""
@@ -144,6 +145,8 @@ class LostBundles:
         # in the order in which bundles move
         queued = self._fed.broker.queued(endpoint_id)
         at = self._fed.broker.holdings.at_instances(endpoint_id, list(found.beats))
+        if not self._fed.broker.holdings.is_epoch(endpoint_id, epoch):
+            return Lost()  # the keys were lost in between: what was not found may be at a node
         held = queued.union(*(ids for instance, ids in at.items() if instance not in nodes))
         by_node = {id: node for instance, node in nodes.items() for id in at[instance]}
         lost, missing = Lost(), {}
@@ -155,11 +158,11 @@ class LostBundles:
             elif each.id in by_node:
                 lost.ended.setdefault(by_node[each.id], []).append(each)
             elif each.sent < old or each.epoch != epoch:
-                missing[each.no] = each
+                missing[each.id] = each
         self._sort_missing(no, epoch, missing, lost)
         return lost
 
-    def _sort_missing(self, no: int, epoch: int, missing: dict[int, Open], lost: Lost) -> None:
+    def _sort_missing(self, no: int, epoch: int, missing: dict[str, Open], lost: Lost) -> None:
         """Decide about bundles that are nowhere.
 
         Before a loss of keys, one was in the queue unless a node had fetched it, and such a node has
@@ -169,13 +172,13 @@ class LostBundles:
         """
         before = self._missing.get(no, {})
         now = self._ticks()
-        since = self._missing[no] = {number: before.get(number, now) for number in missing}
+        since = self._missing[no] = {id: before.get(id, now) for id in missing}
         with self._fed.database.read() as connection:
             last_loss = node_rows.last_loss(connection, no)
-        for number, each in missing.items():
+        for id, each in missing.items():
             if each.epoch not in (epoch, BEFORE) and each.sent > last_loss:
                 lost.never.append(each)
-            elif now - since[number] >= self._fed.settings.resend_after:
+            elif now - since[id] >= self._fed.settings.resend_after:
                 lost.elsewhere.append(each)
 
     def _ended(self, no: int, endpoint_id: str, found: Beats) -> dict[str, str]:
@@ -197,8 +200,7 @@ class LostBundles:
         calls = 0
         for node, found in [(None, lost.never), ("", lost.elsewhere), *lost.ended.items()]:
             for start in range(0, len(found), BATCH):
-                nos = [each.no for each in found[start : start + BATCH]]
-                calls += self._send_some_again(no, epoch, nos, node)
+                calls += self._send_some_again(no, epoch, found[start : start + BATCH], node)
         log.warning(
             "endpoint %s: lost bundles: %d before they were fetched, %d with nodes that ended, %d after they "
             "were sent; %d calls requeued or ended",
@@ -209,15 +211,21 @@ class LostBundles:
             calls,
         )
 
-    def _send_some_again(self, no: int, epoch: int, bundle_nos: list[int], node: str | None) -> int:
-        """Return the number of calls. ``node``: that fetched them, "" if it is not known, None: no node."""
+    def _send_some_again(self, no: int, epoch: int, lost: list[Open], node: str | None) -> int:
+        """Return the number of calls. ``node``: that fetched them, "" if it is not known, None: no node.
+
+        Another sweeper may have sent them again since, in bundles that have the numbers of these.
+        """
         now = self._fed.clock()
         groups: dict[str, int] = {}
         with self._fed.database.write() as connection:
             shared.lock_endpoints(connection, [no])
             if not _epoch_is(connection, no, epoch):
                 return 0
-            calls = tasks_in_bundles(connection, bundle_nos)
+            still = select(bundles.c.no).where(
+                shared.among(connection, bundles.c.id, [each.id for each in lost])
+            )
+            calls = tasks_in_bundles(connection, list(connection.execute(still).scalars()))
             if node is None:
                 requeue(connection, calls, counted=False)
             else:

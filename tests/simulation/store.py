@@ -10,6 +10,7 @@ import redis
 
 from federation.broker import client as broker_client
 from federation.broker import holdings, node_states, report_lists
+from federation.services import broker_quota
 from tests.simulation.clock import Clock
 
 #: Decides what becomes of a request: None, or an error before ("refused") or after it was executed ("cut").
@@ -17,6 +18,7 @@ Network = Callable[[], str | None]
 
 
 _SCRIPTS = {
+    report_lists._WAITING: "count_reports",
     report_lists._READ: "read_reports",
     report_lists._REMOVE: "remove_reports",
     broker_client._READ_QUEUE: "read_queue",
@@ -25,6 +27,8 @@ _SCRIPTS = {
     holdings._READ: "read_instances",
     node_states._BEATS: "read_beats",
     node_states._STATES: "read_states",
+    node_states._EXISTING: "find_existing",
+    broker_quota._MEASURE: "measure",
 }
 
 
@@ -78,7 +82,7 @@ class Store:
     def register_script(self, script: str) -> Any:
         """Return what does the same as a script of the broker client, as one request to ``client``."""
         name = _SCRIPTS[script]
-        return lambda keys, words, client: client.request([(name, (keys, words), {})])[0]
+        return lambda keys, words=(), client=None: client.request([(name, (keys, words), {})])[0]
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -261,6 +265,16 @@ class Store:
                     oldest.pop()
                 answer.append([b"read", len(found), *oldest])
         return answer
+
+    def _count_reports(self, keys: Sequence[str], words: Sequence[Any]) -> list[int]:
+        counts = [(number, self._llen(key)) for number, key in enumerate(keys, 1)]
+        return [each for pair in counts if pair[1] for each in pair]
+
+    def _find_existing(self, keys: Sequence[str], words: Sequence[Any]) -> list[int]:
+        return [number for number, key in enumerate(keys, 1) if self._find(key) is not None]
+
+    def _measure(self, keys: Sequence[str], words: Sequence[Any]) -> list[int]:
+        return [1 for _ in keys]
 
     def _read_queue(self, keys: Sequence[str], words: Sequence[Any]) -> list[bytes]:
         return self._lrange(keys[0], *words[:2])

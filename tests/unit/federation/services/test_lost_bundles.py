@@ -185,6 +185,55 @@ def test_bundles_are_sent_again_in_batches(
     assert sum(len(bundle.calls) for bundle in node.take()) == 5
 
 
+def test_two_sweepers_send_the_calls_of_a_bundle_again_once(
+    ledger: Ledger, checks: Checks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database gives the number of the lost bundle to the one that the first sweeper sends."""
+    node = lab.node()
+    other = Checks(ledger, checks.ticks)
+    for each in (checks, other):
+        each.check(0.0, node)
+    answer = _lost_on_the_way(ledger, lab, 1, max_attempts=1)
+    real = checks.lost._send_again
+
+    def send_again(*args: Any) -> None:
+        other.lost.check()
+        assert node.take(), "what the other sweeper has sent"
+        real(*args)
+
+    monkeypatch.setattr(checks.lost, "_send_again", send_again)
+    checks.check(RESEND_AFTER + 1, node)
+    assert _attempts(ledger, answer) == {1}
+    assert not node.take(), "the call runs already"
+
+
+def test_keys_that_are_lost_during_a_check_are_no_lost_bundles(
+    ledger: Ledger, checks: Checks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = lab.node()
+    checks.check(0.0, node)
+    answer = ledger.submit(lab, 1, max_attempts=1)
+    assert node.take()
+    holdings = ledger.broker.holdings
+    real = holdings.revoke_unsent
+
+    def revoke_unsent(endpoint_id: str, ids: Any) -> set[str]:
+        for key in list(node.redis.scan_iter(match=names.prefix(lab.id) + "*")):
+            node.redis.delete(key)
+        return real(endpoint_id, ids)
+
+    monkeypatch.setattr(holdings, "revoke_unsent", revoke_unsent)
+    checks.check(RESEND_AFTER + 1, node)
+    monkeypatch.setattr(holdings, "revoke_unsent", real)
+    for _ in range(4):
+        checks.check(5.0, node)
+    node.finish()
+    node.beat()
+    ledger.collect()
+    assert ledger.task(answer["task_ids"][0])["state"] == "succeeded"
+    assert not node.take(), "the call was not sent again"
+
+
 def test_nothing_is_sent_again_after_the_epoch_has_ended(
     ledger: Ledger, checks: Checks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
