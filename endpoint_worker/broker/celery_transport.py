@@ -82,6 +82,10 @@ class Channel(kombu_redis.Channel):
         # it has tested the broker; a channel that fetches or listens connects again
         self.async_pool.disconnect()
 
+    @property
+    def _fetches(self) -> Fetches | None:
+        return None if self.node is None else self.node.fetches
+
     def settle(self) -> None:
         """Read the answer of an unanswered command, whatever the state of the connection."""
         if self._in_poll:
@@ -100,7 +104,7 @@ class Channel(kombu_redis.Channel):
 
     def _brpop_start(self, timeout: Any = None) -> None:
         """Send the command that waits for a message, unless the node must not fetch any."""
-        fetches = None if self.node is None else self.node.fetches
+        fetches = self._fetches
         if fetches is None or not self.active_queues or not fetches.allowed:
             return
         connection = self.client.connection
@@ -142,7 +146,7 @@ class Channel(kombu_redis.Channel):
 
     def _take(self, raw: bytes) -> None:
         """Deliver a fetched message. One without a consumer stays in the node's list, which returns it."""
-        fetch, fetches = self._fetch, None if self.node is None else self.node.fetches
+        fetch, fetches = self._fetch, self._fetches
         if fetch is None or fetches is None or names.QUEUE not in self.connection._callbacks:
             log.info("a message was fetched while the worker stopped consuming; its calls are returned")
         elif not fetches.deliver(fetch, raw, lambda: self._hand_over(raw)):

@@ -36,7 +36,7 @@ COMMAND_TIMEOUT = 15.0
 FUNCTION_REFRESH = 60.0
 
 #: Messages of a queue that are read at once and at most, largest message, and largest queue in bytes.
-QUEUE_PAGE, QUEUE_LENGTH, MESSAGE_BYTES, QUEUE_BYTES = (100, 20_000, 1024 * 1024, 256 * 1024 * 1024)
+QUEUE_PAGE, QUEUE_LENGTH, MESSAGE_BYTES, QUEUE_BYTES = 100, 20_000, 1024 * 1024, 256 * 1024 * 1024
 
 # KEYS: a queue. ARGV: first and last position, largest message, largest queue. Returns the messages, with ""
 # for one that is too large, or nil if the queue was deleted.
@@ -178,7 +178,11 @@ class Broker:
         self.control(endpoint_id, names.CANCEL_COMMAND, {"task_ids": list(task_ids)})
 
     def control(
-        self, endpoint_id: str, command: str, arguments: dict[str, Any], workers: Sequence[str] | None = None
+        self,
+        endpoint_id: str,
+        command: str,
+        arguments: dict[str, Any],
+        workers: Sequence[str] | None = None,
     ) -> None:
         """Send a Celery remote control command to workers of an endpoint (host names; None: all)."""
         try:

@@ -1,8 +1,9 @@
 """Where bundles are in the broker: pushed once, and always found in at least one place until they have ended.
 
 A bundle moves from the endpoint's queue to the list of messages that an instance of a node has fetched, and
-from there to the set of bundles that the instance holds. ``read`` looks at these places in this order, so a
-bundle that it does not find has moved on to the ledger, or is lost. See docs/decisions/0030-holdings.rst.
+from there to the set of bundles that the instance holds. ``lost_bundles`` looks at these places in this
+order, so a bundle that it does not find has moved on to the ledger, or is lost. See
+docs/decisions/0030-holdings.rst.
 
 Everything lies under the endpoint's own prefix, so anything may be there.
 """

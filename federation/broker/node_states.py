@@ -14,7 +14,7 @@ from umbel.protocol import checks, names
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.node_state import MAX_BEAT_BYTES, MAX_STATE_BYTES, Beat
 
-from .report_lists import HasRedis
+from .report_lists import HasRedis, where_some_exist
 
 #: Largest number of instances that one endpoint may have.
 MAX_INSTANCES = 20_000
@@ -51,18 +51,9 @@ return answer
 """
 
 # KEYS: beats. Returns the positions of those that are there.
-_EXISTING = """
-local answer = {}
-for first = 1, #KEYS, 100 do
-  local last = math.min(first + 99, #KEYS)
-  if redis.call('EXISTS', unpack(KEYS, first, last)) > 0 then
-    for i = first, last do
+_EXISTING = where_some_exist("""
       if redis.call('EXISTS', KEYS[i]) == 1 then answer[#answer + 1] = i end
-    end
-  end
-end
-return answer
-"""
+""")
 
 # KEYS: descriptions. ARGV: largest one, instances. Returns each, or '' if there is none or it is too large.
 _STATES = """

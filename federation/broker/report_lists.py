@@ -42,25 +42,34 @@ _EFFECTS = "if redis.replicate_commands then redis.replicate_commands() end\n"
 #: Number of lists whose lengths are asked for at once.
 LISTS_AT_ONCE = 1000
 
-# KEYS: lists. Returns position and length of each that is not empty. Almost all are, which EXISTS answers for
-# many keys at once. A key of another type counts, too: reading it reports the fault.
-_WAITING = """
-local answer = {}
+
+def where_some_exist(body: str) -> str:
+    """Return a script that executes ``body``, which adds to ``answer``, for each ``KEYS[i]`` that may exist.
+
+    Of many keys almost none exists, which EXISTS answers for a hundred at once.
+    """
+    return f"""
+local answer = {{}}
 for first = 1, #KEYS, 100 do
   local last = math.min(first + 99, #KEYS)
   if redis.call('EXISTS', unpack(KEYS, first, last)) > 0 then
-    for i = first, last do
+    for i = first, last do{body}    end
+  end
+end
+return answer
+"""
+
+
+# KEYS: lists. Returns position and length of each that is not empty. A key of another type counts, too:
+# reading it reports the fault.
+_WAITING = where_some_exist("""
       local waiting = redis.pcall('LLEN', KEYS[i])
       if type(waiting) ~= 'number' then waiting = 1 end
       if waiting > 0 then
         answer[#answer + 1] = i
         answer[#answer + 1] = waiting
       end
-    end
-  end
-end
-return answer
-"""
+""")
 
 # KEYS: claim, list, counter of applied reports, beats of nodes of each endpoint. ARGV: collector, lifetime
 # of its claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list. A list
@@ -178,7 +187,7 @@ class ReportLists:
         """
         keys = [key for each in endpoint_ids for key in (*_keys(each), names.beats_key(each))]
         share = max(1, len(endpoint_ids))
-        limits = (max(1, READ_COUNT // share), READ_BYTES // share, MAX_REPORT_BYTES, LIST_BYTES)
+        limits = max(1, READ_COUNT // share), READ_BYTES // share, MAX_REPORT_BYTES, LIST_BYTES
         words = [collector, int(CLAIM_SECONDS * 1000), *limits]
         answer = self._read(keys, words, client=self._broker.redis)
         found = []
@@ -205,7 +214,7 @@ class ReportLists:
 
 
 def _keys(endpoint_id: str) -> tuple[str, str, str]:
-    return (_CLAIM_PREFIX + endpoint_id, names.reports_key(endpoint_id), names.applied_key(endpoint_id))
+    return _CLAIM_PREFIX + endpoint_id, names.reports_key(endpoint_id), names.applied_key(endpoint_id)
 
 
 class News(NamedTuple):

@@ -4,8 +4,7 @@ In: queued calls in the ledger and the free room in an endpoint's window. Out: b
 the ledger, signed, and sent through the broker.
 """
 
-from .catch_up import catch_up, endpoints_to_refill, refill_if_free
+from .catch_up import after_commit, catch_up, endpoints_to_refill, refill_if_free
 from .refill import PlannedBundle, refill
-from .send import send
 
-__all__ = ["PlannedBundle", "refill", "send", "endpoints_to_refill", "catch_up", "refill_if_free"]
+__all__ = ["PlannedBundle", "refill", "after_commit", "endpoints_to_refill", "catch_up", "refill_if_free"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, func, literal_column, select, true
 
@@ -11,7 +11,7 @@ from ..context import Federation
 from ..db import arrivals, shared
 from ..db.errors import RETRYABLE
 from ..db.tables import loads, nodes
-from .refill import refill
+from .refill import PlannedBundle, refill
 from .send import send
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,20 @@ def refill_if_free(fed: Federation, endpoint_no: int) -> bool:
         planned = refill(fed, connection, endpoint_no, fed.clock())
     send(fed, planned)
     return True
+
+
+def after_commit(
+    fed: Federation,
+    planned: Sequence[PlannedBundle],
+    endpoint_nos: Iterable[int],
+    blobs: Mapping[int, bytes] | None = None,
+) -> None:
+    """Do what must follow a transaction that has refilled the windows of endpoints: send, and catch up.
+
+    ``planned``: the bundles that it has recorded; ``blobs``: see ``send``.
+    """
+    send(fed, planned, blobs)
+    catch_up(fed, endpoint_nos)
 
 
 def catch_up(fed: Federation, endpoint_nos: Iterable[int]) -> None:

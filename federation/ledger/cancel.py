@@ -179,8 +179,7 @@ def _finish_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int
         changed_groups = finish_tasks(connection, completions, now)
         sent = _sent_by_endpoint(connection, live)
         planned = [plan for no in sorted(endpoint_nos) for plan in dispatch.refill(fed, connection, no, now)]
-    dispatch.send(fed, planned)
-    dispatch.catch_up(fed, endpoint_nos)
+    dispatch.after_commit(fed, planned, endpoint_nos)
     try:
         fed.broker.notify(changed_groups)
         for endpoint_id, task_ids in sent.items():

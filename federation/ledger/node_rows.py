@@ -51,6 +51,12 @@ _FIELDS: tuple[str, ...] = (
     *("instance", "incarnation", "version", "slots", "busy", "facts", "vitals", "packages"),
     *("since", "seen", "live", "lost"),
 )
+#: The row of a node, if this instance is still the live one.
+_LIVE = (
+    nodes.c.no == bindparam("v_no"),
+    nodes.c.instance == bindparam("v_instance"),
+    nodes.c.live == literal_column("1"),
+)
 _rows = Statement(
     lambda d: select(*(nodes.c[name] for name in NodeRow._fields)).where(
         nodes.c.endpoint_no == bindparam("endpoint"), d.among(nodes.c.name, "names")
@@ -70,20 +76,12 @@ _update = Statement(
 _beat = Statement(
     lambda d: update(nodes)
     .values(busy=bindparam("v_busy"), vitals=bindparam("v_vitals"), seen=bindparam("v_seen"))
-    .where(
-        nodes.c.no == bindparam("v_no"),
-        nodes.c.instance == bindparam("v_instance"),
-        nodes.c.live == literal_column("1"),
-    )
+    .where(*_LIVE)
 )
 _end = Statement(
     lambda d: update(nodes)
     .values(live=0, busy=0, lost=bindparam("v_lost"))
-    .where(
-        nodes.c.no == bindparam("v_no"),
-        nodes.c.instance == bindparam("v_instance"),
-        nodes.c.live == literal_column("1"),
-    )
+    .where(*_LIVE)
     .returning(nodes.c.no)
 )
 _leave = Statement(
@@ -141,7 +139,8 @@ def record_description(
         values = _described(state, beat, since=now, seen=now, lost=0.0)
         _add.value(connection, endpoint_no=endpoint_no, name=state.node, **values)
         return True
-    row, since, lost = NodeRow(*found[:6]), found[6], found[7]
+    *columns, since, lost = found
+    row = NodeRow(*columns)
     same = row.instance == state.instance
     if not same and state.incarnation <= row.incarnation:
         return False

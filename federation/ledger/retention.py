@@ -28,13 +28,7 @@ def delete_old_tasks(fed: Federation, now: float) -> int:
     with fed.database.write() as connection:
         if not shared.try_advisory_lock(connection, LOCK):
             return 0  # another sweeper is deleting
-        columns = (
-            tasks.c.no,
-            tasks.c.blob_no,
-            tasks.c.result_blob_no,
-            tasks.c.submission_no,
-            tasks.c.group_no,
-        )
+        columns = tasks.c.no, tasks.c.blob_no, tasks.c.result_blob_no, tasks.c.submission_no, tasks.c.group_no
         query = select(*columns).where(tasks.c.finished < now - fed.settings.retention)
         found = connection.execute(query.order_by(tasks.c.finished).limit(BATCH)).all()
         numbers = [row.no for row in found]
@@ -77,7 +71,7 @@ def delete_old_nodes(fed: Federation, now: float) -> int:
     kept: the provisioner deletes them.
     """
     elastic = exists().where(sites.c.endpoint_no == nodes.c.endpoint_no) & nodes.c.name.like("umbel-%")
-    old = (nodes.c.seen < now - fed.settings.retention, nodes.c.live == literal_column("0"), ~elastic)
+    old = nodes.c.seen < now - fed.settings.retention, nodes.c.live == literal_column("0"), ~elastic
     with fed.database.read() as connection:
         query = select(nodes.c.no).where(*old).order_by(nodes.c.seen).limit(BATCH)
         found = list(connection.execute(query).scalars())

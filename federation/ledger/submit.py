@@ -73,8 +73,7 @@ def submit(
     accepted = fed.database.retry_write(
         lambda connection: _accept(connection, fed, user, submission, idempotency_key, fed.clock())
     )
-    dispatch.send(fed, accepted.planned, accepted.blobs)
-    dispatch.catch_up(fed, accepted.endpoint_nos)
+    dispatch.after_commit(fed, accepted.planned, accepted.endpoint_nos, accepted.blobs)
     return accepted.answer
 
 

@@ -54,8 +54,6 @@ class Reconciler:
         self._failures = 0
         self._ready = self._removing = False
         self._env = ""
-        # seconds until the next round, unless the scheduler is to be polled earlier
-        self._pause = math.inf
         self._orphans: dict[str, float] = {}
         self._last_waiting_for = ""
         self.actions = Actions(fed, clock)
@@ -67,14 +65,15 @@ class Reconciler:
         """
         site = sites.find(self._fed, self._no)
         self._machine = refresh(self._machine, site)
-        self._pause = math.inf
+        valid = math.inf
         if site.removing:
             self._tear_down(site)
         else:
-            self._reconcile(site)
-        return max(RECONCILE_INTERVAL, min(self._pause, self._next_poll - self._clock()))
+            valid = self._reconcile(site)
+        return max(RECONCILE_INTERVAL, min(valid, self._next_poll - self._clock()))
 
-    def _reconcile(self, site: sites.Site) -> None:
+    def _reconcile(self, site: sites.Site) -> float:
+        """Observe, decide and act; return for how many seconds this is valid without a poll of the site."""
         for name in blocks.apply_heartbeats(self._fed, self._no, self._clock()):
             sites.update_planner_state(self._fed, self._no, failures.joined)
             with self._fed.database.read() as connection:
@@ -88,9 +87,8 @@ class Reconciler:
                 self._poll_scheduler()
         except (SiteError, *BrokerError) as error:
             self._back_off(getattr(error, "message", str(error)))
-            return
-        if self._failures == 0:
-            self._decide_and_act()
+            return math.inf
+        return self._decide_and_act() if self._failures == 0 else math.inf
 
     def _prepare(self) -> None:
         """Prepare the site to run workers, once per process; costs two commands if it is prepared already."""
@@ -211,7 +209,8 @@ class Reconciler:
             )
             self._machine.scheduler().cancel(self._machine.shell, due)
 
-    def _decide_and_act(self) -> None:
+    def _decide_and_act(self) -> float:
+        """Decide and act; return for how many seconds the decision is valid."""
         now = self._clock()
         site = sites.find(self._fed, self._no)
         with self._fed.database.read() as connection:
@@ -224,17 +223,18 @@ class Reconciler:
                 used_total=blocks.used_hours_total(connection, self._no),
             )
         decision = decide(view, site.policy, now)
-        self._pause = valid_for(view, decision, site.policy)
         self._record_decision(site, decision)
+        valid = valid_for(view, decision, site.policy)
         if not decision.actions:
-            return
+            return valid
         try:
             next_poll = self.actions.perform(self._machine, self._env, view, decision)
         except SiteError as error:
             self._back_off(error.message)
-            return
+            return valid
         if next_poll is not None:
             self._next_poll = min(self._next_poll, next_poll)
+        return valid
 
     def _record_decision(self, site: sites.Site, decision: Decision) -> None:
         """Store the planner state, and log each action and its reason once."""

@@ -44,6 +44,11 @@ _COLUMNS = (
 )
 
 
+def registered_ids(connection: Connection) -> list[str]:
+    """Return the ids of all endpoints that are not deleted."""
+    return list(connection.execute(select(endpoints.c.id).where(endpoints.c.deleted.is_(None))).scalars())
+
+
 def register(
     fed: Federation,
     user: User,

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis.exceptions import ResponseError
-from sqlalchemy import select
 
 from umbel.protocol.messages import OpenReport
 
@@ -29,10 +28,10 @@ from ..broker.report_lists import READ_ENDPOINTS, NewsListener
 from ..config.settings import SettingsError
 from ..context import Federation
 from ..db.errors import RETRYABLE, DatabaseRefused
-from ..db.tables import endpoints
 from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..ledger.node_rows import TooManyNodes
 from ..process import Stop, run_process
+from ..registry.endpoints import registered_ids
 from .endpoint_keys import EndpointKeys
 from .node_watch import NodeWatch
 from .report_reader import Batch, ReportReader
@@ -106,9 +105,8 @@ class Collector:
 
     def look(self) -> None:
         """Find all endpoints with unread reports, whether or not there was news of them."""
-        query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
         with self.fed.database.read() as connection:
-            known = list(connection.execute(query).scalars())
+            known = registered_ids(connection)
         self._last_look = time.monotonic()
         self._turns.update(dict.fromkeys(self.fed.broker.report_lists.waiting(known)))
 
@@ -134,8 +132,7 @@ class Collector:
         for batch in batches:
             if batch.unread.waiting > batch.count:
                 self._turns[batch.unread.endpoint_id] = None
-        dispatch.send(self.fed, result.planned)
-        dispatch.catch_up(self.fed, result.endpoint_nos)
+        dispatch.after_commit(self.fed, result.planned, result.endpoint_nos)
         self.dropped += result.dropped
         return result
 

@@ -27,6 +27,7 @@ from ..ledger.epochs import BEFORE
 from ..ledger.node_rows import interruption_codes
 from ..ledger.requeue import requeue, requeue_lost
 from ..ledger.task_rows import tasks_in_bundles
+from ..registry.endpoints import registered_ids
 from .node_watch import NodeWatch
 
 log = logging.getLogger(__name__)
@@ -231,8 +232,7 @@ class LostBundles:
             else:
                 groups = requeue_lost(connection, calls, now, {}, interruption_codes(node, calls))
             planned = dispatch.refill(self._fed, connection, no, now)
-        dispatch.send(self._fed, planned)
-        dispatch.catch_up(self._fed, [no])
+        dispatch.after_commit(self._fed, planned, [no])
         self._fed.broker.notify(groups)
         return len(calls)
 
@@ -262,8 +262,7 @@ def begin_all_epochs(fed: Federation) -> None:
     with fed.database.write() as connection:
         shared.lock_endpoints(connection, connection.execute(select(endpoints.c.no)).scalars())
         connection.execute(update(endpoints).where(endpoints.c.deleted.is_(None)).values(epoch=new))
-        query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
-        known = list(connection.execute(query).scalars())
+        known = registered_ids(connection)
     for start in range(0, len(known), 500):
         fed.broker.holdings.begin_epochs(known[start : start + 500], new)
 

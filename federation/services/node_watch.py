@@ -264,9 +264,8 @@ class NodeWatch:
             node_rows.record_beats(connection, beats, now)
             if described:
                 planned = dispatch.refill(self._fed, connection, endpoint_no, now)
-        dispatch.send(self._fed, planned)
         if described:
-            dispatch.catch_up(self._fed, [endpoint_no])
+            dispatch.after_commit(self._fed, planned, [endpoint_no])
         return current
 
     def _reject(self, endpoint_id: str, reason: str) -> None:

@@ -28,6 +28,7 @@ from ..ledger.totals import TotalsCheck, delete_idle
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts, call_tokens
+from ..registry.endpoints import registered_ids
 from .broker_quota import BrokerQuota
 from .endpoint_keys import EndpointKeys
 from .future_times import correct_future_times
@@ -133,8 +134,7 @@ class Sweeper:
         now = self._ticks()
         if now - self._looked >= LOOK_INTERVAL:
             with self.fed.database.read() as connection:
-                query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
-                known = list(connection.execute(query).scalars())
+                known = registered_ids(connection)
             live = {**dict.fromkeys(self.fed.broker.node_states.with_nodes(known), ()), **live}
             self._looked = now
         try:

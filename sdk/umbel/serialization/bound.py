@@ -78,12 +78,16 @@ class _Unpickler(pickle.Unpickler):
 
 def make_copy(number: int, cells: tuple[CellType, ...]) -> FunctionType:
     """Return a function with the code of an item of the table and the cells of its variables."""
-    template: FunctionType = _local.table[number]
-    fn = FunctionType(template.__code__, template.__globals__, template.__name__, None, cells)
-    fn.__qualname__ = template.__qualname__
-    fn.__module__ = template.__module__
-    fn.__doc__ = template.__doc__
-    return fn
+    return with_cells(_local.table[number], cells)
+
+
+def with_cells(fn: FunctionType, cells: tuple[CellType, ...]) -> FunctionType:
+    """Return a function with the code and the names of another one, and cells of its own."""
+    copy = FunctionType(fn.__code__, fn.__globals__, fn.__name__, None, cells)
+    copy.__qualname__ = fn.__qualname__
+    copy.__module__ = fn.__module__
+    copy.__doc__ = fn.__doc__
+    return copy
 
 
 def fill_copy(fn: FunctionType, state: tuple[Any, ...]) -> None:

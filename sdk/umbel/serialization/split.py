@@ -93,12 +93,7 @@ def _key(fn: FunctionType) -> tuple[Any, ...]:
 
 
 def _template(fn: FunctionType) -> FunctionType:
-    cells = tuple(CellType() for _ in fn.__code__.co_freevars)
-    template = FunctionType(fn.__code__, fn.__globals__, fn.__name__, None, cells)
-    template.__qualname__ = fn.__qualname__
-    template.__module__ = fn.__module__
-    template.__doc__ = fn.__doc__
-    return template
+    return bound.with_cells(fn, tuple(CellType() for _ in fn.__code__.co_freevars))
 
 
 class _Splitter(Pickler):

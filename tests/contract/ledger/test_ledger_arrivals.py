@@ -28,18 +28,6 @@ from umbel.protocol.errors import Conflict, TooMany
 from umbel.protocol.messages import Status
 
 
-@pytest.fixture
-def database(ledger: Ledger) -> Database:
-    return ledger.fed.database
-
-
-@pytest.fixture
-def server(postgresql: Server | None) -> Server:
-    if postgresql is None:
-        pytest.skip("needs PostgreSQL: SQLite has one writer at a time")
-    return postgresql
-
-
 def _uncounted(database: Database) -> int:
     with database.read() as connection:
         return len(connection.execute(select(arrivals)).all())

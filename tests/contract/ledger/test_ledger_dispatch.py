@@ -197,7 +197,7 @@ def test_a_crash_between_commit_and_sending_is_mended(
     node = lab.node()
     ledger.collect()
     with monkeypatch.context() as patch:
-        patch.setattr("federation.dispatch.send", lambda *_: None)
+        patch.setattr("federation.dispatch.after_commit", lambda *_: None)
         answer = ledger.submit(lab, 10)
     assert not node.take()
     for _ in range(6):

@@ -103,18 +103,6 @@ def transactions(ledger: Ledger, node: FakeNode) -> Transactions:
 
 
 @pytest.fixture
-def database(ledger: Ledger) -> Database:
-    return ledger.fed.database
-
-
-@pytest.fixture
-def server(postgresql: Server | None) -> Server:
-    if postgresql is None:
-        pytest.skip("needs PostgreSQL")
-    return postgresql
-
-
-@pytest.fixture
 def sqlite(postgresql: Server | None) -> None:
     if postgresql is not None:
         pytest.skip("needs SQLite")

@@ -9,17 +9,10 @@ import pytest
 
 from federation.broker.client import Broker
 from federation.broker.holdings import Pushed
-from tests.support.broker import running_broker
 from umbel.protocol import names
 from umbel.protocol.node_state import Beat
 
 ONE, TWO = names.new_id(), names.new_id()
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_broker(tmp_path_factory.mktemp("broker")) as found:
-        yield found
 
 
 @pytest.fixture

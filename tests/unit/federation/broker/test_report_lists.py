@@ -15,15 +15,8 @@ import redis
 from federation.broker import report_lists
 from federation.broker.client import Broker
 from federation.registry.broker_accounts import rules
-from tests.support.broker import running_broker
 from umbel.protocol import names
 from umbel.protocol.node_state import NODE_NEWS
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_broker(tmp_path_factory.mktemp("broker")) as found:
-        yield found
 
 
 @pytest.fixture
