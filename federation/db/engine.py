@@ -92,7 +92,7 @@ class Database:
         # SQLite waits by sleeping, without a queue; threads of one process wait for this lock instead, and
         # processes for their turn
         self._writer = threading.RLock()
-        self._turnstile = Turnstile(str(self.url.database)) if self.sqlite else None
+        self._turnstile = Turnstile(str(self.url.database), self.busy_timeout) if self.sqlite else None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -196,8 +196,10 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
-        if self._turnstile is not None:
+        # while another thread writes, its turn must not end
+        if self._turnstile is not None and self._writer.acquire(blocking=False):
             self._turnstile.close()
+            self._writer.release()
 
 
 def _version(connection: Connection) -> str | None:
