@@ -24,11 +24,12 @@ from umbel.system.forks import after_fork
 log = logging.getLogger(__name__)
 
 #: Maximum wait for a turn, seconds; after that, SQLite is asked without one.
-PATIENCE = 2.0
+PATIENCE = 5.0
 #: Time after such a wait, or an error of the file system, without further waits or attempts, seconds.
 RECOVERY = 30.0
-#: Pauses between two attempts, seconds: the first one, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.001
+#: Pauses between two attempts, seconds: the first one, and the longest. With this growth, a pause is a ninth of
+#: the wait.
+FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.0001, 0.004, 1.125
 
 
 class Turnstile:
@@ -129,7 +130,7 @@ class _FileLock:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(pause)
-            pause = min(LONGEST_PAUSE, 2 * pause)
+            pause = min(LONGEST_PAUSE, GROWTH * pause)
         return True
 
     def _try(self) -> bool:

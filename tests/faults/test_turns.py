@@ -115,7 +115,7 @@ def start(ledger: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def database(ledger: Path) -> Iterator[Database]:
-    with closing(Database(f"sqlite:///{ledger}", busy_timeout=5)) as opened:
+    with closing(Database(f"sqlite:///{ledger}", busy_timeout=2)) as opened:
         yield opened
 
 
@@ -236,7 +236,10 @@ def test_a_process_suspended_while_it_waits_delays_others_once(
 
 
 def test_a_service_works_beside_a_suspended_process(tmp_path: Path) -> None:
-    with Embedded(tmp_path) as umbel, umbel.executor() as executor:
+    with (
+        Embedded(tmp_path, environ={"UMBEL_BUSY_TIMEOUT": "2"}) as umbel,
+        umbel.executor() as executor,
+    ):
         assert executor.submit(pow, 2, 3).result(30) == 8
         lock = os.open(umbel.home / "ledger.sqlite-queue", os.O_RDWR)
         try:
