@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0
 #: Time after such a wait, or an error of the file system, without further waits or attempts, seconds.
 RECOVERY = 30.0
-#: Pauses between two attempts, seconds: the first one, and the longest. With this growth, a pause is a ninth of
+#: Pauses between two attempts, seconds: the first, and the longest. With this growth, a pause is a ninth of
 #: the wait.
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.0001, 0.004, 1.125
 
