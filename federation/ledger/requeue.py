@@ -106,4 +106,4 @@ def _final_failure(call: Task, what: str, starts: int, code: str | None, most: i
     if code == Interruption.WALLTIME:
         advice = ": increase the walltime of the endpoint's blocks, or do less work per call"
     final = code if code == Interruption.WALLTIME else "WORKER_LOST"
-    return Completion(call, TaskState.FAILED, final, f"{what}; {times}{advice}")
+    return Completion(call, TaskState.FAILED.value, final, f"{what}; {times}{advice}")
