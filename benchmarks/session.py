@@ -217,6 +217,8 @@ class Session:
             if not are_equal(name, results, wanted):
                 raise RuntimeError(f"{name}: wrong results ({len(results)} of {n})")
             self.emit(name, **clock.record(n), **self._extra(name, items, clock.seconds))
+            # not in memory together with those of the next run
+            del items, wanted, results
 
     def _extra(self, name: str, items: Sequence[Any], seconds: float) -> dict[str, Any]:
         if name == "W3":

@@ -54,9 +54,7 @@ class Submission:
         function = self.parts[0][0] if len(self.parts) == 1 else list(self.parts)
         head = [function, self.endpoint_id, self.group_id, self.options.to_json()]
         hasher.update(json.dumps([head, list(map(len, self.payloads))]).encode())
-        large = max(map(len, self.payloads)) > limits.INLINE_BODY_BYTES
-        for each in self.payloads if large else [b"".join(self.payloads)]:
-            hasher.update(each)
+        hasher.update(b"".join(self.payloads))
         return hasher.hexdigest()
 
 
