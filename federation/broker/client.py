@@ -73,6 +73,8 @@ class Outgoing(NamedTuple):
     function_sha256: str
     function_body: bytes
     calls: int
+    #: it goes to the head of the queue
+    passes: bool = False
 
 
 class Broker:
@@ -114,7 +116,8 @@ class Broker:
             message = bundle_message(
                 item.endpoint_id, item.bundle_id, head, body, item.function_name, item.calls
             )
-            pipe.lpush(names.queue_key(item.endpoint_id), message)
+            push = pipe.rpush if item.passes else pipe.lpush
+            push(names.queue_key(item.endpoint_id), message)
         for error in _errors(pipe):
             # an endpoint may have put something else under the key of its queue; the sweeper removes it
             log.warning("some bundles were not sent: %s", error)

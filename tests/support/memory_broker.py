@@ -67,7 +67,8 @@ class MemoryBroker(Broker):
         with self._lock:
             self.sends += len(outgoing)
             for item in () if self.deaf else outgoing:
-                self.queues[item.endpoint_id].append(item)
+                queue = self.queues[item.endpoint_id]
+                queue.insert(0 if item.passes else len(queue), item)
 
     def queued(self, endpoint_id: str) -> set[str]:
         """Ids of the bundles that lie in an endpoint's queue."""

@@ -93,6 +93,8 @@ endpoints = Table(
     Column("suspended", Text),
     # the user served last; persistent, so that turns continue after a restart
     Column("last_user_no", Number),
+    # bundles of small groups that may be sent beyond the window
+    Column("credit", SmallInteger, nullable=False, server_default="0"),
 )
 Index(
     "uq_endpoints_owner_name",

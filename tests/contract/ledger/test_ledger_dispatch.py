@@ -121,7 +121,8 @@ def test_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) -> Non
     for name, calls in (("u1", 1500), ("u2", 300), ("u3", 1500)):
         _share(ledger, lab, name, calls)
     ledger.submit(lab, 1500)
-    names = [bundle.user for bundle in _drain(ledger, node, wall=0.001)]
+    # the last calls of u2 may pass, which is no turn
+    names = [bundle.user for bundle in _drain(ledger, node, wall=0.001) if not bundle.passes]
     assert set(names) == {"ada", "u1", "u2", "u3"}
     begin = next(index for index in range(len(names)) if len(set(names[index : index + 4])) == 4)
     assert begin <= 6, f"turns begin late: {names[:20]}"

@@ -1,0 +1,40 @@
+"""Turns of groups: their order in queues, the last turn of each user, and how much may pass.
+
+Revision: 0018, after 0015.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0018"
+down_revision = "0015"
+branch_labels = None
+depends_on = None
+
+
+def _queue(*last: str) -> None:
+    op.drop_index("ix_tasks_queue", "tasks")
+    where = sa.text("state = 'queued'")
+    columns: list[Any] = ["endpoint_no", "user_no", sa.text("priority DESC"), *last]
+    op.create_index("ix_tasks_queue", "tasks", columns, sqlite_where=where, postgresql_where=where)
+
+
+def upgrade() -> None:
+    """Add the columns; build the index of queues again."""
+    number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    op.add_column("loads", sa.Column("last_group_no", number, nullable=False, server_default="0"))
+    op.add_column("loads", sa.Column("last_priority", sa.SmallInteger, nullable=False, server_default="0"))
+    op.add_column("endpoints", sa.Column("credit", sa.SmallInteger, nullable=False, server_default="0"))
+    _queue("group_no", "no")
+
+
+def downgrade() -> None:
+    """Undo it."""
+    _queue("no")
+    op.drop_column("endpoints", "credit")
+    op.drop_column("loads", "last_priority")
+    op.drop_column("loads", "last_group_no")
