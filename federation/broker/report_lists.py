@@ -127,6 +127,11 @@ class Unread:
     reports: list[bytes | int] = field(default_factory=list)
     fault: str | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the reports that were read."""
+        return sum(len(report) for report in self.reports if isinstance(report, bytes))
+
 
 class ReportLists:
     """Reads the reports of all endpoints through one Redis client. May raise one of ``BrokerError``."""
@@ -149,14 +154,18 @@ class ReportLists:
             found.update((endpoint_id, count) for endpoint_id, count in zip(some, counts) if count)
         return found
 
-    def read(self, collector: str, endpoint_ids: Sequence[str]) -> list[Unread]:
-        """Claim and read the lists of at most ``READ_ENDPOINTS`` endpoints, each its share.
+    def read(
+        self, collector: str, endpoint_ids: Sequence[str], most: tuple[int, int] | None = None
+    ) -> list[Unread]:
+        """Claim and read the lists of at most ``READ_ENDPOINTS`` endpoints, at least one report of each.
 
+        ``most``: number and bytes of the reports of one endpoint; default: its share of what is read at once.
         Lists that another collector has claimed are left out.
         """
         keys = [key for each in endpoint_ids for key in (_CLAIM_PREFIX + each, names.reports_key(each))]
         share = max(1, len(endpoint_ids))
-        limits = max(1, READ_COUNT // share), READ_BYTES // share, MAX_REPORT_BYTES, LIST_BYTES
+        count, size = most or (max(1, READ_COUNT // share), READ_BYTES // share)
+        limits = count, size, MAX_REPORT_BYTES, LIST_BYTES
         words = [collector, int(CLAIM_SECONDS * 1000), *limits]
         answer = self._read(keys, words, client=self._broker.redis)
         found = []
@@ -166,8 +175,8 @@ class ReportLists:
             elif how == b"wrong type":
                 found.append(Unread(endpoint_id, 0, fault="the key of the reports is not a list"))
             elif how == b"too large":
-                size = f"{reports[0]} bytes in {waiting} reports"
-                found.append(Unread(endpoint_id, 0, fault=f"the list of reports is too large: {size}"))
+                used = f"{reports[0]} bytes in {waiting} reports"
+                found.append(Unread(endpoint_id, 0, fault=f"the list of reports is too large: {used}"))
         return found
 
     def remove(self, collector: str, applied: Iterable[tuple[Unread, int]], changed: Iterable[str]) -> None:

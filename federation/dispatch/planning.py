@@ -85,6 +85,11 @@ class Situation:
         """Maximum number of credits for bundles that pass."""
         return min(MAX_CREDIT, math.ceil(self.slots * CREDIT_SHARE))
 
+    @property
+    def backlog(self) -> int:
+        """Number of open bundles, counted per slot, from which on bundles pass: below it, little is ahead."""
+        return self.slots * max(1, self.window - 1)
+
     def calls(self, kind: Hashable, left: int) -> int:
         """Return the calls per bundle for a kind when ``left`` calls are in the queue."""
         seconds = self.seconds.get(kind)
@@ -163,8 +168,7 @@ class _Planner:
         kind = queue.next_kind()
         if self._used >= self._now.limit(kind):
             return False
-        # as long as slots are free there is nothing to pass
-        self._add(queue, kind, self._used >= self._now.slots and self.credit > 0 and queue.next_is_small())
+        self._add(queue, kind, self._used >= self._now.backlog and self.credit > 0 and queue.next_is_small())
         return True
 
     def send_small(self, queues: Sequence[_UserQueue]) -> None:

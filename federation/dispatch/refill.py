@@ -164,8 +164,8 @@ def _plan(
     """
     lookahead = LOOKAHEAD
     groups = max(situation.room + situation.credit, LEAST_GROUPS)
-    # as long as slots are free there is nothing to pass
-    may_pass = situation.open + situation.room > situation.slots
+    # bundles cannot be more than calls
+    may_pass = situation.open + situation.queued >= situation.backlog
     situation = replace(situation, priorities={t.user: t.priority for t in turns if t.priority is not None})
     reader = HeadReader(connection, endpoint_no, situation.largest, groups=groups, idle=may_pass)
     while True:

@@ -23,7 +23,7 @@ from umbel.protocol.messages import OpenReport
 
 from .. import dispatch
 from ..broker.client import BrokerError
-from ..broker.report_lists import READ_ENDPOINTS, News
+from ..broker.report_lists import News
 from ..config.settings import SettingsError
 from ..context import Federation
 from ..db.errors import RETRYABLE, DatabaseRefused
@@ -32,6 +32,7 @@ from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..ledger.node_rows import TooManyNodes
 from ..process import Stop, run_process
 from .report_reader import Batch, ReportReader
+from .report_turns import ReportTurns
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class Collector:
         self.dropped = 0
         self._reader = ReportReader(fed)
         self._news = News(fed.broker)
-        # endpoints with unread reports, in the order of their turns
-        self._turns: dict[str, None] = {}
+        self._turns = ReportTurns()
         # endpoints whose reports cannot be applied because of a bug: (monotonic time of the next try, pause)
         self._paused: dict[str, tuple[float, float]] = {}
         self._last_look = 0.0
@@ -119,17 +119,18 @@ class Collector:
         with self.fed.database.read() as connection:
             known = list(connection.execute(query).scalars())
         self._last_look = time.monotonic()
-        self._turns.update(dict.fromkeys(self.fed.broker.report_lists.waiting(known)))
+        self._turns.add(self.fed.broker.report_lists.waiting(known))
 
     def collect(self, timeout: float) -> ApplyResult | None:
         """Wait for reports, apply one batch; return the result, or None if there were no reports."""
         news = self._news.wait(0.0 if self._turns else timeout)
-        self._turns.update((each, None) for each in sorted(news) if self._reader.known(each))
+        self._turns.add(each for each in sorted(news) if self._reader.known(each))
         if time.monotonic() - self._last_look >= POLL_INTERVAL:
             self.look()
-        chosen = self._chosen()
-        lists = self.fed.broker.report_lists
-        batches = [self._reader.open(unread) for unread in lists.read(self.name, chosen)] if chosen else []
+        chosen, most = self._turns.take(self._may_read)
+        lists, began = self.fed.broker.report_lists, time.monotonic()
+        found = lists.read(self.name, chosen, most) if chosen else []
+        batches = [self._reader.open(unread) for unread in found]
         if not batches:
             return None
         result = self._apply(batches)
@@ -141,8 +142,9 @@ class Collector:
             self.fed.broker.redis.delete(*parts)
         for batch in batches:
             if batch.unread.waiting > batch.count:
-                self._turns[batch.unread.endpoint_id] = None
+                self._turns.put_back(batch.unread.endpoint_id)
         dispatch.send(self.fed, result.planned)
+        self._turns.record(sum(unread.size for unread in found), time.monotonic() - began)
         self.dropped += result.dropped
         return result
 
@@ -150,17 +152,8 @@ class Collector:
         """Close the connection for news."""
         self._news.close()
 
-    def _chosen(self) -> list[str]:
-        """Take the endpoints whose turn it is."""
-        now = time.monotonic()
-        chosen: list[str] = []
-        for endpoint_id in list(self._turns):
-            if len(chosen) == READ_ENDPOINTS:
-                break
-            del self._turns[endpoint_id]
-            if self._paused.get(endpoint_id, (0.0, 0.0))[0] <= now:
-                chosen.append(endpoint_id)
-        return chosen
+    def _may_read(self, endpoint_id: str) -> bool:
+        return self._paused.get(endpoint_id, (0.0, 0.0))[0] <= time.monotonic()
 
     def _apply(self, batches: Sequence[Batch]) -> ApplyResult:
         """Apply the reports of some endpoints; if that fails, of each endpoint, then each report."""

@@ -163,7 +163,7 @@ def test_a_report_that_was_read_before_its_endpoint_was_deleted(ledger: Ledger, 
     endpoints.delete(ledger.fed, ledger.me, node.endpoint.name)
     node.endpoint.node("late")
     assert ledger.broker.reports() == 1
-    ledger.collector._turns[node.endpoint.id] = None
+    ledger.collector._turns.add([node.endpoint.id])
     ledger.collect()
     assert ledger.broker.reports() == 0
     with ledger.fed.database.read() as connection:

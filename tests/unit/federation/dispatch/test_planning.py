@@ -348,11 +348,11 @@ def test_a_call_passes_only_calls_of_the_same_users_priority_or_less() -> None:
     assert _decide([(1, [low])], replace(lone, priorities={1: -1, 2: 0}))[0].passes
 
 
-def test_nothing_passes_without_credit_or_while_slots_are_free() -> None:
+def test_nothing_passes_without_credit_or_when_little_is_ahead() -> None:
     lone = [(1, [QueuedCall(1, 0, "a", 10, 2)])]
     assert _decide(lone, Situation(slots=8, open=24, queued=1, seconds={}, credit=1, idle={2}))[0].passes
     assert _decide(lone, Situation(slots=8, open=24, queued=1, seconds={}, idle={2})) == []
-    assert not _decide(lone, Situation(slots=8, open=7, queued=1, seconds={}, credit=1, idle={2}))[0].passes
+    assert not _decide(lone, Situation(slots=8, open=15, queued=1, seconds={}, credit=1, idle={2}))[0].passes
 
 
 def test_a_bundle_is_filled_with_calls_of_other_groups() -> None:

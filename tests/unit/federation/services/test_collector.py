@@ -11,7 +11,6 @@ import fakeredis
 import pytest
 import redis
 
-from federation.broker.report_lists import READ_ENDPOINTS
 from federation.db.errors import DatabaseUnavailable
 from federation.services import collector as module
 from federation.services.collector import COLLECTORS_KEY, DEAD_AFTER, Collector, collectors
@@ -114,15 +113,11 @@ def test_no_error_ends_the_loop_and_after_each_one_it_listens_anew(
     assert closed == [True]
 
 
-def test_endpoints_take_turns(fed: Any, times: Times) -> None:
+def test_endpoints_whose_reports_cannot_be_applied_pause(fed: Any, times: Times) -> None:
     one = Collector(fed, "c0")
-    some = [f"e{number}" for number in range(READ_ENDPOINTS + 3)]
-    one._turns = dict.fromkeys(some)
     one._paused["e1"] = (times.ticks + 1, 1.0)
     one._paused["e2"] = (times.ticks, 1.0)
-    first = ["e0", *some[2 : READ_ENDPOINTS + 1]]
-    assert (one._chosen(), one._chosen()) == (first, some[READ_ENDPOINTS + 1 :])
-    assert one._chosen() == []
+    assert [one._may_read(each) for each in ("e0", "e1", "e2")] == [True, False, True]
 
 
 def test_collectors_of_a_home_have_names_of_their_own(fed: Any) -> None:
