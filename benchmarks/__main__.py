@@ -102,7 +102,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     pythons: dict[str, str] = {}
     sessions = plan(options.only, options.names, options.rounds)
     # W8 and W9 have no sessions
-    for name in sorted({name for _, name, _ in sessions}, key=options.names.index):
+    for name in dict.fromkeys(name for _, name, _ in sessions):
         try:
             pythons[name] = python_of(name)
         except RuntimeError as error:

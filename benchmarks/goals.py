@@ -10,6 +10,8 @@ from .tables import Record, Table, by_round, ratios, short
 
 #: Most memory of a process of the service, MiB.
 MAX_SERVICE_MEMORY = 400
+#: The same with many slots, MiB.
+MAX_LARGE_MEMORY = 500
 #: Most memory of the client of W10, MiB.
 MAX_CLIENT_MEMORY = 100
 #: Roles of the processes of the service.
@@ -46,6 +48,14 @@ def _own(work: str, key: str) -> Callable[[Sequence[Record]], list[float]]:
     return lambda records: list(by_round(records, "umbel", work, None, key).values())
 
 
+def _on_postgresql(peer: str) -> Callable[[Sequence[Record]], list[float]]:
+    """W18's rate in relation to W1's, which is that of SQLite."""
+    return lambda records: ratios(
+        by_round(records, peer, "W18", 10_000, "tasks_per_s"),
+        by_round(records, "umbel", "W1", 10_000, "tasks_per_s"),
+    )
+
+
 def _growth(key: str, work: str, n: int, base: str, base_n: int) -> Callable[[Sequence[Record]], list[float]]:
     return lambda records: ratios(
         by_round(records, "umbel", work, n, key), by_round(records, "umbel", base, base_n, key)
@@ -61,6 +71,28 @@ def _after_fastest(records: Sequence[Record]) -> list[float]:
     }
     own = medians.pop("umbel", None)
     return [own - min(medians.values())] if own is not None and medians else []
+
+
+def _faults(work: str) -> Callable[[Sequence[Record]], list[float]]:
+    """Starts of calls that had started before, and calls that never started, in each round."""
+    return lambda records: [
+        float(record["again"] + abs(record["missing"])) for record in records if record["work"] == work
+    ]
+
+
+def _worst(
+    work: str, key: str, kind: str, choose: Callable[[list[float]], float] = max
+) -> Callable[[Sequence[Record]], list[float]]:
+    """The largest value of all cases of one kind ("": of all) in each round."""
+
+    def value(records: Sequence[Record]) -> list[float]:
+        found: dict[int, list[float]] = {}
+        for record in records:
+            if record["work"] == work and key in record and kind in ("", record["kind"]):
+                found.setdefault(record["round"], []).append(record[key])
+        return [choose(values) for values in found.values()]
+
+    return value
 
 
 def _largest(work: str, roles: Collection[str]) -> Callable[[Sequence[Record]], list[float]]:
@@ -89,6 +121,26 @@ GOALS = (
     ),
     Goal("W10: a million calls, client, MiB", _largest("W10", {"client"}), maximum=MAX_CLIENT_MEMORY),
     Goal("W10: largest process of the service, MiB", _largest("W10", SERVICE), maximum=MAX_SERVICE_MEMORY),
+    Goal("W16: no-ops on 131,072 slots, tasks/s", _own("W16", "tasks_per_s"), minimum=5_000),
+    Goal("W16: CPU of the service, × that with 64 slots", _own("W16", "service_ratio"), maximum=1.25),
+    Goal("W16: largest process of the service, MiB", _largest("W16", SERVICE), maximum=MAX_LARGE_MEMORY),
+    Goal("W16: calls executed again or not at all", _faults("W16"), maximum=0),
+    Goal("W16: 8,192 calls of 30 s, collector, cores", _own("W16long", "collect_share"), maximum=0.25),
+    Goal("W16: long calls executed again or not at all", _faults("W16long"), maximum=0),
+    *(
+        goal
+        for kind in ("other endpoint", "same endpoint, priority 100", "same user")
+        for goal in (
+            Goal(f"W17: lone calls, {kind}, p50, × idle", _worst("W17", "p50_ratio", kind), maximum=2),
+            Goal(f"W17: lone calls, {kind}, p95, × idle", _worst("W17", "p95_ratio", kind), maximum=4),
+        )
+    ),
+    Goal("W17: rate of the bags, × without lone calls", _worst("W17", "bulk_ratio", "", min), minimum=0.8),
+    Goal("W18: PostgreSQL, 1 + 1 processes, × W1", _on_postgresql("umbel-postgresql"), minimum=0.6),
+    Goal("W18: PostgreSQL, 2 + 2 processes, × W1", _on_postgresql("umbel-postgresql-2"), minimum=0.8),
+    Goal("W19: slowest route, p95 ms", _worst("W19", "p95_ms", "route"), maximum=300),
+    Goal("W19: errors", _worst("W19", "errors", "all"), maximum=0),
+    Goal("W19: idle service, cores", _worst("W19", "idle_share", "idle"), maximum=0.05),
     Goal(
         "W20: callables of many kinds, × W1's rate",
         _growth("tasks_per_s", "W20", 2_000, "W1", 2_000),

@@ -34,16 +34,20 @@ from federation.db.tables import (
     submissions,
     tasks,
 )
+from federation.ledger import node_rows
 from federation.ledger.apply_reports import apply_reports
 from federation.ledger.submit import Submission, submit
 from federation.provision.planning import demand
 from federation.registry import endpoints as registry
 from federation.registry import users
 from umbel.protocol import names
-from umbel.protocol.messages import Heartbeat, OpenReport, Row, Status
+from umbel.protocol.messages import OpenReport, Row, Status
+from umbel.protocol.node_state import Beat, NodeState
 
 #: Slots of each node, queued calls behind those that run, and repetitions of each operation.
 NODE_SLOTS, QUEUED, REPETITIONS = 64, 2000, 7
+#: Beats that are recorded in one transaction.
+BEATS = 16
 
 
 class Bench:
@@ -56,6 +60,8 @@ class Bench:
         with fed.database.write() as connection:
             self._fill(connection)
             self.held = self._held(connection)
+            query = select(nodes.c.no, nodes.c.instance).order_by(nodes.c.no).limit(BEATS)
+            self.nodes = [(row.no, row.instance) for row in connection.execute(query)]
 
     def _fill(self, connection: Connection) -> None:
         now, user_no = self.now, self.user.no
@@ -73,12 +79,12 @@ class Bench:
         blob_no = _add(connection, blobs, data=b"x", refs=total)
         self._add_nodes(connection)
         node_nos = list(connection.execute(select(nodes.c.no).order_by(nodes.c.no)).scalars())
-        bundle = {**place, "size": 1, "open": 1, "cores": 1, "sent": now, "held": now}
+        bundle = {**place, "size": 1, "open": 1, "cores": 1, "sent": now}
         _add_many(
             connection,
             bundles,
             self.slots,
-            lambda no: {**bundle, "no": no + 1, "id": names.new_id(), "node_no": node_nos[no // NODE_SLOTS]},
+            lambda no: {**bundle, "no": no + 1, "id": names.new_id()},
         )
         task = {**own, **place, "group_no": group_no, "submission_no": submission_no, "priority": 0}
         task |= {"blob_no": blob_no, "blob_offset": 0, "blob_size": 1}
@@ -98,25 +104,30 @@ class Bench:
     def _add_nodes(self, connection: Connection) -> None:
         facts = json.dumps({"python": "3.11.7", "cpu": "x" * 200})
         packages = json.dumps({f"package{no}": "1.0" for no in range(300)})
-        node = {"endpoint_no": self.endpoint_no, "instance": "i", "live": 1, "since": self.now}
+        node = {"endpoint_no": self.endpoint_no, "live": 1, "since": self.now, "incarnation": 1, "version": 1}
         node |= {"slots": NODE_SLOTS, "busy": NODE_SLOTS, "facts": facts, "packages": packages}
         many = -(-self.slots // NODE_SLOTS)
-        _add_many(connection, nodes, many, lambda no: {**node, "name": f"n{no}", "seen": self.now})
+        _add_many(
+            connection,
+            nodes,
+            many,
+            lambda no: {**node, "name": f"n{no}", "instance": f"i{no}", "seen": self.now},
+        )
 
     def _held(self, connection: Connection) -> list[tuple[str, str]]:
         """Return bundle and task ids of the first node."""
         query = (
             select(bundles.c.id, tasks.c.id)
             .join(tasks, tasks.c.bundle_no == bundles.c.no)
-            .join(nodes, nodes.c.no == bundles.c.node_no)
+            .join(nodes, nodes.c.no == tasks.c.node_no)
             .where(nodes.c.name == "n0", bundles.c.endpoint_no == self.endpoint_no)
         )
         return [(row[0], row[1]) for row in connection.execute(query)]
 
-    def apply(self, rows: Sequence[Row] = (), heartbeat: Heartbeat | None = None) -> None:
+    def apply(self, rows: Sequence[Row]) -> None:
         """Apply one report of the first node."""
         report = OpenReport(
-            *(names.new_id(), self.endpoint_id, "n0", "i", time.time(), list(rows), heartbeat, False, b"abc")
+            *(names.new_id(), self.endpoint_id, "n0", "i0", time.time(), list(rows), False, b"abc")
         )
         with self.fed.database.write() as connection:
             apply_reports(self.fed, connection, [report], time.time())
@@ -124,11 +135,22 @@ class Bench:
     def operations(self) -> dict[str, Callable[[], Any]]:
         """The operations by name."""
         turns = itertools.cycle(self.held)
-        held = [bundle for bundle, _ in self.held]
+        numbers = itertools.count(1)
 
         def report(status: str) -> None:
             bundle, task = next(turns)
             self.apply([Row(bundle, task, 1, status, time.time(), 60.0, None, None, None, 0, 3)])
+
+        def beats() -> None:
+            with self.fed.database.write() as connection:
+                beat = Beat(1, next(numbers), NODE_SLOTS)
+                node_rows.record_beats(connection, [(no, id, beat) for no, id in self.nodes], time.time())
+
+        def describe() -> None:
+            facts = {"packages": {f"package{no}": "1.0" for no in range(300)}}
+            state = NodeState(self.endpoint_id, "n0", "i0", 1, 1 + next(numbers), NODE_SLOTS, facts)
+            with self.fed.database.write() as connection:
+                node_rows.record_description(connection, self.endpoint_no, state, Beat(1, 1), time.time())
 
         def refill() -> None:
             with self.fed.database.write() as connection:
@@ -139,9 +161,8 @@ class Bench:
                 demand.observe(connection, self.endpoint_no, time.time())
 
         return {
-            "heartbeat with its bundles": lambda: self.apply(
-                heartbeat=Heartbeat(NODE_SLOTS, NODE_SLOTS, held, {})
-            ),
+            f"beats of {len(self.nodes)} nodes": beats,
+            "description of a node": describe,
             "RUNNING report": lambda: report(Status.RUNNING),
             "refill of a full window": refill,
             "submission of 1 call": lambda: submit(

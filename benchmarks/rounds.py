@@ -30,13 +30,16 @@ def plan(only: list[str], names: list[str], rounds: int) -> Iterator[tuple[int, 
     """Yield (round, system, works) of each session, in order."""
     for number in range(1, rounds + 1):
         for together in PASSES:
-            for name in names:
+            own = [name for work in together for name in WORKS[work].systems]
+            for name in own or names:
                 works = [work for work in together if work in only and _takes_part(name, work, number)]
                 if works:
                     yield number, name, works
 
 
 def _takes_part(name: str, work: str, number: int) -> bool:
+    if WORKS[work].systems:
+        return name in WORKS[work].systems
     return name == "umbel" or (WORKS[work].peers and (WORKS[work].every_round or number == 1))
 
 
@@ -61,8 +64,8 @@ def run_session(
             command, cwd=ROOT, env=_environment(python, mark), stdout=records, stderr=log
         )
         try:
-            runs_asked = sum(len(WORKS[work].sizes) for work in works)
-            well = process.wait(SLACK + runs_asked * options.limit) == 0
+            time_limit = sum(len(WORKS[work].sizes) * max(options.limit, WORKS[work].limit) for work in works)
+            well = process.wait(SLACK + time_limit) == 0
         except subprocess.TimeoutExpired:
             print(f"{name}: the session exceeded its time limit", file=sys.stderr)
         finally:

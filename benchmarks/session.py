@@ -26,7 +26,7 @@ from .functions import EACH
 from .peers import adapter
 from .peers.base import Peer
 from .redis_server import RedisServer
-from .works import AHEAD, SHORT_NAP, SLOTS, WORKS, arguments, expected, ideal_seconds, sizes
+from .works import AHEAD, SCALE, SHORT_NAP, SLOTS, WORKS, arguments, expected, ideal_seconds, sizes
 
 #: No-ops before the first measurement; time limits of the start (with the no-ops) and the stop, seconds.
 WARM_UP = 200
@@ -102,7 +102,7 @@ class Session:
             self._stop()
 
     def _start(self) -> Peer:
-        cls = adapter(self.options.peer)
+        cls = self._adapter()
         if cls.needs_redis:
             self.redis = RedisServer(self.folder)
         peer = cls(self.folder, self.redis.port if self.redis else 0)
@@ -123,6 +123,14 @@ class Session:
         self.emit("start", seconds=round(seconds, 3), versions=versions(cls.packages))
         return peer
 
+    def _adapter(self) -> type[Peer]:
+        if self.options.works in SCALE:
+            # imported here because the environments of peers do not have the service
+            from .scale.service import ScaleService
+
+            return ScaleService
+        return adapter(self.options.peer)
+
     def _stop(self) -> None:
         try:
             with limit(STOP_LIMIT):
@@ -139,14 +147,21 @@ class Session:
     def _work(self, name: str) -> None:
         for n in sizes(WORKS[name], self.options.quick):
             self.allowance = settle(self.mark, self.allowance)
-            with limit(self.options.limit):
-                if name == "W2":
+            with limit(max(self.options.limit, WORKS[name].limit)):
+                if name in SCALE:
+                    self._scale(name, n)
+                elif name == "W2":
                     self._round_trips(n)
                 elif name == "W10":
                     self._generator(n)
                 else:
                     self._calls(name, n)
             self.record_processes()
+
+    def _scale(self, name: str, n: int) -> None:
+        from .scale import RUNS
+
+        importlib.import_module(RUNS[name]).run(self, n)
 
     def _round_trips(self, n: int) -> None:
         each = []
@@ -172,7 +187,7 @@ class Session:
                     raise RuntimeError(f"call {count - 1} returned {result!r}")
         if count != n:
             raise RuntimeError(f"{count} results of {n} calls")
-        self.emit("W10", **clock.record(n), peak_mb=self._peaks())
+        self.emit("W10", **clock.record(n), peak_mb=self.peaks())
 
     def _calls(self, name: str, n: int) -> None:
         growth = name.startswith("W7")
@@ -205,14 +220,14 @@ class Session:
                 "of_bare": round(ideal * nap, 4),
             }
         if name == "W5":
-            return {"peak_mb": self._peaks()}
+            return {"peak_mb": self.peaks()}
         if name == "W6":
             return {"stretch": round(seconds / ideal_seconds(items), 4)}
         if name.startswith("W7"):
             return {"us_per_task": round(seconds / len(items) * 1e6, 2), "old_tasks": self.options.old_tasks}
         return {}
 
-    def _peaks(self) -> list[list[Any]]:
+    def peaks(self) -> list[list[Any]]:
         """Return role and peak memory (MiB) of each process since the last reset."""
         found = processes.of_session(self.mark)
         peaks = [(processes.role(pid, self.peer.roles), processes.peak_megabytes(pid)) for pid in found]

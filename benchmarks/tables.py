@@ -57,6 +57,25 @@ COLUMNS["W9"] = (
 )
 COLUMNS["W7old"] = COLUMNS["W7"]
 COLUMNS["W10"] = COLUMNS["W5"]
+_ONCE = (Column("again", "executed again"), Column("missing", "not executed"))
+COLUMNS["W16"] = (_RATE, _CPU, Column("service_ratio", "CPU of the service, × 64 slots"), *_ONCE)
+COLUMNS["W16long"] = (Column("collect_share", "collector, cores"), *_ONCE)
+COLUMNS["W17"] = (
+    Column("p50_ms", "p50 ms"),
+    Column("p95_ms", "p95 ms"),
+    Column("max_ms", "max ms"),
+    Column("p50_ratio", "p50, × idle"),
+    Column("p95_ratio", "p95, × idle"),
+    Column("bulk_per_s", "bags, tasks/s"),
+    Column("bulk_ratio", "bags, × alone"),
+)
+COLUMNS["W18"] = (Column("tasks_per_s", "tasks/s"), _CPU)
+COLUMNS["W19"] = (
+    *COLUMNS["W17"][:3],
+    Column("calls", "requests"),
+    Column("errors", "errors"),
+    Column("idle_share", "idle service, cores"),
+)
 COLUMNS["W20"] = COLUMNS["W21"] = COLUMNS["W1"]
 
 
@@ -118,11 +137,12 @@ def _work_table(records: Sequence[Record], work: str, n: int) -> Table:
     for column in COLUMNS[work]:
         heads += [column.head, f"× {BASE}"] if column.ratio else [column.head]
     lines = []
-    for peer in dict.fromkeys(record["peer"] for record in mine):
-        noisy = any(record["others"] > NOISY for record in mine if record["peer"] == peer)
-        line = [("~" if noisy else "") + peer]
+    for peer, case in dict.fromkeys((record["peer"], record.get("case", "")) for record in mine):
+        own = [r for r in mine if (r["peer"], r.get("case", "")) == (peer, case)]
+        noisy = any(record["others"] > NOISY for record in own)
+        line = [("~" if noisy else "") + (f"{peer}: {case}" if case else peer)]
         for column in COLUMNS[work]:
-            values = by_round(mine, peer, work, n, column.key)
+            values = by_round(own, peer, work, n, column.key)
             line.append(cell(list(values.values())))
             if column.ratio:
                 line.append(cell(ratios(values, by_round(mine, BASE, work, n, column.key))))

@@ -25,7 +25,8 @@ class Work:
     """One kind of work.
 
     ``sizes``: numbers of calls, one run (W2: one series) each; ``peers``: whether other systems run it, and
-    ``every_round``: in every round, or only in the first because it takes minutes.
+    ``every_round``: in every round, or only in the first because it takes minutes. ``systems``: the only ones
+    that run it, whatever else is measured; ``limit``: seconds that it may take if that is more than usual.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Work:
     function: str = "same"
     peers: bool = True
     every_round: bool = True
+    systems: tuple[str, ...] = ()
+    limit: int = 0
 
 
 WORKS = {
@@ -50,13 +53,29 @@ WORKS = {
         Work("W9", "elastic endpoint on an empty Slurm cluster", (1,)),
         Work("W7old", "the same with old tasks in the ledger", (10_000,), peers=False),
         Work("W10", "no-ops from a generator, 10,000 ahead", (1_000_000,), peers=False),
+        Work("W16", "no-ops on 131,072 slots", (1_310_720,), peers=False, limit=1_800),
+        Work("W16long", "calls of 30 s on 8,192 slots", (32_768,), peers=False),
+        Work("W17", "no-ops in each bag beside lone calls", (100_000,), peers=False, limit=1_800),
+        Work(
+            "W18",
+            "no-ops, with the ledger in PostgreSQL",
+            (2_000, 10_000),
+            systems=("umbel-postgresql", "umbel-postgresql-2"),
+        ),
+        Work("W19", "finished tasks, 10,000 endpoints, 500 users", (1_000_000,), peers=False, limit=1_200),
         Work("W20", "partials, methods, objects, closures, lambdas", (2_000,), peers=False),
         Work("W21", "calls of 20 functions in turn, two with threads", (2_000,), peers=False),
     )
 }
 
 #: Works that share a session, in order; works that measure memory or growth have their own.
-PASSES = (("W1", "W2", "W3", "W4", "W20", "W21"), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",))
+PASSES = (
+    ("W1", "W2", "W3", "W4", "W20", "W21"),
+    *(("W18",), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",), ("W16",), ("W17",), ("W19",)),
+)
+
+#: Works with simulated nodes, whose sessions start another service.
+SCALE = ("W16", "W17", "W19")
 
 
 def sizes(work: Work, quick: bool) -> list[int]:

@@ -23,6 +23,8 @@ _REDIS = ("redis==8.1.0", "hiredis==3.5.0")
 
 PEERS = {
     "umbel": Entry("umbel_service:UmbelService"),
+    "umbel-postgresql": Entry("umbel_postgresql:OneAndOne"),
+    "umbel-postgresql-2": Entry("umbel_postgresql:TwoAndTwo"),
     "celery": Entry("celery_redis:CeleryRedis", ("celery[redis]==5.7.0", *_REDIS)),
     "parsl": Entry("parsl_htex:ParslHtex", ("parsl==2026.10.26",)),
     "dask": Entry("dask_cluster:DaskCluster", ("distributed==2026.8.0",)),

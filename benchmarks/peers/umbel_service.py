@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.functions import BY_NAME
@@ -29,24 +29,36 @@ class UmbelService(Peer):
         ("endpoint_worker", "endpoint"), ("umbel-endpoint", "endpoint"),
     )  # fmt: skip
 
+    #: Settings of the service, as environment variables.
+    settings: Mapping[str, str] = {}
     _executor: Executor | None = None
 
     def start(self) -> None:
         """Start a service on a free port with a new home directory; wait until its endpoint is online."""
+        self.serve(SLOTS, self._online)
+        self._executor = Executor(ENDPOINT)
+
+    def serve(
+        self, workers: int, ready: Callable[[], bool], environ: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a service whose own endpoint has so many slots (0: none); wait until it is ready."""
         for name in [name for name in os.environ if name.startswith("UMBEL_") and "BENCH" not in name]:
             del os.environ[name]
         home = self.folder / "home"
         os.environ["UMBEL_HOME"] = str(home)
         command = [sys.executable, "-m", "federation", "up", "--home", str(home), "--port", "0"]
-        paths = [os.environ.get("PYTHONPATH", ""), str(ROOT), str(ROOT / "sdk")]
-        search = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-        service = self.spawn([*command, "--workers", str(SLOTS)], search)
+        environment = {**self.search_path(), **self.settings, **(environ or {})}
+        service = self.spawn([*command, "--workers", str(workers)], environment)
         deadline = time.monotonic() + START_LIMIT
-        while not self._online():
+        while not ready():
             if service.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service did not start:\n{self.log_end()}")
             time.sleep(0.05)
-        self._executor = Executor(ENDPOINT)
+
+    def search_path(self) -> dict[str, str]:
+        """Return the environment variable with which Python finds the service."""
+        paths = [os.environ.get("PYTHONPATH", ""), str(ROOT), str(ROOT / "sdk")]
+        return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
     def _online(self) -> bool:
         try:

@@ -16,12 +16,18 @@ BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError, OSError)
 
 
 def connect(url: str, *, timeout: float = 10.0) -> redis.Redis:
-    """Return a client for ``url`` that responds or fails within ``timeout`` seconds and never retries."""
-    return redis.Redis.from_url(
+    """Return a client for ``url`` that responds or fails within ``timeout`` seconds and never retries.
+
+    It has one connection, which its threads use in turn.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
         url,
+        max_connections=1,
+        timeout=2 * timeout,
         retry=Retry(NoBackoff(), 0),
         **connection_options(timeout),
     )
+    return redis.Redis.from_pool(pool)
 
 
 def at_address(url: str, address: str) -> str:

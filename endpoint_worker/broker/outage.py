@@ -26,6 +26,8 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.ReadOnlyError, "it is a read-only replica"),
     (exceptions.BusyLoadingError, "it is loading its data"),
 )
+#: Beginning of the answer of a server that lacks a command.
+_UNKNOWN = "unknown command"
 
 
 def describe(error: BaseException) -> str:
@@ -36,6 +38,8 @@ def describe(error: BaseException) -> str:
         for kind, advice in _ADVICE:
             if isinstance(cause, kind):
                 return f"{advice} ({cause})"
+        if _UNKNOWN in str(cause).lower():
+            return f"it is too old: a worker needs Redis 6.2 or a later version ({cause})"
     return str(error) or type(error).__name__
 
 

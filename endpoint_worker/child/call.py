@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -117,6 +118,15 @@ def end_child(error: BaseException | None) -> None:
         except (AttributeError, ValueError, OSError):
             pass  # closed or replaced by the call
     _exit(code & 0xFF if isinstance(code, int) else 0)
+
+
+def end_like(status: int) -> None:
+    """End this process as its child has ended, so that the supervisor reports that; does not return."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -code)
+    _exit(code if code >= 0 else 1)
 
 
 def describe(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
 from . import access, leftovers, linux, main_module, rlimits
-from .call import describe, details_of, end_child, run_call, with_details
+from .call import describe, details_of, end_child, end_like, run_call, with_details
 from .call_directory import WORK_VARIABLE, CallDirectory, Kept
 from .reset import Baseline
 from .state import reseed
@@ -37,6 +37,8 @@ from .usage import MEASURED_FROM, Meter
 _exit = os._exit
 #: A runner's time slice on a contended processor (seconds).
 TIME_SLICE = 0.0005
+#: The end of so few calls is reported before the state of the process is restored.
+FEW_CALLS = 16
 
 
 class Runner:
@@ -56,6 +58,8 @@ class Runner:
         self._functions: dict[str, Callable[..., Any]] = {}
         # by function, the local packages of its code and whether this process has them
         self._local: dict[str, dict[str, bool]] = {}
+        # how many local packages the outcomes of this bundle have named so far
+        self._named = 0
         self._baseline = Baseline(output, directory, parent)
         self._meter = Meter()
         self._streamed = False
@@ -72,6 +76,9 @@ class Runner:
             ran = contextvars.copy_context().run(self._bundle, frame.header, frame.body)
             if before is not None:
                 rlimits.raise_files(before)
+            if frame.header["calls"] <= FEW_CALLS:
+                # their outcomes must not wait for what follows, which takes longer than short calls
+                self._sock.sendall(frames.pack(frames.RAN, {"ran": ran}))
             left, spoiled = self._baseline.after_bundle()
             handlers = atexit._ncallbacks() > self._exit_handlers
             loaded = frame.header["sha256"] in self._functions
@@ -96,6 +103,7 @@ class Runner:
 
     def _function(self, header: dict[str, Any], data: bytes, count: int) -> Callable[..., Any] | None:
         """Load the function of the bundle, or fail all its calls."""
+        self._named = 0
         for digest in header["forget"]:
             self._functions.pop(digest, None)
             self._local.pop(digest, None)
@@ -153,8 +161,8 @@ class Runner:
             wall = clock() - began
             if wall > MEASURED_FROM:
                 details = with_details(details, usage=self._meter.end(cpu))
-            if chosen:
-                details = with_details(details, local=chosen)
+            if len(chosen) != self._named:
+                self._named, details = len(chosen), with_details(details, local=chosen)
             if wrote() and output.mark(index):
                 status |= WROTE
             # items went over the socket, and the outcome must not overtake them
@@ -184,9 +192,10 @@ class Runner:
                 self._forked_call(function, data, limited, index, runner)
             _, ended = os.waitpid(child, 0)
             if progress.finished <= index:
-                _end_like(ended)
+                end_like(ended)
             leftovers.kill(leftovers.running() - helpers)
             status = SUCCEEDED if ended == 0 else FAILED
+            self._named = len(chosen)  # as the child did, which loads the arguments
             self._baseline.after_call(kept.name(index, status) if kept.when else None)
         return len(table) // 2
 
@@ -208,8 +217,8 @@ class Runner:
         wall = time.monotonic() - began
         if wall > MEASURED_FROM:
             details = with_details(details, usage=self._meter.end(cpu))
-        if chosen:
-            details = with_details(details, local=chosen)
+        if len(chosen) != self._named:
+            self._named, details = len(chosen), with_details(details, local=chosen)
         written = WROTE if self._output.wrote() and self._output.mark(index) else 0
         if self._streamed or not self._progress.write(
             index, status | written, started, wall, details, payload
@@ -253,15 +262,6 @@ class Runner:
         if self._streamed:
             header["streamed"], self._streamed = True, False
         self._sock.sendall(frames.pack(frames.OUTCOME, header, details, payload))
-
-
-def _end_like(status: int) -> None:
-    """End this process as its child has ended, so that the supervisor reports that; does not return."""
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
-        os.kill(os.getpid(), -code)
-    _exit(code if code >= 0 else 1)
 
 
 def main(sock_fd: int, progress_fd: int, output_fd: int, parent: int, directory: str, files: int = 0) -> None:

@@ -61,6 +61,8 @@ class BuildQueue:
         self._run, self._fail, self._return_job = run, fail, return_job
         self._lock = threading.RLock()
         self._builds: dict[str, _Build] = {}
+        #: builds that have ended with ``close``, whose bundles are being returned
+        self._closing: dict[str, _Build] = {}
         self._used: dict[str, float] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._thread: GuardedThread | None = None
@@ -70,7 +72,8 @@ class BuildQueue:
     def held(self) -> list[str]:
         """Ids of the waiting bundles."""
         with self._lock:
-            return [job.bundle.id for build in self._builds.values() for job in build.jobs]
+            builds = [*self._builds.values(), *self._closing.values()]
+            return [job.bundle.id for build in builds for job in build.jobs]
 
     def add(self, job: Job, environment: Environment) -> None:
         """Run a bundle in an environment: now, or when the environment is built."""
@@ -118,12 +121,14 @@ class BuildQueue:
         self._closed.set()
         with self._lock:
             builds, self._builds = self._builds, {}
+            self._closing = builds
             pool = self._pool
         # after the bundles are removed: a stopped build must not fail them
         self._builder.stop()
         for build in builds.values():
             for job in build.jobs:
                 self._return_job(job, "the worker is shutting down")
+        self._closing = {}
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -102,6 +102,16 @@ class Intake:
         except Unavailable as error:
             raise Unavailable(error.bundle, error.message, refused) from None
 
+    def give_back(self, message: bytes) -> Bundle:
+        """Verify a message as it is in the queue, and delete its body; return the bundle without it.
+
+        Raises ProtocolError if it cannot be trusted.
+        """
+        head, inline = _arguments(body_of(message))
+        bundle, _ = Bundle.open_head(self._verifier, head, endpoint=self._endpoint, now=self._clock())
+        self._drop_body(bundle, inline)
+        return bundle
+
     def _function(self, bundle: Bundle) -> bytes:
         digest = bundle.function.sha256
         function = self._functions.get(digest)
@@ -144,6 +154,16 @@ class Intake:
             )
             raise Unavailable(bundle, "FUNCTION_MISSING")
         return bytes(data)
+
+
+def body_of(message: bytes) -> bytes | str:
+    """Return what Celery calls the body of a message in the queue, which kombu may have encoded."""
+    try:
+        record = json.loads(message)
+        body, encoding = record["body"], record["properties"].get("body_encoding")
+        return base64.b64decode(body) if encoding == "base64" else body
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ProtocolError("a message on the endpoint's queue is not a bundle") from None
 
 
 def _arguments(raw: bytes | str) -> tuple[bytes, bytes | None]:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 RUN = 1
 #: Runner to supervisor: ready for bundles; an outcome that did not fit in shared memory; end of a bundle.
 HELLO, OUTCOME, DONE = 2, 3, 4
-#: Runner to supervisor: an item yielded by a call.
-ITEM = 5
+#: Runner to supervisor: an item yielded by a call; all calls of a bundle have ended, DONE follows.
+ITEM, RAN = 5, 6
 
 _HEAD = struct.Struct("<BII")
 _MAX_HEADER = 16 * 1024 * 1024
@@ -60,7 +60,7 @@ class Reader:
         if len(data) < _HEAD.size:
             return None
         kind, head, body = _HEAD.unpack_from(data)
-        if kind not in (RUN, HELLO, OUTCOME, DONE, ITEM) or head > _MAX_HEADER or body > _MAX_BODY:
+        if kind not in (RUN, HELLO, OUTCOME, DONE, ITEM, RAN) or head > _MAX_HEADER or body > _MAX_BODY:
             raise FrameError(f"not a frame: kind {kind}, header of {head} bytes, body of {body} bytes")
         end = _HEAD.size + head + body
         if len(data) < end:

@@ -1,5 +1,5 @@
 """One worker process: the Celery application, its pool, startup and shutdown.
 
-In: settings and credentials. Out: a consuming Celery worker, heartbeats with the node's inventory, an orderly
+In: settings and credentials. Out: a consuming Celery worker, the node's description and beats, an orderly
 shutdown.
 """

@@ -17,7 +17,7 @@ from celery.worker.request import Request
 from umbel.protocol import names
 from umbel.system.redis import connection_options
 
-from ..broker.celery_transport import Connection
+from ..broker.celery_transport import Connection, NodeLink
 from ..broker.client import without_password
 from .node import Node
 from .shutdown import ShutdownConditions, ShutdownMonitor
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds after the end of the drain at which a worker that has not stopped is terminated.
 FORCE_AFTER = 12.0
+#: Seconds between two looks whether the node may fetch messages, until it may.
+GATE_INTERVAL = 0.02
 #: Celery events (for Flower) are sent in batches at this interval (seconds), or at this number of events.
 EVENTS_INTERVAL, EVENTS_AT_ONCE = 0.25, 1000
 
@@ -41,23 +43,33 @@ class OnConnect(bootsteps.StartStopStep):
     requires = {"celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.events:Events"}
 
     def __init__(self, c: Any, **options: Any):
-        self._timer: Any = None
+        self._timers: list[Any] = []
         super().__init__(c, **options)
 
     def start(self, c: Any) -> None:
         """Called when Celery starts or resumes consuming."""
         c.event_dispatcher.on_send_buffered = None
         c.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
-        self._timer = c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)
+        self._timers = [c.timer.call_repeatedly(EVENTS_INTERVAL, c._flush_events)]
+        if not c.app.umbel_node.outbox.fetches.allowed:
+            self._timers.append(c.timer.call_repeatedly(GATE_INTERVAL, self._look, (c,)))
         c.on_consuming()
         c.app.umbel_node.on_connected()
         c.app.umbel_shutdown.attach(c)
 
     def stop(self, c: Any) -> None:
         """Called when the connection is lost or closed."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        while self._timers:
+            self._timers.pop().cancel()
+        # a message that is on its way is received before the node looks what is left in its list
+        channel = getattr(c.task_consumer, "channel", None)
+        if channel is not None:
+            channel.settle()
+
+    def _look(self, c: Any) -> None:
+        """Wake the event loop, which starts to fetch messages as soon as it may."""
+        if c.app.umbel_node.outbox.fetches.allowed and len(self._timers) > 1:
+            self._timers.pop().cancel()
 
 
 @control_command(name=names.CANCEL_COMMAND, args=[("task_ids", list)], signature="<task ids>")
@@ -102,6 +114,7 @@ def _configuration(node: Node) -> dict[str, Any]:
         broker_transport="endpoint_worker.broker.celery_transport:Transport",
         broker_transport_options={
             "global_keyprefix": names.prefix(node.endpoint),
+            "node": NodeLink(node.outbox.fetches, node.client.connection_pool),
             "ack_emulation": False,
             "priority_steps": [0],
             **connection_options(10.0),
@@ -120,6 +133,8 @@ def _configuration(node: Node) -> dict[str, Any]:
         accept_content=["json"],
         worker_prefetch_multiplier=1,
         worker_pool_restarts=True,
+        # a message that Celery delays is in no list of the broker, and no bundle of the node
+        worker_disable_rate_limits=True,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

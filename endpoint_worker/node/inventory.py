@@ -27,7 +27,7 @@ _MAKERS = {"0x10de": "NVIDIA", "0x1002": "AMD"}
 
 
 def of_node() -> dict[str, Any]:
-    """Facts that do not change while this process runs, few enough for every heartbeat.
+    """Facts that do not change while this process runs, few enough for the node's description.
 
     ``memory``: bytes; ``cpus``: processors that the worker may use; ``gpus``: names of accelerators.
     """

@@ -15,18 +15,18 @@ from typing import Any
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
-from umbel.protocol.messages import Bundle, Heartbeat, Outcome, Status
+from umbel.protocol.messages import Bundle, Outcome, Status
 from umbel.system.threads import GuardedThread
 
-from ..broker.client import BROKER_ERRORS, connect
+from ..broker.client import connect
 from ..broker.clock import BrokerClock
-from ..broker.outage import Outage
 from ..child.linux import adopt_orphans
 from ..config.directory import EndpointDirectory
 from ..config.settings import Settings
 from ..intake.receive import FunctionCache, Intake, Unavailable
 from ..intake.router import Router
-from ..reporting.outbox import Origin, Outbox
+from ..reporting.outbox import Outbox
+from ..reporting.presence import Load, Origin
 from ..runners import cgroups
 from ..runners.job import Accepted, Job, unstarted
 from ..runners.options import RunnerOptionsBuilder, runner_options
@@ -34,6 +34,7 @@ from ..scheduling.supervisor import Supervisor
 from . import inventory
 from .adoption import Adoption
 from .callbacks import CallbackThread
+from .cancelled import CancelledCalls
 from .grants import Grants
 
 log = logging.getLogger(__name__)
@@ -41,14 +42,11 @@ log = logging.getLogger(__name__)
 #: Called when a message has ended: with a sentence about its failed calls, or "" if none has failed.
 Done = Callable[[str], None]
 
-#: Cancelled calls are read from this long (seconds) before the newest one seen: clocks and transactions
-#: overlap.
-OVERLAP = 60.0
-#: A rejected message is reported with heartbeats for this long (seconds); clock differences are a frequent
-#: cause.
+#: A rejected message is part of the node's description for this long (seconds); clock differences are a
+#: frequent cause.
 REPORT_REFUSED = 600.0
-#: Number of heartbeats after each connection that include the installed packages.
-PACKAGE_HEARTBEATS = 2
+#: Seconds that a node which shuts down waits until the service has taken its reports.
+ACKNOWLEDGE_SECONDS = 4.0
 
 
 def _fits(bundle: Bundle) -> bool:
@@ -72,6 +70,8 @@ class Node:
         self.grants = Grants(signer, credentials, settings, self.clock.now)
         self.outbox = self._make_outbox(directory, signer)
         self._adoption = Adoption(directory, name, self.outbox.adopt)
+        #: for everything except fetches and reports; shared by several threads
+        self.client = connect(self.broker_url, timeout=5.0)
         self.intake = self._make_intake(directory, Verifier(credentials.service_key))
         self.callbacks = CallbackThread()
         groups = cgroups.find() if settings.cgroup else None
@@ -88,20 +88,17 @@ class Node:
         self.fits: Callable[[Bundle], bool] = _fits
         self.route = route
         self.router = self._make_router(directory)
-        self._client = connect(self.broker_url, timeout=5.0)
-        self._newest_cancelled = 0.0
+        self._cancelled = CancelledCalls(self.endpoint, self.client, self.cancel)
         self._refused = (-REPORT_REFUSED, "")
-        self._inventory, self._packages = inventory.of_node(), inventory.packages()
-        self._package_heartbeats = PACKAGE_HEARTBEATS
+        self._inventory = {**inventory.of_node(), "packages": inventory.packages()}
         self._wake = threading.Event()
-        self._outage = Outage(log, "cancelled calls are not read", first=limits.HEARTBEAT_INTERVAL)
         self._stopped = threading.Event()
-        self._heartbeats = GuardedThread(self._heartbeat_loop, name="umbel-heartbeat", stop=self._stopped)
+        self._upkeep = GuardedThread(self._upkeep_loop, name="umbel-upkeep", stop=self._stopped)
 
     def _make_outbox(self, directory: EndpointDirectory, signer: Signer) -> Outbox:
         origin = Origin(self.endpoint, self.name, names.new_id(), directory.next_incarnation())
         client = connect(self.broker_url)
-        outbox = Outbox(signer, origin, directory.spool / self.name, client, self.clock)
+        outbox = Outbox(signer, origin, directory.spool / self.name, client, self, self.clock)
         self._leases = (f"{origin.instance} {count}" for count in itertools.count())
         outbox.renew_lease(next(self._leases))
         return outbox
@@ -111,7 +108,7 @@ class Node:
             self.endpoint,
             verifier,
             FunctionCache(directory.cache / "functions"),
-            connect(self.broker_url, timeout=5.0),
+            self.client,
             self.clock.now,
             rules=self.settings.rules,
             sandboxed=self.settings.sandbox.kind != "none",
@@ -127,15 +124,16 @@ class Node:
         self.supervisor.start()
 
     def start(self) -> None:
-        """Start the threads: runners if not started yet, reports, heartbeat."""
+        """Start the threads: runners if not started yet, reports, upkeep."""
         self.outbox.start()
         self.callbacks.start()
-        for thread in (self.supervisor, self._heartbeats):
+        for thread in (self.supervisor, self._upkeep):
             if thread.ident is None:
                 thread.start()
 
     def receive(self, raw: bytes | str, on_accept: Accepted, on_done: Done) -> None:
         """Receive a message. Both callbacks are always called eventually, from another thread."""
+        self.outbox.fetches.received()
         try:
             if self._receive(raw, on_accept, on_done):
                 return
@@ -158,7 +156,7 @@ class Node:
             log.warning("bundle %s returned: %s", error.bundle.id, error.message)
             self.outbox.add(error.bundle.id, error.outcomes)
         else:
-            if bundle.id in self.held():
+            if self.holds(bundle.id):
                 log.warning("bundle %s received twice; ignoring the second copy", bundle.id)
             elif (why := self._unfit(bundle)) is not None:
                 self.outbox.add(bundle.id, [*unstarted(bundle, why), *refused])
@@ -202,9 +200,32 @@ class Node:
         return bool(job.bundle.calls)
 
     def held(self) -> list[str]:
-        """Ids of bundles with calls that are not yet accounted for at the service."""
+        """Ids of bundles with calls whose outcomes are not all in the ledger."""
         # the supervisor's list first: a bundle that ends in between is then in both, never in neither
-        return list({*self.router.held, *self.supervisor.held, *self.outbox.unsent})
+        return list({*self.router.held, *self.supervisor.held, *self.outbox.held})
+
+    def holds(self, bundle_id: str) -> bool:
+        """Return whether a bundle is one of ``held``."""
+        return (
+            bundle_id in self.router.held or bundle_id in self.supervisor.held or self.outbox.holds(bundle_id)
+        )
+
+    def working(self) -> bool:
+        """Return whether calls run or wait, or outcomes have not reached the broker."""
+        return bool(self.router.held or self.supervisor.held or self.outbox.unsent)
+
+    def give_back(self, message: bytes) -> None:
+        """Return the calls of a message that was fetched, but not received before its connection broke."""
+        try:
+            bundle = self.intake.give_back(message)
+            if not self.holds(bundle.id):
+                log.warning("bundle %s returned: it was fetched, and its connection broke", bundle.id)
+                self.outbox.add(bundle.id, unstarted(bundle, "the connection to the broker broke"))
+        except ProtocolError as error:
+            log.error("message dropped: %s", error)
+        except Exception:
+            # an unexpected error must not stop the outbox; the service sends the bundle again
+            log.exception("message dropped: unexpected error")
 
     def cancel(self, task_ids: Iterable[str]) -> None:
         """Skip or stop these calls."""
@@ -213,12 +234,12 @@ class Node:
         self.supervisor.cancel(chosen)
 
     def on_connected(self) -> None:
-        """Send a heartbeat and read cancelled calls now: the broker is reachable (again)."""
+        """Write a beat and read cancelled calls now: the broker is reachable (again)."""
         # before the first bundle, whose signature has dates
-        self.clock.measure(self._client)
-        self._newest_cancelled = 0.0
+        self.clock.measure(self.client)
+        self._cancelled.start_over()
         self._refused = (-REPORT_REFUSED, "")
-        self._package_heartbeats = PACKAGE_HEARTBEATS
+        self.outbox.beat_soon()
         self._wake.set()
 
     def drain(self, *, at_once: bool = False) -> threading.Event:
@@ -233,36 +254,28 @@ class Node:
         self._wake.set()
         self.supervisor.stop()
         self.callbacks.close(2.0)
-        if not self.outbox.close(3.0):
-            log.warning("unsent reports remain in the spool and will be sent at the next start")
+        if not self.outbox.close(ACKNOWLEDGE_SECONDS):
+            log.warning("the service has not taken all reports; they remain in the spool for the next start")
 
-    def _heartbeat_loop(self) -> None:
+    def _upkeep_loop(self) -> None:
         while not self._stopped.is_set():
             self._wake.clear()
             self.outbox.renew_lease(next(self._leases))
             # first: signatures need it
-            self.clock.measure(self._client)
-            self.outbox.heartbeat(self._heartbeat)
-            self._read_cancelled()
+            self.clock.measure(self.client)
+            self._cancelled.poll()
             self.router.release_unused(self.supervisor.keys)
             self._adoption.poll()
             self._wake.wait(limits.HEARTBEAT_INTERVAL)
 
-    def _heartbeat(self) -> Heartbeat:
+    def load(self) -> Load:
+        """Return what changes all the time."""
         supervisor = self.supervisor
-        return Heartbeat(supervisor.slots, supervisor.busy, self.held(), self._facts())
+        return Load(supervisor.busy, supervisor.waiting, os.getloadavg()[0], -self.clock.offset)
 
-    def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
-            **self._inventory,
-            "load": round(os.getloadavg()[0], 2),
-            "queue": self.supervisor.waiting,
-            "clock_ahead": round(-self.clock.offset, 3),
-        }
-        if self._package_heartbeats > 0:
-            # large and constant: the service stores them
-            self._package_heartbeats -= 1
-            facts["packages"] = self._packages
+    def describe(self) -> tuple[int, dict[str, Any]]:
+        """Return the number of slots, and the facts about this node."""
+        facts = dict(self._inventory)
         if self.route:
             facts["way"] = self.route
         problem = self.supervisor.problem
@@ -270,19 +283,4 @@ class Node:
             problem = self._refused[1]
         if problem:
             facts["problem"] = problem[:500]
-        return facts
-
-    def _read_cancelled(self) -> None:
-        """Read calls that were cancelled while no control command could reach this node."""
-        key = names.cancelled_key(self.endpoint)
-        try:
-            found: Any = self._client.zrangebyscore(
-                key, self._newest_cancelled - OVERLAP, "+inf", withscores=True
-            )
-        except BROKER_ERRORS as error:
-            self._outage.failed(error)
-            return
-        self._outage.ended()
-        if found:
-            self._newest_cancelled = max(score for _, score in found)
-            self.cancel(task_id.decode() for task_id, _ in found)
+        return self.supervisor.slots, facts

@@ -24,7 +24,7 @@ from umbel.protocol.messages import Bundle, Interruption
 from umbel.system.clock import steady
 from umbel.system.threads import GuardedThread
 
-from ..broker.client import BROKER_ERRORS, connect
+from ..broker.client import BROKER_ERRORS
 from ..broker.routes import Route
 from .node import Node
 
@@ -135,7 +135,6 @@ class ShutdownMonitor:
         self._wake = threading.Event()
         self._idle_since = self._broker_seen = time.monotonic()
         self._pinged_at = 0.0
-        self._client = connect(node.broker_url, timeout=5.0)
         if conditions.walltime_end:
             self._fresh_until = clock() + FRESH * (conditions.walltime_end - clock())
             node.fits = self.fits
@@ -183,7 +182,7 @@ class ShutdownMonitor:
             self._node.supervisor.drain(max(0.0, end - REPORT_SECONDS - self._clock()), Interruption.WALLTIME)
         else:
             self._node.supervisor.drain(UNLIMITED)
-        while self._node.held() and not self._out_of_time():
+        while self._node.working() and not self._out_of_time():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -193,7 +192,7 @@ class ShutdownMonitor:
         margin = max(conditions.drain_margin, REPORT_SECONDS + 2 * IN_FLIGHT)
         if conditions.walltime_end and self._clock() >= conditions.walltime_end - margin:
             return "the batch job ends soon"
-        if self._node.held():
+        if self._node.working():
             self._idle_since = now
         elif conditions.idle and now - self._idle_since >= conditions.idle:
             return f"no work for {conditions.idle:g} s"
@@ -207,7 +206,7 @@ class ShutdownMonitor:
 
     def _ping(self) -> None:
         try:
-            self._client.ping()
+            self._node.client.ping()
             self._broker_seen = time.monotonic()
         except BROKER_ERRORS as error:
             log.debug("the broker does not respond: %s", error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .spool import Entry
 
@@ -26,6 +26,10 @@ class Backlog:
     def append(self, entry: Entry) -> None:
         """Add the newest report."""
         self._entries.append(entry)
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Add reports that were sent before all others and must be sent again, oldest first."""
+        self._entries.extendleft(reversed(entries))
 
     def remove(self, entry: Entry) -> None:
         """Remove a report."""

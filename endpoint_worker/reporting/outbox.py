@@ -1,9 +1,12 @@
-"""The outbox: delivers this node's reports to the service once.
+"""The outbox: delivers this node's reports to the service once, and writes what the node holds.
 
-Outcomes are signed, written to the spool directory, pushed to the broker and only then removed, so a node
-that was disconnected or restarted delivers them later. Outcomes that are ready at the same time share a
-report, but no outcome waits for others. Heartbeats and small reports pass between the pieces of a large one;
-reports about the same bundle keep their order.
+Outcomes are signed, written to the spool directory, pushed to the broker, and removed when the service has
+taken them, so a node that was disconnected or restarted delivers them later, and a broker that loses its data
+loses none. Outcomes that are ready at the same time share a report, but no outcome waits for others. Small
+reports, and what the node writes about itself, pass between the pieces of a large report; reports about the
+same bundle keep their order.
+
+One thread does all of it: what it writes depends on the order in which it is written.
 """
 
 from __future__ import annotations
@@ -11,28 +14,27 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
 import redis
 
 from umbel.protocol import names
-from umbel.protocol.envelope import Signer, unverified_header
-from umbel.protocol.limits import MAX_UNREAD_REPORTS
-from umbel.protocol.messages import Heartbeat, Outcome, Report
+from umbel.protocol.envelope import Signer
+from umbel.protocol.messages import Outcome, Report
 from umbel.system.threads import GuardedThread
 
 from ..broker.client import BROKER_ERRORS
 from ..broker.clock import BrokerClock
+from ..broker.fetches import Fetches
 from ..broker.outage import Outage
 from . import batching
-from .backlog import Backlog
-from .sender import LOOK_INTERVAL, Sender
-from .spool import Entry, Spool
+from .delivery import Delivery
+from .holdings import Holdings
+from .presence import KeysLost, Origin, Presence, View
+from .sender import Sender
+from .spool import Spool
+from .tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -40,23 +42,12 @@ log = logging.getLogger(__name__)
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0
 #: Dates of outcomes are corrected if the node's clock differs from the broker's by this much (seconds).
 NOTABLE_OFFSET = 1.0
-#: A report that cannot be read from the spool is tried again after this long (seconds).
-UNREADABLE_DELAY = 60.0
-
-
-class Origin(NamedTuple):
-    """The sender of reports: the endpoint, the node, the instance of the node, and its incarnation."""
-
-    endpoint: str
-    node: str
-    instance: str
-    incarnation: int = 0
 
 
 class Outbox:
     """Sends reports of one node through ``client``; ``spool`` is a directory used only by this node.
 
-    ``clock``: the time for signatures.
+    ``view``: what the node holds and how it is; ``clock``: the time for signatures.
     """
 
     def __init__(
@@ -65,59 +56,77 @@ class Outbox:
         origin: Origin,
         spool: Path,
         client: redis.Redis,
+        view: View,
         clock: BrokerClock | None = None,
     ):
-        self._signer = signer
-        self._origin = origin
+        self._signer, self._origin, self._client, self._view = signer, origin, client, view
         self._clock = clock or BrokerClock()
         self._spool = Spool(spool)
-        self._sender = Sender(origin.endpoint, client)
+        self._tally = Tally()
+        #: the messages of the endpoint's queue that Celery fetches
+        self.fetches = Fetches(origin.endpoint, origin.instance, self._wake)
+        self._presence = Presence(origin, signer, client, self._clock, self.fetches)
+        self._holdings = Holdings(origin, client, self.fetches)
+        self._delivery = Delivery(self._spool, Sender(origin, client), self._tally)
         self._queue: SimpleQueue[tuple[str, list[Outcome]] | None] = SimpleQueue()
         #: taken from the queue, then divided into reports, then in the spool
         self._items: list[tuple[str, list[Outcome]]] = []
         self._pending: list[dict[str, list[Outcome]]] = []
-        self._backlog = Backlog()
-        self._unsent: Counter[str] = Counter()
         self._adopted: SimpleQueue[list[Path]] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._make_heartbeat: Callable[[], Heartbeat] | None = None
         self._outage = Outage(log, "reports are kept and sent later", first=FIRST_DELAY, longest=MAX_DELAY)
         self._delay = 0.0
-        self._began = time.monotonic_ns() - 1
+        self._closed: bool | None = None
         self._stopped = threading.Event()
         self._thread = GuardedThread(self._run, name="umbel-outbox", stop=self._stopped)
-        self._load(self._spool.load())
+        self._load()
 
     def start(self) -> None:
         """Start sending; does nothing if it was started before."""
         if self._thread.ident is None:
             self._thread.start()
 
+    def step(self) -> float:
+        """Do what is due, instead of ``start``; return the seconds until the next step.
+
+        Something that is added before is a reason for a step at once.
+        """
+        self._take(0.0)
+        self._spool_items()
+        self._exchange()
+        return self._pause()
+
     def add(self, bundle_id: str, outcomes: list[Outcome]) -> None:
         """Report these outcomes; never blocks."""
-        with self._lock:
-            self._unsent[bundle_id] += 1
+        self._tally.add([bundle_id])
         self._queue.put((bundle_id, outcomes))
 
     def adopt(self, files: list[Path]) -> None:
         """Send these reports of another node, which were moved into this node's spool, unchanged."""
         self._adopted.put(files)
-        self._queue.put(None)
+        self._wake()
 
-    def heartbeat(self, make: Callable[[], Heartbeat]) -> None:
-        """Report ``make()`` soon; dropped if the broker is unreachable."""
-        self._make_heartbeat = make
-        self._queue.put(None)
+    def beat_soon(self) -> None:
+        """Write a beat without delay: the broker can be reached, or the node has changed."""
+        self._presence.beat_soon()
+        self._wake()
 
     @property
     def unsent(self) -> list[str]:
         """Ids of bundles with an outcome that has not reached the broker."""
-        with self._lock:
-            return list(self._unsent)
+        return self._tally.unsent
+
+    @property
+    def held(self) -> list[str]:
+        """Ids of bundles with an outcome that the service has not taken."""
+        return self._tally.held
+
+    def holds(self, bundle_id: str) -> bool:
+        """Return whether a bundle has an outcome that the service has not taken."""
+        return self._tally.holds(bundle_id)
 
     @property
     def full(self) -> bool:
-        """True while reports can neither be sent nor written to the spool, and too many wait in memory."""
+        """True while reports can neither be taken nor written to the spool, and too many wait in memory."""
         return self._spool.full
 
     def renew_lease(self, content: str) -> None:
@@ -125,58 +134,85 @@ class Outbox:
         self._spool.renew(content)
 
     def close(self, timeout: float) -> bool:
-        """Send what is left and a goodbye within ``timeout`` seconds; return whether everything was sent."""
+        """Send what is left, wait until the service has taken it, and send a goodbye.
+
+        All of it within ``timeout`` seconds; return whether it was done. What the service has not taken
+        remains in the spool, and then there is no goodbye: the service finds the reports later. Further
+        calls only return the result.
+        """
+        if self._closed is None:
+            self._closed = self._close(timeout)
+        return self._closed
+
+    def _close(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
-        while self.unsent and time.monotonic() < deadline:
+        self.fetches.stop()
+        started = self._thread.ident is not None
+        self._holdings.hurry()
+        self._wake()
+        while started and not self._finished and time.monotonic() < deadline:
             time.sleep(0.01)
         self._stopped.set()
-        self._queue.put(None)
-        if self._thread.ident is not None:
+        self._wake()
+        if started:
             self._thread.join(max(0.5, deadline - time.monotonic()))
-        self._spool.release()
-        if self.unsent or self._thread.is_alive():
-            return False
+        self._spool.leave()
+        if not self._finished or self._thread.is_alive():
+            return not (started or self._tally.held)
         try:
-            self._sender.push(self._seal({}, goodbye=True))
+            self._presence.goodbye(self._seal({}, goodbye=True))
         except BROKER_ERRORS as error:
             log.warning("cannot send the goodbye of this node to the service: %s", error)
             return False
         return True
+
+    @property
+    def _finished(self) -> bool:
+        return self._presence.announced and self._holdings.settled and not self._view.held()
+
+    def _wake(self) -> None:
+        self._queue.put(None)
 
     def _run(self) -> None:
         """Send until ``close``. After an unexpected error it runs again and forgets nothing that waits."""
         while True:
             # first: after an unexpected error, something may be left of the previous round
             self._spool_items()
-            self._send()
+            self._exchange()
             if self._stopped.is_set() and self._queue.empty():
                 return
-            self._wait()
-            while not self._adopted.empty():
-                self._load(self._spool.load(self._adopted.get()))
+            self._take(self._pause())
 
-    def _load(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._backlog.append(entry)
-        with self._lock:
-            self._unsent.update(bundle for entry in entries for bundle in entry.bundles)
+    def _load(self, files: list[Path] | None = None) -> None:
+        entries = self._spool.load(files)
+        self._delivery.load(entries)
         if entries:
             log.info("sending %d reports left by an earlier run", len(entries))
 
-    def _wait(self) -> None:
-        """Wait for something to do; take what is in the queue."""
+    def _due(self) -> float:
+        """When something other than reports is to be written (monotonic clock)."""
+        return min(self._presence.due, self._holdings.due(self._delivery.unacknowledged))
+
+    def _pause(self) -> float:
+        """Return the seconds until something is due."""
+        delay = self._delay
+        if self._presence.announced and not self._outage.active:
+            due = self._due() - time.monotonic()
+            delay = min(delay, due) if self._delivery.waiting or self._spool.unwritten else due
+        return max(0.0, delay)
+
+    def _take(self, timeout: float) -> None:
+        """Wait for something to do; take what is in the queue, and the reports of other nodes."""
         try:
-            item = (
-                self._queue.get(timeout=self._delay)
-                if self._backlog or self._spool.unwritten
-                else self._queue.get()
-            )
+            item = self._queue.get(timeout=timeout)
             while True:
                 if item is not None:
                     self._items.append(item)
                 item = self._queue.get_nowait()
         except Empty:
-            return
+            pass
+        while not self._adopted.empty():
+            self._load(self._adopted.get())
 
     def _spool_items(self) -> None:
         """Sign what was taken from the queue and write it to the spool."""
@@ -190,10 +226,7 @@ class Outbox:
             self._pending += new
             # count the reports that contain the outcomes instead of the calls of ``add``
             items, self._items = self._items, []
-            with self._lock:
-                self._unsent.update(bundle for batch in new for bundle in batch)
-                for bundle_id, _ in items:
-                    self._discount(bundle_id)
+            self._tally.add((bundle for batch in new for bundle in batch), (bundle for bundle, _ in items))
         while self._pending:
             self._spool_first()
 
@@ -210,73 +243,42 @@ class Outbox:
             data = self._seal(batching.lost(batch, error))
         entry = self._spool.add(data, tuple(batch), keep=not self._outage.active)
         del self._pending[0]
-        self._backlog.append(entry)
-
-    def _discount(self, bundle_id: str) -> None:
-        self._unsent[bundle_id] -= 1
-        if self._unsent[bundle_id] <= 0:
-            del self._unsent[bundle_id]
+        self._delivery.append(entry)
 
     def _seal(self, outcomes: dict[str, list[Outcome]], *, goodbye: bool = False) -> bytes:
-        return self._sealed(replace(self._report(), outcomes=outcomes, goodbye=goodbye))
-
-    def _sealed(self, report: Report) -> bytes:
+        endpoint, node, instance = self._origin[:3]
+        report = Report(endpoint, node, instance, outcomes=outcomes, goodbye=goodbye)
         return report.seal(self._signer, self._clock.now(), names.new_id())
 
-    def _send(self) -> None:
-        """Push what can be pushed now; set the delay before the next attempt."""
-        make, self._make_heartbeat = self._make_heartbeat, None
-        if make is None and not self._backlog:
-            return
+    def _exchange(self) -> None:
+        """Write what is due and push what can be pushed now; set the delay before the next attempt."""
         try:
-            # a service that reads slowly must still see that this node lives
-            if make is not None and not self._sender.blocked(2 * MAX_UNREAD_REPORTS):
-                self._sender.push(self._sealed(replace(self._report(), heartbeat=make())))
-            self._delay = self._send_backlog()
+            if not self._presence.announced:
+                self._announce()
+            beat = self._presence.poll(self._view)
+            if beat or time.monotonic() >= self._holdings.due(self._delivery.unacknowledged):
+                self._round()
+            self._delay = self._delivery.send(lambda: time.monotonic() >= self._due())
+        except KeysLost:
+            log.warning("the broker has lost the keys of this node; they are written again")
+            self._presence.lost()
+            self._delay = FIRST_DELAY
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)
             return
         self._outage.ended()
 
-    def _report(self) -> Report:
-        """Return an empty report with the run of this node, and its place in this run, which only grows."""
-        endpoint, node, instance = self._origin[:3]
-        order = time.monotonic_ns() - self._began
-        return Report(endpoint, node, instance, incarnation=self._origin.incarnation, order=order)
+    def _announce(self) -> None:
+        """Write everything about this node, before anything else."""
+        # the description and the beat have dates
+        self._clock.measure(self._client)
+        # first: what is delivered from now on was fetched after the loss of the keys
+        self.fetches.invalidate()
+        held = set(self._view.held())
+        self._presence.announce(self._view, held)
+        self._holdings.announced(held)
+        self._delivery.send_again()
 
-    def _send_backlog(self) -> float:
-        """Push small reports and one piece of a large one; return the delay before the next ones."""
-        while (entry := self._backlog.next(self._sender.is_large)) is not None:
-            if self._sender.blocked():
-                return LOOK_INTERVAL
-            try:
-                data = self._spool.read(entry)
-            except OSError as error:
-                if not self._set_aside(entry, error):
-                    self._done(entry)
-                continue
-            if not self._sender.is_large(entry.size):
-                self._sender.push(data)
-            elif not self._sender.advance(str(unverified_header(data)["id"]), data):
-                return 0.0
-            self._done(entry)
-            if self._make_heartbeat is not None:
-                return 0.0
-        return UNREADABLE_DELAY
-
-    def _set_aside(self, entry: Entry, error: OSError) -> bool:
-        """Send others before a report that cannot be read; return False if it is gone."""
-        if isinstance(error, FileNotFoundError):
-            log.error("a report is missing from the spool: %s", entry.path)
-            return False
-        log.error("report %s cannot be read from the spool: %s; trying again later", entry.path, error)
-        self._backlog.postpone(entry, UNREADABLE_DELAY)
-        return True
-
-    def _done(self, entry: Entry) -> None:
-        """Forget a report that was sent."""
-        self._backlog.remove(entry)
-        self._spool.remove(entry)
-        with self._lock:
-            for bundle_id in entry.bundles:
-                self._discount(bundle_id)
+    def _round(self) -> None:
+        if self._delivery.acknowledge(self._holdings.round(self._view)):
+            self._holdings.changed()

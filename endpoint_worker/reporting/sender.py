@@ -16,6 +16,8 @@ from umbel.protocol import names
 from umbel.protocol.limits import INLINE_REPORT_BYTES, MAX_UNREAD_REPORTS, PARTS_LIFETIME
 from umbel.protocol.pointer import write_pointer
 
+from .presence import KeysLost, Origin
+
 log = logging.getLogger(__name__)
 
 #: Bytes of one piece: the first one, and the limits between which it adapts to the speed of the connection.
@@ -27,11 +29,17 @@ LOOK_INTERVAL = 0.5
 
 
 class Sender:
-    """Pushes reports of one endpoint through ``client``. All methods raise BROKER_ERRORS."""
+    """Pushes reports of one instance through ``client``. All methods raise BROKER_ERRORS.
 
-    def __init__(self, endpoint: str, client: redis.Redis):
+    The position of a report is its number in the endpoint's list since the beginning of the endpoint's keys:
+    the report was taken when ``applied`` has reached it.
+    """
+
+    def __init__(self, origin: Origin, client: redis.Redis):
         self._client = client
-        self._endpoint = endpoint
+        self._endpoint = endpoint = origin.endpoint
+        self._instance = origin.instance
+        self._applied, self._beats = names.applied_key(endpoint), names.beats_key(endpoint)
         self._list = names.reports_key(endpoint)
         self._news = names.news_channel(endpoint)
         self._piece = FIRST_PIECE
@@ -42,20 +50,24 @@ class Sender:
         """Return whether a report of this size goes in pieces."""
         return size > min(INLINE_REPORT_BYTES, 4 * self._piece)
 
-    def blocked(self, limit: int = MAX_UNREAD_REPORTS) -> bool:
-        """Return whether the service has not read ``limit`` reports of this endpoint."""
-        if self._unread >= limit and time.monotonic() - self._looked >= LOOK_INTERVAL:
+    def blocked(self) -> bool:
+        """Return whether the service has not read MAX_UNREAD_REPORTS reports of this endpoint."""
+        if self._unread >= MAX_UNREAD_REPORTS and time.monotonic() - self._looked >= LOOK_INTERVAL:
             self._looked = time.monotonic()
             self._unread = int(self._client.llen(self._list))
-        return self._unread >= limit
+        return self._unread >= MAX_UNREAD_REPORTS
 
-    def push(self, data: bytes) -> None:
-        """Append a report to the endpoint's list."""
-        pipe: Any = self._client.pipeline(transaction=False)
-        self._unread, _ = pipe.lpush(self._list, data).publish(self._news, b"").execute()
+    def push(self, data: bytes) -> int:
+        """Append a report to the endpoint's list; return its position. Raises KeysLost."""
+        pipe: Any = self._client.pipeline()
+        pipe.lpush(self._list, data).get(self._applied).hget(self._beats, self._instance)
+        self._unread, applied, beat, _ = pipe.publish(self._news, b"").execute()
+        if beat is None:
+            raise KeysLost
+        return self._unread + int(applied or 0)
 
-    def advance(self, report_id: str, data: bytes) -> bool:
-        """Write the next piece of a large report; return whether it is complete."""
+    def advance(self, report_id: str, data: bytes) -> int | None:
+        """Write the next piece of a large report; return its position if it is complete. Raises KeysLost."""
         key = names.parts_key(self._endpoint, report_id)
         began = time.monotonic()
         try:
@@ -69,9 +81,8 @@ class Sender:
             raise
         self._adapt(time.monotonic() - began)
         if written < len(data):
-            return False
-        self.push(write_pointer(report_id, len(data)))
-        return True
+            return None
+        return self.push(write_pointer(report_id, len(data)))
 
     def _adapt(self, seconds: float) -> None:
         if seconds < FAST:

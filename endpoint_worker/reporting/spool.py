@@ -1,4 +1,4 @@
-"""Reports on disk until the broker has accepted them.
+"""Reports on disk until the service has taken them.
 
 A spool is a directory of one node: one file per report, named so that they sort by age. The file ``lease``
 changes while its node runs. Reports that cannot be written wait in memory until there is room.
@@ -33,7 +33,10 @@ LOG_INTERVAL = 60.0
 
 @dataclass(eq=False)
 class Entry:
-    """A waiting report. ``data``: its bytes, None if they are only on disk; ``bundles``: their ids."""
+    """A report that the service has not taken.
+
+    ``data``: its bytes, None if they are only on disk; ``bundles``: their ids.
+    """
 
     path: Path
     size: int
@@ -94,8 +97,13 @@ class Spool:
         """Return a report's bytes. Raises OSError; FileNotFoundError if it is gone."""
         return entry.path.read_bytes() if entry.data is None else entry.data
 
+    def release(self, entry: Entry) -> None:
+        """Keep a report that was sent on disk only, if it is there."""
+        if entry.written:
+            self._forget_bytes(entry)
+
     def remove(self, entry: Entry) -> None:
-        """Remove a report that was sent."""
+        """Remove a report that the service has taken, or that is lost."""
         self._forget_bytes(entry)
         if not entry.written:
             self._unwritten.remove(entry)
@@ -103,9 +111,9 @@ class Spool:
         try:
             entry.path.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("report %s was sent but cannot be removed from the spool: %s", entry.path, error)
+            log.warning("report %s was taken but cannot be removed from the spool: %s", entry.path, error)
 
-    def release(self) -> None:
+    def leave(self) -> None:
         """Remove the lease: the spool's node has ended."""
         for name in (LEASE, f".{LEASE}"):
             try:
@@ -135,7 +143,7 @@ class Spool:
         except OSError as error:
             log.error("spooled report %s cannot be read: %s; trying again at the next start", path, error)
             return None
-        # the bundles count as held until their outcomes are sent, so that the service does not send them
+        # the bundles count as held until their outcomes are taken, so that the service does not send them
         # again
         bundles = tuple(map(str, outcomes)) if isinstance(outcomes, dict) else ()
         return Entry(path, len(data), None, bundles)

@@ -264,6 +264,8 @@ class Execution:
             ended = Outcome(task_id, attempt, how, started, wall, None, None, None, payload, log, self._place)
             return [ended] if self._stream is None else self._with_items(index, ended)
         found = read_usage_record(details)
+        if found["local"]:
+            self._place = self._place._replace(local=found["local"])
         name = (
             Status.SUCCEEDED
             if status == SUCCEEDED

@@ -204,11 +204,13 @@ class Slot:
             outcomes += self.execution.add_outcome(frame.header, frame.body[:size], frame.body[size:])
         elif frame.kind == frames.ITEM and self.execution is not None:
             self.execution.add_item(frame.header.get("index"), frame.body)
-        elif frame.kind == frames.DONE and self.execution is not None:
+        elif frame.kind in (frames.RAN, frames.DONE) and self.execution is not None:
             ran = frame.header.get("ran")
             if not isinstance(ran, int):
                 raise frames.FrameError("an end-of-bundle frame without a count")
             outcomes += self.execution.finish(ran)
+            if frame.kind == frames.RAN:
+                return False
             if not frame.header.get("loaded") and self.function is not None:
                 self._functions.pop(self.function, None)
             self.leftovers = str(frame.header.get("left", ""))[:200]

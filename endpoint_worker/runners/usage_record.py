@@ -12,8 +12,11 @@ USAGE = {"cpu": float, "user": float, "system": float, "max_rss": int, "read": i
 
 
 def read_usage_record(details: bytes) -> dict[str, Any]:
-    """Return ``code``, ``message`` and ``usage`` of a call's details; invalid details give a failure."""
-    record: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None}
+    """Return ``code``, ``message``, ``usage`` and ``local`` of a call's details.
+
+    ``local``: see ``Place``. Invalid details give a failure.
+    """
+    record: dict[str, Any] = {"code": "TASK_ERROR", "message": None, "usage": None, "local": None}
     try:
         given = json.loads(details) if details else {}
         if isinstance(given.get("code"), str):
@@ -26,8 +29,7 @@ def read_usage_record(details: bytes) -> dict[str, Any]:
             }
         if isinstance(given.get("local"), dict):
             local = sorted(given["local"].items())[:MAX_LOCAL]
-            used = {name[:100]: "node" if own is True else "sent" for name, own in local}
-            record["usage"] = {**(record["usage"] or {}), "local": used}
+            record["local"] = {name[:100]: "node" if own is True else "sent" for name, own in local}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         record["message"] = "the runner wrote an invalid record for this call"
     return record

@@ -20,7 +20,7 @@ class AcceptedBundles:
     """Bundles of a supervisor that have calls without an outcome.
 
     ``sink`` receives outcomes; ``notify`` runs callbacks of jobs in another thread. When the sink fails, the
-    bundle still ends here: the next heartbeat does not list it, so the service sends its calls again.
+    bundle still ends here: the node no longer lists it as held, so the service sends its calls again.
     ``add`` is called by any thread, all other methods by the supervisor's.
     """
 
@@ -59,7 +59,7 @@ class AcceptedBundles:
         try:
             self._sink(job.bundle.id, outcomes)
         except Exception:
-            # any error of the receiver: the service notices calls without an outcome by the heartbeats
+            # any error of the receiver: the service notices bundles without an outcome that no node holds
             log.exception("bundle %s: cannot deliver %d outcomes", job.bundle.id, len(outcomes))
 
     def end_later(self, job: Job, outcomes: list[Outcome]) -> None:
@@ -68,7 +68,7 @@ class AcceptedBundles:
 
     def end(self, job: Job, outcomes: list[Outcome]) -> None:
         """End a bundle with its last outcomes."""
-        # the sink gets the outcomes first, so that a heartbeat in between counts the bundle
+        # the sink gets the outcomes first, so that the bundle is always listed as held
         self.emit(job, outcomes)
         self._jobs.pop(job.bundle.id, None)
         self._callbacks.append(job.on_done)

@@ -78,7 +78,7 @@ class JobQueue:
 
     def cancel(self, task_ids: set[str], now: float) -> None:
         """Mark calls as cancelled, waiting ones and later ones."""
-        # the node reads recent cancellations again with each heartbeat
+        # the node reads recent cancellations again every few seconds
         task_ids = task_ids - self._cancelled.keys()
         self._cancelled.update(dict.fromkeys(task_ids, now + CANCELLED_SECONDS))
         while len(self._cancelled) > MAX_CANCELLED:

@@ -10,6 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,6 +24,8 @@ from umbel.system.redis import connection_options
 
 from .celery_message import bundle_id, bundle_message
 from .dead_letters import DeadLetters
+from .holdings import Holdings, Pushed
+from .node_states import NodeStates
 from .report_lists import ReportLists, is_wrong_type
 
 log = logging.getLogger(__name__)
@@ -73,6 +76,8 @@ class Outgoing(NamedTuple):
     function_sha256: str
     function_body: bytes
     calls: int
+    #: the epoch of its endpoint in which it was recorded
+    epoch: int
     #: it goes to the head of the queue
     passes: bool = False
 
@@ -90,6 +95,8 @@ class Broker:
         )
         self._read_queue = self.redis.register_script(_READ_QUEUE)
         self.report_lists = ReportLists(self)
+        self.holdings = Holdings(self)
+        self.node_states = NodeStates(self)
         self.dead_letters = DeadLetters(self)
         self._functions: dict[tuple[str, str], float] = {}
 
@@ -100,33 +107,33 @@ class Broker:
         return f"{parts.hostname}:{parts.port or 6379}"
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
-        """Write functions, bodies and then bundle messages to the endpoints' queues, in one round trip."""
+        """Write functions that may be missing, then push the bundles to the endpoints' queues."""
+        self._write_functions(outgoing)
+        pushed = self.holdings.push([_pushed(item) for item in outgoing]) if outgoing else []
+        for item, answer in zip(outgoing, pushed):
+            if answer != 1:
+                # the sweeper sends their calls again
+                why = "its endpoint's keys are new" if answer == 0 else "a key of its endpoint is invalid"
+                log.warning("bundle %s was not sent: %s", item.bundle_id, why)
+
+    def _write_functions(self, outgoing: Sequence[Outgoing]) -> None:
+        """Write functions to the broker that were not written for a while."""
         now = time.monotonic()
+        needed = {
+            known: item.function_body
+            for item in outgoing
+            if self._functions.get(known := (item.endpoint_id, item.function_sha256), 0.0)
+            < now - FUNCTION_REFRESH
+        }
+        if not needed:
+            return
         pipe = self.redis.pipeline(transaction=False)
-        for item in outgoing:
-            known = (item.endpoint_id, item.function_sha256)
-            if self._functions.get(known, 0.0) < now - FUNCTION_REFRESH:
-                pipe.set(names.function_key(*known), item.function_body, ex=int(BUNDLE_LIFETIME))
-            body = None
-            if len(item.body) <= INLINE_BODY_BYTES:
-                body = b64encode(item.body).decode()
-            else:
-                pipe.set(names.body_key(item.endpoint_id, item.bundle_id), item.body, ex=int(BUNDLE_LIFETIME))
-            head = b64encode(item.head).decode()
-            message = bundle_message(
-                item.endpoint_id, item.bundle_id, head, body, item.function_name, item.calls
-            )
-            push = pipe.rpush if item.passes else pipe.lpush
-            push(names.queue_key(item.endpoint_id), message)
-        for error in _errors(pipe):
-            # an endpoint may have put something else under the key of its queue; the sweeper removes it
-            log.warning("some bundles were not sent: %s", error)
-        for item in outgoing:
-            known = (item.endpoint_id, item.function_sha256)
-            if self._functions.get(known, 0.0) < now - FUNCTION_REFRESH:
-                self._functions[known] = now
+        for known, body in needed.items():
+            pipe.set(names.function_key(*known), body, ex=int(BUNDLE_LIFETIME))
+        pipe.execute()
         if len(self._functions) > 10_000:
             self._functions.clear()
+        self._functions.update(dict.fromkeys(needed, now))
 
     def clear_function_cache(self) -> None:
         """Write function bodies again with the next bundles, because the broker may have lost them."""
@@ -190,8 +197,16 @@ class Broker:
 
     def drop_endpoint(self, endpoint_id: str) -> None:
         """Delete all keys of an endpoint."""
-        for key in self.redis.scan_iter(match=names.prefix(endpoint_id) + "*", count=1000):
-            self.redis.delete(key)
+        self._drop(names.prefix(endpoint_id) + "*")
+
+    def drop_all_endpoints(self) -> None:
+        """Delete all keys of all endpoints."""
+        self._drop(names.prefix("*") + "*")
+
+    def _drop(self, pattern: str) -> None:
+        keys = self.redis.scan_iter(match=pattern, count=1000)
+        while some := list(islice(keys, 500)):
+            self.redis.delete(*some)
 
     def close(self) -> None:
         """Close all connections."""
@@ -205,6 +220,20 @@ def _errors(pipe: Any) -> list[Exception]:
         if not is_wrong_type(error):
             raise error
     return errors
+
+
+def _pushed(item: Outgoing) -> Pushed:
+    inline = len(item.body) <= INLINE_BODY_BYTES
+    message = bundle_message(
+        item.endpoint_id,
+        item.bundle_id,
+        b64encode(item.head).decode(),
+        b64encode(item.body).decode() if inline else None,
+        item.function_name,
+        item.calls,
+    )
+    body = b"" if inline else item.body
+    return Pushed(item.endpoint_id, item.bundle_id, item.epoch, message, body, item.passes)
 
 
 # the reply queue is deleted with its connection; without an expiry it needs no script on the broker

@@ -13,12 +13,13 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import redis
 
 from umbel.protocol import names
 from umbel.protocol.limits import MAX_REPORT_BYTES
+from umbel.protocol.node_state import NODE_NEWS
 
 log = logging.getLogger(__name__)
 
@@ -32,26 +33,58 @@ LIST_BYTES = 256 * 1024 * 1024
 CLAIM_SECONDS = 30.0
 #: Bytes by which an applied report is recognized; they contain its id and the hash of its body.
 _MARK_BYTES = 512
-#: Redis hash: endpoint id → number of reports that collectors have taken from its list.
-TAKEN_KEY = "umbel:taken"
 _CLAIM_PREFIX = "umbel:claim:"
 
 # Scripts replicate their effects (the default of Redis 7). Writes that a full Redis refuses use pcall,
 # because reading and removing reports is what makes room.
 _EFFECTS = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
-# KEYS: claim and list of each endpoint. ARGV: collector, lifetime of its claim (ms), maximum number and bytes
-# of reports per endpoint, largest report, largest list.
+#: Number of lists whose lengths are asked for at once.
+LISTS_AT_ONCE = 1000
+
+
+def where_some_exist(body: str) -> str:
+    """Return a script that executes ``body``, which adds to ``answer``, for each ``KEYS[i]`` that may exist.
+
+    Of many keys almost none exists, which EXISTS answers for a hundred at once.
+    """
+    return f"""
+local answer = {{}}
+for first = 1, #KEYS, 100 do
+  local last = math.min(first + 99, #KEYS)
+  if redis.call('EXISTS', unpack(KEYS, first, last)) > 0 then
+    for i = first, last do{body}    end
+  end
+end
+return answer
+"""
+
+
+# KEYS: lists. Returns position and length of each that is not empty. A key of another type counts, too:
+# reading it reports the fault.
+_WAITING = where_some_exist("""
+      local waiting = redis.pcall('LLEN', KEYS[i])
+      if type(waiting) ~= 'number' then waiting = 1 end
+      if waiting > 0 then
+        answer[#answer + 1] = i
+        answer[#answer + 1] = waiting
+      end
+""")
+
+# KEYS: claim, list, counter of applied reports, beats of nodes of each endpoint. ARGV: collector, lifetime
+# of its claim (ms), maximum number and bytes of reports per endpoint, largest report, largest list. A list
+# that is not valid is deleted, together with the counter and the beats: nodes that miss their beats announce
+# themselves again, and push again what was in the list.
 _READ = _EFFECTS + """
 local count, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local largest, whole = tonumber(ARGV[5]), tonumber(ARGV[6])
 local answer = {}
-for i = 1, #KEYS, 2 do
+for i = 1, #KEYS, 4 do
   local claim, list = KEYS[i], KEYS[i + 1]
   local waiting = redis.pcall('LLEN', list)
   local found
   if type(waiting) ~= 'number' then
-    redis.call('UNLINK', list)
+    redis.call('UNLINK', list, KEYS[i + 2], KEYS[i + 3])
     found = {'wrong type', 0}
   elseif waiting == 0 then
     found = {'read', 0}
@@ -61,7 +94,7 @@ for i = 1, #KEYS, 2 do
   else
     local used = redis.pcall('MEMORY', 'USAGE', list, 'SAMPLES', '0')
     if type(used) == 'number' and used > whole then
-      redis.call('UNLINK', list)
+      redis.call('UNLINK', list, KEYS[i + 2], KEYS[i + 3])
       found = {'too large', waiting, used}
     else
       found = {'read', waiting}
@@ -83,18 +116,19 @@ end
 return answer
 """
 
-# KEYS: claim and list of each endpoint, and at last the hash of counts and the channel of changes. ARGV:
-# collector, changed topics, and for each endpoint its id, the number of reports, and size and first bytes of
-# the oldest one.
+# KEYS: claim, list and counter of applied reports of each endpoint, and at last the channel of changes. ARGV:
+# collector, changed topics, and for each endpoint the number of reports, and size and first bytes of the
+# oldest one. A counter of another type is deleted: only the endpoint itself can have written it.
 _REMOVE = _EFFECTS + """
-for i = 1, #KEYS - 2, 2 do
-  local claim, list, at = KEYS[i], KEYS[i + 1], 2 * i + 1
-  local count, size, mark = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3]
+for i = 1, #KEYS - 1, 3 do
+  local claim, list, at = KEYS[i], KEYS[i + 1], i + 2
+  local count, size, mark = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2]
   if count > 0 then
     local oldest = redis.pcall('LINDEX', list, -1)
     if type(oldest) == 'string' and #oldest == size and string.sub(oldest, 1, #mark) == mark then
       redis.call('LTRIM', list, 0, -(count + 1))
-      redis.pcall('HINCRBY', KEYS[#KEYS - 1], ARGV[at], count)
+      local applied = redis.pcall('INCRBY', KEYS[i + 2], count)
+      if type(applied) ~= 'number' then redis.call('UNLINK', KEYS[i + 2]) end
     end
   end
   if redis.call('GET', claim) == ARGV[1] then redis.call('DEL', claim) end
@@ -127,45 +161,33 @@ class Unread:
     reports: list[bytes | int] = field(default_factory=list)
     fault: str | None = None
 
-    @property
-    def size(self) -> int:
-        """Bytes of the reports that were read."""
-        return sum(len(report) for report in self.reports if isinstance(report, bytes))
-
 
 class ReportLists:
     """Reads the reports of all endpoints through one Redis client. May raise one of ``BrokerError``."""
 
     def __init__(self, broker: HasRedis):
         self._broker = broker
+        self._waiting = broker.redis.register_script(_WAITING)
         self._read = broker.redis.register_script(_READ)
         self._remove = broker.redis.register_script(_REMOVE)
 
     def waiting(self, endpoint_ids: Sequence[str]) -> dict[str, int]:
         """Return the number of unread reports of each endpoint that has some."""
         found: dict[str, int] = {}
-        for start in range(0, len(endpoint_ids), 1000):
-            some = endpoint_ids[start : start + 1000]
-            pipe = self._broker.redis.pipeline(transaction=False)
-            for endpoint_id in some:
-                pipe.llen(names.reports_key(endpoint_id))
-            # a key of another type counts, too: reading it reports the fault
-            counts = [1 if isinstance(n, Exception) else int(n) for n in pipe.execute(raise_on_error=False)]
-            found.update((endpoint_id, count) for endpoint_id, count in zip(some, counts) if count)
+        for start in range(0, len(endpoint_ids), LISTS_AT_ONCE):
+            some = endpoint_ids[start : start + LISTS_AT_ONCE]
+            answer = self._waiting([*map(names.reports_key, some)], client=self._broker.redis)
+            found.update((some[i - 1], waiting) for i, waiting in zip(answer[::2], answer[1::2]))
         return found
 
-    def read(
-        self, collector: str, endpoint_ids: Sequence[str], most: tuple[int, int] | None = None
-    ) -> list[Unread]:
-        """Claim and read the lists of at most ``READ_ENDPOINTS`` endpoints, at least one report of each.
+    def read(self, collector: str, endpoint_ids: Sequence[str]) -> list[Unread]:
+        """Claim and read the lists of at most ``READ_ENDPOINTS`` endpoints, each its share.
 
-        ``most``: number and bytes of the reports of one endpoint; default: its share of what is read at once.
         Lists that another collector has claimed are left out.
         """
-        keys = [key for each in endpoint_ids for key in (_CLAIM_PREFIX + each, names.reports_key(each))]
+        keys = [key for each in endpoint_ids for key in (*_keys(each), names.beats_key(each))]
         share = max(1, len(endpoint_ids))
-        count, size = most or (max(1, READ_COUNT // share), READ_BYTES // share)
-        limits = count, size, MAX_REPORT_BYTES, LIST_BYTES
+        limits = max(1, READ_COUNT // share), READ_BYTES // share, MAX_REPORT_BYTES, LIST_BYTES
         words = [collector, int(CLAIM_SECONDS * 1000), *limits]
         answer = self._read(keys, words, client=self._broker.redis)
         found = []
@@ -175,8 +197,8 @@ class ReportLists:
             elif how == b"wrong type":
                 found.append(Unread(endpoint_id, 0, fault="the key of the reports is not a list"))
             elif how == b"too large":
-                used = f"{reports[0]} bytes in {waiting} reports"
-                found.append(Unread(endpoint_id, 0, fault=f"the list of reports is too large: {used}"))
+                size = f"{reports[0]} bytes in {waiting} reports"
+                found.append(Unread(endpoint_id, 0, fault=f"the list of reports is too large: {size}"))
         return found
 
     def remove(self, collector: str, applied: Iterable[tuple[Unread, int]], changed: Iterable[str]) -> None:
@@ -184,26 +206,26 @@ class ReportLists:
         keys: list[str] = []
         words: list[Any] = [collector, ",".join(changed)]
         for unread, count in applied:
-            keys += _CLAIM_PREFIX + unread.endpoint_id, names.reports_key(unread.endpoint_id)
+            keys += _keys(unread.endpoint_id)
             oldest = unread.reports[0] if unread.reports else b""
             size, mark = (oldest, b"") if isinstance(oldest, int) else (len(oldest), oldest[:_MARK_BYTES])
-            words += unread.endpoint_id, count, size, mark
-        self._remove([*keys, TAKEN_KEY, names.WAKE_CHANNEL], words, client=self._broker.redis)
-
-    def progress(self, endpoint_id: str) -> tuple[int, int]:
-        """Return how many reports of an endpoint were taken so far and how many are unread, at one moment."""
-        pipe = self._broker.redis.pipeline(transaction=True)
-        pipe.hget(TAKEN_KEY, endpoint_id)
-        pipe.llen(names.reports_key(endpoint_id))
-        taken, waiting = pipe.execute(raise_on_error=False)
-        for answer in (taken, waiting):
-            if isinstance(answer, Exception) and not is_wrong_type(answer):
-                raise answer
-        return (0 if taken is None else int(taken)), (0 if isinstance(waiting, Exception) else int(waiting))
+            words += count, size, mark
+        self._remove([*keys, names.WAKE_CHANNEL], words, client=self._broker.redis)
 
 
-class News:
-    """Which endpoints have pushed reports, as their workers announce it. Lost news are found by looking."""
+def _keys(endpoint_id: str) -> tuple[str, str, str]:
+    return _CLAIM_PREFIX + endpoint_id, names.reports_key(endpoint_id), names.applied_key(endpoint_id)
+
+
+class News(NamedTuple):
+    """Which endpoints have pushed reports, and which have written descriptions of nodes."""
+
+    reports: set[str]
+    nodes: set[str]
+
+
+class NewsListener:
+    """Receives what workers announce. Lost news are found by looking."""
 
     #: Maximum number of messages that are read at once.
     MESSAGES = 1000
@@ -212,7 +234,7 @@ class News:
         self._broker = broker
         self._pubsub: Any = None
 
-    def wait(self, timeout: float) -> set[str]:
+    def wait(self, timeout: float) -> News:
         """Wait up to ``timeout`` seconds for news; return the ids of the endpoints that have some.
 
         After an error, the next call subscribes again.
@@ -226,17 +248,17 @@ class News:
             self.close()
             raise
 
-    def _receive(self, deadline: float) -> set[str]:
-        found: set[str] = set()
+    def _receive(self, deadline: float) -> News:
+        found = News(set(), set())
         for _ in range(self.MESSAGES):
             # None also stands for the confirmation of the subscription
-            left = 0.0 if found else max(0.0, deadline - time.monotonic())
+            left = 0.0 if any(found) else max(0.0, deadline - time.monotonic())
             message = self._pubsub.get_message(timeout=left)
             if message is not None:
                 endpoint_id = names.endpoint_of_news(message["channel"])
                 if endpoint_id is not None:
-                    found.add(endpoint_id)
-            elif found or time.monotonic() >= deadline:
+                    (found.nodes if message["data"] == NODE_NEWS else found.reports).add(endpoint_id)
+            elif any(found) or time.monotonic() >= deadline:
                 break
         return found
 

@@ -46,6 +46,8 @@ class Settings:
     web_threads: Positive = 48
     #: How long finished tasks and their results are kept.
     retention: Number = 14 * 86400.0
+    #: How long functions are kept that no task uses; 0: indefinitely. Executors register them again.
+    function_retention: Number = 180 * 86400.0
     #: Interval between two sweeps.
     sweep_interval: Number = 2.0
     #: A node without a heartbeat for longer than this is considered lost.

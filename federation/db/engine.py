@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import sqlite3
 import threading
 import time
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DisconnectionError
 
 from umbel.protocol.errors import UmbelError
 
-from .errors import DatabaseConflict, DatabaseUnavailable, translated
+from . import pipeline
+from .errors import DatabaseConflict, DatabaseDeadlock, DatabaseUnavailable, translated
 from .transactions import begun, transaction, translate_errors
 
 log = logging.getLogger(__name__)
@@ -22,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: The newest revision in ``migrations``. Revisions are numbered: they sort as strings.
-SCHEMA = "0018"
+SCHEMA = "0020"
 #: PostgreSQL advisory lock of the process that changes the schema (an arbitrary number).
 SCHEMA_LOCK = 7_566_268_765
 #: Maximum wait of a SQLite writer for another transaction, seconds.
@@ -31,13 +34,18 @@ BUSY_TIMEOUT = 20.0
 MAX_BUSY_MILLIS = 2**31 - 1
 #: Maximum attempts of a transaction when other processes insert the same row.
 MAX_WRITE_ATTEMPTS = 4
-#: Options of libpq that end the wait for a PostgreSQL server that does not respond, after half a minute.
-POSTGRESQL_TIMEOUTS = {
+#: Executions of a statement on a connection after which PostgreSQL keeps it prepared.
+PREPARE_AFTER = 2
+#: Options of libpq. The first ones end the wait for a PostgreSQL server that does not respond, after half a
+#: minute. The last one is for plans: all frequent statements use indexes, and a plan that was made and kept
+#: while a table was empty must use them, too; compiling plans takes longer than these run.
+POSTGRESQL_OPTIONS = {
     "connect_timeout": "10",
     "keepalives_idle": "15",
     "keepalives_interval": "5",
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
+    "options": "-c enable_seqscan=off -c jit=off",
 }
 
 
@@ -59,25 +67,23 @@ class Database:
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.busy_timeout = min(busy_timeout, threading.TIMEOUT_MAX)
-        options: dict[str, Any] = {
-            "pool_size": pool_size,
-            "max_overflow": 64,
-            "pool_pre_ping": not self.sqlite,
-        }
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 64}
         if self.sqlite:
             # the driver would begin transactions too late; BEGIN is executed explicitly instead
             options["connect_args"] = {"isolation_level": None, "check_same_thread": False}
         else:
             options["connect_args"] = {
-                key: value for key, value in POSTGRESQL_TIMEOUTS.items() if key not in self.url.query
+                key: value for key, value in POSTGRESQL_OPTIONS.items() if key not in self.url.query
             }
+            options["connect_args"]["prepare_threshold"] = PREPARE_AFTER
         self.engine = create_engine(self.url, **options)
         translate_errors(self.engine)
         self._reader = self.engine
         if self.sqlite:
             event.listen(self.engine, "connect", self._prepare_sqlite)
         else:
-            event.listen(self.engine, "checkout", _use_access_mode_of_server)
+            pipeline.enable(self.engine)
+            event.listen(self.engine, "checkout", _prepare_postgresql)
             # otherwise each statement sees its own snapshot, and a poll misses tasks that end in between
             self._reader = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -108,14 +114,15 @@ class Database:
         """Call ``act`` in a transaction that may change rows; return its result.
 
         If another process inserts the same row at the same time, ``act`` is called again and finds that row.
-        So ``act`` must look for the row first and insert it only if it is missing.
+        So ``act`` must look for the row first and insert it only if it is missing. ``act`` is also called
+        again if its transaction was rolled back because of a deadlock.
         """
         for _ in range(MAX_WRITE_ATTEMPTS - 1):
             try:
                 with self.write() as connection:
                     return act(connection)
-            except DatabaseConflict as error:
-                log.debug("another process inserted the same row; retrying: %s", error)
+            except (DatabaseConflict, DatabaseDeadlock) as error:
+                log.debug("conflict with another transaction; retrying: %s", error)
         with self.write() as connection:
             return act(connection)
 
@@ -175,6 +182,8 @@ class Database:
 
     def _prepare_sqlite(self, driver: Any, _record: Any) -> None:
         driver.execute(f"PRAGMA busy_timeout = {min(int(self.busy_timeout * 1000), MAX_BUSY_MILLIS)}")
+        # only before the first table; see ``db.free_pages``
+        driver.execute("PRAGMA auto_vacuum = INCREMENTAL")
         _use_wal(driver, self.busy_timeout)
         driver.execute("PRAGMA synchronous = FULL")
         driver.execute("PRAGMA foreign_keys = ON")
@@ -193,8 +202,15 @@ def _version(connection: Connection) -> str | None:
     return found
 
 
-def _use_access_mode_of_server(driver: Any, *_: Any) -> None:
-    """Undo what a read-only transaction leaves: SQLAlchemy then requests READ WRITE of a read-only server."""
+def _prepare_postgresql(driver: Any, *_: Any) -> None:
+    """Check a connection of the pool without a round trip: if the server has closed it, that can be read.
+
+    Also undo what a read-only transaction leaves: SQLAlchemy then requests READ WRITE of a read-only server.
+    """
+    poll = select.poll()
+    poll.register(driver.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise DisconnectionError("the server has closed the connection")
     driver.read_only = None
 
 

@@ -33,6 +33,10 @@ class DatabaseUnavailable(DatabaseError):
     default_code = "UNAVAILABLE"
 
 
+class DatabaseDeadlock(DatabaseUnavailable):
+    """The transaction was rolled back because of a deadlock or a concurrent update: repeat it."""
+
+
 class DatabaseFull(DatabaseError):
     """The disk of the database is full."""
 
@@ -95,7 +99,8 @@ _SQLSTATES: dict[str, type[DatabaseError]] = {
     "25P03": DatabaseUnavailable,  # the transaction was idle for too long
     "28": DatabaseUnavailable,  # authorization
     "3D": DatabaseUnavailable,  # the database does not exist
-    "40": DatabaseUnavailable,  # deadlock or serialization failure
+    "40": DatabaseDeadlock,  # deadlock or serialization failure
+    "40003": DatabaseUnavailable,  # it is unknown whether the transaction was committed
     "42501": DatabaseUnavailable,  # a privilege is missing
     "42P01": DatabaseUnavailable,  # a table is missing, for example while a backup is restored
     "53": DatabaseUnavailable,  # resources
@@ -163,6 +168,7 @@ def _made(kind: type[DatabaseError], cause: BaseException) -> DatabaseError:
 
 _WORDS: dict[type[DatabaseError], str] = {
     DatabaseUnavailable: "the database is unavailable",
+    DatabaseDeadlock: "the transaction conflicts with another one",
     DatabaseFull: "the disk of the database is full",
     DatabaseRefused: "the database rejected a value",
     DatabaseConflict: "the database rejected a conflicting row",

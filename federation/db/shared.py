@@ -34,31 +34,68 @@ _lock = Statement(
     lambda d: select(endpoints.c.no)
     .where(d.among(endpoints.c.no, "nos"))
     .order_by(endpoints.c.no)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 
 
 def lock_endpoints(connection: Connection, numbers: Iterable[int]) -> None:
     """Give this transaction the exclusive right to change tasks of these endpoints.
 
-    Every transaction takes these locks first and in order, which prevents deadlocks. SQLite allows only one
-    writer at a time, so it needs no locks.
+    Every transaction takes these locks first and in order, which prevents deadlocks. ``dispatch.catch_up`` is
+    called after it, because new tasks are accepted without this lock (see ``arrivals``). SQLite allows only
+    one writer at a time, so it needs no locks.
     """
     ordered = sorted(set(numbers))
     if ordered and connection.dialect.name != "sqlite":
         _lock.rows(connection, nos=ordered)
 
 
+_lock_by_id = Statement(
+    lambda d: select(endpoints.c.id, endpoints.c.no)
+    .where(d.among(endpoints.c.id, "ids"), endpoints.c.deleted.is_(None))
+    .order_by(endpoints.c.no)
+    .with_for_update(key_share=True)
+)
+
+
+def lock_endpoints_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
+    """Like ``lock_endpoints``; return the numbers of the endpoints that are not deleted, by id."""
+    return dict(_lock_by_id.rows(connection, ids=sorted(set(ids))))
+
+
 _free = Statement(
     lambda d: select(endpoints.c.no)
     .where(endpoints.c.no == bindparam("no"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 
 
 def lock_free_endpoint(connection: Connection, number: int) -> bool:
     """Like ``lock_endpoints``, but return False if another transaction has the lock."""
     return connection.dialect.name == "sqlite" or _free.value(connection, no=number) is not None
+
+
+_delete = Statement(
+    lambda d: select(endpoints.c.no).where(endpoints.c.no == bindparam("no")).with_for_update()
+)
+
+
+def lock_endpoint_to_delete(connection: Connection, number: int) -> None:
+    """Like ``lock_endpoints``, and also keep submissions from being accepted."""
+    if connection.dialect.name != "sqlite":
+        _delete.value(connection, no=number)
+
+
+#: First key of the advisory locks of ``lock_limit`` (arbitrary numbers).
+_LIMITS = {"endpoint": 7_566_268, "user": 7_566_269}
+
+
+def lock_limit(connection: Connection, kind: str, number: int) -> bool:
+    """Wait until no other submission checks the same limit; return False if there is only one anyway."""
+    if connection.dialect.name == "sqlite":
+        return False
+    connection.execute(select(func.pg_advisory_xact_lock(_LIMITS[kind], number)))
+    return True
 
 
 def try_advisory_lock(connection: Connection, lock: int) -> bool:
@@ -200,13 +237,16 @@ def close_bundles(connection: Connection, calls: Iterable[Sent]) -> dict[tuple[i
     owners: dict[int, tuple[int, int]] = {}
     ended: Counter[int] = Counter()
     changes: dict[tuple[int, int], Load] = {}
-    for call in calls:
-        if call.bundle_no is not None:
-            ended[call.bundle_no] += 1
-            pair = owners[call.bundle_no] = call.endpoint_no, call.user_no
-            load = changes.get(pair, Load())
-            runs = call.state == TaskState.RUNNING
-            changes[pair] = load._replace(sent=load.sent - 1, running=load.running - runs)
+    # counted first: a report contains a thousand calls of few bundles
+    alike = Counter((call.bundle_no, call.endpoint_no, call.user_no, call.state) for call in calls)
+    for (bundle_no, endpoint_no, user_no, state), count in alike.items():
+        if bundle_no is None:
+            continue
+        ended[bundle_no] += count
+        pair = owners[bundle_no] = endpoint_no, user_no
+        load = changes.get(pair, Load())
+        running = count if state == TaskState.RUNNING else 0
+        changes[pair] = load._replace(sent=load.sent - count, running=load.running - running)
     if ended:
         _close.each(connection, ("ended", "bundle"), [(count, no) for no, count in sorted(ended.items())])
         for no, cores in _drop_bundles.rows(connection, nos=list(ended)):

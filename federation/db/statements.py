@@ -26,6 +26,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import BigInteger, String
 
+from . import pipeline
+from .bulk import MIN_ROWS, BulkStatement, array
 from .errors import raise_translated
 
 
@@ -45,7 +47,7 @@ class Dialect:
 
     def many(self, values: Sequence[int] | Sequence[str]) -> Any:
         """Convert values to the parameter of ``among``."""
-        return json.dumps(list(values)) if self.name == "sqlite" else list(values)
+        return json.dumps(list(values)) if self.name == "sqlite" else array(values)
 
     def insert(self, table: Table) -> Any:
         """Return an INSERT that supports ON CONFLICT."""
@@ -95,17 +97,27 @@ class Statement:
         row = self.first(connection, **values)
         return None if row is None else row[0]
 
-    def run(self, connection: Connection, **values: Any) -> int:
-        """Execute the statement; return the number of changed rows."""
-        return int(self._run(connection, values).rowcount)
+    def run(self, connection: Connection, **values: Any) -> None:
+        """Execute the statement, on PostgreSQL before the transaction next needs a result or commits."""
+        compiled = self._for(connection)
+        if compiled.order is None:
+            _notify_observers(compiled.sql, 1)
+            pipeline.post(connection, [(compiled.sql, compiled.parameters(values))])
+        else:
+            self._run(connection, values)
 
     def each(self, connection: Connection, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Execute the statement for every row; ``names``: the parameters, in the order of a row's values."""
+        """Execute the statement for every row; ``names``: the parameters, in the order of a row's values.
+
+        On PostgreSQL this happens as with ``run``, and in one statement if there are many rows.
+        """
         if not rows:
             return
         compiled = self._for(connection)
-        if _observers:
-            _notify_observers(compiled.sql, len(rows))
+        _notify_observers(compiled.sql, len(rows))
+        if compiled.order is None:
+            pipeline.post(connection, compiled.calls(names, rows))
+            return
         cursor = _driver(connection).cursor()
         values = compiled.arrange(names, rows)
         try:
@@ -116,9 +128,10 @@ class Statement:
 
     def _run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         compiled = self._for(connection)
-        if _observers:
-            _notify_observers(compiled.sql, 1)
+        _notify_observers(compiled.sql, 1)
         parameters = compiled.parameters(values)
+        if compiled.order is None:
+            return pipeline.fetch(connection, [(compiled.sql, parameters)])[0]
         try:
             return _driver(connection).execute(compiled.sql, parameters)
         except Exception as error:
@@ -171,6 +184,7 @@ class _Compiled:
         self.sql = str(compiled)
         self.order: Sequence[str] | None = compiled.positiontup
         self.constants = dict(compiled.params)
+        self.bulk = None if dialect.name == "sqlite" else BulkStatement.of(compiled)
         self._dialect = dialect
 
     def parameters(self, values: Mapping[str, Any]) -> Any:
@@ -179,17 +193,37 @@ class _Compiled:
             full[name] = self._dialect.many(value) if isinstance(value, list) else value
         return full if self.order is None else tuple([full[name] for name in self.order])
 
-    def arrange(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:
-        if self.order is None:
-            return [{**self.constants, **dict(zip(names, row))} for row in rows]
-        if list(names) == list(self.order):
-            return [tuple(row) for row in rows]
-        raise AssertionError(f"rows must have the order {self.order}, not {names}")
+    def arrange(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """Return the parameters of each row, for SQLite."""
+        if self.order is None or list(names) != list(self.order):
+            raise AssertionError(f"rows must have the order {self.order}, not {names}")
+        return [tuple(row) for row in rows]
+
+    def calls(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[pipeline.Call]:
+        """Return the statements for these rows, for PostgreSQL."""
+        if self.bulk is not None and len(rows) >= MIN_ROWS:
+            return [self.bulk.prepare(self.constants, names, rows)]
+        return [(self.sql, {**self.constants, **dict(zip(names, row))}) for row in rows]
+
+
+def together(
+    connection: Connection, *asked: tuple[Statement, Mapping[str, Any]]
+) -> list[list[tuple[Any, ...]]]:
+    """Execute statements that do not depend on each other; return the rows of each. One round trip."""
+    if connection.dialect.name == "sqlite":
+        return [statement.rows(connection, **values) for statement, values in asked]
+    calls = []
+    for statement, values in asked:
+        compiled = statement._for(connection)
+        _notify_observers(compiled.sql, 1)
+        calls.append((compiled.sql, compiled.parameters(values)))
+    return [cursor.fetchall() for cursor in pipeline.fetch(connection, calls)]
 
 
 def insert_into(table: Table, *columns: str) -> Statement:
     """Return an INSERT of these columns, for use with ``each``."""
-    return Statement(lambda _: insert(table), columns)
+    # without inline(), SQLAlchemy asks PostgreSQL to return the numbers of the new rows
+    return Statement(lambda _: insert(table).inline(), columns)
 
 
 def insert_returning(table: Table, *columns: str) -> Statement:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 
+from . import pipeline
 from .errors import translate_value_error, translated
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def begun(connection: Connection, sqlite_begin: str) -> Iterator[None]:
             if sqlite:
                 _driver(connection).execute("COMMIT")
             else:
+                pipeline.commit(connection)
                 connection.commit()
         except BaseException:
             _roll_back(connection)
@@ -59,6 +61,7 @@ def _roll_back(connection: Connection) -> None:
     """Roll back; a connection on which this fails is closed and not used again."""
     try:
         if connection.dialect.name != "sqlite":
+            pipeline.forget(connection)
             connection.rollback()
         elif _driver(connection).in_transaction:  # SQLite rolls back by itself if the disk is full
             _driver(connection).execute("ROLLBACK")

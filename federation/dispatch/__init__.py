@@ -4,7 +4,7 @@ In: queued calls in the ledger and the free room in an endpoint's window. Out: b
 the ledger, signed, and sent through the broker.
 """
 
-from .refill import PlannedBundle, endpoints_to_refill, refill
-from .send import send
+from .catch_up import after_commit, catch_up, endpoints_to_refill, refill_if_free
+from .refill import PlannedBundle, refill
 
-__all__ = ["PlannedBundle", "refill", "send", "endpoints_to_refill"]
+__all__ = ["PlannedBundle", "refill", "after_commit", "endpoints_to_refill", "catch_up", "refill_if_free"]

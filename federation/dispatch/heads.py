@@ -207,19 +207,3 @@ class HeadReader:
         seconds = known_seconds(self._connection, self._endpoint_no, functions)
         idle = frozenset(self._idle(heads, cut))
         return QueueHeads(queues, calls, options, cores, seconds, cut, partial, idle)
-
-
-class ByFunction(Mapping[Hashable, float]):
-    """Run times by kind (function number, options), looked up by function number only."""
-
-    def __init__(self, seconds: dict[int, float]):
-        self._seconds = seconds
-
-    def __getitem__(self, kind: Any) -> float:
-        return self._seconds[kind[0]]
-
-    def __iter__(self) -> Any:
-        return iter(self._seconds)
-
-    def __len__(self) -> int:
-        return len(self._seconds)

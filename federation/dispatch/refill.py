@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, literal_column, select, update
 
@@ -12,16 +13,25 @@ from umbel.protocol import names
 from umbel.protocol.states import TaskState
 
 from ..context import Federation
-from ..db import shared
+from ..db import arrivals, shared
 from ..db.statements import Statement, insert_returning
 from ..db.tables import bundles, endpoints, loads, nodes, tasks, users
-from .heads import LEAST_PAGE, ByFunction, HeadReader, QueueHeads, Turn
+from .heads import LEAST_PAGE, HeadReader, QueueHeads, Turn
 from .planning import Plan, Situation, decide
+from .run_times import ByFunction
 
 #: Calls that are read at first, and at most when more are needed.
 LOOKAHEAD, MAX_LOOKAHEAD = 256, 8192
 #: Groups of a user among which those that may pass are found, at least.
 LEAST_GROUPS = 8
+
+
+class _Endpoint(NamedTuple):
+    """An endpoint; ``epoch``: of its keys in the broker."""
+
+    no: int
+    id: str
+    epoch: int
 
 
 _slots = Statement(
@@ -38,7 +48,7 @@ _waiting = Statement(
     .order_by(loads.c.user_no)
 )
 _endpoint = Statement(
-    lambda d: select(endpoints.c.id, endpoints.c.last_user_no, endpoints.c.credit).where(
+    lambda d: select(endpoints.c.id, endpoints.c.epoch, endpoints.c.last_user_no, endpoints.c.credit).where(
         endpoints.c.no == bindparam("endpoint")
     )
 )
@@ -54,7 +64,9 @@ _group_turn = Statement(
     .values(last_group_no=bindparam("last_group"), last_priority=bindparam("last_priority"))
     .where(loads.c.endpoint_no == bindparam("endpoint"), loads.c.user_no == bindparam("user"))
 )
-_add_bundle = insert_returning(bundles, "id", "endpoint_no", "function_no", "size", "open", "cores", "sent")
+_add_bundle = insert_returning(
+    bundles, "id", "endpoint_no", "function_no", "size", "open", "cores", "sent", "epoch"
+)
 _dispatch = Statement(
     lambda d: update(tasks)
     .values(
@@ -71,12 +83,14 @@ _dispatch = Statement(
 class PlannedBundle:
     """A bundle that is recorded as sent in the ledger and must now be sent.
 
-    ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``: expected run time of one call,
-    0.0 if unknown. ``passes``: it runs before the bundles that wait at the endpoint.
+    ``epoch``: of its endpoint. ``calls``: rows (task id, attempt, blob number, offset, size). ``seconds``:
+    expected run time of one call, 0.0 if unknown. ``passes``: it runs before the bundles that wait at the
+    endpoint.
     """
 
     bundle_id: str
     endpoint_id: str
+    epoch: int
     function_no: int
     user: str
     options: str
@@ -85,39 +99,34 @@ class PlannedBundle:
     passes: bool = False
 
 
-def refill(fed: Federation, connection: Connection, endpoint_no: int, now: float) -> list[PlannedBundle]:
+def refill(
+    fed: Federation,
+    connection: Connection,
+    endpoint_no: int,
+    now: float,
+    arrival: arrivals.Arrival | None = None,
+) -> list[PlannedBundle]:
     """Mark as many calls of an endpoint as dispatched as fit into its window; return the bundles to send.
 
-    The caller holds the endpoint's lock and sends the bundles after its transaction is committed.
+    The caller has the endpoint's lock. After its transaction is committed, it sends the bundles and calls
+    ``catch_up``. ``arrival``: calls that this transaction has stored and not counted.
     """
-    live, situation = _situation(fed, connection, endpoint_no)
+    arrivals.count(connection, endpoint_no, arrival)
+    waiting, situation = _situation(fed, connection, endpoint_no)
     if situation is None:
         return []
-    endpoint_id, last_user, credit = _endpoint.rows(connection, endpoint=endpoint_no)[0]
+    endpoint_id, epoch, last_user, credit = _endpoint.rows(connection, endpoint=endpoint_no)[0]
     situation = replace(situation, credit=credit)
-    bundles = max(situation.room, credit)
-    if not bundles:
+    turns = _turns(waiting, last_user or 0)[: max(situation.room, credit)]
+    if not turns:
         return []
-    plans, left, seen = _plan(connection, endpoint_no, situation, _turns(live, last_user or 0)[:bundles])
+    plans, left, seen = _plan(connection, endpoint_no, situation, turns)
     if not plans:
         return []
-    last = _remember_turns(connection, endpoint_no, plans, seen, live)
-    if (last, left) != (last_user, credit) and (len(live) > 1 or left != credit):
-        _turn.run(connection, user=last or last_user, credit=left, endpoint=endpoint_no)
-    return _record(connection, endpoint_no, endpoint_id, plans, seen, now)
-
-
-def endpoints_to_refill(fed: Federation, connection: Connection) -> list[int]:
-    """Return the numbers of endpoints whose calls wait although their window has room; changes nothing."""
-    queued = func.sum(loads.c.live - loads.c.sent) > 0
-    columns = loads.c.endpoint_no, func.sum(loads.c.occupied)
-    query = select(*columns).where(loads.c.live > 0).group_by(loads.c.endpoint_no).having(queued)
-    waiting = {no: int(occupied) for no, occupied in connection.execute(query)}
-    live = nodes.c.live == literal_column("1")
-    among = shared.among(connection, nodes.c.endpoint_no, list(waiting))
-    sums = select(nodes.c.endpoint_no, func.sum(nodes.c.slots)).where(among, live)
-    slots = {no: int(count) for no, count in connection.execute(sums.group_by(nodes.c.endpoint_no))}
-    return [no for no, used in waiting.items() if used < fed.settings.window * (slots.get(no) or 1)]
+    last = _remember_turns(connection, endpoint_no, plans, seen, waiting) or last_user
+    if left != credit or (last != last_user and len(waiting) > 1):
+        _turn.run(connection, user=last, credit=left, endpoint=endpoint_no)
+    return _record(connection, _Endpoint(endpoint_no, endpoint_id, epoch), plans, seen, now)
 
 
 def _situation(
@@ -223,12 +232,7 @@ def _remember_turns(
 
 
 def _record(
-    connection: Connection,
-    endpoint_no: int,
-    endpoint_id: str,
-    plans: list[Plan],
-    seen: QueueHeads,
-    now: float,
+    connection: Connection, endpoint: _Endpoint, plans: list[Plan], seen: QueueHeads, now: float
 ) -> list[PlannedBundle]:
     """Record the planned bundles in the ledger."""
     user_names = dict(_user_names.rows(connection, nos=sorted({plan.user for plan in plans})))
@@ -240,18 +244,20 @@ def _record(
         bundle_no = _add_bundle.value(
             connection,
             id=bundle_id,
-            endpoint_no=endpoint_no,
+            endpoint_no=endpoint.no,
             function_no=first.function_no,
             size=len(calls),
             open=len(calls),
             cores=seen.cores.get(plan.kind, 1),
             sent=now,
+            epoch=endpoint.epoch,
         )
         _dispatch.run(connection, nos=plan.nos, bundle=bundle_no, now=now)
         planned.append(
             PlannedBundle(
                 bundle_id=bundle_id,
-                endpoint_id=endpoint_id,
+                endpoint_id=endpoint.id,
+                epoch=endpoint.epoch,
                 function_no=first.function_no,
                 user=user_names[plan.user],
                 options=seen.options[first.submission_no],
@@ -260,7 +266,7 @@ def _record(
                 passes=plan.passes,
             )
         )
-    _add_to_loads(connection, endpoint_no, plans, seen.cores)
+    _add_to_loads(connection, endpoint.no, plans, seen.cores)
     return planned
 
 

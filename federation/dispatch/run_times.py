@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
@@ -27,6 +27,22 @@ _known = Statement(
 def known_seconds(connection: Connection, endpoint_no: int, function_nos: list[int]) -> dict[int, float]:
     """Return the known run times of functions on an endpoint, by function number."""
     return dict(_known.rows(connection, endpoint=endpoint_no, functions=function_nos))
+
+
+class ByFunction(Mapping[Hashable, float]):
+    """Run times by kind (function number, options), looked up by function number only."""
+
+    def __init__(self, seconds: dict[int, float]):
+        self._seconds = seconds
+
+    def __getitem__(self, kind: Any) -> float:
+        return self._seconds[kind[0]]
+
+    def __iter__(self) -> Any:
+        return iter(self._seconds)
+
+    def __len__(self) -> int:
+        return len(self._seconds)
 
 
 def _upsert(dialect: Dialect) -> Any:

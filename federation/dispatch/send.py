@@ -80,5 +80,6 @@ def _outgoing(fed: Federation, plan: PlannedBundle, blobs: Mapping[int, bytes]) 
         function_sha256=function.sha256,
         function_body=function.body,
         calls=len(calls),
+        epoch=plan.epoch,
         passes=plan.passes,
     )

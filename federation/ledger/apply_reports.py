@@ -18,11 +18,11 @@ from .. import dispatch
 from ..context import Federation
 from ..db import shared
 from ..db.statements import Statement, unindexed
-from ..db.tables import bundles, endpoints
+from ..db.tables import bundles
 from ..dispatch.run_times import update_run_times
 from . import logs, samples, streams
 from .completion import Completion, finish_tasks
-from .node_rows import interruption_codes, record_heartbeat
+from .node_rows import node_number, record_goodbye
 from .requeue import requeue, requeue_lost
 from .starts import as_running, mark_running
 from .task_rows import Pair, Task, options_of, tasks_of_endpoint
@@ -36,11 +36,6 @@ MESSAGE_LENGTH = 2000
 _INTERRUPTIONS = (Interruption.WALLTIME, Interruption.STOPPED)
 _RESULTS = (Status.SUCCEEDED, Status.FAILED)
 
-_known = Statement(
-    lambda d: select(endpoints.c.id, endpoints.c.no).where(
-        d.among(endpoints.c.id, "ids"), endpoints.c.deleted.is_(None)
-    )
-)
 _bundle_nos = Statement(
     lambda d: select(bundles.c.id, bundles.c.no).where(
         d.among(bundles.c.id, "ids"), unindexed(bundles.c.endpoint_no) == bindparam("endpoint")
@@ -52,10 +47,12 @@ _bundle_nos = Statement(
 class ApplyResult:
     """The result of applying a batch of reports.
 
-    ``groups``: last completion number by group id. ``planned``: bundles to send. ``updated_tasks``: ids of
-    tasks with new output or items. ``finished``, ``dropped``: counts for the log.
+    ``endpoint_nos``: the endpoints of the reports. ``groups``: last completion number by group id.
+    ``planned``: bundles to send. ``updated_tasks``: ids of tasks with new output or items. ``finished``,
+    ``dropped``: counts for the log.
     """
 
+    endpoint_nos: set[int] = field(default_factory=set)
     groups: dict[str, int] = field(default_factory=dict)
     planned: list[dispatch.PlannedBundle] = field(default_factory=list)
     updated_tasks: set[str] = field(default_factory=set)
@@ -64,6 +61,7 @@ class ApplyResult:
 
     def add(self, other: ApplyResult) -> None:
         """Add the result of another batch."""
+        self.endpoint_nos.update(other.endpoint_nos)
         self.groups.update(other.groups)
         self.planned += other.planned
         self.updated_tasks.update(other.updated_tasks)
@@ -79,18 +77,16 @@ def apply_reports(
     The first terminal report of a task wins; later ones are dropped and counted.
     """
     result = ApplyResult()
-    known = dict(_known.rows(connection, ids=sorted({report.endpoint for report in reports})))
-    shared.lock_endpoints(connection, known.values())
+    known = shared.lock_endpoints_by_id(connection, (report.endpoint for report in reports))
+    result.endpoint_nos.update(known.values())
     for report in reports:
         endpoint_no = known.get(report.endpoint)
         if endpoint_no is None:
             continue  # the endpoint was deleted in the meantime
-        node_no, lost = record_heartbeat(connection, endpoint_no, report, now)
-        if lost:
-            result.groups.update(
-                requeue_lost(connection, lost, now, {}, interruption_codes(report.node, lost))
-            )
+        if report.goodbye:
+            record_goodbye(connection, endpoint_no, report.node, report.instance, now)
         if report.rows:
+            node_no = node_number(connection, endpoint_no, report.node, report.instance, now)
             _apply_rows(connection, result, report, endpoint_no, node_no, now)
     for endpoint_no in sorted(known.values()):
         result.planned += dispatch.refill(fed, connection, endpoint_no, now)
@@ -200,7 +196,7 @@ def _finish(
     with_bytes = sum(1 for _, row in finished if row.size)
     if with_bytes:
         blob_no = shared.add_blob(connection, report.body, with_bytes)
-    places = {bundle: json.dumps(place._asdict()) for bundle, place in report.places.items()}
+    places = {bundle: json.dumps(place.record()) for bundle, place in report.places.items()}
     completions = [
         _completion(task, row, node_no, blob_no, _usage(report, row, places)) for task, row in finished
     ]
@@ -221,7 +217,7 @@ def _usage(report: OpenReport, row: Row, places: dict[str, str]) -> str | None:
     if not row.usage:
         return places.get(row.bundle_id)
     place = report.places.get(row.bundle_id)
-    return json.dumps({**(place._asdict() if place else {}), **row.usage})
+    return json.dumps({**(place.record() if place else {}), **row.usage})
 
 
 def _completion(task: Task, row: Row, node_no: int, blob_no: int | None, usage: str | None) -> Completion:

@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, literal_column, select
 
-from umbel.protocol.errors import NotFound
 from umbel.protocol.states import FINAL, TaskState
 
 from .. import dispatch
@@ -23,7 +22,7 @@ from ..db.tables import endpoints, groups, nodes, tasks
 from ..registry.users import User
 from .completion import Completion, finish_tasks
 from .query import task as shown_task
-from .task_rows import Task, task_not_found, tasks_by_number
+from .task_rows import Task, group_not_found, task_not_found, tasks_by_number
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def cancel_group(fed: Federation, user: User, group_id: str, started: bool = Tru
         query = select(groups.c.no).where(groups.c.id == group_id, groups.c.user_no == user.no)
         group_no = connection.execute(query).scalar()
         if group_no is None:
-            raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+            raise group_not_found(group_id)
         sent = _LIVE.where(tasks.c.group_no == group_no, _SENT)
         kept = set() if started else _may_run(connection, connection.execute(sent).all())
     count, last = 0, 0
@@ -180,7 +179,7 @@ def _finish_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int
         changed_groups = finish_tasks(connection, completions, now)
         sent = _sent_by_endpoint(connection, live)
         planned = [plan for no in sorted(endpoint_nos) for plan in dispatch.refill(fed, connection, no, now)]
-    dispatch.send(fed, planned)
+    dispatch.after_commit(fed, planned, endpoint_nos)
     try:
         fed.broker.notify(changed_groups)
         for endpoint_id, task_ids in sent.items():

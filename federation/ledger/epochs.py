@@ -12,7 +12,12 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from umbel.protocol import names
 
-from ..db.tables import bundles, epochs, loads, nodes, tasks
+from ..db import shared
+from ..db.tables import bundles, endpoints, epochs, loads, tasks
+
+#: Epoch of bundles that were recorded in a state of the ledger that was lost, or by an earlier release:
+#: whether they were run is unknown. (An endpoint without an epoch has 0; its bundles are not pushed.)
+BEFORE = -1
 
 
 class Mark(NamedTuple):
@@ -56,11 +61,13 @@ def advance(connection: Connection) -> Mark:
 def start_new_epoch(connection: Connection, now: float) -> Mark:
     """Begin an epoch after a rollback of the ledger; return its mark.
 
-    Nodes start over: their next heartbeats list their bundles. A bundle that is not listed then may have been
-    run since the backup, so its attempt counts (see ``services.sweeper``).
+    All endpoints get new epochs, as after a loss of their keys. A bundle that is nowhere may have been run
+    since the backup, on a node that this state does not know, so its attempt counts (see
+    ``services.lost_bundles``).
     """
     mark = Mark(names.new_id(), 0)
     connection.execute(insert(epochs).values(id=mark.epoch, mark=0, created=now))
-    connection.execute(update(bundles).values(node_no=None, held=None))
-    connection.execute(update(nodes).where(nodes.c.live == 1).values(since=now, seen=now))
+    shared.lock_endpoints(connection, connection.execute(select(endpoints.c.no)).scalars())
+    connection.execute(update(endpoints).values(epoch=0))
+    connection.execute(update(bundles).values(epoch=BEFORE))
     return mark

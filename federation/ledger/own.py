@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from umbel.protocol.errors import NotFound
-
 from ..context import Federation
 from ..db import shared
 from ..db.tables import groups, tasks
 from ..registry.users import User
-from .task_rows import task_not_found
+from .task_rows import group_not_found, task_not_found
 
 
 def check_task(fed: Federation, user: User, task_id: str) -> None:
@@ -28,7 +26,7 @@ def check_group(fed: Federation, user: User, group_id: str) -> None:
     query = select(groups.c.no).where(groups.c.id == group_id, groups.c.parent == user.task_id)
     with fed.database.read() as connection:
         if connection.execute(query).first() is None:
-            raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+            raise group_not_found(group_id)
 
 
 def own_tasks(fed: Federation, user: User, task_ids: Sequence[str]) -> list[str]:

@@ -7,14 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from umbel.protocol.errors import NotFound
 from umbel.protocol.states import LIVE
 
 from ..context import Federation
 from ..db.tables import endpoints, functions, groups, nodes, submissions, tasks
 from ..registry.users import User
 from .results import queue_time
-from .task_rows import task_not_found
+from .task_rows import group_not_found, task_not_found
 
 _TASK = (
     tasks,
@@ -78,7 +77,7 @@ def _group(connection: Connection, user: User, group_id: str) -> Row[Any]:
         select(groups).where(groups.c.id == group_id, groups.c.user_no == user.no)
     ).first()
     if row is None:
-        raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+        raise group_not_found(group_id)
     return row
 
 

@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
-from umbel.protocol.errors import Conflict, NotFound
+from umbel.protocol.errors import Conflict
 from umbel.protocol.states import FINAL, TaskState
 
 from ..context import Federation
 from ..db import shared
+from ..db.arrivals import uncounted
 from ..db.statements import Statement
-from ..db.tables import groups, nodes, tasks
+from ..db.tables import arrivals, groups, nodes, tasks
 from ..registry.users import User
 from .epochs import current_epoch
-from .task_rows import task_not_found
+from .task_rows import group_not_found, task_not_found
 
 #: Maximum bytes of results in one response of a long poll.
 MAX_RESPONSE_BYTES = 6 * 1024 * 1024
@@ -48,7 +49,10 @@ _one = Statement(
 )
 _group = Statement(
     lambda d: select(
-        groups.c.no, groups.c.size - groups.c.completions, groups.c.completions, current_epoch()
+        groups.c.no,
+        groups.c.size + uncounted(d, arrivals.c.group_no == groups.c.no) - groups.c.completions,
+        groups.c.completions,
+        current_epoch(),
     ).where(groups.c.id == bindparam("id"), groups.c.user_no == bindparam("user"))
 )
 _after = Statement(
@@ -94,7 +98,7 @@ def results_after(
     with fed.database.read() as connection:
         found = _group.first(connection, id=group_id, user=user.no)
         if found is None:
-            raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+            raise group_not_found(group_id)
         group_no, live, completions, current = found
         after, epoch = _place(after, epoch, completions, current)
         rows_after = _after.rows(connection, group=group_no, after=after, most=limit)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import Connection, delete, exists, literal_column, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, literal_column, select, update
 
 from ..context import Federation
 from ..db import shared
-from ..db.tables import groups, idempotency, nodes, sites, submissions, tasks
+from ..db.tables import functions, groups, idempotency, nodes, sites, submissions, tasks
 from . import logs, streams
-from .node_rows import unused
 
 #: Maximum rows deleted in one transaction; keeps locks short for the hot path.
 BATCH = 1000
@@ -51,18 +50,28 @@ def _drop_empty_groups(connection: Connection, group_nos: set[int]) -> None:
     query = select(groups.c.no).where(shared.among(connection, groups.c.no, list(locked)), ~exists(mine))
     empty = [no for (no,) in connection.execute(query)]
     if empty:
-        connection.execute(delete(submissions).where(shared.among(connection, submissions.c.group_no, empty)))
+        delete_submissions(connection, shared.among(connection, submissions.c.group_no, empty))
         connection.execute(delete(groups).where(shared.among(connection, groups.c.no, empty)))
+
+
+def delete_submissions(connection: Connection, which: ColumnElement[bool]) -> int:
+    """Delete submissions, and record in their functions when these were used; return how many."""
+    latest = func.max(submissions.c.created)
+    query = select(submissions.c.function_no, latest).where(which).group_by(submissions.c.function_no)
+    for function_no, used in connection.execute(query).all():
+        later = functions.c.no == function_no, func.coalesce(functions.c.used, 0.0) < used
+        connection.execute(update(functions).where(*later).values(used=used))
+    return connection.execute(delete(submissions).where(which)).rowcount
 
 
 def delete_old_nodes(fed: Federation, now: float) -> int:
     """Delete one batch of dead nodes that were last seen before the retention time; return how many.
 
-    A node has a new name in each container and after each boot. Nodes with bundles are kept, and so are those
-    of an elastic endpoint's blocks, which the provisioner deletes.
+    A node has a new name in each container and after each boot. Those of an elastic endpoint's blocks are
+    kept: the provisioner deletes them.
     """
     elastic = exists().where(sites.c.endpoint_no == nodes.c.endpoint_no) & nodes.c.name.like("umbel-%")
-    old = nodes.c.seen < now - fed.settings.retention, nodes.c.live == literal_column("0"), unused(), ~elastic
+    old = nodes.c.seen < now - fed.settings.retention, nodes.c.live == literal_column("0"), ~elastic
     with fed.database.read() as connection:
         query = select(nodes.c.no).where(*old).order_by(nodes.c.seen).limit(BATCH)
         found = list(connection.execute(query).scalars())

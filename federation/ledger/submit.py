@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, exists, func, select, update
+from sqlalchemy import Connection, bindparam, exists, func, select
 
 from umbel.protocol import limits, names
-from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge, TooMany
+from umbel.protocol.errors import BadRequest, Conflict, NotFound, TooLarge
 from umbel.protocol.states import TaskState
 
 from .. import dispatch
 from ..context import Federation
-from ..db import shared
+from ..db import arrivals, shared
+from ..db.arrivals import Arrival
 from ..db.options import Options
-from ..db.statements import Statement, insert_into, insert_returning
-from ..db.tables import endpoints, functions, groups, idempotency, loads, nodes, sites, submissions, tasks
+from ..db.statements import Statement, insert_into, insert_returning, together
+from ..db.tables import endpoints, functions, groups, idempotency, nodes, sites, submissions, tasks
 from ..registry.users import User
-
-#: Time after which to submit again when a queue is full, seconds.
-RETRY_AFTER = 1.0
+from .queue_limits import check_limits
+from .task_rows import group_not_found
 
 
 @dataclass(frozen=True)
@@ -70,29 +70,54 @@ def submit(
     (``IDEMPOTENCY_MISMATCH``).
     """
     _check(submission)
-    answer, planned, blobs = fed.database.retry_write(
+    accepted = fed.database.retry_write(
         lambda connection: _accept(connection, fed, user, submission, idempotency_key, fed.clock())
     )
-    dispatch.send(fed, planned, blobs)
-    return answer
+    dispatch.after_commit(fed, accepted.planned, accepted.endpoint_nos, accepted.blobs)
+    return accepted.answer
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A submission that is stored.
+
+    ``answer``: the response. ``endpoint_nos``: its endpoint, unless it was stored earlier. ``planned``:
+    bundles to send now. ``blobs``: the new blobs.
+    """
+
+    answer: dict[str, Any]
+    endpoint_nos: Sequence[int] = ()
+    planned: Sequence[dispatch.PlannedBundle] = ()
+    blobs: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def _accept(
     connection: Connection, fed: Federation, user: User, submission: Submission, key: str | None, now: float
-) -> tuple[dict[str, Any], list[dispatch.PlannedBundle], dict[int, bytes]]:
-    """Record a submission; return the response, the bundles to send now, and the new blobs."""
-    earlier = _previous_response(connection, user, submission, key)
+) -> _Accepted:
+    """Record a submission. Refill the window, unless another transaction has the endpoint's lock."""
+    found = _look_up(connection, user, submission, key)
+    earlier = _previous_response(found, submission, key)
     if earlier is not None:
-        return earlier, [], {}
-    endpoint_no, _ = _lock_endpoint(connection, user, submission.endpoint_id)
-    _check_limits(connection, fed, user, endpoint_no)
+        return _Accepted(earlier)
+    endpoint_no = _endpoint_no(found, submission.endpoint_id)
+    check_limits(connection, fed, user, endpoint_no)
     _check_fits(connection, endpoint_no, submission.options.cores)
     places, blobs = shared.add_payloads(connection, submission.payloads)
-    answer = _insert(connection, user, endpoint_no, submission, places, now)
+    parts = [(_function_no(found, id), calls) for id, calls in submission.parts]
+    group_no, group_id = _group(connection, found, user, submission.group_id, now)
+    numbers = _Numbers(group_no, user.no, endpoint_no)
+    task_ids = _insert(connection, numbers, submission, parts, places, now)
+    answer = {"group_id": group_id, "task_ids": task_ids}
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
         _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
-    return answer, dispatch.refill(fed, connection, endpoint_no, now), blobs
+    arrival = Arrival(user.no, group_no, len(places))
+    planned: Sequence[dispatch.PlannedBundle] = ()
+    if shared.lock_free_endpoint(connection, endpoint_no):
+        planned = dispatch.refill(fed, connection, endpoint_no, now, arrival)
+    else:
+        arrivals.add(connection, endpoint_no, arrival)
+    return _Accepted(answer, [endpoint_no], planned, blobs)
 
 
 def _check(submission: Submission) -> None:
@@ -122,16 +147,14 @@ _find_response = Statement(
     )
 )
 _add_response = insert_into(idempotency, "user_no", "key", "sha256", "answer", "created")
+# the weakest lock that keeps the endpoint from being deleted
 _endpoint = (
-    select(endpoints.c.no, endpoints.c.id)
+    select(endpoints.c.no)
     .where(endpoints.c.user_no == bindparam("user"), endpoints.c.deleted.is_(None))
-    .with_for_update()
+    .with_for_update(read=True, key_share=True)
 )
-_endpoint_with_id = Statement(lambda d: _endpoint.where(endpoints.c.id == bindparam("id")))
-_endpoint_named = Statement(lambda d: _endpoint.where(endpoints.c.name == bindparam("name")))
-_live = func.coalesce(func.sum(loads.c.live), 0)
-_endpoint_live = Statement(lambda d: select(_live).where(loads.c.endpoint_no == bindparam("no")))
-_user_live = Statement(lambda d: select(_live).where(loads.c.user_no == bindparam("no")))
+_endpoint_with_id = Statement(lambda d: _endpoint.where(endpoints.c.id == bindparam("endpoint")))
+_endpoint_named = Statement(lambda d: _endpoint.where(endpoints.c.name == bindparam("endpoint")))
 _largest = Statement(
     lambda d: select(func.max(nodes.c.slots)).where(
         nodes.c.endpoint_no == bindparam("no"),
@@ -150,40 +173,52 @@ _find_group = Statement(
     lambda d: select(groups.c.no, groups.c.user_no, groups.c.parent).where(groups.c.id == bindparam("id"))
 )
 _add_group = insert_returning(groups, "id", "user_no", "created", "parent")
-_grow_group = Statement(
-    lambda d: update(groups)
-    .values(size=groups.c.size + bindparam("count"))
-    .where(groups.c.no == bindparam("group"))
-)
 _add_submission = insert_returning(
     submissions, "group_no", "user_no", "endpoint_no", "function_no", "options", "created"
 )
 _TASK = (
-    "id",
-    "submission_no",
-    "group_no",
-    "user_no",
-    "endpoint_no",
-    "function_no",
-    "state",
-    "priority",
-    "attempt",
-    "blob_no",
-    "blob_offset",
-    "blob_size",
-    "created",
-    "expires",
+    *("id", "submission_no", "group_no", "user_no", "endpoint_no", "function_no", "state", "priority"),
+    *("attempt", "blob_no", "blob_offset", "blob_size", "created", "expires"),
 )
 _add_tasks = insert_into(tasks, *_TASK)
 _add_wide_tasks = insert_into(tasks, *_TASK, "cores")
 
 
-def _previous_response(
-    connection: Connection, user: User, submission: Submission, key: str | None
-) -> dict[str, Any] | None:
-    row = _find_response.first(connection, user=user.no, key=key) if key is not None else None
-    if row is None:
+class _Found(NamedTuple):
+    """The rows that a submission refers to, as far as they exist; ``response``: to its idempotency key."""
+
+    functions: dict[str, list[tuple[Any, ...]]]
+    endpoint: list[tuple[Any, ...]]
+    group: list[tuple[Any, ...]] = []
+    response: list[tuple[Any, ...]] = []
+
+
+class _Numbers(NamedTuple):
+    """Row numbers that all tasks of a submission share."""
+
+    group_no: int
+    user_no: int
+    endpoint_no: int
+
+
+def _look_up(connection: Connection, user: User, submission: Submission, key: str | None) -> _Found:
+    """Read what a submission refers to; its endpoint is not deleted before the transaction ends."""
+    find_endpoint = _endpoint_with_id if names.is_id(submission.endpoint_id) else _endpoint_named
+    ids = list(dict.fromkeys(id for id, _ in submission.parts))
+    asked = [(_find_function, {"user": user.no, "id": id}) for id in ids]
+    others = {"endpoint": (find_endpoint, {"user": user.no, "endpoint": submission.endpoint_id})}
+    if submission.group_id is not None:
+        others["group"] = _find_group, {"id": submission.group_id}
+    if key is not None:
+        others["response"] = _find_response, {"user": user.no, "key": key}
+    rows = together(connection, *asked, *others.values())
+    return _Found(dict(zip(ids, rows)), **dict(zip(others, rows[len(ids) :])))
+
+
+def _previous_response(found: _Found, submission: Submission, key: str | None) -> dict[str, Any] | None:
+    if not found.response:
         return None
+    row = found.response[0]
     if row[0] != submission.digest():
         raise Conflict(
             f"Idempotency-Key '{key}' was already used for another submission: use a new key",
@@ -192,33 +227,13 @@ def _previous_response(
     return dict(json.loads(row[1]))
 
 
-def _lock_endpoint(connection: Connection, user: User, id_or_name: str) -> tuple[int, str]:
-    """Return number and id of an endpoint, locked as by ``shared.lock_endpoints``, so it is not deleted."""
-    if names.is_id(id_or_name):
-        row = _endpoint_with_id.first(connection, user=user.no, id=id_or_name)
-    else:
-        row = _endpoint_named.first(connection, user=user.no, name=id_or_name)
-    if row is None:
+def _endpoint_no(found: _Found, id_or_name: str) -> int:
+    if not found.endpoint:
         raise NotFound(
             f"endpoint '{id_or_name}' does not exist: 'umbel endpoints' lists yours",
             code="ENDPOINT_NOT_FOUND",
         )
-    return row[0], row[1]
-
-
-def _check_limits(connection: Connection, fed: Federation, user: User, endpoint_no: int) -> None:
-    """Enforce the limits on unfinished tasks per endpoint and per user."""
-    settings = fed.settings
-    for limit, live, owner in (
-        (settings.max_endpoint_calls, _endpoint_live.value(connection, no=endpoint_no), "this endpoint has"),
-        (settings.max_user_calls, _user_live.value(connection, no=user.no), "you have"),
-    ):
-        if live >= limit:
-            raise TooMany(
-                f"{owner} {live} unfinished tasks, the limit is {limit}: submit again after some finish",
-                code="QUEUE_FULL",
-                details={"live": live, "limit": limit, "retry_after": RETRY_AFTER},
-            )
+    return int(found.endpoint[0][0])
 
 
 def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
@@ -235,58 +250,47 @@ def _check_fits(connection: Connection, endpoint_no: int, cores: int) -> None:
 
 def _insert(
     connection: Connection,
-    user: User,
-    endpoint_no: int,
+    numbers: _Numbers,
     submission: Submission,
+    parts: list[tuple[int, int]],
     places: list[tuple[int, int, int]],
     now: float,
-) -> dict[str, Any]:
-    parts = [(_function(connection, user, id), calls) for id, calls in submission.parts]
-    group_no, group_id = _group(connection, user, submission.group_id, now)
+) -> list[str]:
+    """Insert a submission and its tasks for each part, (function number, calls); return the tasks' ids."""
     options = submission.options
-    count = len(submission.payloads)
-    task_ids = names.new_task_ids(count, now)
+    common = numbers._asdict() | {"options": options.to_json(), "created": now}
+    added = together(connection, *((_add_submission, {"function_no": no, **common}) for no, _ in parts))
+    task_ids = names.new_task_ids(len(places), now)
     expires = now + options.expires if options.expires is not None else None
     values = []
     rest = zip(task_ids, places)
-    for function_no, calls in parts:
-        submission_no = _add_submission.value(
-            connection,
-            group_no=group_no,
-            user_no=user.no,
-            endpoint_no=endpoint_no,
-            function_no=function_no,
-            options=options.to_json(),
-            created=now,
-        )
-        numbers = (submission_no, group_no, user.no, endpoint_no, function_no)
-        common = (*numbers, TaskState.QUEUED.value, options.priority, 0)
-        values += [(id, *common, *place, now, expires) for id, place in islice(rest, calls)]
+    for (function_no, calls), ((submission_no,),) in zip(parts, added):
+        same = (submission_no, *numbers, function_no, TaskState.QUEUED.value, options.priority, 0)
+        values += [(id, *same, *place, now, expires) for id, place in islice(rest, calls)]
     if options.cores == 1:
         _add_tasks.each(connection, _TASK, values)
     else:
         wide = [(*row, options.cores) for row in values]
         _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
-    shared.change_loads(connection, {(endpoint_no, user.no): shared.Load(live=count)})
-    _grow_group.run(connection, count=count, group=group_no)
-    return {"group_id": group_id, "task_ids": task_ids}
+    return task_ids
 
 
-def _function(connection: Connection, user: User, function_id: str) -> int:
-    no = _find_function.value(connection, user=user.no, id=function_id)
-    if no is None:
+def _function_no(found: _Found, function_id: str) -> int:
+    if not found.functions[function_id]:
         raise NotFound(
             f"function '{function_id}' does not exist: register it first (POST /v1/functions)",
             code="FUNCTION_NOT_FOUND",
             details={"function_id": function_id},
         )
-    return int(no)
+    return int(found.functions[function_id][0][0])
 
 
-def _group(connection: Connection, user: User, group_id: str | None, now: float) -> tuple[int, str]:
-    row = _find_group.first(connection, id=group_id) if group_id is not None else None
+def _group(
+    connection: Connection, found: _Found, user: User, group_id: str | None, now: float
+) -> tuple[int, str]:
+    row = found.group[0] if found.group else None
     if row is not None and (row[1] != user.no or user.task_id not in (None, row[2])):
-        raise NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+        raise group_not_found(group_id)
     if row is not None and group_id is not None:
         return row[0], group_id
     group_id = group_id or names.new_id()

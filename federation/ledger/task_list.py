@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, tuple_
@@ -20,8 +21,9 @@ from umbel.protocol.states import TaskState
 
 from ..context import Federation
 from ..db import shared
+from ..db.arrivals import by_endpoint
 from ..db.statements import constant, unindexed
-from ..db.tables import bundles, endpoints, functions, groups, loads, submissions, tasks
+from ..db.tables import arrivals, bundles, endpoints, functions, groups, loads, submissions, tasks
 from ..registry.pagination import MAX_LIMIT
 from ..registry.users import User
 from .query import describe, described_tasks
@@ -55,7 +57,7 @@ def tasks_page(
     ``since``, ``until``: bounds of the submission time, seconds since 1970. ``limit`` is clamped to 1 to
     ``MAX_LIMIT``. Raises BadRequest for an invalid cursor.
     """
-    after = _decode(cursor) if cursor is not None else None
+    after = decode(cursor) if cursor is not None else None
     limit = max(1, min(limit, MAX_LIMIT))
     with fed.database.read() as connection:
         filters = _filters(connection, user, function_id, endpoint_id, group_id)
@@ -69,11 +71,16 @@ def tasks_page(
     listed = [found[no] for no in numbers[:limit]]
     following = None
     if len(numbers) > limit:
-        following = _CURSOR.pack(listed[-1].created, listed[-1].submission_no, listed[-1].no).hex()
+        following = encode((listed[-1].created, listed[-1].submission_no, listed[-1].no))
     return [describe(row) for row in listed], following
 
 
-def _decode(cursor: str) -> Place:
+def encode(place: Place) -> str:
+    """Return the cursor of the page after a place."""
+    return _CURSOR.pack(*place).hex()
+
+
+def decode(cursor: str) -> Place:
     """Return the place in a cursor. Raises BadRequest."""
     try:
         created, submission_no, no = _CURSOR.unpack(bytes.fromhex(cursor))
@@ -172,7 +179,9 @@ def _rare(connection: Connection, user: User, state: TaskState) -> list[ColumnEl
         TaskState.RUNNING: loads.c.running,
     }[state]
     busy = select(loads.c.endpoint_no, func.sum(count)).where(mine, count > 0).group_by(loads.c.endpoint_no)
-    counts = dict(map(tuple, connection.execute(busy)))
+    counts = Counter(dict(map(tuple, connection.execute(busy))))
+    if state is TaskState.QUEUED:
+        counts.update(by_endpoint(connection, arrivals.c.user_no == user.no))
     if sum(counts.values()) > MAX_SORTED:
         return None
     if state is TaskState.QUEUED:

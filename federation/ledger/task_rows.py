@@ -68,6 +68,11 @@ def options_of(connection: Connection, found: list[Task]) -> dict[int, Options]:
     return {no: Options.from_json(text) for no, text in rows}
 
 
+def group_not_found(group_id: str | None) -> NotFound:
+    """Return the error for a group that does not exist or belongs to another user."""
+    return NotFound(f"group '{group_id}' does not exist", code="GROUP_NOT_FOUND")
+
+
 def task_not_found(task_id: str) -> NotFound:
     """Return the error for a task that does not exist or belongs to another user."""
     return NotFound(

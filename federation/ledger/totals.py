@@ -1,22 +1,25 @@
 """Checks the running totals of ``loads`` against the rows they count, and corrects them.
 
 Every transaction that changes tasks or bundles changes the totals, too. A mistake there, or an edit by hand,
-would otherwise last: windows that stay full, or endpoints that nobody can submit to.
+would otherwise last: windows that stay full, or endpoints that nobody can submit to. Calls that are recorded
+in ``arrivals`` are not in the totals yet.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, select
+from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, select, union_all
 
 from umbel.protocol.states import TaskState
 
+from .. import dispatch
 from ..context import Federation
 from ..db import shared
 from ..db.shared import Load
-from ..db.statements import Statement, constant
-from ..db.tables import bundles, loads, tasks
+from ..db.statements import Dialect, Statement, constant
+from ..db.tables import arrivals, bundles, loads, tasks
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +31,30 @@ _stored = Statement(
         loads.c.endpoint_no == bindparam("endpoint")
     )
 )
-_queued = Statement(
-    lambda d: select(tasks.c.user_no, func.count())
-    .where(tasks.c.state == constant(TaskState.QUEUED.value), tasks.c.endpoint_no == bindparam("endpoint"))
-    .group_by(tasks.c.user_no)
-)
+
+
+def _counted_queue(dialect: Dialect) -> Any:
+    """Return the query for each user's queued calls minus those that are recorded in ``arrivals``.
+
+    One statement sees both: calls are accepted at the same time, without the endpoint's lock.
+    """
+    queued = (
+        select(tasks.c.user_no, func.count().label("calls"))
+        .where(
+            tasks.c.state == constant(TaskState.QUEUED.value), tasks.c.endpoint_no == bindparam("endpoint")
+        )
+        .group_by(tasks.c.user_no)
+    )
+    if dialect.name == "sqlite":
+        return queued
+    arrived = select(arrivals.c.user_no, -arrivals.c.calls).where(
+        arrivals.c.endpoint_no == bindparam("endpoint")
+    )
+    both = union_all(queued, arrived).subquery()
+    return select(both.c.user_no, func.sum(both.c.calls)).group_by(both.c.user_no)
+
+
+_queued = Statement(_counted_queue)
 _runs = case((tasks.c.state == constant(TaskState.RUNNING.value), 1), else_=0)
 _calls = (
     select(
@@ -57,14 +79,17 @@ _next = Statement(
 
 
 def differences(connection: Connection, endpoint_no: int) -> dict[tuple[int, int], Load]:
-    """Count an endpoint's tasks and bundles; return what its loads lack, by (endpoint, user)."""
+    """Count an endpoint's tasks and bundles; return what its loads lack, by (endpoint, user).
+
+    The transaction has the endpoint's lock, or is one of ``Database.read``.
+    """
     counted: dict[int, Load] = {
         user: Load(int(sent), int(sent), int(running), int(occupied))
         for user, sent, running, occupied in _sent.rows(connection, endpoint=endpoint_no)
     }
     for user, count in _queued.rows(connection, endpoint=endpoint_no):
         known = counted.get(user, Load())
-        counted[user] = known._replace(live=known.live + count)
+        counted[user] = known._replace(live=known.live + int(count))
     stored = {user: Load(*totals) for user, *totals in _stored.rows(connection, endpoint=endpoint_no)}
     missing = {
         (endpoint_no, user): Load(
@@ -96,6 +121,7 @@ class TotalsCheck:
             shared.lock_endpoints(connection, [endpoint_no])
             wrong = differences(connection, endpoint_no)
             shared.change_loads(connection, wrong)
+        dispatch.catch_up(self._fed, [endpoint_no])
         log.error("endpoint number %d: running totals were wrong and are corrected: %s", endpoint_no, wrong)
         return int(endpoint_no)
 

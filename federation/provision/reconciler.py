@@ -7,6 +7,7 @@ with its response time. A site that does not answer keeps its last known state.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from .actions import Actions
 from .connection.shell import SiteError
 from .observe import apply_jobs
 from .planning import demand, failures
-from .planning.decide import decide, expire_old
+from .planning.decide import decide, expire_old, valid_for
 from .planning.model import BlockState, Decision, PlannerState, View
 from .records import blocks, sites
 from .site import bootstrap
@@ -30,7 +31,7 @@ from .site.network import Installation
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two rounds; each costs a few reads of the ledger.
+#: Shortest time between two rounds, seconds; each costs a few reads of the ledger.
 RECONCILE_INTERVAL = 1.0
 #: Seconds between two polls of the scheduler while there are no blocks, to find orphaned jobs.
 IDLE_POLL_INTERVAL = 900.0
@@ -57,13 +58,22 @@ class Reconciler:
         self._last_waiting_for = ""
         self.actions = Actions(fed, clock)
 
-    def run_once(self) -> None:
-        """Observe, decide and act once. Raises NotFound if the site has been removed."""
+    def run_once(self) -> float:
+        """Observe, decide and act once; return after how many seconds to do so again if nothing changes.
+
+        Raises NotFound if the site has been removed.
+        """
         site = sites.find(self._fed, self._no)
         self._machine = refresh(self._machine, site)
+        valid = math.inf
         if site.removing:
             self._tear_down(site)
-            return
+        else:
+            valid = self._reconcile(site)
+        return max(RECONCILE_INTERVAL, min(valid, self._next_poll - self._clock()))
+
+    def _reconcile(self, site: sites.Site) -> float:
+        """Observe, decide and act; return for how many seconds this is valid without a poll of the site."""
         for name in blocks.apply_heartbeats(self._fed, self._no, self._clock()):
             sites.update_planner_state(self._fed, self._no, failures.joined)
             with self._fed.database.read() as connection:
@@ -77,9 +87,8 @@ class Reconciler:
                 self._poll_scheduler()
         except (SiteError, *BrokerError) as error:
             self._back_off(getattr(error, "message", str(error)))
-            return
-        if self._failures == 0:
-            self._decide_and_act()
+            return math.inf
+        return self._decide_and_act() if self._failures == 0 else math.inf
 
     def _prepare(self) -> None:
         """Prepare the site to run workers, once per process; costs two commands if it is prepared already."""
@@ -200,7 +209,8 @@ class Reconciler:
             )
             self._machine.scheduler().cancel(self._machine.shell, due)
 
-    def _decide_and_act(self) -> None:
+    def _decide_and_act(self) -> float:
+        """Decide and act; return for how many seconds the decision is valid."""
         now = self._clock()
         site = sites.find(self._fed, self._no)
         with self._fed.database.read() as connection:
@@ -214,15 +224,17 @@ class Reconciler:
             )
         decision = decide(view, site.policy, now)
         self._record_decision(site, decision)
+        valid = valid_for(view, decision, site.policy)
         if not decision.actions:
-            return
+            return valid
         try:
             next_poll = self.actions.perform(self._machine, self._env, view, decision)
         except SiteError as error:
             self._back_off(error.message)
-            return
+            return valid
         if next_poll is not None:
             self._next_poll = min(self._next_poll, next_poll)
+        return valid
 
     def _record_decision(self, site: sites.Site, decision: Decision) -> None:
         """Store the planner state, and log each action and its reason once."""

@@ -28,8 +28,9 @@ RUN_KEY = "umbel:run"
 #: Commands that an endpoint's worker needs on its own keys and channels.
 COMMANDS = (
     "+hello +ping +client|setname +multi +exec +discard +watch +unwatch +time "
-    "+brpop +llen +lpush +rpush +del +strlen +setrange +get +mget +set +setex +exists +expire "
-    "+hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +sadd +srem +smembers "
+    "+blmove +lrem +lrange +brpop +llen +lpush +rpush "
+    "+del +strlen +setrange +get +mget +set +setex +exists +expire "
+    "+hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +sadd +srem +smembers +sismember "
     "+publish +subscribe +unsubscribe +psubscribe +punsubscribe +evalsha"
 ).split()
 
@@ -91,13 +92,6 @@ def _mark_complete(fed: Federation) -> None:
     """Record that this run of the broker has all accounts; see ``accounts_lost``."""
     fed.broker.redis.execute_command("ACL", "SETUSER", SENTINEL, "reset", "off")
     fed.broker.redis.set(RUN_KEY, _run_id(fed))
-
-
-def restore_if_lost(fed: Federation) -> None:
-    """Recreate all accounts if the broker may have lost some."""
-    if accounts_lost(fed):
-        count = ensure_endpoint_users(fed)
-        log.warning("the broker was restarted or lost accounts; %d accounts restored", count)
 
 
 def accounts_lost(fed: Federation) -> bool:

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, and_, case, func, select
 
 from umbel.protocol.states import EndpointState, TaskState
 
-from ..db.tables import loads, nodes
+from ..db.arrivals import by_endpoint
+from ..db.tables import arrivals, loads, nodes
 
 #: Maximum nodes returned per endpoint: for a single endpoint, and in a list.
 MAX_NODES = 10_000
@@ -28,7 +29,7 @@ def read_status(
 ) -> dict[int, dict[str, Any]]:
     """Return the status part of each endpoint's description, by endpoint number.
 
-    A node is live if it has sent a heartbeat after ``since`` and has not shut down. At most ``nodes`` nodes
+    A node is live if its heartbeat was seen after ``since`` and it has not shut down. At most ``nodes`` nodes
     are returned per endpoint, live ones first; the sums include all nodes.
     """
     queues = _queues(connection, endpoint_nos)
@@ -89,6 +90,7 @@ def _nodes(
             _n.seen,
             _n.since,
             _n.facts,
+            _n.vitals,
             case((place == 1, _n.packages), else_="{}").label("packages"),
             live.label("live"),
             place.label("place"),
@@ -100,7 +102,7 @@ def _nodes(
     found: dict[int, list[dict[str, Any]]] = {}
     for row in connection.execute(query):
         # the node reports its facts itself; they must not override the service's data
-        facts = json.loads(row.facts)
+        facts = {**json.loads(row.facts), **json.loads(row.vitals)}
         own = {
             "name": row.name,
             "slots": row.slots,
@@ -118,11 +120,14 @@ def _nodes(
 def _queues(connection: Connection, endpoint_nos: Sequence[int]) -> dict[int, dict[str, int]]:
     totals = [func.sum(loads.c[name]) for name in ("live", "sent", "running")]
     query = select(loads.c.endpoint_no, *totals).where(loads.c.endpoint_no.in_(endpoint_nos))
-    return {
-        endpoint_no: {
-            TaskState.QUEUED.value: int(live - sent),
-            TaskState.DISPATCHED.value: int(sent - running),
-            TaskState.RUNNING.value: int(running),
+    counted = {no: counts for no, *counts in connection.execute(query.group_by(loads.c.endpoint_no))}
+    arrived = by_endpoint(connection, arrivals.c.endpoint_no.in_(endpoint_nos))
+    queues = {}
+    for endpoint_no in {*counted, *arrived}:
+        live, sent, running = map(int, counted.get(endpoint_no, (0, 0, 0)))
+        queues[endpoint_no] = {
+            TaskState.QUEUED.value: live + arrived.get(endpoint_no, 0) - sent,
+            TaskState.DISPATCHED.value: sent - running,
+            TaskState.RUNNING.value: running,
         }
-        for endpoint_no, live, sent, running in connection.execute(query.group_by(loads.c.endpoint_no))
-    }
+    return queues

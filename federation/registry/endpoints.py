@@ -18,8 +18,9 @@ from umbel.protocol.errors import BadRequest, Conflict, NotFound, ServiceUnavail
 
 from ..broker.client import BrokerError
 from ..context import Federation
+from ..db import arrivals
 from ..db.errors import DatabaseConflict
-from ..db.shared import lock_endpoints
+from ..db.shared import lock_endpoint_to_delete
 from ..db.tables import endpoints, loads
 from . import broker_accounts, endpoint_status, pagination
 from .users import User
@@ -41,6 +42,11 @@ _COLUMNS = (
     _e.created,
     _e.suspended,
 )
+
+
+def registered_ids(connection: Connection) -> list[str]:
+    """Return the ids of all endpoints that are not deleted."""
+    return list(connection.execute(select(endpoints.c.id).where(endpoints.c.deleted.is_(None))).scalars())
 
 
 def register(
@@ -71,6 +77,7 @@ def register(
         "public_key": public_key,
         "broker_sha256": password_sha256,
         "created": fed.clock(),
+        "epoch": names.new_epoch(),
     }
     _add(fed, row)
     credentials = {
@@ -135,10 +142,9 @@ def delete(fed: Federation, user: User, name_or_id: str) -> None:
     """
     with fed.database.write() as connection:
         row = _find(connection, user, name_or_id)
-        lock_endpoints(connection, [row.no])  # nothing is submitted between the check and the deletion
-        if connection.execute(
-            select(exists().where(loads.c.endpoint_no == row.no, loads.c.live > 0))
-        ).scalar():
+        lock_endpoint_to_delete(connection, row.no)  # nothing is submitted between the check and the deletion
+        live = exists().where(loads.c.endpoint_no == row.no, loads.c.live > 0)
+        if arrivals.waiting(connection, [row.no]) or connection.execute(select(live)).scalar():
             raise Conflict(
                 f"endpoint '{row.name}' has unfinished tasks: cancel them or wait until they finish",
                 code="IN_USE",
@@ -153,6 +159,7 @@ def _add(fed: Federation, row: Mapping[str, Any]) -> None:
     # instead of an endpoint that can never connect
     try:
         broker_accounts.add_endpoint_user(fed, row["id"], row["broker_sha256"])
+        fed.broker.holdings.begin_epochs([row["id"]], row["epoch"])
     except BrokerError as error:
         raise ServiceUnavailable(
             f"endpoint '{row['name']}' was not registered: the broker does not respond ({error}); try again"

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 from sqlalchemy import delete as drop
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from umbel.protocol import limits, names
 from umbel.protocol.environment import local_of_function, of_function
@@ -23,6 +23,8 @@ from ..db.tables import functions, samples
 from . import pagination
 from .users import User
 
+#: Interval at which the use of a function is recorded, seconds.
+USE_INTERVAL = 86400.0
 _f = functions.c
 _COLUMNS = (_f.no, _f.id, _f.name, _f.description, _f.sha256, _f.size, _f.created, _f.environment, _f.limits)
 
@@ -68,11 +70,18 @@ def ensure(
     def find_or_insert(connection: Connection) -> tuple[dict[str, Any], bool]:
         found = connection.execute(mine).first()
         if found is not None:
+            _note_use(connection, found.id, fed.clock())
             return {**_describe(found), "local": local}, False
         connection.execute(insert(functions).values(user_no=user.no, body=body, **row))
         return {**_readable(row), "local": local}, True
 
     return fed.database.retry_write(find_or_insert)
+
+
+def _note_use(connection: Connection, id: str, now: float) -> None:
+    """Record that a function is used, once a day: what is registered again is not to be deleted soon."""
+    stale = func.coalesce(_f.used, _f.created) < now - USE_INTERVAL
+    connection.execute(update(functions).where(_f.id == id, stale).values(used=now))
 
 
 def get(fed: Federation, user: User, id: str) -> dict[str, Any]:

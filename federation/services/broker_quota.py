@@ -31,12 +31,23 @@ SUSPENDED_SECONDS = 60.0
 #: Redis hash of suspended endpoints: id → JSON {"since", "bytes"}.
 SUSPENDED_KEY = "umbel:suspended"
 
+# KEYS: any. Returns the memory of each, 0 if it is gone.
+_MEASURE = """
+local answer = {}
+for i = 1, #KEYS do
+  local size = redis.pcall('MEMORY', 'USAGE', KEYS[i], 'SAMPLES', '5')
+  answer[i] = type(size) == 'number' and size or 0
+end
+return answer
+"""
+
 
 class BrokerQuota:
     """The measurement of one sweeper, which takes several sweeps if there are many keys."""
 
     def __init__(self, fed: Federation):
         self.fed = fed
+        self._measure = fed.broker.redis.register_script(_MEASURE)
         self._cursor = 0
         self._bytes: Counter[str] = Counter()
 
@@ -47,12 +58,8 @@ class BrokerQuota:
         measured = 0
         while measured < KEYS_PER_SWEEP:
             self._cursor, keys = redis.scan(self._cursor, match="/ep:*", count=1000)
-            pipe = redis.pipeline(transaction=False)
-            for key in keys:
-                pipe.memory_usage(key, samples=5)
-            for key, size in zip(keys, pipe.execute(raise_on_error=False)):
-                if isinstance(size, int):
-                    self._bytes[_endpoint_of(key)] += size
+            for key, size in zip(keys, self._measure(keys, client=redis) if keys else ()):
+                self._bytes[_endpoint_of(key)] += size
             measured += 1000
             if self._cursor == 0:
                 break

@@ -1,5 +1,7 @@
 """The collector: reads reports from the broker and applies them to the ledger, batch by batch.
 
+It also records nodes that announce themselves.
+
 Every endpoint has its own list of reports, and endpoints take turns. Any number of collectors may run. Each
 batch is one transaction; its reports are removed from the broker afterwards. A report with invalid content is
 rejected; any other error leaves the reports of that endpoint where they are.
@@ -17,36 +19,34 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis.exceptions import ResponseError
-from sqlalchemy import select
 
 from umbel.protocol.messages import OpenReport
 
 from .. import dispatch
 from ..broker.client import BrokerError
-from ..broker.report_lists import News
+from ..broker.report_lists import READ_ENDPOINTS, NewsListener
 from ..config.settings import SettingsError
 from ..context import Federation
 from ..db.errors import RETRYABLE, DatabaseRefused
-from ..db.tables import endpoints
 from ..ledger.apply_reports import ApplyResult, apply_reports
 from ..ledger.node_rows import TooManyNodes
 from ..process import Stop, run_process
+from ..registry.endpoints import registered_ids
+from .endpoint_keys import EndpointKeys
+from .node_watch import NodeWatch
 from .report_reader import Batch, ReportReader
-from .report_turns import ReportTurns
 
 log = logging.getLogger(__name__)
 
 #: Maximum wait for news, interval of a collector's heartbeats, and of its looks at all lists, seconds.
 POLL_INTERVAL = 1.0
-#: Redis hash of the collectors: name → JSON {"since", "beat"}, in seconds since 1970.
+#: Redis hash of the collectors: name → JSON {"beat"}, in seconds since 1970.
 COLLECTORS_KEY = "umbel:collectors"
 #: A collector without heartbeat for this long is dead, seconds.
 DEAD_AFTER = 30.0
 #: Pause before reports that could not be applied because of a bug are tried again, seconds: doubled each time
 #: up to the maximum.
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
-#: Longest gap between two heartbeats of a collector that reads continuously, seconds.
-MAX_GAP = 10.0
 
 
 class Collector:
@@ -55,17 +55,17 @@ class Collector:
     def __init__(self, fed: Federation, name: str):
         self.fed = fed
         self.name = name
-        self.since = fed.clock()
         self.dropped = 0
-        self._reader = ReportReader(fed)
-        self._news = News(fed.broker)
-        self._turns = ReportTurns()
+        keys = EndpointKeys(fed)
+        self._reader = ReportReader(fed, keys)
+        self.watch = NodeWatch(fed, keys)
+        self._news = NewsListener(fed.broker)
+        # endpoints with unread reports, in the order of their turns
+        self._turns: dict[str, None] = {}
         # endpoints whose reports cannot be applied because of a bug: (monotonic time of the next try, pause)
         self._paused: dict[str, tuple[float, float]] = {}
         self._last_look = 0.0
-        self._last_heartbeat = (0.0, 0.0)
-        # whether reading was interrupted since the last heartbeat
-        self._interrupted = False
+        self._last_heartbeat = float("-inf")
 
     def run(self, stop: Stop) -> None:
         """Collect until ``stop`` is set, whatever happens."""
@@ -81,56 +81,45 @@ class Collector:
                     log.warning("collector %s: retrying: %s", self.name, error)
                 except Exception:  # noqa: B902 - every endpoint depends on this loop
                     log.exception("collector %s: unexpected error, continuing", self.name)
-                self._interrupted = True
                 self._last_look = 0.0
                 stop.wait(0.5)
         finally:
             self._news.close()
 
     def heartbeat(self) -> None:
-        """Write this collector's heartbeat; remove the entries of dead collectors.
-
-        ``since`` starts again whenever reports were not read continuously.
-        """
-        now, ticks = self.fed.clock(), time.monotonic()
-        wall, last = self._last_heartbeat
-        if 0 <= now - wall < POLL_INTERVAL and not self._interrupted:
+        """Write this collector's heartbeat; remove the entries of dead collectors."""
+        if time.monotonic() - self._last_heartbeat < POLL_INTERVAL:
             return
-        gap = max(2 * POLL_INTERVAL, min(MAX_GAP, self.fed.settings.node_lost_after / 2))
-        # the clock of the system goes on while the machine is suspended, and may be set either way
-        if wall and (self._interrupted or not 0 <= now - wall <= gap or ticks - last > gap):
-            self.since = now
-        redis = self.fed.broker.redis
+        now, redis = self.fed.clock(), self.fed.broker.redis
         for field, value in redis.hgetall(COLLECTORS_KEY).items():
             name = field.decode()
             if name != self.name and json.loads(value)["beat"] < now - DEAD_AFTER:
                 log.warning("collector %s: no heartbeat, considered lost", name)
                 redis.hdel(COLLECTORS_KEY, name)
         try:
-            redis.hset(COLLECTORS_KEY, self.name, json.dumps({"since": self.since, "beat": now}))
+            redis.hset(COLLECTORS_KEY, self.name, json.dumps({"beat": now}))
         except ResponseError as error:
             # a full Redis: applying reports makes room
             log.warning("collector %s: the broker rejects the heartbeat: %s", self.name, error)
-        self._last_heartbeat, self._interrupted = (now, ticks), False
+        self._last_heartbeat = time.monotonic()
 
     def look(self) -> None:
         """Find all endpoints with unread reports, whether or not there was news of them."""
-        query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
         with self.fed.database.read() as connection:
-            known = list(connection.execute(query).scalars())
+            known = registered_ids(connection)
         self._last_look = time.monotonic()
-        self._turns.add(self.fed.broker.report_lists.waiting(known))
+        self._turns.update(dict.fromkeys(self.fed.broker.report_lists.waiting(known)))
 
     def collect(self, timeout: float) -> ApplyResult | None:
-        """Wait for reports, apply one batch; return the result, or None if there were no reports."""
+        """Wait for news, apply one batch of reports; return the result, or None if there were no reports."""
         news = self._news.wait(0.0 if self._turns else timeout)
-        self._turns.add(each for each in sorted(news) if self._reader.known(each))
+        self._turns.update((each, None) for each in sorted(news.reports) if self._reader.known(each))
+        self.watch.look(sorted(each for each in news.nodes if self._reader.known(each)))
         if time.monotonic() - self._last_look >= POLL_INTERVAL:
             self.look()
-        chosen, most = self._turns.take(self._may_read)
-        lists, began = self.fed.broker.report_lists, time.monotonic()
-        found = lists.read(self.name, chosen, most) if chosen else []
-        batches = [self._reader.open(unread) for unread in found]
+        chosen = self._chosen()
+        lists = self.fed.broker.report_lists
+        batches = [self._reader.open(unread) for unread in lists.read(self.name, chosen)] if chosen else []
         if not batches:
             return None
         result = self._apply(batches)
@@ -142,9 +131,8 @@ class Collector:
             self.fed.broker.redis.delete(*parts)
         for batch in batches:
             if batch.unread.waiting > batch.count:
-                self._turns.put_back(batch.unread.endpoint_id)
-        dispatch.send(self.fed, result.planned)
-        self._turns.record(sum(unread.size for unread in found), time.monotonic() - began)
+                self._turns[batch.unread.endpoint_id] = None
+        dispatch.after_commit(self.fed, result.planned, result.endpoint_nos)
         self.dropped += result.dropped
         return result
 
@@ -152,8 +140,17 @@ class Collector:
         """Close the connection for news."""
         self._news.close()
 
-    def _may_read(self, endpoint_id: str) -> bool:
-        return self._paused.get(endpoint_id, (0.0, 0.0))[0] <= time.monotonic()
+    def _chosen(self) -> list[str]:
+        """Take the endpoints whose turn it is."""
+        now = time.monotonic()
+        chosen: list[str] = []
+        for endpoint_id in list(self._turns):
+            if len(chosen) == READ_ENDPOINTS:
+                break
+            del self._turns[endpoint_id]
+            if self._paused.get(endpoint_id, (0.0, 0.0))[0] <= now:
+                chosen.append(endpoint_id)
+        return chosen
 
     def _apply(self, batches: Sequence[Batch]) -> ApplyResult:
         """Apply the reports of some endpoints; if that fails, of each endpoint, then each report."""
@@ -208,7 +205,7 @@ class Collector:
 
 
 def collectors(fed: Federation) -> dict[str, dict[str, Any]]:
-    """Return the known collectors: name → {"since", "beat"}."""
+    """Return the known collectors: name → {"beat"}."""
     return {
         name.decode(): json.loads(value) for name, value in fed.broker.redis.hgetall(COLLECTORS_KEY).items()
     }

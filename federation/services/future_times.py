@@ -24,7 +24,7 @@ def correct_future_times(fed: Federation) -> None:
     """Replace times of bundles, nodes and broker that lie in the future by the present time."""
     now = fed.clock()
     latest = now + TOLERANCE
-    columns = bundles.c.sent, bundles.c.held, nodes.c.seen, nodes.c.since
+    columns = bundles.c.sent, nodes.c.seen, nodes.c.since, nodes.c.lost
     with fed.database.read() as connection:
         wrong = [
             column

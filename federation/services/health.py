@@ -6,13 +6,12 @@ import logging
 from typing import Any
 
 import redis
-from sqlalchemy import select
 
 from umbel.protocol.version import PROTOCOL_VERSION, __version__
 
 from ..broker.client import BrokerError
 from ..context import Federation
-from ..db.tables import endpoints
+from ..registry.endpoints import registered_ids
 from ..standalone.files import PidLock, starting_file
 from . import collector
 
@@ -48,8 +47,7 @@ def health(fed: Federation) -> dict[str, Any]:
 def _database(fed: Federation) -> tuple[str, list[str]]:
     try:
         with fed.database.read() as connection:
-            query = select(endpoints.c.id).where(endpoints.c.deleted.is_(None))
-            return "ok", list(connection.execute(query).scalars())
+            return "ok", registered_ids(connection)
     except Exception as error:  # a damaged database raises errors that are not translated
         log.warning("health: the database does not respond: %s", error)
         return "unreachable", []

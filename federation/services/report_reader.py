@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
-from sqlalchemy import select
 
 from umbel.protocol import names
-from umbel.protocol.envelope import Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import MAX_REPORT_BYTES
 from umbel.protocol.messages import OpenReport, Report
@@ -26,12 +24,10 @@ from umbel.protocol.pointer import Pointer, read_pointer
 from ..broker.dead_letters import Rejection
 from ..broker.report_lists import READ_BYTES, Unread, is_wrong_type
 from ..context import Federation
-from ..db.tables import endpoints
+from .endpoint_keys import EndpointKeys
 
 log = logging.getLogger(__name__)
 
-#: Lifetime of a cached public key; reports of a deleted endpoint are rejected after it, seconds.
-KEY_SECONDS = 30.0
 #: Minimum time between two log lines about rejected reports of one endpoint, seconds.
 LOG_INTERVAL = 10.0
 
@@ -62,15 +58,14 @@ class Batch:
 class ReportReader:
     """Opens reports with the public keys of the registry."""
 
-    def __init__(self, fed: Federation):
-        self._fed = fed
-        self._keys: dict[str, tuple[float, Verifier | None]] = {}
+    def __init__(self, fed: Federation, keys: EndpointKeys):
+        self._fed, self._keys = fed, keys
         self._logged: dict[str, float] = {}
         self._unlogged: Counter[str] = Counter()
 
     def known(self, endpoint_id: str) -> bool:
         """Return whether an endpoint of this id is registered."""
-        return self._verifier(endpoint_id) is not None
+        return self._keys.find(endpoint_id) is not None
 
     def open(self, unread: Unread) -> Batch:
         """Open the reports of one endpoint; some may be left for the next time if they are large."""
@@ -99,10 +94,10 @@ class ReportReader:
         return len(rejections)
 
     def _open(self, endpoint_id: str, data: bytes) -> OpenReport:
-        verifier = self._verifier(endpoint_id)
-        if verifier is None:
+        key = self._keys.find(endpoint_id)
+        if key is None:
             raise ProtocolError("the endpoint is not registered")
-        return Report.open(verifier, data, endpoint=endpoint_id)
+        return Report.open(key.verifier, data, endpoint=endpoint_id)
 
     def _complete(self, batch: Batch, raw: bytes | int) -> bytes:
         """Return a report's bytes, which may lie under a key of their own. Raises ProtocolError."""
@@ -144,19 +139,3 @@ class ReportReader:
             rejection.reason,
             more,
         )
-
-    def _verifier(self, endpoint_id: str) -> Verifier | None:
-        known = self._keys.get(endpoint_id)
-        now = time.monotonic()
-        if known is not None and now - known[0] < KEY_SECONDS:
-            return known[1]
-        query = select(endpoints.c.public_key).where(
-            endpoints.c.id == endpoint_id, endpoints.c.deleted.is_(None)
-        )
-        with self._fed.database.read() as connection:
-            key = connection.execute(query).scalar()
-        if len(self._keys) > 100_000:
-            self._keys.clear()
-        verifier = Verifier(key) if key is not None else None
-        self._keys[endpoint_id] = now, verifier
-        return verifier

@@ -18,10 +18,11 @@ from umbel.system.files import write_private
 from ..broker.client import BrokerError
 from ..context import Federation
 from ..db import shared
-from ..db.tables import bundles, endpoints
+from ..db.tables import bundles
 from ..ledger import epochs
 from ..ledger.epochs import Mark
 from ..registry import broker_accounts
+from ..registry.endpoints import registered_ids
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class RollbackGuard:
             mark = epochs.start_new_epoch(connection, self._fed.clock())
         self._remember(mark)
         try:
+            if broker_accounts.accounts_lost(self._fed):
+                return  # a restarted broker is emptied before endpoints may connect
             broker_accounts.ensure_endpoint_users(self._fed)
             dropped = drop_unknown_bundles(self._fed)
         except BrokerError as error:
@@ -119,7 +122,7 @@ class RollbackGuard:
 def drop_unknown_bundles(fed: Federation) -> int:
     """Remove the messages of bundles that the ledger does not know from all queues; return how many."""
     with fed.database.read() as connection:
-        ids = list(connection.execute(select(endpoints.c.id).where(endpoints.c.deleted.is_(None))).scalars())
+        ids = registered_ids(connection)
     dropped = 0
     for start in range(0, len(ids), BATCH):
         some = ids[start : start + BATCH]

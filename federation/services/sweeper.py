@@ -7,56 +7,60 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Any
 
-from sqlalchemy import exists, func, select, tuple_
+from sqlalchemy import select
 
 from umbel.protocol import names
+from umbel.system.clock import monotonic
 
 from .. import dispatch
 from ..broker.client import BrokerError
 from ..context import Federation
-from ..db import shared
+from ..db import free_pages
 from ..db.errors import RETRYABLE
-from ..db.tables import bundles, endpoints, nodes
+from ..db.tables import endpoints, nodes
 from ..ledger.cancel import expire, fail_oversized
-from ..ledger.requeue import requeue, requeue_lost
+from ..ledger.node_rows import NodeRow, record_loss
+from ..ledger.pruning import Pruner
 from ..ledger.retention import delete_old_nodes, delete_old_tasks, expire_idempotency_keys
-from ..ledger.task_rows import tasks_in_bundles
 from ..ledger.totals import TotalsCheck, delete_idle
 from ..process import Stop, run_process
 from ..provision.cleanup import delete_old_blocks
 from ..registry import broker_accounts, call_tokens
+from ..registry.endpoints import registered_ids
 from .broker_quota import BrokerQuota
+from .endpoint_keys import EndpointKeys
 from .future_times import correct_future_times
-from .liveness import Liveness
-from .lost_reports import loss_while_offline, maybe_started, remember_if_offline
+from .lost_bundles import LostBundles, begin_all_epochs
+from .node_watch import NodeWatch
 from .pace import Pace
 from .rollback import RollbackGuard
 
 log = logging.getLogger(__name__)
 
-#: Maximum endpoints refilled per sweep, and bundles or nodes per query.
+#: Maximum endpoints refilled per sweep, and nodes marked as lost in one transaction.
 BATCH = 500
-#: A heartbeat applied at least this long after a moment was written after that moment, seconds.
-HEARTBEAT_MARGIN = 2.0
+#: Interval between two looks for nodes at all endpoints, seconds: their news may be lost.
+LOOK_INTERVAL = 10.0
 #: Maximum batches that retention deletes per sweep.
 DELETE_BATCHES = 5
 
 
 class Sweeper:
-    """Runs all recovery steps in order."""
+    """Runs all recovery steps in order. ``ticks``: a monotonic clock."""
 
-    def __init__(self, fed: Federation):
-        self.fed = fed
-        self.liveness = Liveness(fed)
+    def __init__(self, fed: Federation, ticks: Callable[[], float] = monotonic):
+        self.fed, self._ticks = fed, ticks
+        self.watch = NodeWatch(fed, EndpointKeys(fed), ticks)
+        self.lost_bundles = LostBundles(fed, self.watch, ticks)
         self.quota = BrokerQuota(fed)
-        # bundles in no queue and on no node: number → when this was first seen
-        self._missing: dict[int, float] = {}
+        self._looked = float("-inf")
         self._rollback = RollbackGuard(fed)
         self._times = Pace(lambda: correct_future_times(fed))
         self._totals = Pace(TotalsCheck(fed).check_next)
+        self._pruner = Pruner(fed)
+        self._pruning = Pace(self._prune)
 
     def sweep(self) -> None:
         """Run every step once; a failing step does not prevent the others."""
@@ -65,22 +69,36 @@ class Sweeper:
             self.restore_broker,
             self.correct_times,
             self.quota.limit_endpoints,
-            self.liveness.mark_lost_nodes,
+            self.watch_nodes,
+            self.find_lost_bundles,
         ]
-        steps += [self.resend, self.expire, self.fail_oversized, self.refill, self.delete_old]
-        steps += [self.check_totals]
+        steps += [
+            self.expire,
+            self.fail_oversized,
+            self.refill,
+            self.delete_old,
+            self.prune,
+            self.check_totals,
+        ]
         for step in steps:
-            try:
-                step()
-            except (*BrokerError, *RETRYABLE) as error:
-                log.warning("sweep step %s: broker or database unavailable: %s", step.__name__, error)
-            except Exception:
-                log.exception("sweep step %s: unexpected error", step.__name__)
+            self._run(step)
+
+    def close(self) -> None:
+        """Remember the state of the ledger: a backup that is restored before the next start is noticed."""
+        self._run(self.check_ledger)
+
+    def _run(self, step: Callable[[], Any]) -> None:
+        try:
+            step()
+        except (*BrokerError, *RETRYABLE) as error:
+            log.warning("sweep step %s: broker or database unavailable: %s", step.__name__, error)
+        except Exception:
+            log.exception("sweep step %s: unexpected error", step.__name__)
 
     def check_ledger(self) -> None:
         """Begin a new epoch if the ledger was rolled back."""
         if self._rollback.check():
-            self._missing.clear()
+            self.lost_bundles.clear()
 
     def correct_times(self) -> None:
         """Correct stored times that lie in the future."""
@@ -91,118 +109,64 @@ class Sweeper:
         self._totals.run()
 
     def restore_broker(self) -> bool:
-        """If the broker lost its data, restore the accounts and requeue all bundles that may be lost.
+        """If the broker was restarted or lost its data, begin with empty keys of all endpoints.
 
-        Returns whether it did.
+        Bundles that were in it are found by ``lost_bundles``; nodes write what they hold, and push the
+        reports that were not applied, when they connect. Returns whether it did something.
         """
         redis = self.fed.broker.redis
-        if redis.exists(names.EPOCH_KEY):
-            broker_accounts.restore_if_lost(self.fed)
+        if redis.exists(names.EPOCH_KEY) and not broker_accounts.accounts_lost(self.fed):
             return False
-        log.warning("the broker is new or lost its data; restoring it from the ledger")
-        broker_accounts.ensure_endpoint_users(self.fed)
+        log.warning("the broker is new, was restarted, or lost data; restoring it from the ledger")
+        self.fed.broker.drop_all_endpoints()
         self.fed.broker.clear_function_cache()
-        now = self.fed.clock()
-        self._resend(now, now)
+        begin_all_epochs(self.fed)
+        # endpoints can connect from here on
+        broker_accounts.ensure_endpoint_users(self.fed)
+        self.watch.interrupted()
         # written last, so that the next sweep starts over if this one fails
-        redis.set(names.EPOCH_KEY, str(now), nx=True)
+        redis.set(names.EPOCH_KEY, str(self.fed.clock()))
         return True
 
-    def resend(self) -> None:
-        """Requeue bundles that are in no queue and on no live node."""
-        if self.liveness.reports_are_current(self.fed.clock()):
-            epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
-            self._resend(self.fed.clock() - self.fed.settings.resend_after, float(epoch or 0.0))
-
-    def _resend(self, before: float, broker_lost: float) -> None:
-        """Check the bundles that were sent, or last listed by a node, before the given time.
-
-        Bundles of endpoints without a live node are skipped unless they were sent before the broker last lost
-        its data, at ``broker_lost``: the others are checked when a node is there to run them.
-        """
-        live = select(nodes.c.endpoint_no).where(nodes.c.live == 1)
-        columns = bundles.c.no, bundles.c.id, bundles.c.endpoint_no, bundles.c.sent
-        suspects = select(*columns).where(
-            bundles.c.sent < before,
-            bundles.c.held.is_(None) | (bundles.c.held < before),
-            # not if its node is live but overdue: mark_lost_nodes decides about those
-            ~exists().where(nodes.c.no == bundles.c.node_no, nodes.c.live == 1, nodes.c.seen < before),
-        )
-        suspects = suspects.where(bundles.c.endpoint_no.in_(live) | (bundles.c.sent < broker_lost))
-        last = (0, 0)
-        missing_before, self._missing = self._missing, {}
-        while True:
-            page = suspects.where(tuple_(bundles.c.endpoint_no, bundles.c.no) > last)
+    def watch_nodes(self) -> None:
+        """Record what has changed at nodes; mark silent ones as lost."""
+        live = self._live_nodes()
+        now = self._ticks()
+        if now - self._looked >= LOOK_INTERVAL:
             with self.fed.database.read() as connection:
-                found = connection.execute(
-                    page.order_by(bundles.c.endpoint_no, bundles.c.no).limit(BATCH)
-                ).all()
-            if not found:
-                return
-            last = found[-1].endpoint_no, found[-1].no
-            for endpoint_no, suspected in groupby(found, lambda bundle: bundle.endpoint_no):
-                try:
-                    self._resend_at(endpoint_no, list(suspected), before, missing_before)
-                except (*RETRYABLE, *BrokerError):
-                    raise
-                except Exception:
-                    log.exception("endpoint number %d: its bundles cannot be checked", endpoint_no)
+                known = registered_ids(connection)
+            live = {**dict.fromkeys(self.fed.broker.node_states.with_nodes(known), ()), **live}
+            self._looked = now
+        try:
+            self.watch.look(sorted(live))
+        except (*RETRYABLE, *BrokerError):
+            self.watch.interrupted()
+            raise
+        silent = [(id, row) for id, rows in live.items() for row in self.watch.silent_nodes(id, rows)]
+        for start in range(0, len(silent), BATCH):
+            self._mark_lost(silent[start : start + BATCH])
 
-    def _resend_at(
-        self, endpoint_no: int, suspected: Sequence[Any], before: float, missing_before: dict[int, float]
-    ) -> None:
+    def _live_nodes(self) -> dict[str, Sequence[NodeRow]]:
+        """Return the nodes that are considered live, by the id of their endpoint."""
+        columns = (nodes.c[name] for name in NodeRow._fields)
+        query = select(endpoints.c.id, *columns).join(endpoints, endpoints.c.no == nodes.c.endpoint_no)
+        found: dict[str, list[NodeRow]] = {}
         with self.fed.database.read() as connection:
-            query = select(endpoints.c.id).where(endpoints.c.no == endpoint_no)
-            endpoint_id = connection.execute(query).scalar_one()
-        if not self.liveness.reports_are_applied(endpoint_id):
-            return  # its ends may be among them
-        queued = self.fed.broker.queued(endpoint_id)
+            for row in connection.execute(query.where(nodes.c.live == 1, endpoints.c.deleted.is_(None))):
+                found.setdefault(row[0], []).append(NodeRow(*row[1:]))
+        return dict(found)
+
+    def _mark_lost(self, silent: Sequence[tuple[str, NodeRow]]) -> None:
         now = self.fed.clock()
-        missing = {b.no: missing_before.get(b.no, now) for b in suspected if b.id not in queued}
-        self._missing.update(missing)
-        epoch = self.fed.broker.redis.get(names.EPOCH_KEY)
-        broker_epoch = now if epoch is None else float(epoch)
-        if missing and epoch is None:
-            remember_if_offline(self.fed, endpoint_no, broker_epoch)
-        lost = self._lost(endpoint_no, missing, now)
-        if not lost:
-            return
-        while_offline = loss_while_offline(self.fed, endpoint_no)
         with self.fed.database.write() as connection:
-            shared.lock_endpoints(connection, [endpoint_no])
-            still = select(bundles.c.no, bundles.c.sent, bundles.c.node_no).where(
-                shared.among(connection, bundles.c.no, lost),
-                bundles.c.held.is_(None) | (bundles.c.held < before),
-            )
-            lost_bundles = {row.no: row for row in connection.execute(still)}
-            calls = tasks_in_bundles(connection, sorted(lost_bundles))
-            started = maybe_started(connection, endpoint_no, lost_bundles, broker_epoch, while_offline)
-            requeue(connection, [c for c in calls if c.bundle_no not in started], counted=False)
-            groups = requeue_lost(connection, [c for c in calls if c.bundle_no in started], now, {})
-            planned = dispatch.refill(self.fed, connection, endpoint_no, now)
-        count = len(lost_bundles)
-        log.warning(
-            "endpoint %s: %d bundles lost; %d calls requeued or ended", endpoint_id, count, len(calls)
-        )
-        dispatch.send(self.fed, planned)
-        self.fed.broker.notify(groups)
+            lost = [each for each in silent if record_loss(connection, each[1].no, each[1].instance, now)]
+        for endpoint_id, node in lost:
+            message = "endpoint %s: node %s has been silent for %.0f s and is considered lost"
+            log.warning(message, endpoint_id, node.name, self.fed.settings.node_lost_after)
 
-    def _lost(self, endpoint_no: int, missing: dict[int, float], now: float) -> list[int]:
-        """Return the missing bundles that no worker can have just received.
-
-        A worker lists received bundles in its next heartbeat. So a bundle is lost if every live node has sent
-        a heartbeat since the bundle was first missing, and none of them lists it. Without a live node, a node
-        whose first heartbeat has not been applied may have received it, so it must have been missing for
-        ``resend_after``.
-        """
-        with self.fed.database.read() as connection:
-            query = select(func.min(nodes.c.seen)).where(
-                nodes.c.endpoint_no == endpoint_no, nodes.c.live == 1
-            )
-            last_seen = connection.execute(query).scalar()
-        if last_seen is None:
-            return [no for no, since in missing.items() if since < now - self.fed.settings.resend_after]
-        return [no for no, since in missing.items() if last_seen > since + HEARTBEAT_MARGIN]
+    def find_lost_bundles(self) -> None:
+        """Send bundles again that are in the ledger only."""
+        self.lost_bundles.check()
 
     def expire(self) -> None:
         """End calls that have not started by their ``expires`` time."""
@@ -219,12 +183,9 @@ class Sweeper:
         with self.fed.database.read() as connection:
             waiting = dispatch.endpoints_to_refill(self.fed, connection)
         for endpoint_no in waiting[:BATCH]:
-            now = self.fed.clock()
-            with self.fed.database.write() as connection:
-                if not shared.lock_free_endpoint(connection, endpoint_no):
-                    continue  # the transaction that has the lock also refills the window
-                planned = dispatch.refill(self.fed, connection, endpoint_no, now)
-            dispatch.send(self.fed, planned)
+            # the transaction that has the lock also refills the window
+            if dispatch.refill_if_free(self.fed, endpoint_no):
+                dispatch.catch_up(self.fed, [endpoint_no])
 
     def delete_old(self) -> None:
         """Delete finished tasks older than the retention time, a few batches per sweep."""
@@ -238,6 +199,14 @@ class Sweeper:
             if not delete_old_tasks(self.fed, now):
                 return
 
+    def prune(self) -> None:
+        """Delete what deleted tasks have left behind."""
+        self._pruning.run()
+
+    def _prune(self) -> None:
+        self._pruner.prune(self.fed.clock())
+        free_pages.release(self.fed.database)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m federation sweep``: sweep until SIGTERM."""
@@ -247,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         while True:
             sweeper.sweep()
             if stop.wait(fed.settings.sweep_interval):
+                sweeper.close()
                 return
 
     return run_process("sweep", run, argv)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from federation.db.tables import loads, nodes, users
+from federation.db.tables import nodes
 from federation.provision import api as service
 from federation.provision.cleanup import delete_old_blocks
-from federation.provision.cli import main
 from federation.provision.connection import keys
-from federation.provision.planning import demand
 from federation.provision.planning.model import BlockState
 from federation.provision.planning.policy import Policy
 from federation.provision.reconciler import Reconciler
@@ -121,33 +118,6 @@ def test_the_scheduler_is_asked_once_per_interval_whatever_the_number_of_blocks(
         loop.turn()
     assert len(loop.batch.specs) == 3
     assert loop.batch.asked <= 12
-
-
-def test_work_at_an_endpoint_without_blocks_wakes_its_keeper(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop = Loop(api, min_blocks=0)
-    monkeypatch.setattr(main, "SITES_POLL_INTERVAL", 30.0)
-    stop, wake, seen = threading.Event(), threading.Event(), []
-    thread = threading.Thread(
-        target=lambda: seen.append(main.poll_for_work(api.fed, stop, {loop.no: wake}, set()))
-    )
-    thread.start()
-    try:
-        assert not wake.wait(0.5), "there is nothing to do"
-        with api.fed.database.write() as connection:
-            user_no = connection.execute(select(users.c.no).limit(1)).scalar_one()
-            connection.execute(insert(loads).values(endpoint_no=loop.no, user_no=user_no, live=1))
-        assert wake.wait(20.0)
-        wake.clear()
-        assert not wake.wait(0.5), "once: it may have to wait for whatever"
-    finally:
-        stop.set()
-        thread.join(20.0)
-    assert seen == [{loop.no}]
-    blocks.add(api.fed, loop.no, f"umbel-{loop.id[:8]}-00000001", Policy(), loop.now)
-    with api.fed.database.read() as connection:
-        assert demand.endpoints_without_blocks(connection) == set()
 
 
 def test_a_slow_scheduler_is_asked_less_often(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

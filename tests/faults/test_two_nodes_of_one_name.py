@@ -31,7 +31,7 @@ def test_a_copied_directory_is_another_node(umbel: Embedded) -> None:
         )
         assert len({node["name"] for node in nodes}) == 2
         with umbel.executor("lab", max_attempts=1) as executor:
-            # longer than two heartbeats of each
+            # longer than two beats of each
             futures = [executor.submit(_nap, 11.0) for _ in range(6)]
             assert not wait(futures, timeout=60).not_done
             places = {future.result() for future in futures}

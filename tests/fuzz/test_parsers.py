@@ -35,13 +35,13 @@ from umbel.protocol.messages import (
     Bundle,
     Call,
     FunctionRef,
-    Heartbeat,
     OpenReport,
     Outcome,
     Report,
     RunOptions,
     Status,
 )
+from umbel.protocol.node_state import Beat, NodeState
 from umbel.protocol.pointer import read_pointer, write_pointer
 from umbel.protocol.records import Items, Log, Place
 from umbel.protocol.run_options import limits_of_function
@@ -76,12 +76,10 @@ def _reports() -> list[bytes]:
         Outcome(TASK, 2, Status.FAILED, 1.0, 0.5, "TASK_ERROR", "no", None, b"{}", Log(b"out", b"", 3)),
         Outcome(TASK, 3, Status.RUNNING, 1.0, 0.5, items=Items(0, [b"1", b"22"], None)),
     ]
-    beat = Heartbeat(4, 1, [BUNDLE], {"python": "3.12", "packages": {"numpy": "2.0"}})
     return [
         report.seal(SIGNER, 1.0, BUNDLE)
         for report in (
-            Report(ENDPOINT, "n1", BUNDLE, {BUNDLE: outcomes}, incarnation=5, order=9),
-            Report(ENDPOINT, "n1", BUNDLE, heartbeat=beat),
+            Report(ENDPOINT, "n1", BUNDLE, {BUNDLE: outcomes}),
             Report(ENDPOINT, "n1", BUNDLE, goodbye=True),
         )
     ]
@@ -112,7 +110,7 @@ def _report(data: bytes) -> None:
 def _storable(report: OpenReport) -> None:
     """Fail unless any database can store the fields."""
     texts = [report.id, report.endpoint, report.node, report.instance]
-    numbers: list[float] = [report.issued, report.incarnation, report.order]
+    numbers: list[float] = [report.issued]
     for row in report.rows:
         texts += [row.bundle_id, row.task_id, row.status, row.code or "", row.message or ""]
         numbers += [row.started, row.wall, row.size, row.offset]
@@ -121,13 +119,40 @@ def _storable(report: OpenReport) -> None:
     for bundle, place in report.places.items():
         texts += [bundle, place.host]
         numbers += [place.pid, place.slot]
-    if report.heartbeat is not None:
-        texts += report.heartbeat.held
-        numbers += [report.heartbeat.slots, report.heartbeat.busy]
-        json.dumps(report.heartbeat.facts, allow_nan=False)
     numbers += [each.log.total for each in report.logs] + [each.items.first for each in report.items]
+    _plain(texts, numbers)
+
+
+def _plain(texts: Sequence[str], numbers: Sequence[float]) -> None:
     assert all(math.isfinite(number) and 0 <= number < 2**62 for number in numbers)
     assert all("\0" not in text and text.encode() is not None for text in texts)
+
+
+def _node_states() -> list[bytes]:
+    facts = {
+        "python": "3.12",
+        "packages": {"numpy": "2.0"},
+        "gpus": ["A100"],
+        "problem": "none",
+        "memory": 2**40,
+    }
+    return [NodeState(ENDPOINT, "n1", BUNDLE, 7, 3, 4, each).seal(SIGNER, 1.0) for each in (facts, {})]
+
+
+def _node_state(data: bytes) -> None:
+    for frame in (data, _framed(data)):
+        try:
+            state = NodeState.open(LENIENT, frame, endpoint=ENDPOINT, instance=BUNDLE)
+        except ProtocolError:
+            continue
+        _plain([state.node], [state.incarnation, state.version, state.slots])
+        assert "\\u0000" not in json.dumps(state.facts, allow_nan=False)
+
+
+def _beat(data: bytes) -> None:
+    beat = Beat.read(data)
+    _plain([], [*beat[:4], abs(beat.load), abs(beat.clock_ahead)])
+    assert Beat.read(beat.write())[:4] == beat[:4]
 
 
 def _open_bundle(data: bytes) -> None:
@@ -250,6 +275,12 @@ PARSERS = {
     ),
     "report": Parser(_reports(), _report, ()),
     "bundle": Parser([_bundle()], _open_bundle, ()),
+    "description of a node": Parser(_node_states(), _node_state, ()),
+    "beat of a node": Parser(
+        [Beat(1, 2, 3, 4, 0.5, -0.25).write(), Beat(10**14, 10**14, 0, 0, 1e12, -1e12).write()],
+        _beat,
+        ProtocolError,
+    ),
     "pointer": Parser([write_pointer(TASK, 300_000)], read_pointer, ProtocolError),
     "queue content": Parser([bundle_message(ENDPOINT, BUNDLE, "aGVhZA==", None, "dock", 2)], bundle_id, ()),
     "cursor": Parser([encode_cursor(255).encode()], lambda d: decode_cursor(d.decode("latin-1")), BadRequest),
@@ -282,6 +313,9 @@ def test_seeds_are_accepted() -> None:
     """Otherwise the mutations would never get past the first check."""
     for data in _reports():
         assert Report.open(VERIFIER, data, endpoint=ENDPOINT) and Report.open(LENIENT, _framed(data))
+    for data in _node_states():
+        assert NodeState.open(VERIFIER, data, endpoint=ENDPOINT, instance=BUNDLE)
+        assert NodeState.open(LENIENT, _framed(data), endpoint=ENDPOINT, instance=BUNDLE)
     assert Bundle.open_head(VERIFIER, _bundle(), endpoint=ENDPOINT, now=1.0)
     for printed in PRINTED.values():
         assert printed.jobs(printed.text.encode())

@@ -19,9 +19,12 @@ from federation.config.settings import Settings
 from federation.context import Federation
 from federation.db.engine import Database
 from federation.db.function_cache import FunctionCache
+from federation.ledger.totals import TotalsCheck
 from federation.registry import endpoints, functions, users
 from federation.registry.users import User
 from federation.services import rollback
+from federation.services.future_times import correct_future_times
+from federation.services.pace import Pace
 from federation.services.sweeper import Sweeper
 from tests.simulation.clock import Clock, deterministic
 from tests.simulation.store import Store
@@ -110,9 +113,13 @@ class SimSweeper(Sweeper):
     """The real sweeper; what has no part in a simulation, and takes a third of its time, runs rarely."""
 
     def __init__(self, fed: Federation):
-        super().__init__(fed)
+        super().__init__(fed, fed.clock)
         self._sweeps = 0
         self.quota.limit_endpoints = _nothing  # type: ignore[method-assign]
+        # with the simulated time, of which these steps take none
+        self._times = Pace(lambda: correct_future_times(fed), fed.clock)
+        self._totals = Pace(TotalsCheck(fed).check_next, fed.clock)
+        self._pruning = Pace(self._prune, fed.clock)
 
     def sweep(self) -> None:
         """As the real one."""
@@ -131,6 +138,11 @@ class SimSweeper(Sweeper):
         """As the real one."""
         if self._sweeps % 8 == 0:
             super().delete_old()
+
+    def prune(self) -> None:
+        """As the real one."""
+        if self._sweeps % 8 == 0:
+            super().prune()
 
     def expire(self) -> None:
         """As the real one."""
@@ -200,12 +212,17 @@ class Site:
         self.broker = SimBroker(self.store)
         object.__setattr__(self.fed, "broker", self.broker)
 
-    def push_report(self, place: Place, report: bytes) -> None:
-        """Push a report as a worker does, and announce it. Raises redis.ConnectionError."""
+    def push_report(self, place: Place, report: bytes) -> int:
+        """Push a report as a worker does, and announce it; return its position in the endpoint's list.
+
+        Raises redis.ConnectionError.
+        """
         pipe = self.store.pipeline()
         pipe.lpush(names.reports_key(place.id), report)
+        pipe.get(names.applied_key(place.id))
         pipe.publish(names.news_channel(place.id), b"")
-        pipe.execute()
+        waiting, applied, _ = pipe.execute()
+        return int(waiting) + int(applied or 0)
 
     def rows(self, query: str) -> list[Any]:
         """Read outside the simulation."""

@@ -9,11 +9,27 @@ from typing import Any
 import redis
 
 from federation.broker import client as broker_client
-from federation.broker import report_lists
+from federation.broker import holdings, node_states, report_lists
+from federation.services import broker_quota
 from tests.simulation.clock import Clock
 
 #: Decides what becomes of a request: None, or an error before ("refused") or after it was executed ("cut").
 Network = Callable[[], str | None]
+
+
+_SCRIPTS = {
+    report_lists._WAITING: "count_reports",
+    report_lists._READ: "read_reports",
+    report_lists._REMOVE: "remove_reports",
+    broker_client._READ_QUEUE: "read_queue",
+    holdings._PUSH: "push_bundles",
+    holdings._REVOKE: "revoke_bundles",
+    holdings._READ: "read_instances",
+    node_states._BEATS: "read_beats",
+    node_states._STATES: "read_states",
+    node_states._EXISTING: "find_existing",
+    broker_quota._MEASURE: "measure",
+}
 
 
 def _bytes(value: Any) -> bytes:
@@ -65,17 +81,18 @@ class Store:
 
     def register_script(self, script: str) -> Any:
         """Return what does the same as a script of the broker client, as one request to ``client``."""
-        scripts = {report_lists._READ: "read_reports", report_lists._REMOVE: "remove_reports"}
-        name = {**scripts, broker_client._READ_QUEUE: "read_queue"}[script]
-        return lambda keys, words, client: client.request([(name, (keys, words), {})])[0]
+        name = _SCRIPTS[script]
+        return lambda keys, words=(), client=None: client.request([(name, (keys, words), {})])[0]
 
     def close(self) -> None:
         """There is nothing to close."""
 
-    def wipe(self) -> None:
-        """Lose everything."""
-        self.data.clear()
-        self._accounts.clear()
+    def wipe(self, prefix: str = "") -> None:
+        """Lose everything, or the keys with this prefix."""
+        for key in [key for key in self.data if key.startswith(prefix)]:
+            del self.data[key]
+        if not prefix:
+            self._accounts.clear()
 
     # Commands
 
@@ -92,7 +109,7 @@ class Store:
         return True
 
     def _info(self, section: str = "") -> dict[str, str]:
-        return {"redis_version": "7.2.0"}
+        return {"redis_version": "7.2.0", "run_id": "run"}
 
     def _execute_command(self, *words: Any) -> Any:
         """Execute ACL commands: accounts have names only."""
@@ -148,6 +165,45 @@ class Store:
         self._hset(key, field, new)
         return new
 
+    def _hexists(self, key: Any, field: Any) -> bool:
+        return _bytes(field) in (self._find(key) or {})
+
+    def _sadd(self, key: Any, *members: Any) -> int:
+        found = self._find(key, dict)
+        new = dict.fromkeys(each for each in map(_bytes, members) if each not in found)
+        found.update(new)
+        return len(new)
+
+    def _srem(self, key: Any, *members: Any) -> int:
+        found = self._find(key) or {}
+        return sum(found.pop(_bytes(member), self) is None for member in members)
+
+    def _smembers(self, key: Any) -> list[bytes]:
+        return list(self._find(key) or ())
+
+    def _sismember(self, key: Any, member: Any) -> int:
+        return int(_bytes(member) in (self._find(key) or ()))
+
+    def _lmove(self, source: Any, target: Any, src: str = "RIGHT", dest: str = "LEFT") -> bytes | None:
+        message = self._rpop(source)
+        if message is not None:
+            self._lpush(target, message)
+        return message
+
+    def _lrem(self, key: Any, count: int, value: Any) -> int:
+        found = self._find(key) or []
+        if _bytes(value) not in found:
+            return 0
+        found.reverse()
+        found.remove(_bytes(value))
+        found.reverse()
+        return 1
+
+    def _rpush(self, key: Any, *values: Any) -> int:
+        found = self._find(key, list)
+        found.extend(map(_bytes, values))
+        return len(found)
+
     def _lpush(self, key: Any, *values: Any) -> int:
         found = self._find(key, list)
         for value in values:
@@ -195,7 +251,7 @@ class Store:
     def _read_reports(self, keys: Sequence[str], words: Sequence[Any]) -> list[Any]:
         collector, millis, count, size = words[:4]
         answer = []
-        for claim, key in zip(keys[::2], keys[1::2]):
+        for claim, key in zip(keys[::4], keys[1::4]):
             found = self._find(key) or []
             if not found:
                 answer.append([b"read", 0])
@@ -210,20 +266,65 @@ class Store:
                 answer.append([b"read", len(found), *oldest])
         return answer
 
+    def _count_reports(self, keys: Sequence[str], words: Sequence[Any]) -> list[int]:
+        counts = [(number, self._llen(key)) for number, key in enumerate(keys, 1)]
+        return [each for pair in counts if pair[1] for each in pair]
+
+    def _find_existing(self, keys: Sequence[str], words: Sequence[Any]) -> list[int]:
+        return [number for number, key in enumerate(keys, 1) if self._find(key) is not None]
+
+    def _measure(self, keys: Sequence[str], words: Sequence[Any]) -> list[int]:
+        return [1 for _ in keys]
+
     def _read_queue(self, keys: Sequence[str], words: Sequence[Any]) -> list[bytes]:
         return self._lrange(keys[0], *words[:2])
 
     def _remove_reports(self, keys: Sequence[str], words: Sequence[Any]) -> None:
-        for number, (claim, key) in enumerate(zip(keys[:-2:2], keys[1:-2:2])):
-            endpoint_id, count, size, mark = words[2 + 4 * number : 6 + 4 * number]
+        for number, (claim, key, applied) in enumerate(zip(keys[:-1:3], keys[1:-1:3], keys[2:-1:3])):
+            count, size, mark = words[2 + 3 * number : 5 + 3 * number]
             found = self._find(key) or []
             if count and found and len(found[-1]) == size and found[-1].startswith(mark):
                 del found[-count:]
-                self._hincrby(keys[-2], endpoint_id, count)
+                self._set(applied, int(self._get(applied) or 0) + count)
             if self._get(claim) == _bytes(words[0]):
                 self._delete(claim)
         if words[1]:
             self._publish(keys[-1], words[1])
+
+    def _push_bundles(self, keys: Sequence[str], words: Sequence[Any]) -> list[int]:
+        answer = []
+        for number in range(len(keys) // 5):
+            epoch, sent, revoked, queue, body = keys[5 * number : 5 * number + 5]
+            expected, bundle, message, content = words[1 + 4 * number : 5 + 4 * number]
+            if self._get(epoch) != _bytes(expected) or self._sismember(revoked, bundle):
+                answer.append(0)
+                continue
+            if content:
+                self._set(body, content)
+            self._sadd(sent, bundle)
+            self._lpush(queue, message)
+            answer.append(1)
+        return answer
+
+    def _revoke_bundles(self, keys: Sequence[str], words: Sequence[Any]) -> list[bytes]:
+        found = [_bytes(each) for each in words[1:] if not self._sismember(keys[0], each)]
+        if found:
+            self._sadd(keys[1], *found)
+        return found
+
+    def _read_instances(self, keys: Sequence[str], words: Sequence[Any]) -> list[Any]:
+        return [list(self._find(key) or ()) for key in keys]
+
+    def _read_beats(self, keys: Sequence[str], words: Sequence[Any]) -> list[Any]:
+        answer: list[Any] = []
+        for epoch, beats, nodes in zip(keys[::3], keys[1::3], keys[2::3]):
+            known = self._find(nodes) or {}
+            pairs = [pair for pair in (self._find(beats) or {}).items() if pair[0] in known]
+            answer += [self._get(epoch) or b"", [each for pair in pairs for each in pair]]
+        return answer
+
+    def _read_states(self, keys: Sequence[str], words: Sequence[Any]) -> list[bytes]:
+        return [(self._find(keys[0]) or {}).get(_bytes(each), b"") for each in words[1:]]
 
     def scan_iter(self, match: str, count: int = 0) -> Iterator[bytes]:
         """Yield the keys that match a pattern."""

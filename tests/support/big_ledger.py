@@ -164,7 +164,7 @@ class _Filler:
             "bundles",
             SENT,
             **{"no": "1000 + i", "id": "'bundle' || i", "endpoint_no": lab, "function_no": self.function},
-            **{"size": 1, "open": 1, "cores": 1, "sent": now, "node_no": f"1000 + i % {NODES}", "held": now},
+            **{"size": 1, "open": 1, "cores": 1, "sent": now},
         )
         live = {"group_no": 1000 + groups, "endpoint_no": lab, "function_no": self.function}
         live |= {"priority": 0, "blob_no": 1000, "blob_offset": 0, "blob_size": 1}

@@ -13,14 +13,19 @@ class Clock:
 
     def __init__(self) -> None:
         self._real = time.time
-        self.ahead = 0.0
+        self.ahead = self._passed = 0.0
 
     def __call__(self) -> float:
         return self._real() + self.ahead
 
     def forward(self, seconds: float) -> None:
-        """Let so many seconds pass at once."""
+        """Let so many seconds pass at once; if there are fewer than 0, the clock is set back."""
         self.ahead += seconds
+        self._passed += max(0.0, seconds)
+
+    def ticks(self) -> float:
+        """Tell the time as ``time.monotonic`` does."""
+        return time.monotonic() + self._passed
 
 
 @contextmanager

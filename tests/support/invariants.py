@@ -55,6 +55,7 @@ NEVER = {
         LEFT JOIN tasks ON tasks.group_no = groups.no AND tasks.finished IS NULL
         GROUP BY groups.id, groups.size, groups.completions
         HAVING groups.size - groups.completions <> count(tasks.no)""",
+    "calls that were accepted are not counted": "SELECT * FROM arrivals",
     "live tasks have no load": """
         SELECT tasks.id FROM tasks LEFT JOIN loads
             ON tasks.endpoint_no = loads.endpoint_no AND tasks.user_no = loads.user_no

@@ -18,9 +18,10 @@ from federation.config.settings import Settings
 from federation.context import Federation, open_federation
 from federation.db.engine import Database
 from federation.db.options import Options
-from federation.db.tables import tasks
+from federation.db.tables import endpoints, tasks
 from federation.ledger import query, results
 from federation.ledger.submit import Submission, submit
+from federation.registry import endpoints as endpoints_of
 from federation.registry import functions, users
 from federation.registry.users import User
 from federation.services.collector import Collector
@@ -39,14 +40,14 @@ class Ledger:
     ``function_id`` a function of theirs.
     """
 
-    #: Largest step of the clock in which the collector does not look, seconds.
+    #: Largest step of the clock in which the sweeper does not look, seconds.
     STEP = 8.0
     RECENT = 200.0
 
     def __init__(self, fed: Federation, broker: MemoryBroker | WatchedBroker, clock: Clock):
         self.fed, self.broker, self.clock = fed, broker, clock
         self.collector = Collector(fed, "c0")
-        self.sweeper = Sweeper(fed)
+        self.sweeper = Sweeper(fed, clock.ticks)
         self.me = users.ensure_user(fed, "ada")
         self.function_id = self.function(self.me, "dock")
         self.sweep()
@@ -82,9 +83,10 @@ class Ledger:
         return submit(self.fed, user or self.me, wanted, key)
 
     def collect(self) -> Counter[str]:
-        """Take in all reports; return how many tasks ended and how many outcomes were dropped."""
+        """Take in all nodes and reports; return how many tasks ended and how many outcomes were dropped."""
         counts: Counter[str] = Counter()
         self.collector.heartbeat()
+        self.look()
         while self.broker.reports():
             self.collector.look()
             result = self.collector.collect(0.0)
@@ -93,27 +95,39 @@ class Ledger:
             counts.update(ended=result.finished, dropped=result.dropped)
         return counts
 
+    def look(self) -> None:
+        """Let the collector look at the nodes of all endpoints."""
+        with self.fed.database.read() as connection:
+            ids = connection.execute(select(endpoints.c.id).where(endpoints.c.deleted.is_(None))).scalars()
+            known = list(ids)
+        self.collector.watch.look(self.broker.node_states.with_nodes(known))
+
     def sweep(self, after: float = 0.0) -> None:
-        """Let ``after`` seconds pass, in which the collector has nothing to read, and sweep."""
+        """Let ``after`` seconds pass, in which sweepers look at nodes and find nothing new, and sweep."""
         self.listen(after)
         self.sweeper.sweep()
 
     def listen(self, seconds: float = 0.0) -> None:
-        """Let time pass in steps, in which the collector goes on reading."""
+        """Let time pass in steps, after each of which the sweeper looks at the nodes."""
         if seconds > self.RECENT:
             self.clock.forward(seconds - self.RECENT)
             seconds = self.RECENT
-        while seconds > 0:
-            self.clock.forward(min(seconds, self.STEP))
-            self.collector.heartbeat()
+        while seconds > self.STEP:
+            self.clock.forward(self.STEP)
+            self.sweeper.watch_nodes()
             seconds -= self.STEP
-        self.collector.heartbeat()
+        self.clock.forward(max(0.0, seconds))
 
     def task(self, task_id: str) -> dict[str, Any]:
         """A task as its owner sees it, whoever that is."""
         with self.fed.database.read() as connection:
             owner = connection.execute(select(tasks.c.user_no).where(tasks.c.id == task_id)).scalar_one()
         return query.task(self.fed, User(owner, "", ""), task_id)
+
+    def nodes(self, endpoint: FakeEndpoint) -> list[dict[str, Any]]:
+        """The nodes of an endpoint as its owner sees them, by name."""
+        found = endpoints_of.get(self.fed, self.me, endpoint.id)["nodes"]
+        return sorted(found, key=lambda node: str(node["name"]))
 
     def state(self, answer: dict[str, Any]) -> str:
         """The one state that all tasks of a submission are in; several are joined by '+'."""

@@ -4,27 +4,33 @@ SQLite counts the instructions of its virtual machine, PostgreSQL (with ``auto_e
 node of the plan. Both are measured while the real operations run, so no statement can be forgotten.
 """
 
+# One concept: the recorder and what each database reports to it.
 from __future__ import annotations
 
 import json
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import psycopg
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
+from federation.db import pipeline
 from federation.db.engine import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Modules that only pass statements on.
-PASSED_ON = {f"federation/{name}.py" for name in ("db/statements", "db/transactions", "registry/pagination")}
+PASSED_ON = {
+    f"federation/{name}.py"
+    for name in ("db/statements", "db/transactions", "db/pipeline", "registry/pagination")
+}
 #: SQLite instructions between two measurements.
 _TICK = 20
 #: Settings of a PostgreSQL connection under which the server sends each plan as a notice.
@@ -63,9 +69,19 @@ class Recorder:
     def __init__(self) -> None:
         self.executions: list[Execution] = []
         self.lines: set[tuple[str, int]] = set()
+        self._posted: dict[str, str] = {}
+
+    def post(self, sql: str) -> None:
+        """Record where a statement comes from that is sent later."""
+        self._posted[sql] = self._site()
 
     def start(self, sql: str, values: Any = None) -> Execution:
         """Record the beginning of a statement."""
+        found = Execution(self._posted.get(sql) or self._site(), " ".join(sql.split()), values=values)
+        self.executions.append(found)
+        return found
+
+    def _site(self) -> str:
         site = ""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
@@ -76,9 +92,7 @@ class Recorder:
                 if not site and module not in PASSED_ON:
                     site = f"{module}:{frame.f_code.co_name}"
             frame = frame.f_back
-        found = Execution(site, " ".join(sql.split()), values=values)
-        self.executions.append(found)
-        return found
+        return site
 
 
 @contextmanager
@@ -91,8 +105,16 @@ def recorded(database: Database) -> Iterator[Recorder]:
         listener = "connect", _postgresql_connections(recorder)
     database.engine.dispose()
     event.listen(database.engine, *listener)
+    post = pipeline.post
+
+    def posted(connection: Connection, calls: Sequence[pipeline.Call]) -> None:
+        for sql, _ in calls:
+            recorder.post(sql)
+        post(connection, calls)
+
     try:
-        yield recorder
+        with mock.patch.object(pipeline, "post", posted):
+            yield recorder
     finally:
         event.remove(database.engine, *listener)
         if database.sqlite:
@@ -191,6 +213,12 @@ def _given(values: Any) -> int:
     return count
 
 
+def _in_arrays(sql: str, values: Any) -> int:
+    """Return the number of values in arrays that are strings in PostgreSQL's format."""
+    names = re.findall(r"%\((\w+)\)s::\w+\[\]", str(sql))
+    return sum(values[name].count(",") + 1 for name in names if isinstance(values[name], str))
+
+
 def _explain_scans(database: Database, recorder: Recorder) -> None:
     """Ask SQLite for the plan of every statement, and note which tables it scans."""
     plans: dict[str, tuple[str, set[str]]] = {}
@@ -217,7 +245,7 @@ def _postgresql_connections(recorder: Recorder) -> Any:
         def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
             """Execute one statement."""
             executed[_anonymous(query)] = recorder.start(query)
-            executed[_anonymous(query)].rows = _given(params or ())
+            executed[_anonymous(query)].rows = _given(params or ()) + _in_arrays(query, params)
             return super().execute(query, params, **options)
 
         def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -15,7 +16,8 @@ from federation.registry.users import User
 from federation.services.collector import Collector
 from umbel.protocol import grant, names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
-from umbel.protocol.messages import Bundle, Call, Heartbeat, Outcome, Report, Status
+from umbel.protocol.messages import Bundle, Call, Outcome, Report, Status
+from umbel.protocol.node_state import Beat, NodeState
 
 #: What a played endpoint does with one call: its bundle, the call and its arguments as bytes.
 Play = Callable[[Bundle, Call, bytes], Outcome]
@@ -49,23 +51,28 @@ class PlayedEndpoint:
         self._signer = Signer(new_private_key())
         made = endpoints.register(fed, user, name=name, public_key=self._signer.public_key)
         self.id: str = made["id"]
-        self._redis = redis.Redis.from_url(made["credentials"]["broker_url"])
+        self._redis: Any = redis.Redis.from_url(made["credentials"]["broker_url"])
         self._verifier = Verifier(base64.b64decode(made["credentials"]["service_key"]))
         self._instance = names.new_id()
-        self._slots = node_slots
+        self._slots, self._beats = node_slots, 0
         self._collector = Collector(fed, f"played-{name}")
 
     def beat(self) -> None:
         """Report that the node lives."""
         facts = {"python": "3.12.1", "platform": "Linux", "hostname": "n1"}
-        self._report(heartbeat=Heartbeat(self._slots, 0, [], facts))
+        self._beats += 1
+        state = NodeState(self.id, "n1", self._instance, 1, 1, self._slots, facts)
+        sealed = state.seal(self._signer, time.time())
+        self._redis.hset(names.nodes_key(self.id), self._instance, sealed)
+        self._redis.hset(names.beats_key(self.id), self._instance, Beat(1, self._beats).write())
+        self._collector.watch.look([self.id])
 
     def play(self, how: Play = echo) -> int:
         """Take what lies in the queue and end each call with ``how``; return how many there were."""
         count = 0
-        # the commands that a worker may use: there is no LPOP among them
-        while (taken := self._redis.brpop([names.queue_key(self.id)], 0.05)) is not None:
-            bundle = self._open(taken[1])
+        queue, fetched = names.queue_key(self.id), names.fetched_key(self.id, self._instance)
+        while (message := self._redis.blmove(queue, fetched, 0.05, "RIGHT", "LEFT")) is not None:
+            bundle = self._open(message)
             outcomes = [how(bundle, c, bundle.body[c.offset : c.offset + c.size]) for c in bundle.calls]
             self._report(outcomes={bundle.id: outcomes})
             count += len(outcomes)
@@ -102,10 +109,8 @@ class PlayedEndpoint:
             return bundle.with_body(header, raw)
         return bundle.with_body(header, base64.b64decode(body))
 
-    def _report(
-        self, outcomes: dict[str, list[Outcome]] | None = None, heartbeat: Heartbeat | None = None
-    ) -> None:
-        report = Report(self.id, "n1", self._instance, outcomes or {}, heartbeat)
+    def _report(self, outcomes: dict[str, list[Outcome]]) -> None:
+        report = Report(self.id, "n1", self._instance, outcomes)
         sealed = report.seal(self._signer, time.time(), names.new_id())
         self._redis.lpush(names.reports_key(self.id), sealed)
         self._collector.look()

@@ -80,8 +80,11 @@ class Server:
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
-    """Start a server, and stop it at the end. Skips or fails where PostgreSQL is missing (see above)."""
+def running_server(durable: bool = False) -> Iterator[Server]:
+    """Start a server, and stop it at the end. Skips or fails where PostgreSQL is missing (see above).
+
+    ``durable``: as in production, a commit is on disk before it is confirmed, and tables are vacuumed.
+    """
     programs = require_binaries()
     account = pwd.getpwuid(os.getuid()).pw_name if os.getuid() else _unprivileged()
     # short: the path of a socket has at most 107 characters
@@ -90,7 +93,7 @@ def running_server() -> Iterator[Server]:
         if not os.getuid():
             shutil.chown(folder, account)
         _make(programs, folder, account)
-        with _running(programs, folder, account) as server:
+        with _running(programs, folder, account, durable) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -123,13 +126,13 @@ def _make(programs: Path, folder: Path, account: str) -> None:
 
 
 @contextmanager
-def _running(programs: Path, folder: Path, account: str) -> Iterator[Server]:
+def _running(programs: Path, folder: Path, account: str, durable: bool) -> Iterator[Server]:
     options = {
         "listen_addresses": "",
         "unix_socket_directories": str(folder),
-        "fsync": "off",
+        "fsync": "on" if durable else "off",
         # its workers come and go, and would look like something that a test has left behind
-        "autovacuum": "off",
+        "autovacuum": "on" if durable else "off",
         "max_connections": "200",
         "deadlock_timeout": "200ms",
     }

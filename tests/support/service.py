@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -46,6 +46,16 @@ class RecordingRedis:
         return True
 
 
+class RecordingHoldings:
+    """``epochs``: of the keys of endpoints, by id."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[str, int] = {}
+
+    def begin_epochs(self, endpoint_ids: Iterable[str], epoch: int) -> None:
+        self.epochs.update(dict.fromkeys(endpoint_ids, epoch))
+
+
 class RecordingBroker:
     """Stands where ``broker.client.Broker`` stands; ``sent`` and ``cancelled`` tell what went out."""
 
@@ -56,6 +66,7 @@ class RecordingBroker:
         self.sent: list[Any] = []
         self.cancelled: list[str] = []
         self.woken: list[str] = []
+        self.holdings = RecordingHoldings()
 
     def send(self, outgoing: Any) -> None:
         self.sent += outgoing

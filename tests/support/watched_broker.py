@@ -51,10 +51,21 @@ class WatchedBroker(Broker):
         self.sends += len(outgoing)
         super().send(() if self.deaf else outgoing)
 
+    @property
+    def server(self) -> Any:
+        """A client of the server, whatever state this broker simulates."""
+        return self._server
+
     def pop(self, endpoint_id: str) -> Outgoing | None:
-        """Take the oldest bundle out of a queue, as a worker does."""
+        """Lose the oldest bundle of a queue: it goes to nobody."""
         message = self._server.rpop(names.queue_key(endpoint_id))
         return None if message is None else self._parse(endpoint_id, message)
+
+    def fetch(self, endpoint_id: str, instance: str) -> tuple[bytes, Outgoing] | None:
+        """Move the oldest bundle of a queue to an instance, as a worker does; return the message, too."""
+        key = names.fetched_key(endpoint_id, instance)
+        message = self._server.lmove(names.queue_key(endpoint_id), key, "RIGHT", "LEFT")
+        return None if message is None else (message, self._parse(endpoint_id, message))
 
     @property
     def queues(self) -> dict[str, list[Outgoing]]:
@@ -107,7 +118,7 @@ class WatchedBroker(Broker):
         calls = int(outer["headers"]["argsrepr"].split()[0])
         data = base64.b64decode(body) if raw is None else raw
         name = outer["headers"]["shadow"]
-        return Outgoing(endpoint_id, bundle_id, base64.b64decode(head), data, name, "", b"", calls)
+        return Outgoing(endpoint_id, bundle_id, base64.b64decode(head), data, name, "", b"", calls, 0)
 
     def _settle(self) -> None:
         """Read what was published until now: the answer to PING comes after it."""

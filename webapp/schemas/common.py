@@ -58,8 +58,8 @@ class PageQuery(Schema):
         metadata=about(f"Maximum number of items per page, 1 to {MAX_LIMIT}."),
     )
     cursor = fields.String(
-        validate=validate.Regexp(r"[0-9a-f]{1,48}\Z"),
-        metadata=about("Value of `next` in the previous page.", pattern="^[0-9a-f]{1,48}$"),
+        validate=validate.Regexp(r"[0-9a-f]{1,16}\Z"),
+        metadata=about("Value of `next` in the previous page.", pattern="^[0-9a-f]{1,16}$"),
     )
 
 

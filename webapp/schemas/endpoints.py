@@ -96,7 +96,7 @@ class Endpoint(Schema):
         allow_none=True,
         metadata=about("Why its workers cannot connect to the broker now; null: they can."),
     )
-    last_heartbeat = time_field("When a worker node last sent a heartbeat", null="never")
+    last_heartbeat = time_field("About when a worker node was last seen", null="never")
     slots_total = fields.Integer(
         required=True, metadata=about("Calls that its live nodes can run concurrently.")
     )

@@ -35,6 +35,11 @@ class CancelIn(Schema):
 class TaskQuery(PageQuery):
     """Which tasks to list."""
 
+    # a cursor begins with a time after 1970, whose first digit is 4; others are not always numbers
+    cursor = fields.String(
+        validate=validate.Regexp(r"4[0-9a-f]{47}\Z"),
+        metadata=about("Value of `next` in the previous page.", pattern="^4[0-9a-f]{47}$"),
+    )
     state = fields.String(validate=validate.OneOf(_STATES), metadata=about("Only tasks in this state."))
     function_id = Id(metadata=about("Only tasks of this function."))
     endpoint_id = fields.String(

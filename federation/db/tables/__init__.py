@@ -10,6 +10,7 @@ refer to a range in one of them: 10,000 small calls cost one blob.
 
 from .base import metadata
 from .ledger import (
+    arrivals,
     blobs,
     bundles,
     epochs,
@@ -28,6 +29,7 @@ from .registry import endpoints, functions, nodes, tokens, users
 from .sites import blocks, sites
 
 __all__ = [
+    "arrivals",
     "blobs",
     "blocks",
     "bundles",

@@ -74,12 +74,10 @@ bundles = Table(
     # slots that it occupies at the endpoint
     Column("cores", Integer, nullable=False, server_default="1"),
     Column("sent", Float, nullable=False),
-    # the node whose heartbeat listed the bundle, and when
-    ref("node_no", "nodes"),
-    Column("held", Float),
+    # the epoch of its endpoint in which it was recorded; it can be pushed in this one only
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
 )
 Index("ix_bundles_endpoint", bundles.c.endpoint_no)
-partial("ix_bundles_node", "node_no IS NOT NULL", bundles.c.node_no)
 
 tasks = Table(
     "tasks",
@@ -162,6 +160,20 @@ loads = Table(
 )
 Index("ix_loads_user", loads.c.user_no)
 
+# calls accepted while another transaction had the lock of their endpoint, not yet in ``loads`` and ``groups``
+arrivals = Table(
+    "arrivals",
+    metadata,
+    no(),
+    Column("endpoint_no", Number, nullable=False),
+    Column("user_no", Number, nullable=False),
+    Column("group_no", Number, nullable=False),
+    Column("calls", Integer, nullable=False),
+)
+Index("ix_arrivals_endpoint", arrivals.c.endpoint_no)
+Index("ix_arrivals_user", arrivals.c.user_no)
+Index("ix_arrivals_group", arrivals.c.group_no)
+
 # run time of a function's calls on an endpoint: moving average, seconds
 estimates = Table(
     "estimates",
@@ -171,6 +183,7 @@ estimates = Table(
     Column("seconds", Float, nullable=False),
     Column("updated", Float, nullable=False),
 )
+Index("ix_estimates_updated", estimates.c.updated)
 
 # standard output and error of tasks that wrote any; deleted with the task
 logs = Table(

@@ -61,6 +61,8 @@ functions = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created", Float, nullable=False),
     Column("deleted", Float),
+    # when a call of it was last submitted, as far as its submissions were deleted since
+    Column("used", Float),
     # JSON of the environment and the limits in the header of its body, for display
     Column("environment", Text),
     Column("limits", Text),
@@ -95,6 +97,8 @@ endpoints = Table(
     Column("last_user_no", Number),
     # bundles of small groups that may be sent beyond the window
     Column("credit", SmallInteger, nullable=False, server_default="0"),
+    # random number of the epoch of its keys in the broker; a loss of these keys begins another one
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
 )
 Index(
     "uq_endpoints_owner_name",
@@ -113,19 +117,23 @@ nodes = Table(
     ref("endpoint_no", "endpoints", nullable=False),
     Column("name", String(128), nullable=False),
     Column("instance", String(36), nullable=False),
-    # grows with each run of the node, and with each heartbeat of a run; 0: unknown
+    # grows with each run of the node, and with each change of its description in a run; 0: unknown
     Column("incarnation", BigInteger, nullable=False, server_default="0"),
-    Column("beat", BigInteger, nullable=False, server_default="0"),
+    Column("version", BigInteger, nullable=False, server_default="0"),
     Column("slots", Integer, nullable=False),
     Column("busy", Integer, nullable=False),
     Column("facts", Text, nullable=False, server_default="{}"),
-    # JSON of installed packages, version by name; large, and not written with every heartbeat
+    # JSON {"queue", "load", "clock_ahead"} of the last beat that was recorded
+    Column("vitals", Text, nullable=False, server_default="{}"),
+    # JSON of installed packages, version by name
     Column("packages", Text, nullable=False, server_default="{}"),
-    # first and last heartbeat of this instance, by the server's clock
+    # when this instance was first seen, and about when it was seen last, by the server's clock
     Column("since", Float, nullable=False),
     Column("seen", Float, nullable=False),
     # 1 while it is considered live; 0 after it shut down or was lost
     Column("live", SmallInteger, nullable=False),
+    # when an instance of this node last ended without having reported everything; 0.0: never
+    Column("lost", Float, nullable=False, server_default="0"),
 )
 Index("uq_nodes_endpoint_name", nodes.c.endpoint_no, nodes.c.name, unique=True)
 Index("ix_nodes_slots", nodes.c.endpoint_no, nodes.c.live, nodes.c.slots)

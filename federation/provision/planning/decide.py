@@ -16,6 +16,8 @@ from .policy import Policy
 
 #: Seconds after which a counted failure is dropped; longer than any block runs.
 STRIKE_LIFETIME = 60 * 86400.0
+#: Longest time for which a decision about work or blocks is valid, seconds.
+LONGEST_VALID = 5.0
 
 
 def decide(view: View, policy: Policy, now: float) -> Decision:
@@ -42,6 +44,15 @@ def decide(view: View, policy: Policy, now: float) -> Decision:
     since = now if planner_state.surplus_since is None else planner_state.surplus_since
     shrinkage = _shrink(useful, policy, now, len(useful) - needed, since)
     return Decision((*ending, *shrinkage), replace(planner_state, surplus_since=since))
+
+
+def valid_for(view: View, decision: Decision, policy: Policy) -> float:
+    """Return for how many seconds a decision is valid if nothing changes; infinite: indefinitely."""
+    if decision.actions:
+        return 0.0
+    if not (view.blocks or view.demand.calls or decision.waiting_for):
+        return math.inf
+    return min(LONGEST_VALID, min(policy.idle_time, policy.grace, policy.start_timeout) / 4)
 
 
 def wanted_slots(demand: Demand, policy: Policy) -> int:

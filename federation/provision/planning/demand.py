@@ -6,7 +6,8 @@ from collections import Counter
 
 from sqlalchemy import Connection, case, exists, func, literal_column, select
 
-from ...db.tables import blocks, bundles, loads, sites, tasks
+from ...db.arrivals import by_endpoint
+from ...db.tables import arrivals, blocks, bundles, loads, sites, tasks
 from ...dispatch.run_times import known_seconds
 from .model import Demand, Work
 
@@ -22,6 +23,7 @@ def observe(connection: Connection, endpoint_no: int, now: float) -> Demand:
     """
     totals = (func.coalesce(func.sum(column), 0) for column in (loads.c.live, loads.c.sent))
     live, sent = connection.execute(select(*totals).where(loads.c.endpoint_no == endpoint_no)).one()
+    live += sum(by_endpoint(connection, arrivals.c.endpoint_no == endpoint_no).values())
     if not live:
         return Demand()
     counts: Counter[int] = Counter()

@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, select, update
 
 from ...context import Federation
-from ...db.tables import blocks, bundles, nodes, sites
+from ...db.tables import blocks, nodes, sites
 from ..planning.model import Block, BlockState
 from ..planning.policy import Policy
 
@@ -136,12 +136,11 @@ def apply_heartbeats(fed: Federation, endpoint_no: int, now: float) -> list[str]
 def _workers(
     connection: Connection, endpoint_no: int, wanted: list[str], since: float
 ) -> dict[str, list[Row]]:
-    """Worker nodes by block; ``held``: whether a bundle is assigned to the node."""
+    """Worker nodes by block."""
     if not wanted:
         return {}
-    held = exists().where(bundles.c.node_no == nodes.c.no)
     live = case(((nodes.c.live == 1) & (nodes.c.seen > since), 1), else_=0).label("alive")
-    query = select(nodes.c.name, nodes.c.busy, nodes.c.since, nodes.c.seen, live, held.label("held")).where(
+    query = select(nodes.c.name, nodes.c.busy, nodes.c.since, nodes.c.seen, live).where(
         nodes.c.endpoint_no == endpoint_no, nodes.c.seen > since - DAY, nodes.c.name.like("umbel-%")
     )
     found: dict[str, list[Row]] = {name: [] for name in wanted}
@@ -162,8 +161,7 @@ def _heartbeat_changes(row: Row, workers: list[Row], now: float) -> dict[str, An
         values["started"] = min(worker.since for worker in workers)
     if alive and row.state in (BlockState.PENDING.value, BlockState.HELD.value):
         values["state"] = BlockState.RUNNING.value
-    works = busy or any(worker.held for worker in alive)
-    idle = (row.idle_since or now) if alive and not works else None
+    idle = (row.idle_since or now) if alive and not busy else None
     silent = (row.silent_since or now) if workers and not alive else None
     counted = row.counted if row.counted is not None else now
     fresh = {"workers": len(alive), "busy": busy, "idle_since": idle, "silent_since": silent}
@@ -207,7 +205,6 @@ def delete_old_nodes(fed: Federation, endpoint_no: int, now: float) -> int:
             nodes.c.live == 0,
             nodes.c.seen < now - KEEP_NODES,
             nodes.c.name.like("umbel-%"),
-            ~exists().where(bundles.c.node_no == nodes.c.no),
         )
         .limit(500)
     )
@@ -215,8 +212,8 @@ def delete_old_nodes(fed: Federation, endpoint_no: int, now: float) -> int:
         found = [row.no for row in connection.execute(old) if row.no is not None]
     if found:
         with fed.database.write() as connection:
-            # a node that was assigned a bundle in the meantime stays
-            still = nodes.c.no.in_(found), nodes.c.live == 0, ~exists().where(bundles.c.node_no == nodes.c.no)
+            # a node that has come back in the meantime stays
+            still = nodes.c.no.in_(found), nodes.c.live == 0
             connection.execute(delete(nodes).where(*still))
     return len(found)
 
@@ -245,5 +242,7 @@ def describe(row: Mapping[str, Any], now: float) -> dict[str, Any]:
         "busy_slot_seconds": row["busy_seconds"],
         "idle_slot_seconds": row["idle_seconds"],
         "age": max(0.0, (ended or now) - row["submitted"]),
-        "node_hours": None if started is None else max(0.0, (ended or now) - started) * row["nodes"] / 3600.0,
+        "node_hours": (
+            None if started is None else max(0.0, (ended or now) - started) * row["nodes"] / 3600.0
+        ),
     }

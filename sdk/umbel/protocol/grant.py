@@ -14,16 +14,16 @@ from . import checks, names
 from .envelope import Signer, Verifier
 from .errors import ProtocolError
 from .limits import BUNDLE_LIFETIME
+from .messages import SERVICE
 
 PREFIX = "umg_"
 #: Longest grant, characters.
 MAX_GRANT = 1024
-_AUDIENCE = "service"
 
 
 def write(signer: Signer, endpoint: str, bundle: str, now: float) -> str:
     """Return the grant of a bundle, signed with the key of its endpoint."""
-    header = {"typ": "grant", "aud": _AUDIENCE, "iat": now, "exp": now + BUNDLE_LIFETIME}
+    header = {"typ": "grant", "aud": SERVICE, "iat": now, "exp": now + BUNDLE_LIFETIME}
     head, _ = signer.seal({**header, "endpoint": endpoint, "bundle": bundle})
     return f"{PREFIX}{endpoint}.{base64.urlsafe_b64encode(head).decode()}"
 
@@ -46,7 +46,7 @@ def read(verifier: Verifier, grant: str, now: float) -> str:
         head = base64.b64decode(grant.partition(".")[2].encode("ascii"), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
         raise ProtocolError("the grant is not base64") from None
-    header = verifier.open_head(head, typ="grant", aud=_AUDIENCE, now=now)
+    header = verifier.open_head(head, typ="grant", aud=SERVICE, now=now)
     try:
         if header["endpoint"] != endpoint:
             raise ProtocolError("the grant names another endpoint than its signature")

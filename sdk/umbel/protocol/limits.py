@@ -25,8 +25,8 @@ BUNDLE_LIFETIME = 7 * 86400.0
 #: A larger report is written in pieces of at most this size under its own Redis key; the list of reports gets
 #: a pointer to it.
 INLINE_REPORT_BYTES = 256 * 1024
-#: Maximum number of slots of a worker node, and of bundles that it may list.
-MAX_SLOTS, MAX_HELD = 65_536, 10_000
+#: Maximum number of slots of a worker node.
+MAX_SLOTS = 65_536
 #: Maximum number of outcomes in one report.
 MAX_OUTCOMES = 20_000
 #: Largest report. One result, its output and its items fit. Larger ones are rejected without being read.
@@ -35,7 +35,7 @@ MAX_REPORT_BYTES = 32 * 1024 * 1024
 MAX_UNREAD_REPORTS = 512
 #: Lifetime of the pieces of a large report in Redis.
 PARTS_LIFETIME = 86400.0
-#: Interval of a worker node's heartbeats, and time without one after which the node is considered lost.
+#: Interval of a worker node's beats, and time without one after which the node is considered lost.
 HEARTBEAT_INTERVAL = 5.0
 NODE_LOST_AFTER = 60.0
 #: Longest time until a long poll is answered.

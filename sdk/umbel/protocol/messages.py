@@ -3,7 +3,7 @@
 A **bundle** has some calls of one function for one endpoint. Its body is the concatenated arguments of the
 calls; the header maps bytes to tasks, so equal arguments are sent once.
 
-A **report** of a worker node has outcomes of calls, a heartbeat, or a goodbye. Its body is the concatenated
+A **report** of a worker node has outcomes of calls, or a goodbye. Its body is the concatenated
 results.
 
 Both are plain data: this module unpickles nothing.
@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 from . import checks
 from .envelope import Signer, Verifier, check_body
 from .errors import ProtocolError
-from .limits import BUNDLE_LIFETIME, MAX_ATTEMPT, MAX_CALLS_PER_BUNDLE, MAX_HELD, MAX_OUTCOMES, MAX_SLOTS
+from .limits import BUNDLE_LIFETIME, MAX_ATTEMPT, MAX_CALLS_PER_BUNDLE, MAX_OUTCOMES
 from .records import Items, Log, Place, TaskItems, TaskLog, read_items, read_logs, write_items, write_logs
 from .run_options import ISOLATIONS
 from .run_options import RunOptions as RunOptions
 
-#: Audience of reports.
+#: Audience of what endpoints sign: reports and grants.
 SERVICE = "service"
 #: Longest message of an outcome that is read, characters.
 MAX_MESSAGE = 8000
@@ -66,8 +66,8 @@ class Outcome(NamedTuple):
     ``started``: seconds since 1970 (0.0 if it did not start); ``wall``: run time, seconds; ``code`` and
     ``message`` of failures; ``usage``: resource record, or None; ``payload``: the serialized result, or for
     TASK_ERROR the JSON description of the exception (see ``umbel.serialize``); ``log``: what it wrote, None
-    if nothing (or nothing new); ``place``: where it ran, the same for all calls of a bundle; ``items``: what
-    it has yielded since the previous report.
+    if nothing (or nothing new); ``place``: where it ran, the same for all calls of a bundle, but
+    ``local`` may grow; ``items``: what it has yielded since the previous report.
     """
 
     task_id: str
@@ -159,39 +159,20 @@ class Bundle:
         return replace(self, body=body)
 
 
-class Heartbeat(NamedTuple):
-    """The state of a worker node.
-
-    ``slots``: number of calls that it runs at once; ``busy``: slots in use; ``held``: ids of the bundles that
-    it has received and not finished; ``facts``: hostname, pid, python, platform, versions, queue and other
-    facts for people.
-    """
-
-    slots: int
-    busy: int
-    held: Sequence[str]
-    facts: dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Report:
     """One message of a worker node to the service.
 
     ``node``: name of the worker node, unique in its endpoint, the same after a restart; ``instance``: random
-    id of one run of the node, so that a restart is detected at once. Exactly one of ``outcomes`` (bundle id →
-    outcomes), ``heartbeat`` and ``goodbye`` (the node shuts down; its unreported calls are requeued) is set.
-    ``incarnation``: grows with each start of the node; ``order``: grows with each report of one run.
-    Heartbeats and goodbyes of an older run, or older than the last one, are ignored. 0: unknown.
+    id of one run of the node, so that a restart is detected at once. Either ``outcomes`` (bundle id →
+    outcomes) or ``goodbye`` (the node shuts down and has reported everything) is set.
     """
 
     endpoint: str
     node: str
     instance: str
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
-    heartbeat: Heartbeat | None = None
     goodbye: bool = False
-    incarnation: int = 0
-    order: int = 0
 
     def seal(self, signer: Signer, now: float, report_id: str) -> bytes:
         """Sign the report; return the envelope."""
@@ -203,11 +184,7 @@ class Report:
             "endpoint": self.endpoint,
             "node": self.node,
             "instance": self.instance,
-            "incarnation": self.incarnation,
-            "order": self.order,
         }
-        if self.heartbeat is not None:
-            header["heartbeat"] = self.heartbeat._asdict()
         if self.goodbye:
             header["goodbye"] = True
         body = b""
@@ -217,9 +194,10 @@ class Report:
                 for bundle, outcomes in self.outcomes.items()
             }
             every = [outcome for outcomes in self.outcomes.values() for outcome in outcomes]
-            header["places"] = {
-                b: o.place for b, outcomes in self.outcomes.items() for o in outcomes[:1] if o.place
-            }
+            # the last one of a bundle knows the packages of all calls before it
+            places = {b: outcomes[-1].place for b, outcomes in self.outcomes.items() if outcomes}
+            header["places"] = {b: place[:3] for b, place in places.items() if place}
+            header["local"] = {b: place.local for b, place in places.items() if place and place.local}
             header["said"], logs = write_logs(every)
             header["items"], items = write_items(self.outcomes)
             body = b"".join([*(o.payload for o in every), *logs, *items])
@@ -261,8 +239,8 @@ class Row(NamedTuple):
 class OpenReport:
     """A verified report. Its ``rows`` have positions in ``body``, which is not split.
 
-    ``incarnation``, ``order``: see ``Report``; ``places``: where the calls of each bundle ran, by its id;
-    ``logs`` and ``items``: what calls wrote and yielded, the latest last.
+    ``places``: where the calls of each bundle ran, by its id; ``logs`` and ``items``: what calls wrote and
+    yielded, the latest last.
     """
 
     id: str
@@ -271,11 +249,8 @@ class OpenReport:
     instance: str
     issued: float
     rows: list[Row]
-    heartbeat: Heartbeat | None
     goodbye: bool
     body: bytes
-    incarnation: int = 0
-    order: int = 0
     places: dict[str, Place] = field(default_factory=dict)
     logs: list[TaskLog] = field(default_factory=list)
     items: list[TaskItems] = field(default_factory=list)
@@ -287,21 +262,18 @@ def _read_report(header: dict[str, Any], body: bytes) -> OpenReport:
     end = rows[-1].offset + rows[-1].size if rows else 0
     logs = list(read_logs(header.get("said", []), body, end))
     items_at = end + sum(len(each.log.head) + len(each.log.tail) for each in logs)
-    beat = header.get("heartbeat")
     places = checks.mapping(header.get("places", {}), MAX_OUTCOMES)
+    local = checks.mapping(header.get("local", {}), MAX_OUTCOMES)
     return OpenReport(
         id=checks.identifier(header["id"]),
         endpoint=checks.identifier(header["endpoint"]),
         node=checks.label(header["node"], 255),
         instance=checks.identifier(header["instance"]),
         issued=checks.seconds(header["iat"]),
-        incarnation=checks.integer(header.get("incarnation", 0)),
-        order=checks.integer(header.get("order", 0)),
         rows=rows,
-        heartbeat=None if beat is None else _heartbeat(checks.mapping(beat, 100)),
         goodbye=bool(header.get("goodbye")),
         body=body[:end],
-        places={checks.identifier(bundle): _place(*place) for bundle, place in places.items()},
+        places={checks.identifier(b): _place(place, local.get(b)) for b, place in places.items()},
         logs=logs,
         items=list(read_items(header.get("items", []), body, items_at)),
     )
@@ -334,14 +306,10 @@ def _rows(outcomes: Any, length: int) -> Iterable[Row]:
             offset += size
 
 
-def _heartbeat(beat: dict[str, Any]) -> Heartbeat:
-    held = [checks.identifier(bundle) for bundle in checks.array(beat["held"], MAX_HELD)]
-    slots, busy = (checks.integer(beat[name], MAX_SLOTS) for name in ("slots", "busy"))
-    return Heartbeat(slots, busy, held, checks.plain(beat["facts"]))
-
-
-def _place(host: Any, pid: Any, slot: Any) -> Place:
-    return Place(checks.text(host, 255), checks.integer(pid), checks.integer(slot))
+def _place(place: Any, local: Any) -> Place:
+    host, pid, slot = place
+    packages = None if local is None else checks.plain(local, 100)
+    return Place(checks.text(host, 255), checks.integer(pid), checks.integer(slot), packages)
 
 
 def _function(record: Any) -> FunctionRef:
@@ -367,10 +335,8 @@ def _calls(header: dict[str, Any]) -> list[Call]:
 def _options(record: Any) -> RunOptions:
     values = checks.mapping(record, 20)
     for name, value in values.items():
-        if name == "isolation" and value in (None, *ISOLATIONS):
+        if value is None or (name == "isolation" and value in ISOLATIONS):
             continue
-        if name == "nested" and (value is None or value is True):
-            continue
-        if name == "nested" or (value is not None and checks.seconds(value) != value):
+        if not (value is True if name == "nested" else checks.seconds(value) == value):
             raise ValueError(f"{checks.shown(value)} is not a limit")
     return RunOptions(**values)

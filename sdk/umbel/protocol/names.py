@@ -6,10 +6,13 @@ import os
 import re
 import uuid
 
+from .version import PROTOCOL_VERSION
+
 #: The only Celery task of an endpoint. Flower shows the user's function instead (``shadow``).
 RUN_TASK = "umbel.run"
-#: Name of an endpoint's Celery queue, below the endpoint's key prefix.
-QUEUE = "q"
+#: Name of an endpoint's Celery queue, below the endpoint's key prefix. Workers of another protocol version
+#: could only discard what is in it, so each version has its own.
+QUEUE = f"q{PROTOCOL_VERSION}"
 #: Celery remote-control command that cancels calls.
 CANCEL_COMMAND = "umbel_cancel"
 #: Celery remote-control command that makes a worker finish its calls, accept no others and shut down.
@@ -51,6 +54,11 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def new_epoch() -> int:
+    """Return a random positive number for an epoch of an endpoint's keys."""
+    return int(new_id().replace("-", "")[:12], 16) + 1
+
+
 def new_task_ids(count: int, seconds: float) -> list[str]:
     """Return ``count`` task ids (UUID version 7) that sort in this order.
 
@@ -88,8 +96,53 @@ def reports_key(endpoint_id: str) -> str:
 
 
 def news_channel(endpoint_id: str) -> str:
-    """Redis pub/sub channel on which an endpoint announces new reports, with empty messages."""
+    """Redis pub/sub channel on which an endpoint announces reports (empty messages) and nodes."""
     return f"{prefix(endpoint_id)}news"
+
+
+def fetched_key(endpoint_id: str, instance: str) -> str:
+    """Redis list of the messages that an instance of a node has fetched and not yet noted, newest first."""
+    return f"{prefix(endpoint_id)}fetched:{instance}"
+
+
+def held_key(endpoint_id: str, instance: str) -> str:
+    """Redis set of the bundles that an instance of a node has and whose reports are not all applied."""
+    return f"{prefix(endpoint_id)}held:{instance}"
+
+
+def nodes_key(endpoint_id: str) -> str:
+    """Redis hash of the endpoint's nodes: instance → signed ``NodeState``."""
+    return f"{prefix(endpoint_id)}nodes"
+
+
+def beats_key(endpoint_id: str) -> str:
+    """Redis hash of the endpoint's nodes: instance → ``Beat``."""
+    return f"{prefix(endpoint_id)}beats"
+
+
+def known_key(endpoint_id: str) -> str:
+    """Redis set of the instances that are in the ledger; others must not fetch bundles."""
+    return f"{prefix(endpoint_id)}known"
+
+
+def applied_key(endpoint_id: str) -> str:
+    """Redis counter of the reports that collectors have taken from the endpoint's list."""
+    return f"{prefix(endpoint_id)}applied"
+
+
+def epoch_key(endpoint_id: str) -> str:
+    """Redis key of the epoch of the endpoint's keys, which is lost with them."""
+    return f"{prefix(endpoint_id)}epoch"
+
+
+def sent_key(endpoint_id: str) -> str:
+    """Redis set of the bundles that were pushed to the endpoint's queue in this epoch."""
+    return f"{prefix(endpoint_id)}sent"
+
+
+def revoked_key(endpoint_id: str) -> str:
+    """Redis set of the bundles that must not be pushed any more."""
+    return f"{prefix(endpoint_id)}revoked"
 
 
 def endpoint_of_news(channel: bytes) -> str | None:

@@ -5,7 +5,7 @@ Layout::
     b"UMBP" | JSON: {"report": id, "size": bytes}
 
 A worker writes the sealed report in pieces to ``names.parts_key`` and then pushes the pointer to its list
-of reports, so that heartbeats and small reports pass between the pieces.
+of reports, so that small reports pass between the pieces.
 """
 
 from __future__ import annotations

@@ -22,11 +22,20 @@ class Log(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a call ran: host name, process id of the runner, number of the slot."""
+    """Where a call ran: host name, process id of the runner, number of the slot.
+
+    ``local``: for each local package that the calls of the bundle have used so far, "node" if it is installed
+    on the node and "sent" if its code travelled with the call; None if there are none.
+    """
 
     host: str
     pid: int
     slot: int
+    local: dict[str, str] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields that are set, for the resource record of a call."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class TaskLog(NamedTuple):

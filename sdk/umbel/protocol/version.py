@@ -6,4 +6,4 @@ __version__ = "0.1.0"
 
 #: Version in every envelope. A reader rejects any other version with VERSION_MISMATCH. Readers ignore unknown
 #: fields, so new fields do not need a new version.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3

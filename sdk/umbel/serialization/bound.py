@@ -9,6 +9,7 @@ The names and arguments of the functions here are part of the format of serializ
 
 from __future__ import annotations
 
+import io
 import pickle
 import threading
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class Bound:
         before = getattr(_local, "table", ())
         _local.table = self.table
         try:
-            return pickle.loads(state), args
+            return _Unpickler(io.BytesIO(state)).load(), args
         except Exception as error:  # unpickling imports and runs code of any library
             raise DeserializeError(
                 f"the state of a callable cannot be loaded here: {type(error).__name__}: {error}"
@@ -68,15 +69,25 @@ def item(number: int) -> Any:
     return _local.table[number]
 
 
-def make_copy(number: int) -> FunctionType:
-    """Return a function with the code of an item of the table, without state."""
-    template: FunctionType = _local.table[number]
-    cells = tuple(CellType() for _ in template.__code__.co_freevars)
-    fn = FunctionType(template.__code__, template.__globals__, template.__name__, None, cells)
-    fn.__qualname__ = template.__qualname__
-    fn.__module__ = template.__module__
-    fn.__doc__ = template.__doc__
-    return fn
+class _Unpickler(pickle.Unpickler):
+    """Loads a state, which refers to objects that its code refers to, too, by their numbers in the table."""
+
+    def persistent_load(self, number: int) -> Any:
+        return item(number)
+
+
+def make_copy(number: int, cells: tuple[CellType, ...]) -> FunctionType:
+    """Return a function with the code of an item of the table and the cells of its variables."""
+    return with_cells(_local.table[number], cells)
+
+
+def with_cells(fn: FunctionType, cells: tuple[CellType, ...]) -> FunctionType:
+    """Return a function with the code and the names of another one, and cells of its own."""
+    copy = FunctionType(fn.__code__, fn.__globals__, fn.__name__, None, cells)
+    copy.__qualname__ = fn.__qualname__
+    copy.__module__ = fn.__module__
+    copy.__doc__ = fn.__doc__
+    return copy
 
 
 def fill_copy(fn: FunctionType, state: tuple[Any, ...]) -> None:

@@ -6,7 +6,7 @@ import functools
 import io
 import sys
 from collections import ChainMap
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import cloudpickle
@@ -15,6 +15,7 @@ from cloudpickle.cloudpickle import (
     _decompose_typevar,
     _dynamic_class_reduce,
     _lookup_module_and_qualname,
+    _make_empty_cell,
     _make_typevar,
     _should_pickle_by_reference,
 )
@@ -28,9 +29,13 @@ _FILE_NAME = 10
 
 
 class Pickled(bytes):
-    """A pickle. ``packages``: the local packages and modules whose code is in it."""
+    """A pickle.
+
+    ``packages``: the local packages and modules whose code is in it. ``pickler``: the pickler that made it.
+    """
 
     packages: tuple[str, ...] = ()
+    pickler: Pickler
 
 
 def dumps(value: Any) -> Pickled:
@@ -60,6 +65,13 @@ def _reduce_code(code: CodeType) -> Any:
     return (make, values, *more)
 
 
+def _copy_cell(cell: CellType) -> CellType:
+    try:
+        return CellType(cell.cell_contents)
+    except ValueError:  # not assigned yet
+        return CellType()
+
+
 def _qualname(obj: Any) -> str | None:
     """Return the name of an object in its module, or None if the module does not have it."""
     if issubclass(type(obj), ModuleType):
@@ -80,13 +92,20 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.packages: dict[str, str | None] = {}
         self._file = file
         self._local_by_value = local_by_value
+        #: Cells of functions, whose contents are part of the functions.
+        self._cells: dict[int, CellType] = {}
 
     def pickle(self, value: Any) -> Pickled:
         """Return the pickle of a value."""
         self.dump(value)
         pickled = Pickled(self._file.getvalue())
         pickled.packages = tuple(sorted(self.packages))
+        pickled.pickler = self
         return pickled
+
+    def objects(self) -> dict[int, Any]:
+        """Return the objects that were pickled, by their ids. They are referenced, so ids are not reused."""
+        return {key: obj for key, (_, obj) in self.memo.copy().items()}
 
     def reducer_override(self, obj: Any) -> Any:
         """Choose how to pickle functions, classes and modules."""
@@ -105,6 +124,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._choice(obj, (_make_typevar, _decompose_typevar(obj)))
         elif kind is wrappers.CACHED and not self.has_name(obj):
             return self._choice(obj, wrappers.reduce_cached(obj))
+        elif kind is CellType and id(obj) in self._cells:
+            return _make_empty_cell, ()
         elif kind is functools.cached_property:
             return wrappers.reduce_cached_property(obj)
         return NotImplemented
@@ -116,9 +137,20 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if wrappers.is_dispatcher(fn):
             return wrappers.reduce_dispatcher(fn)
         make, args, state = reduced[:3]
+        if fn.__closure__:
+            # the cells themselves: functions that share a variable (``nonlocal``) still share it
+            contents = tuple(map(_copy_cell, fn.__closure__))
+            args = (*args[:-1], self.cells_of(fn))
+            state = (state[0], {**state[1], "__closure__": contents})
         modules = local_imports.find(fn) if self._local_by_value else {}
         self.used_local |= bool(modules)
         return make_function, (bool(modules), make, args), (state, modules), None, None, fill_function
+
+    def cells_of(self, fn: FunctionType) -> tuple[CellType, ...]:
+        """Return the cells of a function, which are pickled without their contents."""
+        cells = fn.__closure__ or ()
+        self._cells.update((id(cell), cell) for cell in cells)
+        return cells
 
     def _choice(self, obj: Any, reduced: Any) -> Any:
         """Add the name of an object of a local package, for a process that has the same package."""

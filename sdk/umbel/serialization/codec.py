@@ -36,7 +36,7 @@ from ..protocol.environment import FUNCTION_MAGIC
 from . import by_value
 from .bound import Bound
 from .compression import COMPRESSED, compress, decompress
-from .size import check_size
+from .size import check_size, find_unserializable
 from .source import Fallback, find_source, rebuild
 
 PLAIN = b"P"
@@ -183,8 +183,11 @@ def pickle_function(fn: Callable[..., Any]) -> by_value.Pickled:
     try:
         return by_value.dumps(fn)
     except Exception as error:  # pickling runs code of any library, which may raise anything
+        name = function_name(fn)
+        variable = find_unserializable(fn, name)
         raise SerializeError(
-            f"function {function_name(fn)!r} cannot be serialized: {_reason(error)}"
+            f"function {name!r} cannot be serialized{f' because of {variable}' if variable else ''}: "
+            f"{_reason(error)}"
         ) from error
 
 

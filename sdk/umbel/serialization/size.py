@@ -1,4 +1,4 @@
-"""Which variable makes a serialized function too large."""
+"""Which variable makes a function too large or impossible to serialize."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cloudpickle.cloudpickle import _extract_code_globals
 from ..protocol.errors import TooLarge
 from ..protocol.limits import MAX_FUNCTION_BYTES, MAX_REQUEST_BYTES
 from . import by_value
+from .snapshot import slot_names
 
 #: Part of a request that is not the function's bytes or its source (bytes).
 _OVERHEAD = 32 * 1024
@@ -50,6 +51,37 @@ def _largest(fn: Any, name: str) -> tuple[str, Any, int]:
     return found
 
 
+def find_unserializable(fn: Any, name: str) -> str | None:
+    """Return which of the variables that a callable refers to cannot be pickled; None if it is not known."""
+    found: str | None = None
+    seen: list[Any] = []
+    try:
+        while all(fn is not other for other in seen):
+            seen.append(fn)
+            for where, value in _parts(fn, name):
+                if not _is_serializable(value):
+                    found = where
+                    fn, name = value, _name(value)
+                    break
+    except Exception:  # reading an attribute runs code of any class
+        pass
+    return found
+
+
+def _is_serializable(value: Any) -> bool:
+    try:
+        by_value.dumps(value)
+    except Exception:  # pickling runs code of any library
+        return False
+    return True
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        return _name(value.func)
+    return str(getattr(value, "__qualname__", None) or type(value).__qualname__).replace("<locals>.", "")
+
+
 def _parts(fn: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(fn, functools.partial):
         yield from ((f"argument {number} of the partial", value) for number, value in enumerate(fn.args))
@@ -62,12 +94,15 @@ def _parts(fn: Any, name: str) -> Iterator[tuple[str, Any]]:
             if variable in fn.__globals__:
                 yield f"variable {variable!r} of {name!r}", fn.__globals__[variable]
         for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
-            yield f"variable {variable!r} of {name!r}", cell.cell_contents
+            try:
+                yield f"variable {variable!r} of {name!r}", cell.cell_contents
+            except ValueError:
+                pass  # not assigned yet
         for value in fn.__defaults__ or ():
             yield f"a default of {name!r}", value
         for key, value in (fn.__kwdefaults__ or {}).items():
             yield f"default {key!r} of {name!r}", value
     else:
-        yield from (
-            (f"attribute {key!r} of {name!r}", value) for key, value in getattr(fn, "__dict__", {}).items()
-        )
+        values = getattr(fn, "__dict__", {})
+        slots = {key: getattr(fn, key, None) for key in slot_names(type(fn))}
+        yield from ((f"attribute {key!r} of {name!r}", value) for key, value in {**slots, **values}.items())

@@ -42,7 +42,7 @@ MAX_BUFFER = 16 * 1024 * 1024
 
 _MISSING = object()
 #: Types of immutable objects that refer to no others that can change.
-_ATOMS: set[Any] = {
+ATOMS: set[Any] = {
     type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented),
     CodeType, re.Pattern, uuid.UUID, decimal.Decimal,
     datetime.date, datetime.timedelta, datetime.timezone,
@@ -89,11 +89,16 @@ class Snapshot:
         seen: dict[int, Any] = {}
         while self._waiting:
             value = self._waiting.pop()
-            if type(value) not in _ATOMS and id(value) not in seen:
+            if type(value) not in ATOMS and id(value) not in seen:
                 seen[id(value)] = value  # referenced, so that no other object gets its id
                 if len(seen) > MAX_OBJECTS:
                     raise NotComparable
                 self._add(value)
+        self._seen = seen
+
+    def objects(self) -> list[Any]:
+        """Return the objects of the graph and the cells of its functions, in the order they were found."""
+        return [*self._seen.values(), *(cell for cell, _ in self._cells)]
 
     def is_valid(self) -> bool:
         """Return whether everything is still the same."""
@@ -193,7 +198,7 @@ class Snapshot:
     def _add_class(self, cls: type) -> None:
         if cls.__module__ == "builtins" or self._add_reference(cls):
             return
-        _slot_names(cls)  # pickling an instance sets an attribute of the class, too
+        slot_names(cls)  # pickling an instance sets an attribute of the class, too
         attributes = cls.__dict__
         kept = {name: value for name, value in attributes.items() if name != "_abc_impl"}
         if "_abc_impl" in attributes:
@@ -232,7 +237,7 @@ class Snapshot:
     def _follow(self, items: Any) -> None:
         if len(items) > MAX_ITEMS:
             raise NotComparable
-        if not _ATOMS.issuperset(map(type, items)):
+        if not ATOMS.issuperset(map(type, items)):
             self._waiting += items
 
     def _add_typing(self, value: Any) -> bool:
@@ -264,7 +269,7 @@ class Snapshot:
         kind = type(value)
         if not issubclass(kind, enum.Enum) and not _has_default_pickling(kind):
             raise NotComparable
-        slots = [name for name in _slot_names(kind) if name != "__dict__"]
+        slots = [name for name in slot_names(kind) if name != "__dict__"]
         read = functools.partial(_class_and_slots, slots)
         self._values.append((read, value, read(value)))
         self._waiting += [content for content in read(value) if content is not _MISSING]
@@ -304,7 +309,8 @@ def _class_and_slots(slots: Iterable[str], value: Any) -> tuple[Any, ...]:
     return _Identities((type(value), *[getattr(value, name, _MISSING) for name in slots]))
 
 
-def _slot_names(cls: type) -> list[str]:
+def slot_names(cls: type) -> list[str]:
+    """Return the names of the slots that pickle stores."""
     names: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
     return names
 

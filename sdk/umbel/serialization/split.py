@@ -4,6 +4,9 @@ The callable is pickled as it is, except that functions and classes that would t
 their numbers in a table. Functions that are created again and again (lambdas, closures) are replaced by a
 template with the same code and globals; their defaults, variables and attributes are part of the state.
 ``bound`` puts both together.
+
+An object that the code refers to as well, such as a global variable, must stay one object: ``is`` and changes
+in place depend on it. It becomes an item of the table, too.
 """
 
 from __future__ import annotations
@@ -27,10 +30,14 @@ MAX_TEMPLATES = 1_024
 
 
 class Split(NamedTuple):
-    """A callable in two parts: its pickled state, and the functions and classes that the state refers to."""
+    """A callable in two parts: its pickled state, and the functions and classes that the state refers to.
+
+    ``pickler``: the pickler of the state.
+    """
 
     state: bytes
     table: tuple[Any, ...]
+    pickler: Pickler
 
 
 class Templates:
@@ -69,12 +76,15 @@ def is_distinct(fn: FunctionType) -> bool:
     return not isinstance(module, str) or find_by_name(module, qualname) is not fn
 
 
-def split(value: Any, templates: Templates) -> Split:
-    """Split a callable. Raises any exception of pickling."""
+def split(value: Any, templates: Templates, table: tuple[Any, ...] = ()) -> Split:
+    """Split a callable. Raises any exception of pickling.
+
+    ``table``: items that the table begins with; their numbers replace them in the state.
+    """
     file = io.BytesIO()
-    pickler = _Splitter(file, templates)
+    pickler = _SharingSplitter(file, templates, table) if table else _Splitter(file, templates)
     pickler.dump(value)
-    return Split(file.getvalue(), tuple(pickler.table))
+    return Split(file.getvalue(), tuple(pickler.table), pickler)
 
 
 def _key(fn: FunctionType) -> tuple[Any, ...]:
@@ -83,12 +93,7 @@ def _key(fn: FunctionType) -> tuple[Any, ...]:
 
 
 def _template(fn: FunctionType) -> FunctionType:
-    cells = tuple(CellType() for _ in fn.__code__.co_freevars)
-    template = FunctionType(fn.__code__, fn.__globals__, fn.__name__, None, cells)
-    template.__qualname__ = fn.__qualname__
-    template.__module__ = fn.__module__
-    template.__doc__ = fn.__doc__
-    return template
+    return bound.with_cells(fn, tuple(CellType() for _ in fn.__code__.co_freevars))
 
 
 class _Splitter(Pickler):
@@ -109,7 +114,14 @@ class _Splitter(Pickler):
             if wrappers.is_dispatcher(obj) or not is_distinct(obj):
                 return self._item(obj)
             template = self._number(self._templates.get(obj))
-            return bound.make_copy, (template,), _state_of(obj), None, None, bound.fill_copy
+            return (
+                bound.make_copy,
+                (template, self.cells_of(obj)),
+                _state_of(obj),
+                None,
+                None,
+                bound.fill_copy,
+            )
         if issubclass(kind, type):
             if obj.__module__ != "builtins" and self.is_code(obj):
                 return self._item(obj)
@@ -131,6 +143,20 @@ class _Splitter(Pickler):
         return bound.item, (self._number(obj),)
 
 
+class _SharingSplitter(_Splitter):
+    """Replaces the objects of a given table, which may be of any type, by their numbers."""
+
+    def __init__(self, file: io.BytesIO, templates: Templates, table: tuple[Any, ...]):
+        super().__init__(file, templates)
+        self.table += table
+        self._numbers.update((id(obj), number) for number, obj in enumerate(table))
+        self._given = dict(self._numbers)
+
+    def persistent_id(self, obj: Any) -> int | None:
+        """Return the number of an object of the given table."""
+        return self._given.get(id(obj))
+
+
 def _state_of(fn: FunctionType) -> tuple[Any, ...]:
     """Return what distinguishes a function from its template; ``bound.fill_copy`` sets it."""
     cells = {}
@@ -143,4 +169,6 @@ def _state_of(fn: FunctionType) -> tuple[Any, ...]:
     if any(type(value) is ModuleType for value in cells.values()):
         # submodules of packages in variables, which loading the state imports
         imported = _find_imported_submodules(fn.__code__, cells.values())
-    return fn.__defaults__, fn.__kwdefaults__, cells, vars(fn), fn.__annotations__, imported
+    # copies: whose dictionaries these are makes no difference
+    keywords = dict(fn.__kwdefaults__) if fn.__kwdefaults__ else None
+    return fn.__defaults__, keywords, cells, {**vars(fn)}, {**fn.__annotations__}, imported

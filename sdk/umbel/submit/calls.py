@@ -71,7 +71,7 @@ class Batch:
     @property
     def futures(self) -> list[UmbelFuture]:
         """The futures of its calls."""
-        return [call.future for part in self.parts for call in part.calls]
+        return [call.future for call in self.calls]
 
     def drop_abandoned(self) -> None:
         """Remove calls whose futures were cancelled."""

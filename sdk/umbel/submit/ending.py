@@ -127,16 +127,14 @@ def _wait(sessions: Sequence[Unfinished], interrupts: Sequence[int]) -> None:
     told = False
     for session in sessions:
         deadline = started + session.patience
-        if (
-            not told
-            and not _flush(session, min(deadline, started + PATIENT_SILENCE), interrupts)
-            and not interrupts
-        ):
-            told = True
-            logger.warning(
-                "waiting up to %.0f s for the service to accept the remaining calls; Ctrl-C stores them",
-                max(0.0, deadline - time.monotonic()),
-            )
+        if not told:
+            accepted = _flush(session, min(deadline, started + PATIENT_SILENCE), interrupts)
+            told = not accepted and not interrupts
+            if told:
+                logger.warning(
+                    "waiting up to %.0f s for the service to accept the remaining calls; Ctrl-C stores them",
+                    max(0.0, deadline - time.monotonic()),
+                )
         _flush(session, deadline, interrupts)
 
 

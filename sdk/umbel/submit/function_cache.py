@@ -15,6 +15,7 @@ from ..protocol.limits import MAX_PAYLOAD_BYTES
 from ..serialization.bound import Bound
 from ..serialization.by_value import Pickled
 from ..serialization.codec import FunctionBody, describe_function, dump_call, function_name, pickle_function
+from ..serialization.identity import with_identity
 from ..serialization.local_modules import generation
 from ..serialization.snapshot import Snapshot
 from ..serialization.split import Split, Templates, is_distinct, split
@@ -40,6 +41,7 @@ class _Entry(NamedTuple):
     generation: Any
     snapshot: Snapshot
     body: FunctionBody
+    shared: dict[int, Any]  # objects whose identity matters, by their ids
 
 
 class _Use(NamedTuple):
@@ -130,22 +132,44 @@ class FunctionCache:
         None if the parts cannot be serialized: then the callable as a whole may be, or has a better error.
         """
         try:
-            parts = split(fn, self._templates)
             name = name or function_name(fn)
-            return self._place(fn, parts, self._code(fn, parts, name), name)
+            return self._place(fn, *self._parts(fn, name), name)
         except Exception:  # pickling runs code of any library, which may raise anything
             return None
 
-    def _code(self, fn: Any, parts: Split, name: str) -> FunctionBody:
-        """Return the function that is registered for the code of a callable."""
-        key = (name, environment_of(fn), limits_of(fn), *map(id, parts.table))
-        known = self._known(key)
-        if known is not None:
-            return known
-        taken, snapshot = generation(), _snapshot(parts.table)
-        bound = Bound(parts.table)
-        body = self._shared(fn, pickle_function(bound), name, bound)
-        return self._keep(key, parts.table, taken, snapshot, body)
+    def _parts(self, fn: Any, name: str) -> tuple[Split, FunctionBody]:
+        """Return the parts of a callable, and the function that is registered for its code."""
+        parts = split(fn, self._templates)
+        code, referred, snapshot = self._code(fn, parts.table, name)
+        if not referred:
+            return parts, code
+        common = with_identity(obj for key, obj in parts.pickler.objects().items() if key in referred)
+        if not common:
+            return parts, code
+        # all objects if they are known, so that the table is the same for other states
+        more = common if snapshot is None else referred.values()
+        in_table = set(map(id, parts.table))
+        table = (*parts.table, *(obj for obj in more if id(obj) not in in_table))
+        parts = split(fn, self._templates, table)
+        return parts, self._code(fn, parts.table, name)[0]
+
+    def _code(
+        self, fn: Any, table: tuple[Any, ...], name: str
+    ) -> tuple[FunctionBody, dict[int, Any], Snapshot | None]:
+        """Return the function for a table, what it refers to by the objects' ids, and its snapshot."""
+        key = (name, environment_of(fn), limits_of(fn), *map(id, table))
+        entry = self._valid(key)
+        if entry is not None:
+            return entry.body, entry.shared, entry.snapshot
+        taken, snapshot = generation(), _snapshot(table)
+        bound = Bound(table)
+        pickled = pickle_function(bound)
+        body = self._shared(fn, pickled, name, bound)
+        if snapshot is None:
+            return body, pickled.pickler.objects(), None
+        shared = {id(obj): obj for obj in with_identity(snapshot.objects())}
+        self._keep(key, table, taken, snapshot, body, shared)
+        return body, shared, snapshot
 
     def _place(
         self, fn: Any, parts: Split, code: FunctionBody, name: str
@@ -161,7 +185,7 @@ class FunctionCache:
             self._remember(self._sent, key, _Use(code, sent), MAX_STATES)
             return code, parts.state
         body = self._with_state(fn, parts, name)
-        if split(fn, self._templates).state == parts.state:  # else it was changed meanwhile
+        if self._parts(fn, name)[0].state == parts.state:  # else it was changed meanwhile
             self._remember(self._stored, key, _Use(code, body=body), CACHE_SIZE)
         return body, None
 
@@ -179,18 +203,28 @@ class FunctionCache:
         return self._shared(fn, pickle_function(bound), name, bound)
 
     def _known(self, key: Hashable) -> FunctionBody | None:
+        entry = self._valid(key)
+        return None if entry is None else entry.body
+
+    def _valid(self, key: Hashable) -> _Entry | None:
         entry = self._entries.get(key)
         if entry is not None and entry.generation == generation() and entry.snapshot.is_valid():
-            return entry.body
+            return entry
         return None
 
     def _keep(
-        self, key: Hashable, code: Any, taken: Any, snapshot: Snapshot | None, body: FunctionBody
+        self,
+        key: Hashable,
+        code: Any,
+        taken: Any,
+        snapshot: Snapshot | None,
+        body: FunctionBody,
+        shared: dict[int, Any] | None = None,
     ) -> FunctionBody:
         with self._lock:
             self._entries.pop(key, None)
             if snapshot is not None:
-                self._entries[key] = _Entry(code, taken, snapshot, body)
+                self._entries[key] = _Entry(code, taken, snapshot, body, shared or {})
                 if len(self._entries) > CACHE_SIZE:
                     self._entries.popitem(last=False)
         return body

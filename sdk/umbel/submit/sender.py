@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from ..api.client import Client
 from ..api.options import Options
 from ..futures import UmbelFuture
-from ..protocol.errors import BadRequest, NotFound, ServiceUnavailable, TooLarge, TooMany, UmbelError
+from ..protocol.errors import TooMany, UmbelError
 from ..serialization.codec import FunctionBody
 from ..system.threads import GuardedThread
 from .calls import MAX_FUNCTIONS, Batch, Call, CallQueue, Route
 from .canceller import Canceller
 from .pending import Pending, copy_of
+from .submitter import Submitter, may_concern_one_function
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ MAX_UNSENT_CALLS = 20_000
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 #: Most calls and functions of the first submission of a burst, and how much larger each of the next may be.
 FIRST_CALLS, FIRST_FUNCTIONS, GROWTH = 64, 4, 8
-_NO_FUNCTION = "FUNCTION_NOT_FOUND"
 
 
 class Sender:
@@ -49,7 +48,7 @@ class Sender:
         ended: Callable[[], None],
         on_reject: Callable[[Batch, BaseException], None],
     ):
-        self._client = client
+        self._submitter = Submitter(client, route)
         self._pending = pending
         self._route = route
         self._canceller = canceller
@@ -58,7 +57,6 @@ class Sender:
         self._reset()
         self._most, self._functions = FIRST_CALLS, FIRST_FUNCTIONS
         self._answered = False
-        self._accepted = 0.0
         self._idle = False
         self._closed = False
         self._failure: BaseException | None = None
@@ -207,7 +205,7 @@ class Sender:
         """Remove the calls of the next submission from the queue; they are current until it is answered."""
         with self._changed:
             most, functions = self._route.batch_size, MAX_FUNCTIONS
-            # the rest of a collected batch would wait for another interval
+            # a collected batch goes whole: its rest would wait for another interval
             if not self._route.batch_interval:
                 most, functions = min(self._most, most), min(self._functions, functions)
                 self._most *= GROWTH
@@ -223,11 +221,7 @@ class Sender:
         futures = batch.futures
         self._pending.begin(futures)
         try:
-            task_ids = self._submit(batch)
-            if len(task_ids) != len(futures):
-                raise ServiceUnavailable(
-                    f"the service answered with {len(task_ids)} task ids for {len(futures)} calls"
-                )
+            task_ids = self._submitter.submit(batch, self._given_up)
             cancelled = self._pending.accept(task_ids, futures)
             if cancelled:
                 self._canceller.cancel(cancelled)
@@ -245,8 +239,7 @@ class Sender:
 
     def _separate(self, batch: Batch, error: BaseException) -> bool:
         """Queue each function of a rejected batch again, alone, if only one of them may be the reason."""
-        rejected = isinstance(error, (BadRequest, TooLarge)) or getattr(error, "code", "") == _NO_FUNCTION
-        if not rejected or len(batch.parts) < 2 or self._given_up.is_set():
+        if not may_concern_one_function(error) or len(batch.parts) < 2 or self._given_up.is_set():
             return False
         with self._changed:
             if self._current is not batch:
@@ -255,47 +248,3 @@ class Sender:
             self._queue.put_back(batch.split())
             self._current = None
             return True
-
-    def _submit(self, batch: Batch) -> list[str]:
-        """Send one submission; repeat it while the service's queue is full."""
-        route = self._route
-        deadline = None
-        if route.submit_timeout is not None:
-            # calls behind submissions that failed wait no longer than they do
-            queued = max(part.calls[-1].queued for part in batch.parts)
-            deadline = max(queued, self._accepted) + route.submit_timeout
-        registered_again = False
-        while True:
-            functions = [
-                (self._client.function_id(part.function, _left(deadline)), len(part.calls))
-                for part in batch.parts
-            ]
-            try:
-                batch.tried = True
-                answer = self._client.submit(
-                    functions,
-                    route.endpoint,
-                    [call.payload for call in batch.calls],
-                    group_id=route.group_id,
-                    options=batch.options,
-                    key=batch.key,
-                    patience=_left(deadline),
-                    given_up=self._given_up,
-                )
-                self._accepted = time.monotonic()
-                return [str(task_id) for task_id in answer["task_ids"]]
-            except TooMany:
-                if deadline is not None:  # the request was repeated until then
-                    raise
-            except NotFound as error:
-                # deleted since this client registered it
-                if error.code != _NO_FUNCTION or registered_again:
-                    raise
-                registered_again = True
-                for function_id, _ in functions:
-                    self._client.forget_function(function_id)
-
-
-def _left(deadline: float | None) -> float | None:
-    """Return the time until a deadline (seconds); None if there is none."""
-    return None if deadline is None else max(0.05, deadline - time.monotonic())

@@ -23,6 +23,11 @@ def _wall() -> float:
     return time.time()
 
 
+def monotonic() -> float:
+    """Return seconds of a clock that never jumps and stands still while the system is suspended."""
+    return time.monotonic()
+
+
 def steady() -> float:
     """Return seconds since the start of the system, including the time in which it was suspended."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)

@@ -135,3 +135,17 @@ def node(ledger: Ledger, lab: FakeEndpoint) -> FakeNode:
     node = lab.node()
     ledger.collect()
     return node
+
+
+@pytest.fixture
+def database(ledger: Ledger) -> Database:
+    """The database of the ledger."""
+    return ledger.fed.database
+
+
+@pytest.fixture
+def server(postgresql: Server | None) -> Server:
+    """The PostgreSQL server; skips on SQLite."""
+    if postgresql is None:
+        pytest.skip("needs PostgreSQL")
+    return postgresql

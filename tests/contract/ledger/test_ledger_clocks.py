@@ -19,7 +19,7 @@ def test_a_jump_of_the_sweepers_clock_expires_nothing(
     ledger: Ledger, lab: FakeEndpoint, node: FakeNode, jump: float
 ) -> None:
     wall = Clock()
-    sweeper = Sweeper(replace(ledger.fed, clock=SteadyClock(wall)))
+    sweeper = Sweeper(replace(ledger.fed, clock=SteadyClock(wall)), ledger.clock.ticks)
     running = ledger.submit(lab, 1, max_attempts=1)
     node.take()
     node.beat()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from federation.db import shared
+from federation.db import arrivals, shared
 from federation.ledger import totals
 from federation.registry.users import User
 from tests.support.endpoint import FakeEndpoint, FakeNode
@@ -142,12 +144,17 @@ def test_two_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) ->
     assert all(names[place] != names[place + 1] for place in range(last)), names
 
 
+def _count_only(_fed: Any, connection: Connection, endpoint_no: int, _now: float, *arrival: Any) -> list[Any]:
+    arrivals.count(connection, endpoint_no, *arrival)
+    return []
+
+
 def test_a_window_with_room_is_filled_by_the_sweeper(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = ledger.endpoint("other")
     with monkeypatch.context() as patch:
-        patch.setattr("federation.dispatch.refill", lambda *_: [])
+        patch.setattr("federation.dispatch.refill", _count_only)
         answers = [ledger.submit(lab, 2), ledger.submit(other, 2)]
     assert [ledger.state(answer) for answer in answers] == ["queued", "queued"]
     ledger.sweep()
@@ -191,7 +198,7 @@ def test_a_crash_between_commit_and_sending_is_mended(
     node = lab.node()
     ledger.collect()
     with monkeypatch.context() as patch:
-        patch.setattr("federation.dispatch.send", lambda *_: None)
+        patch.setattr("federation.dispatch.after_commit", lambda *_: None)
         answer = ledger.submit(lab, 10)
     assert not node.take()
     for _ in range(6):
@@ -232,9 +239,11 @@ def test_narrow_calls_do_not_overtake_a_wide_one(ledger: Ledger, lab: FakeEndpoi
 def test_a_wide_call_waits_for_a_node_that_has_the_slots_and_is_in_nobodys_way(
     ledger: Ledger, lab: FakeEndpoint
 ) -> None:
-    ledger.submit(lab, 1, cores=4)
-    assert not ledger.broker.queues[lab.id], "an endpoint that was never seen counts for one slot"
+    unseen = ledger.endpoint("unseen")
+    ledger.submit(unseen, 1, cores=4)
+    assert not ledger.broker.queues[unseen.id], "an endpoint that was never seen counts for one slot"
     large = lab.node("large", slots=4)
+    ledger.collect()
     large.goodbye()
     small = lab.node("small", slots=2)
     ledger.collect()

@@ -103,18 +103,6 @@ def transactions(ledger: Ledger, node: FakeNode) -> Transactions:
 
 
 @pytest.fixture
-def database(ledger: Ledger) -> Database:
-    return ledger.fed.database
-
-
-@pytest.fixture
-def server(postgresql: Server | None) -> Server:
-    if postgresql is None:
-        pytest.skip("needs PostgreSQL")
-    return postgresql
-
-
-@pytest.fixture
 def sqlite(postgresql: Server | None) -> None:
     if postgresql is not None:
         pytest.skip("needs SQLite")
@@ -154,7 +142,9 @@ def test_connections_are_cut_before_any_statement(
             break
         act()
         number += 1
-    assert number >= 2 and (failures == number or kind == "sweep")
+    # the look after the end of a transaction (dispatch.catch_up) fails without failing what was done
+    looks = 1 if kind in ("accept", "apply", "cancel") else 0
+    assert number >= 2 and (failures == number - looks or kind == "sweep")
     transactions.finish()
 
 

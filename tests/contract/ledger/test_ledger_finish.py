@@ -14,6 +14,7 @@ from federation.ledger.requeue import MAX_INTERRUPTIONS, MAX_WALLTIMES
 from federation.registry import endpoints
 from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
+from umbel.protocol import names
 from umbel.protocol.errors import Conflict, NotFound
 from umbel.protocol.messages import Bundle, Interruption, Outcome, Status
 from umbel.serialization.exceptions import dump_exception
@@ -158,16 +159,21 @@ def test_a_report_concerns_its_endpoint_only(
 
 
 def test_a_report_that_was_read_before_its_endpoint_was_deleted(ledger: Ledger, node: FakeNode) -> None:
-    """The collector knows the key of the endpoint for a while; its report changes nothing."""
+    """The collector knows the key of the endpoint for a while; its reports and nodes change nothing."""
+    _, bundle = _one(ledger, node)
+    node.finish()
     ledger.collect()
     endpoints.delete(ledger.fed, ledger.me, node.endpoint.name)
-    node.endpoint.node("late")
+    late = node.endpoint.node("late")
+    late.report({bundle.id: [outcome(bundle, bundle.calls[0])]})
     assert ledger.broker.reports() == 1
-    ledger.collector._turns.add([node.endpoint.id])
+    ledger.collector._turns[node.endpoint.id] = None
+    ledger.collector.watch.look([node.endpoint.id])
+    assert not node.redis.exists(names.known_key(node.endpoint.id)), "nor may they fetch"
     ledger.collect()
     assert ledger.broker.reports() == 0
     with ledger.fed.database.read() as connection:
-        assert "late" not in connection.exec_driver_sql("SELECT name FROM nodes").scalars().all()
+        assert connection.exec_driver_sql("SELECT name FROM nodes").scalars().all() == ["n1"]
 
 
 def test_completion_numbers_follow_the_order_of_ends_without_gaps(

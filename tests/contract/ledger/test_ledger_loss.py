@@ -7,49 +7,51 @@ from typing import Any
 import pytest
 
 from federation.db.errors import DatabaseUnavailable
-from federation.services import liveness, sweeper
+from federation.ledger import node_rows
+from federation.services import sweeper
 from federation.services.collector import Collector
-from tests.support.endpoint import FakeEndpoint, outcome
+from tests.support.endpoint import FakeEndpoint, FakeNode, outcome
 from tests.support.ledger import Ledger
 from umbel.protocol import names
 from umbel.protocol.messages import Status
 
 
 def _hold(ledger: Ledger, lab: FakeEndpoint, **options: Any) -> Any:
-    """A node whose heartbeat lists the only bundle."""
+    """A node that has the only bundle."""
     node = lab.node()
     ledger.collect()
     answer = ledger.submit(lab, 1, **options)
     node.take()
-    node.beat()
-    ledger.collect()
     return node, answer
 
 
-def _take_and_die(ledger: Ledger, lab: FakeEndpoint, name: str) -> None:
-    """A node joins, receives what is sent, and never reports again."""
-    node = lab.node(name)
-    ledger.collect()
-    ledger.sweep(after=1)
-    node.take()
-    assert node.held, "nothing was sent"
-    node.beat()
-    ledger.collect()
-    ledger.sweep(after=61)
+def _pass(ledger: Ledger, seconds: float, *present: FakeNode) -> None:
+    """Let time pass in which these nodes beat, collectors collect and the sweeper sweeps."""
+    while seconds > 0:
+        ledger.clock.forward(min(5.0, seconds))
+        for node in present:
+            node.beat()
+        ledger.collect()
+        ledger.sweeper.sweep()
+        seconds -= 5.0
 
 
-def _miss(ledger: Ledger, *present: Any) -> None:
-    """Sweep until a bundle counts as lost: every node has sent a heartbeat since it was first missing."""
-    ledger.sweep()
-    ledger.clock.forward(5)
-    for node in present:
-        node.beat()
-    ledger.collect()
-    ledger.sweep()
+def _live(ledger: Ledger, lab: FakeEndpoint) -> list[str]:
+    """The nodes that are not considered lost, whenever their beats were seen."""
+    with ledger.fed.database.read() as connection:
+        return [row.name for row in node_rows.live_instances(connection, lab.no)]
 
 
 def _attempt(ledger: Ledger, answer: dict[str, Any]) -> int:
     return int(ledger.task(answer["task_ids"][0])["attempt"])
+
+
+def _ends(ledger: Ledger, node: FakeNode, answer: dict[str, Any], attempt: int) -> None:
+    """The node takes what is queued, finishes it, and this attempt is the one that succeeds."""
+    node.take()
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded" and _attempt(ledger, answer) == attempt
 
 
 # Nodes
@@ -58,11 +60,7 @@ def _attempt(ledger: Ledger, answer: dict[str, Any]) -> int:
 def test_the_calls_of_a_silent_node_go_to_another(ledger: Ledger, lab: FakeEndpoint) -> None:
     _, answer = _hold(ledger, lab)
     other = lab.node("n2")
-    ledger.collect()
-    for _ in range(13):
-        ledger.sweep(after=5)
-        other.beat()
-        ledger.collect()
+    _pass(ledger, 70, other)
     (bundle,) = other.take()
     assert bundle.calls[0].attempt == 2
     other.finish()
@@ -71,20 +69,28 @@ def test_the_calls_of_a_silent_node_go_to_another(ledger: Ledger, lab: FakeEndpo
     assert ledger.task(answer["task_ids"][0])["node"] == "n2"
 
 
-def test_a_node_that_speaks_in_time_keeps_its_calls(ledger: Ledger, lab: FakeEndpoint) -> None:
+def test_a_node_that_beats_in_time_keeps_its_calls(ledger: Ledger, lab: FakeEndpoint) -> None:
     node, answer = _hold(ledger, lab)
     for _ in range(10):
         ledger.sweep(after=50)
         assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
         node.beat()
-        ledger.collect()
+
+
+def test_one_silent_node_takes_no_other_with_it(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node, answer = _hold(ledger, lab)
+    lab.node("n2")
+    ledger.endpoint("other").node("n3")
+    _pass(ledger, 80, node)
+    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    assert [each["live"] for each in ledger.nodes(lab)] == [True, False]
 
 
 def test_each_node_is_marked_lost_by_itself(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nodes of two endpoints are silent, more than one batch of them; another one reports."""
-    monkeypatch.setattr(liveness, "BATCH", 2)
+    """Nodes of two endpoints are silent, more than one batch of them; another one beats."""
+    monkeypatch.setattr(sweeper, "BATCH", 2)
     other = ledger.endpoint("other")
     nodes = [lab.node("n0"), lab.node("n1"), lab.node("n2"), other.node("n0"), other.node("n1")]
     ledger.collect()
@@ -92,19 +98,14 @@ def test_each_node_is_marked_lost_by_itself(
     for node in nodes:
         answers.append(ledger.submit(node.endpoint, 1))
         assert len(node.take()) == 1
-        node.beat()
-        ledger.collect()
-    lost = [2, 1, 2, 2, 2]
-    for _ in range(12):  # a slow machine interrupts the collector, which then listens anew
-        nodes[1].beat()
-        ledger.collect()
-        ledger.sweep(after=25)
-        if [_attempt(ledger, answer) for answer in answers] == lost:
-            break
-    assert [_attempt(ledger, answer) for answer in answers] == lost
-    with ledger.fed.database.read() as connection:
-        live = connection.exec_driver_sql("SELECT endpoint_no, name FROM nodes WHERE live = 1").all()
-    assert live == [(lab.no, "n1")]
+    _pass(ledger, 80, nodes[1])
+    assert [_attempt(ledger, answer) for answer in answers] == [2, 1, 2, 2, 2]
+    assert [(each["name"], each["live"]) for each in ledger.nodes(lab)] == [
+        ("n0", False),
+        ("n1", True),
+        ("n2", False),
+    ]
+    assert [each["live"] for each in ledger.nodes(other)] == [False, False]
 
 
 def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -117,6 +118,15 @@ def test_nodes_die_max_attempts_times_under_a_call(ledger: Ledger, lab: FakeEndp
     assert answer["group_id"] in ledger.broker.woken
 
 
+def _take_and_die(ledger: Ledger, lab: FakeEndpoint, name: str) -> None:
+    """A node joins, receives what is sent, and never beats again."""
+    node = lab.node(name)
+    ledger.collect()
+    node.take()
+    assert node.held, "nothing was sent"
+    _pass(ledger, 70)
+
+
 def test_the_death_of_a_batch_jobs_node_is_not_the_calls_failure(ledger: Ledger, lab: FakeEndpoint) -> None:
     """Sites stop nodes: by preemption, by a fault, at the end of the walltime."""
     answer = ledger.submit(lab, 1, max_attempts=2)
@@ -125,84 +135,103 @@ def test_the_death_of_a_batch_jobs_node_is_not_the_calls_failure(ledger: Ledger,
         assert ledger.task(answer["task_ids"][0])["state"] in ("queued", "dispatched")
 
 
-def test_a_heartbeat_that_arrives_while_its_node_is_marked_lost_counts(
-    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the sweeper's look at the nodes and its transaction, the collector applies a heartbeat."""
-    node, answer = _hold(ledger, lab)
-    mark = liveness.Liveness._mark_lost
-    marked: list[str] = []
-
-    def beat_first(self: liveness.Liveness, found: Any, *more: Any) -> None:
-        marked.append(found.name)
-        node.beat()
-        ledger.collect()
-        mark(self, found, *more)
-
-    monkeypatch.setattr(liveness.Liveness, "_mark_lost", beat_first)
-    ledger.sweep(after=61)
-    assert marked == [node.name], "the sweeper did not consider it lost"
-    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
-    node.finish()
+def test_what_a_node_had_fetched_and_not_noted_is_counted(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """It may have been started: the message was in the node's own list."""
+    node = lab.node()
     ledger.collect()
-    assert ledger.state(answer) == "succeeded"
+    answer = ledger.submit(lab, 1)
+    node.take(note=False)
+    _pass(ledger, 30, node)
+    assert _attempt(ledger, answer) == 1
+    other = lab.node("n2")
+    _pass(ledger, 70, other)
+    _ends(ledger, other, answer, 2)
 
 
-def test_silence_says_nothing_while_nobody_listens(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """The collector was down for an hour: nodes get time to report before any is considered lost."""
+def test_silence_says_nothing_while_nobody_looks(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """The sweeper was suspended for an hour: nodes get time to beat before any is considered lost."""
     node, answer = _hold(ledger, lab)
+    ledger.sweep()
     ledger.clock.forward(3600)
-    ledger.collector = Collector(ledger.fed, "c1")
     ledger.sweep()
     assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    ledger.sweep(after=50)
     node.beat()
-    ledger.collect()
     ledger.sweep(after=30)
     assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
 
 
-def test_unread_reports_protect_silent_nodes(
-    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The collector is late: the heartbeats of more than one batch of nodes are in the broker."""
-    monkeypatch.setattr(liveness, "BATCH", 2)
+def test_silence_says_nothing_while_the_broker_is_down(ledger: Ledger, lab: FakeEndpoint) -> None:
     node, answer = _hold(ledger, lab)
-    others = [lab.node("n2"), lab.node("n3")]
-    ledger.collect()
-    ledger.listen(61)
-    for each in (node, *others):
-        each.beat()
+    ledger.sweep()
+    ledger.broker.down = True
+    for _ in range(20):
+        ledger.clock.forward(5)
+        ledger.sweeper.sweep()
+    ledger.broker.down = False
     ledger.sweep()
     assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    node.beat()
+    _ends(ledger, node, answer, 1)
+
+
+def test_a_collector_that_is_down_costs_nothing(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Reports wait for an hour. What they end is neither lost nor started again."""
+    node, answer = _hold(ledger, lab, max_attempts=1)
+    node.finish()
+    for _ in range(60):
+        ledger.clock.forward(5)
+        node.beat()
+        ledger.sweeper.sweep()
+    assert ledger.state(answer) == "dispatched" and ledger.broker.sends == 1
     ledger.collect()
-    ledger.sweep()
-    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
+    assert ledger.state(answer) == "succeeded" and _attempt(ledger, answer) == 1
+
+
+def test_a_node_that_comes_back_works_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """It was suspended, considered lost, and goes on with what it had, which another one has done."""
+    node, answer = _hold(ledger, lab)
+    other = lab.node("n2")
+    _pass(ledger, 70, other)
+    _ends(ledger, other, answer, 2)
+    node.finish()
+    _pass(ledger, 20, node, other)
+    assert [each["live"] for each in ledger.nodes(lab)] == [True, True]
+    again = ledger.submit(lab, 1, max_attempts=1)
+    node.take()
+    _pass(ledger, 60, node, other)
+    _ends(ledger, node, again, 1)
 
 
 def test_silence_says_nothing_while_the_broker_is_new(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """Heartbeats may have been lost with the broker's data."""
-    node, answer = _hold(ledger, lab)
-    ledger.listen(61)
+    """Beats may have been lost with the broker's data, so silence from before counts no more."""
+    _, answer = _hold(ledger, lab)
+    ledger.listen(58)
     ledger.broker.wipe()
-    ledger.listen()
-    ledger.sweeper.liveness.mark_lost_nodes()
-    ledger.sweep()
+    ledger.sweep(after=1)
     ledger.sweep(after=50)
-    assert _attempt(ledger, answer) == 1
-    for _ in range(5):
-        ledger.sweep(after=65)
-    assert _attempt(ledger, answer) == 2
+    assert _attempt(ledger, answer) == 1 and _live(ledger, lab)
+    _pass(ledger, 60)
+    assert _attempt(ledger, answer) == 2 and not _live(ledger, lab)
 
 
 def test_a_new_instance_is_the_old_ones_death(ledger: Ledger, lab: FakeEndpoint) -> None:
     node, answer = _hold(ledger, lab)
     node.restart()
+    _pass(ledger, 5, node)
+    _ends(ledger, node, answer, 2)
+
+
+def test_an_older_instance_is_not_the_new_ones_death(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node()
+    node.restart()
     ledger.collect()
-    (bundle,) = node.take()
-    assert bundle.calls[0].attempt == 2
-    node.finish()
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded"
+    answer = ledger.submit(lab, 1)
+    node.take()
+    late = FakeNode(lab, node.name, 2)  # the description of the first run arrives again
+    late.beat()
+    _pass(ledger, 60, node, late)
+    _ends(ledger, node, answer, 1)
 
 
 def test_results_of_the_old_instance_still_count(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -218,12 +247,11 @@ def test_results_of_the_old_instance_still_count(ledger: Ledger, lab: FakeEndpoi
     assert ledger.state(answer) == "succeeded"
 
 
-def test_a_goodbye_gives_everything_back(ledger: Ledger, lab: FakeEndpoint) -> None:
+def test_a_goodbye_with_open_bundles_gives_them_back(ledger: Ledger, lab: FakeEndpoint) -> None:
     node, answer = _hold(ledger, lab)
     node.goodbye()
-    ledger.collect()
     other = lab.node("n2")
-    ledger.collect()
+    _pass(ledger, 20, other)
     assert len(other.take()) == 1
     other.finish()
     ledger.collect()
@@ -231,44 +259,53 @@ def test_a_goodbye_gives_everything_back(ledger: Ledger, lab: FakeEndpoint) -> N
 
 
 def test_a_late_goodbye_of_the_old_instance_is_not_the_new_ones(ledger: Ledger, lab: FakeEndpoint) -> None:
-    node, _ = _hold(ledger, lab)
+    node, answer = _hold(ledger, lab)
     old = node.instance
     node.restart()
-    ledger.collect()
+    _pass(ledger, 5, node)
     node.take()
-    node.beat()
+    held, node.held = node.held, {}
     node.instance, new = old, node.instance
     node.goodbye()
-    node.instance = new
-    ledger.collect()
-    assert not node.take()
+    node.instance, node.held = new, held
+    _pass(ledger, 30, node)
+    assert not node.take() and [each["live"] for each in ledger.nodes(lab)] == [True]
 
 
 # Bundles
 
 
-def test_a_bundle_that_nobody_took_is_sent_again_for_nothing(ledger: Ledger, lab: FakeEndpoint) -> None:
+def test_a_bundle_that_was_never_pushed_is_sent_again_for_nothing(ledger: Ledger, lab: FakeEndpoint) -> None:
     node = lab.node()
-    ledger.collect()
-    ledger.clock.forward(60)
-    node.beat()
     ledger.collect()
     ledger.broker.deaf = True
     answer = ledger.submit(lab, 3, max_attempts=1)
     ledger.broker.deaf = False
-    node.beat()
-    ledger.collect()
-    ledger.sweep(after=9)
+    _pass(ledger, 5, node)
     assert not node.take(), "it may still be on its way"
+    _pass(ledger, 10, node)
+    _ends(ledger, node, answer, 1)
+
+
+def test_a_bundle_that_is_pushed_too_late_is_not_pushed(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """The process was suspended between its transaction and the push, and its calls were sent again."""
+    node = lab.node()
+    ledger.collect()
+    late: list[Any] = []
+    send, ledger.broker.send = ledger.broker.send, late.extend  # type: ignore[method-assign]
+    answer = ledger.submit(lab, 1, max_attempts=1)
+    ledger.broker.send = send  # type: ignore[method-assign]
+    _pass(ledger, 15, node)
+    assert len(node.take()) == 1
+    ledger.broker.send(late)
+    assert not node.take(), "two bundles of one call"
+    ledger.broker.wipe()
+    ledger.broker.send(late)
+    ledger.sweep()
+    ledger.broker.send(late)
+    assert not ledger.broker.queues[lab.id]
     node.beat()
-    ledger.collect()
-    ledger.sweep(after=5)
-    assert not node.take(), "somebody may have taken it and not said so yet"
-    _miss(ledger, node)
-    node.take()
-    assert node.finish() == 3
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded" and _attempt(ledger, answer) == 1
+    _ends(ledger, node, answer, 1)
 
 
 def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -281,151 +318,79 @@ def test_a_bundle_in_the_queue_is_not_sent_again(ledger: Ledger, lab: FakeEndpoi
 
 
 def test_bundles_that_wait_for_a_live_node_are_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """More bundles than one question to the broker returns, with a node that reports and takes none."""
+    """More bundles than one question to the broker returns, with a node that beats and takes none."""
     node = lab.node(slots=40)
     ledger.collect()
     answer = ledger.submit(lab, 500)
     sent = ledger.broker.sends
     assert len(ledger.broker.queues[lab.id]) == sent > 100
-    for _ in range(8):
-        ledger.sweep(after=5)
-        node.beat()
-        ledger.collect()
+    _pass(ledger, 40, node)
     assert ledger.broker.sends == sent and _attempt(ledger, answer) == 1
 
 
 def test_a_bundle_taken_after_a_long_wait_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """After a node received a bundle and before its next heartbeat, no queue and no node lists it."""
     answer = ledger.submit(lab, 3)
     ledger.clock.forward(3600)
     node = lab.node()
     ledger.collect()
     ledger.sweep()
-    node.take()
+    node.take(note=False)
     sent = ledger.broker.sends
-    ledger.sweep(after=1)
-    ledger.sweep(after=2)
-    node.beat()
-    ledger.collect()
-    for _ in range(5):
-        ledger.sweep(after=2)
-        node.beat()
-        ledger.collect()
+    _pass(ledger, 40, node)
     assert ledger.broker.sends == sent and _attempt(ledger, answer) == 1
-
-
-def test_a_heartbeat_from_before_a_bundle_was_taken_says_nothing_about_it(
-    ledger: Ledger, lab: FakeEndpoint
-) -> None:
-    """It was sent before the node took the bundle, and is applied after the bundle is first missing."""
-    node = lab.node()
-    ledger.collect()
-    answer = ledger.submit(lab, 3, max_attempts=1)
-    for _ in range(15):
-        ledger.clock.forward(1)
-        node.beat()
-        ledger.collect()
-    node.take()
-    sent = ledger.broker.sends
-    ledger.sweep()
-    ledger.clock.forward(1)
-    node.beat(held=[])
-    ledger.collect()
-    ledger.sweep()
-    assert ledger.broker.sends == sent and ledger.state(answer) == "dispatched"
-    node.finish()
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded" and _attempt(ledger, answer) == 1
 
 
 def test_a_bundle_that_a_live_node_holds_is_not_sent_again(ledger: Ledger, lab: FakeEndpoint) -> None:
     node, answer = _hold(ledger, lab)
-    for _ in range(20):
-        node.beat()
-        ledger.collect()
-        ledger.sweep(after=10)
+    _pass(ledger, 200, node)
     assert ledger.broker.sends == 1 and _attempt(ledger, answer) == 1
 
 
-def test_a_bundle_that_its_node_holds_no_more_is_sent_again_and_counted(
-    ledger: Ledger, lab: FakeEndpoint
-) -> None:
-    """Its report was lost, so its calls may have run."""
+def test_a_bundle_that_its_node_has_lost_is_sent_again_and_counted(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """It was pushed, so its calls may have run."""
     node, answer = _hold(ledger, lab)
     node.held.clear()
-    for _ in range(5):
-        ledger.clock.forward(5)
-        node.beat()
-        ledger.collect()
-    _miss(ledger, node)
-    assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
-
-
-def test_a_bundle_that_a_dying_node_took_in_silence_is_counted(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """The node died after receiving the bundle and before its next heartbeat."""
-    node = lab.node()
-    ledger.collect()
-    answer = ledger.submit(lab, 1)
-    node.take()
-    node.restart()
-    ledger.collect()
-    for _ in range(5):
-        ledger.clock.forward(5)
-        node.beat()
-        ledger.collect()
-    _miss(ledger, node)
-    assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
+    node.sync()
+    _pass(ledger, 9, node)
+    assert not node.take(), "a node that was away may come back with it"
+    _pass(ledger, 20, node)
+    _ends(ledger, node, answer, 2)
 
 
 def test_nodes_that_cannot_have_a_lost_bundle_do_not_delay_it(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """A node shut down and reports no more; the node of another endpoint has sent nothing for a while."""
+    """A node shut down and beats no more; the node of another endpoint has been silent for a while."""
     lab.node("old").goodbye()
     ledger.collect()
-    ledger.listen(60)
     ledger.endpoint("other").node()
     node = lab.node()
     ledger.collect()
     ledger.broker.deaf = True
     answer = ledger.submit(lab, 1)
     ledger.broker.deaf = False
-    ledger.listen(11)
-    node.beat()
-    ledger.collect()
-    _miss(ledger, node)
-    assert len(node.take()) == 1
-    node.finish()
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded"
+    _pass(ledger, 15, node)
+    _ends(ledger, node, answer, 1)
 
 
-def test_bundles_that_wait_do_not_hide_a_lost_one(
-    ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bundles in the queues of busy endpoints are checked in every sweep, in more than one batch."""
-    monkeypatch.setattr(sweeper, "BATCH", 4)
+def test_bundles_that_wait_do_not_hide_a_lost_one(ledger: Ledger, lab: FakeEndpoint) -> None:
     busy = [ledger.endpoint(f"busy{number}").node() for number in range(4)]
-    for node in busy:
-        ledger.submit(node.endpoint, 100)
+    for other in busy:
+        ledger.submit(other.endpoint, 100)
     ledger.broker.deaf = True
     answer = ledger.submit(lab, 10)
     ledger.broker.deaf = False
-    ledger.listen(30)
     node = lab.node()
-    for other in busy:
-        other.beat()
-    ledger.collect()
-    _miss(ledger, node, *busy)
+    _pass(ledger, 45, node, *busy)
     while node.take():
         node.finish()
         ledger.collect()
     assert ledger.state(answer) == "succeeded"
 
 
-def test_sweeping_asks_nothing_about_endpoints_that_are_away(
+def test_sweeping_asks_little_about_endpoints_that_are_away(
     ledger: Ledger, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.submit(lab, 100)
-    ledger.listen(3600)
+    ledger.sweep(after=60)
     asked: list[str] = []
     queued = ledger.broker.queued
 
@@ -434,11 +399,10 @@ def test_sweeping_asks_nothing_about_endpoints_that_are_away(
         return queued(endpoint_id)
 
     monkeypatch.setattr(ledger.broker, "queued", ask)
-    ledger.sweep()
+    for _ in range(5):
+        ledger.sweep(after=2)
     assert asked == []
-    lab.node()
-    ledger.collect()
-    ledger.sweep()
+    ledger.sweep(after=30)
     assert asked == [lab.id]
 
 
@@ -446,29 +410,20 @@ def test_sweeping_asks_nothing_about_endpoints_that_are_away(
 
 
 def test_a_broker_that_lost_everything_gets_it_again(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """What waited in it did not start, and what a node has is not sent again."""
     node = lab.node(slots=1)
     ledger.collect()
-    ledger.clock.forward(60)
-    node.beat()
-    ledger.collect()
-    answer = ledger.submit(lab, 2000)
+    answer = ledger.submit(lab, 2000, max_attempts=1)
     (held,) = node.take(1)
-    node.beat()
-    ledger.collect()
     ledger.broker.wipe()
     ledger.sweep(after=0.1)
     assert ledger.broker.redis.exists(names.EPOCH_KEY)
-    for _ in range(3):
-        ledger.clock.forward(5)
-        node.beat()
-        ledger.collect()
-        _miss(ledger, node)
+    _pass(ledger, 10, node)
     node.finish([held])
     done = len(held.calls)
     ledger.collect()
     while node.take():
-        # bundles in the broker may have run and reported before: one more attempt, no lost call
-        assert all(call.attempt <= 2 for bundle in node.held.values() for call in bundle.calls)
+        assert all(call.attempt == 1 for bundle in node.held.values() for call in bundle.calls)
         done += node.finish()
         ledger.collect()
     assert done == 2000 and ledger.state(answer) == "succeeded"
@@ -480,34 +435,39 @@ def test_wipes_cost_an_endpoint_that_is_away_no_attempt(ledger: Ledger, lab: Fak
         ledger.broker.wipe()
         ledger.sweep(after=60)
     node = lab.node()
-    ledger.collect()
-    _miss(ledger, node)
-    assert _attempt(ledger, answer) == 1
-    node.take()
-    assert node.finish() == 3
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded"
+    _pass(ledger, 10, node)
+    _ends(ledger, node, answer, 1)
 
 
-def test_a_wipe_does_not_start_again_what_an_unknown_node_has_just_received(
+def test_a_wipe_swallows_no_report(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """The node keeps it until a collector has taken it, and pushes it again."""
+    node, answer = _hold(ledger, lab, max_attempts=1)
+    node.finish()
+    ledger.broker.wipe()
+    _pass(ledger, 30, node)
+    assert ledger.state(answer) == "succeeded" and _attempt(ledger, answer) == 1
+    assert not node.unapplied
+
+
+def test_after_a_wipe_a_node_that_is_away_may_have_a_bundle(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Nothing is decided before it announces what it holds."""
+    node, answer = _hold(ledger, lab, max_attempts=1)
+    ledger.broker.wipe()
+    other = lab.node("n2")
+    _pass(ledger, 50, other)
+    assert not other.take() and ledger.state(answer) == "dispatched"
+    _pass(ledger, 30, node, other)
+    _ends(ledger, node, answer, 1)
+
+
+def test_after_a_wipe_a_node_that_never_comes_back_costs_an_attempt(
     ledger: Ledger, lab: FakeEndpoint
 ) -> None:
-    """The node's first heartbeat is lost with the broker's data, and it has the only bundle."""
-    answer = ledger.submit(lab, 1, max_attempts=1)
-    ledger.listen(60)
-    node = lab.node()
-    assert len(node.take()) == 1
+    _, answer = _hold(ledger, lab)
     ledger.broker.wipe()
-    ledger.sweep()
-    for _ in range(6):
-        assert not ledger.broker.queued(lab.id), "the bundle was sent again"
-        node.beat()
-        ledger.collect()
-        ledger.sweep(after=5)
-    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
-    node.finish()
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded"
+    other = lab.node("n2")
+    _pass(ledger, 100, other)
+    _ends(ledger, other, answer, 2)
 
 
 def test_a_wipe_costs_no_attempt_after_an_earlier_node_shut_down(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -520,49 +480,21 @@ def test_a_wipe_costs_no_attempt_after_an_earlier_node_shut_down(ledger: Ledger,
     ledger.broker.wipe()
     ledger.sweep()
     node = lab.node("new")
-    for _ in range(6):
-        node.beat()
-        ledger.collect()
-        ledger.sweep(after=5)
-    assert ledger.state(answer) == "dispatched" and _attempt(ledger, answer) == 1
-    node.take()
-    assert node.finish() == 1
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded"
+    _pass(ledger, 30, node)
+    _ends(ledger, node, answer, 1)
 
 
-def test_a_wipe_is_repaired_while_an_endpoint_is_away(ledger: Ledger, lab: FakeEndpoint) -> None:
-    """Bundles of an endpoint without a live node are sent again although no node says that it lacks them."""
-    answer = ledger.submit(lab, 3, max_attempts=1)
-    ledger.listen(60)
-    ledger.broker.wipe()
-    for _ in range(8):
-        ledger.collect()
-        ledger.sweep(after=5)
-    assert ledger.broker.queued(lab.id)
-    node = lab.node()
-    node.take()
-    assert node.finish() == 3
-    ledger.collect()
-    assert ledger.state(answer) == "succeeded"
-
-
-def test_a_wipe_may_swallow_a_report_so_it_costs_an_attempt(ledger: Ledger, lab: FakeEndpoint) -> None:
-    node = lab.node()
-    ledger.collect()
-    ledger.clock.forward(60)
-    node.beat()
-    ledger.collect()
-    answer = ledger.submit(lab, 1)
+def test_an_endpoint_whose_keys_were_dropped_starts_over(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """It exceeded its quota: only its own keys are lost."""
+    node, answer = _hold(ledger, lab, max_attempts=1)
+    more = ledger.submit(lab, 1, max_attempts=1)
+    ledger.broker.drop_endpoint(lab.id)
+    _pass(ledger, 20, node)
     node.take()
     node.finish()
-    ledger.broker.wipe()
-    for _ in range(4):
-        ledger.clock.forward(5)
-        node.beat()
-        ledger.collect()
-        ledger.sweep()
-    assert len(node.take()) == 1 and _attempt(ledger, answer) == 2
+    ledger.collect()
+    assert (ledger.state(answer), ledger.state(more)) == ("succeeded", "succeeded")
+    assert _attempt(ledger, answer) == _attempt(ledger, more) == 1
 
 
 def test_a_broker_is_restored_once(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -570,9 +502,21 @@ def test_a_broker_is_restored_once(ledger: Ledger, lab: FakeEndpoint) -> None:
     ledger.broker.wipe()
     ledger.clock.forward(1)
     assert ledger.sweeper.restore_broker() and not ledger.sweeper.restore_broker()
-    sent = ledger.broker.sends
-    ledger.sweep()
-    assert ledger.broker.sends == sent
+
+
+def test_a_broker_that_was_restarted_with_its_data_is_emptied(ledger: Ledger, lab: FakeEndpoint) -> None:
+    """Its data may be older than what nodes have done since."""
+    node, answer = _hold(ledger, lab, max_attempts=1)
+    (bundle,) = node.held.values()
+    message = node.redis.get("umbel:run")
+    assert message is not None
+    node.redis.set("umbel:run", "another process")
+    node.redis.lpush(names.queue_key(lab.id), b"an old message")
+    assert ledger.sweeper.restore_broker()
+    assert not node.redis.exists(names.queue_key(lab.id))
+    _pass(ledger, 20, node)
+    assert bundle.id in node.held
+    _ends(ledger, node, answer, 1)
 
 
 def test_a_broker_that_is_down_stops_no_sweep(ledger: Ledger, lab: FakeEndpoint) -> None:
@@ -620,9 +564,11 @@ def test_reports_whose_transaction_failed_are_taken_in_later(
 
 def test_the_sweeper_may_run_twice_at_any_time(ledger: Ledger, lab: FakeEndpoint) -> None:
     _, answer = _hold(ledger, lab)
-    other = sweeper.Sweeper(ledger.fed)
-    ledger.sweep(after=61)
-    other.sweep()
+    other = sweeper.Sweeper(ledger.fed, ledger.clock.ticks)
+    for _ in range(15):
+        ledger.clock.forward(5)
+        ledger.sweeper.sweep()
+        other.sweep()
     assert _attempt(ledger, answer) == 2
     assert lab.queued_calls() == 1
 
@@ -633,7 +579,5 @@ def test_a_runner_death_and_a_node_death_are_counted_alike(ledger: Ledger, lab: 
     node.report({bundle.id: [outcome(bundle, bundle.calls[0], Status.LOST)]})
     ledger.collect()
     node.take()
-    node.beat()
-    ledger.collect()
-    ledger.sweep(after=61)
+    _pass(ledger, 70)
     assert ledger.task(answer["task_ids"][0])["code"] == "WORKER_LOST"

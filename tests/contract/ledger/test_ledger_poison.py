@@ -36,9 +36,6 @@ def signed(endpoint: FakeEndpoint, change: Callable[[dict[str, Any]], Any] | str
         "endpoint": endpoint.id,
         "node": "n1",
         "instance": names.new_id(),
-        "incarnation": 1,
-        "order": 1,
-        "heartbeat": {"slots": 2, "busy": 0, "held": [], "facts": {}},
         "outcomes": {names.new_id(): [[names.new_id(), 1, "succeeded", 1.0, 1.0, None, None, None, 0]]},
     }
     if callable(change):
@@ -79,19 +76,12 @@ POISON: dict[str, Any] = {
     "NaN as a task": '"outcomes": {"b": [[NaN, 1, "succeeded", 1, 1, null, null, null, 0]]}',
     "task nested deep": row(nested(8)),
     "header nested deeper than the stack": '"x": ' + "[" * 100_000 + "]" * 100_000,
-    "slots beyond 64 bits": lambda h: h["heartbeat"].update(slots=2**62),
-    "negative slots": lambda h: h["heartbeat"].update(slots=-1),
-    "slots that are a truth value": lambda h: h["heartbeat"].update(slots=True),
-    "held that is not an id": lambda h: h["heartbeat"].update(held=["\ud800"]),
-    "facts nested deep": lambda h: h["heartbeat"].update(facts={"x": nested(50)}),
-    "facts with a huge integer": lambda h: h["heartbeat"].update(facts={"x": 10**30}),
     "attempt beyond 16 bits": row(names.new_id(), 2**31),
     "wall that is infinite": '"outcomes": {"b": [["t", 1, "succeeded", 1, 1e999, null, null, null, 0]]}',
     "payload beyond the body": row(names.new_id(), 1, "succeeded", 1.0, 1.0, None, None, None, 10**9),
     "payload before the body": row(names.new_id(), 1, "succeeded", 1.0, 1.0, None, None, None, -5),
     "places that are no places": lambda h: h.update(places={"b": [1]}),
     "items of negative size": lambda h: h.update(items=[["b", "t", 0, None, [-1]]]),
-    "incarnation beyond 64 bits": lambda h: h.update(incarnation=2**70),
     "goodbye and nothing else of sense": lambda h: (h.clear(), h.update(typ="report", aud="service", iat=0)),
 }
 
@@ -257,47 +247,103 @@ def test_a_late_heartbeat_of_an_earlier_run_changes_nothing(
     assert ledger.state(answer) == "succeeded"
 
 
-def test_a_repeated_heartbeat_does_not_revive_a_node(
+DESCRIPTIONS: dict[str, Any] = {
+    "slots beyond 64 bits": lambda h: h.update(slots=2**62),
+    "negative slots": lambda h: h.update(slots=-1),
+    "slots that are a truth value": lambda h: h.update(slots=True),
+    "facts nested deep": lambda h: h.update(facts={"x": nested(50)}),
+    "facts with a huge integer": lambda h: h.update(facts={"x": 10**30}),
+    "incarnation beyond 64 bits": lambda h: h.update(incarnation=2**70),
+    "another instance": lambda h: h.update(instance=names.new_id()),
+    "another endpoint": lambda h: h.update(endpoint=names.new_id()),
+    "a name that cannot be stored": lambda h: h.update(node="n\0"),
+    "a report": lambda h: h.update(typ="report"),
+}
+
+
+@pytest.mark.parametrize("poison", DESCRIPTIONS.values(), ids=DESCRIPTIONS.keys())
+def test_a_description_of_nonsense_is_rejected_by_itself(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, evil: FakeEndpoint, poison: Any
+) -> None:
+    instance = names.new_id()
+    header = {"typ": "node", "aud": "service", "iat": 1.0, "endpoint": evil.id, "node": "n1", "facts": {}}
+    header |= {"instance": instance, "incarnation": 1, "version": 1, "slots": 2}
+    poison(header)
+    describe(evil, instance, b"".join(evil.signer.seal(header)), b"1:1:0:0:0:0")
+    evil.node("later")
+    answer = ledger.submit(lab)
+    ledger.collect()
+    node.take()
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"
+    assert ledger.broker.dead_letters.latest(evil.id)[0]["reason"]
+    assert [each["name"] for each in ledger.nodes(evil)] == ["later"]
+
+
+@pytest.mark.parametrize(
+    "beat", [b"", b"x", b"1:1", b"-1:1:0:0:0:0", b"1:1:0:0:1e9:0", b"9" * 100, b"1:1:0:0:nan:0", b"\xff" * 20]
+)
+def test_a_beat_of_nonsense_is_none(ledger: Ledger, evil: FakeEndpoint, beat: bytes) -> None:
+    node = evil.node("n1")
+    ledger.broker.redis.hset(names.beats_key(evil.id), node.instance, beat)
+    evil.node("later")
+    ledger.collect()
+    assert [each["name"] for each in ledger.nodes(evil)] == ["later"]
+
+
+@pytest.mark.parametrize("key", [names.beats_key, names.nodes_key, names.known_key, names.applied_key])
+def test_keys_of_another_type_harm_their_endpoint_only(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, evil: FakeEndpoint, key: Callable[[str], str]
+) -> None:
+    other = evil.node("n1")
+    ledger.collect()
+    ledger.broker.redis.delete(key(evil.id))
+    ledger.broker.redis.zadd(key(evil.id), {"x": 1})
+    ledger.broker.push_report(evil.id, signed(evil))
+    answers = ledger.submit(lab), ledger.submit(evil)
+    for _ in range(3):
+        ledger.collect()
+        ledger.sweep(after=5)
+        node.beat()
+    node.take()
+    node.finish()
+    ledger.collect()
+    assert ledger.state(answers[0]) == "succeeded" and other.name
+
+
+def test_reports_of_a_list_that_was_deleted_are_pushed_again(
     ledger: Ledger, lab: FakeEndpoint, node: FakeNode
 ) -> None:
+    """It became garbage: what was in it is in the spools of the nodes."""
+    answer = ledger.submit(lab, max_attempts=1)
+    node.take()
+    node.finish()
+    ledger.broker.redis.set(names.reports_key(lab.id), b"garbage")
+    ledger.collector.look()
+    ledger.collector.collect(0.0)
     node.beat()
     ledger.collect()
-    repeated = node.last_report
+    assert ledger.state(answer) == "succeeded"
+
+
+def test_a_description_does_not_revive_a_node(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> None:
+    """An earlier one is written again, with the beat of then."""
+    sealed = node.redis.hget(names.nodes_key(lab.id), node.instance)
+    beat = node.redis.hget(names.beats_key(lab.id), node.instance)
     node.goodbye()
     ledger.collect()
-    ledger.broker.push_report(lab.id, repeated)
-    ledger.collect()
-    with ledger.fed.database.read() as connection:
-        assert connection.exec_driver_sql("SELECT live FROM nodes").scalar() == 0
-
-
-def test_unread_reports_keep_a_node_alive(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> None:
-    """The collector is behind: the heartbeats lie in the list."""
-    answer = ledger.submit(lab)
-    node.take()
-    node.beat()
-    ledger.collect()
-    node.beat()
-    ledger.sweep(after=100)
-    ledger.sweep(after=8)
-    assert ledger.state(answer) == "dispatched" and _live(ledger)
-    ledger.collect()
-    ledger.sweep(after=8)
-    assert _live(ledger)
-    ledger.sweep(after=100)
-    assert not _live(ledger), "and silence counts again"
-
-
-def test_a_suspended_collector_starts_to_listen_anew(
-    ledger: Ledger, lab: FakeEndpoint, node: FakeNode
-) -> None:
-    ledger.clock.forward(3600)
-    ledger.sweep()
-    assert _live(ledger)
-    ledger.sweep(after=30)
-    assert _live(ledger)
-    ledger.sweep(after=40)
+    describe(lab, node.instance, sealed, beat)
+    for _ in range(4):
+        ledger.collect()
+        ledger.sweep(after=5)
     assert not _live(ledger)
+
+
+def describe(endpoint: FakeEndpoint, instance: str, sealed: bytes, beat: bytes) -> None:
+    """Write a description and a beat."""
+    endpoint.broker.server.hset(names.nodes_key(endpoint.id), instance, sealed)
+    endpoint.broker.server.hset(names.beats_key(endpoint.id), instance, beat)
 
 
 def _live(ledger: Ledger) -> bool:

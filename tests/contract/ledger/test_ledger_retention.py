@@ -191,7 +191,9 @@ def _node_names(ledger: Ledger) -> set[str]:
 
 def test_nodes_that_are_gone_are_deleted_in_time(ledger: Ledger, lab: FakeEndpoint) -> None:
     for name in ("a-1", "b-1", "umbel-job.c"):
-        lab.node(name).goodbye()
+        node = lab.node(name)
+        ledger.collect()
+        node.goodbye()
     live = lab.node("d-1")
     ledger.collect()
     ledger.sweep(after=1.9 * DAY)
@@ -202,14 +204,20 @@ def test_nodes_that_are_gone_are_deleted_in_time(ledger: Ledger, lab: FakeEndpoi
     assert _node_names(ledger) == {"d-1"}
 
 
-def test_a_gone_node_with_a_bundle_stays(ledger: Ledger, lab: FakeEndpoint) -> None:
-    ledger.submit(lab, 1)
+def test_a_bundle_on_a_node_whose_row_is_deleted_is_not_stuck(ledger: Ledger, lab: FakeEndpoint) -> None:
     node = lab.node("a-1")
     ledger.collect()
+    answer = ledger.submit(lab, 1)
     node.take()
-    node.beat()
-    ledger.collect()
     with ledger.fed.database.write() as connection:
-        connection.execute(update(nodes).values(live=0, seen=0.0))
+        connection.execute(update(nodes).values(live=0, seen=0.0, lost=ledger.clock()))
     retention.delete_old_nodes(ledger.fed, ledger.clock())
-    assert _node_names(ledger) == {"a-1"}
+    assert _node_names(ledger) == set()
+    other = lab.node("b-1")
+    for _ in range(15):
+        ledger.sweep(after=5)
+        other.beat()
+    other.take()
+    other.finish()
+    ledger.collect()
+    assert ledger.state(answer) == "succeeded"

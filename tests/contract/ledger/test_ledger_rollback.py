@@ -11,6 +11,7 @@ import pytest
 
 from federation.db.engine import Database
 from federation.ledger import results
+from federation.registry import broker_accounts
 from federation.services.rollback import MARK_FILE, MARK_KEY
 from federation.services.sweeper import Sweeper
 from tests.support.endpoint import FakeEndpoint, FakeNode
@@ -96,12 +97,12 @@ def test_a_restart_and_a_second_sweeper_change_nothing(
 ) -> None:
     group = ledger.submit(lab, 3)["group_id"]
     epoch = _page(ledger, group)["epoch"]
-    other = Sweeper(ledger.fed)
+    other = Sweeper(ledger.fed, ledger.clock.ticks)
     for _ in range(3):
         _run(ledger, node)
         other.sweep()
         ledger.submit(lab, 1, group_id=group)
-        ledger.sweeper = Sweeper(ledger.fed)
+        ledger.sweeper = Sweeper(ledger.fed, ledger.clock.ticks)
     assert _page(ledger, group)["epoch"] == epoch
 
 
@@ -119,10 +120,27 @@ def test_one_of_the_places_suffices(
         ledger.broker.redis.delete(MARK_KEY)
     else:
         (ledger.fed.settings.home / MARK_FILE).write_text("damaged")
-    ledger.sweeper = Sweeper(ledger.fed)  # a restart: nothing is remembered in the process
+    ledger.sweeper = Sweeper(
+        ledger.fed, ledger.clock.ticks
+    )  # a restart: nothing is remembered in the process
     ledger.sweep()
     after = _page(ledger, ledger.submit(lab, 1)["group_id"])["epoch"]
     assert after != before
+
+
+def test_what_happened_since_the_last_sweep_counts(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, backup: Callable[[], Restore]
+) -> None:
+    """A service that is stopped remembers the state in which it stops."""
+    ledger.sweep()
+    restore = backup()
+    group = ledger.submit(lab, 1)["group_id"]
+    before = _page(ledger, group)["epoch"]
+    ledger.sweeper.close()
+    restore()
+    ledger.sweeper = Sweeper(ledger.fed)
+    ledger.sweep()
+    assert _page(ledger, ledger.submit(lab, 1)["group_id"])["epoch"] != before
 
 
 def test_a_cursor_from_the_future_starts_over(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> None:
@@ -190,3 +208,36 @@ def test_queued_bundles_of_the_other_state_are_removed(
     ledger.sweep()
     assert ledger.broker.redis.lrange(queue, 0, -1) == [b"garbage"]
     ledger.broker.redis.delete(queue)
+
+
+def test_a_call_that_ran_since_the_backup_on_an_unknown_node_does_not_start_again(
+    ledger: Ledger, lab: FakeEndpoint, backup: Callable[[], Restore]
+) -> None:
+    once, again = ledger.submit(lab, 1, max_attempts=1), ledger.submit(lab, 1, max_attempts=2)
+    ledger.sweep()
+    restore = backup()
+    new = lab.node("n9")
+    _run(ledger, new)
+    assert ledger.state(once) == ledger.state(again) == "succeeded"
+    restore()
+    ledger.sweep()
+    _run(ledger, new)
+    _run(ledger, new)
+    assert ledger.state(once) == "failed"
+    assert ledger.task(once["task_ids"][0])["code"] == "WORKER_LOST"
+    assert ledger.state(again) == "succeeded"
+    assert ledger.task(again["task_ids"][0])["attempt"] == 2
+
+
+def test_the_keys_of_a_broker_that_was_restored_with_the_ledger_are_removed(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, backup: Callable[[], Restore]
+) -> None:
+    ledger.sweep()
+    restore = backup()
+    ledger.submit(lab, 1)
+    ledger.sweep()
+    ledger.broker.redis.set(names.applied_key(lab.id), "17")
+    ledger.broker.redis.set(broker_accounts.RUN_KEY, "another process")
+    restore()
+    ledger.sweep()
+    assert not ledger.broker.redis.exists(names.applied_key(lab.id))

@@ -45,6 +45,7 @@ def _restart(ledger: Ledger, lab: FakeEndpoint, node: FakeNode) -> FakeNode:
     late.instance = node.instance
     node.restart()
     ledger.collect()
+    ledger.sweep()
     return late
 
 

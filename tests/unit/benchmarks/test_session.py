@@ -113,4 +113,4 @@ def test_processes_are_ended_by_id_and_start() -> None:
 def test_every_adapter_is_there(name: str) -> None:
     module, _, cls = PEERS[name].adapter.partition(":")
     file = Path(processes.__file__).parent / "peers" / f"{module}.py"
-    assert f"class {cls}(Peer)" in file.read_text(encoding="utf-8")
+    assert f"class {cls}(" in file.read_text(encoding="utf-8")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 
 import pytest
 
-from benchmarks import functions, rounds
-from benchmarks.works import PASSES, WORKS, arguments, expected, ideal_seconds, sizes
+from benchmarks import __main__ as main
+from benchmarks import functions, rounds, scale
+from benchmarks.works import PASSES, SCALE, WORKS, arguments, expected, ideal_seconds, sizes
 
 
 @pytest.mark.parametrize("work", sorted(WORKS))
@@ -41,8 +43,17 @@ def test_the_mixed_bag_is_what_it_is_called() -> None:
 
 
 def test_every_work_has_its_place_in_a_pass() -> None:
-    # W8 needs no session, W9 has its own: see benchmarks/starts.py and benchmarks/elastic
-    assert sorted(work for together in PASSES for work in together) == sorted(set(WORKS) - {"W8", "W9"})
+    # W8 needs no session, W9 has its own: see benchmarks/starts.py and benchmarks/elastic; W16long is a part
+    assert sorted(work for together in PASSES for work in together) == sorted(
+        set(WORKS) - {"W8", "W9", "W16long"}
+    )
+
+
+@pytest.mark.parametrize("work", SCALE)
+def test_a_work_with_simulated_nodes_has_a_session_of_its_own(work: str) -> None:
+    assert (work,) in PASSES
+    assert callable(importlib.import_module(scale.RUNS[work]).run)
+    assert work not in main.parse([]).only
 
 
 def test_a_quick_look_is_a_tenth() -> None:

@@ -111,6 +111,35 @@ def test_a_build_that_fails_unexpectedly_fails_its_bundles(tmp_path: Path, error
         desk.queue.close()
 
 
+def test_a_bundle_that_is_being_returned_at_the_end_is_held(tmp_path: Path) -> None:
+    """Otherwise it would be nowhere for a moment, and the service would believe it lost."""
+    builder = Slow()
+    desk = Desk(tmp_path, builder)  # type: ignore[arg-type]
+    bundle = desk.add()
+    seen: list[list[str]] = []
+    builder.stopped = lambda: seen.append(desk.queue.held)
+    desk.queue._return_job = lambda job, why: seen.append(desk.queue.held)
+    desk.queue.close()
+    assert seen == [[bundle]] * 2 and not desk.queue.held
+
+
+class Slow(Builder):
+    """A build that lasts until the builder is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._end = threading.Event()
+        self.stopped: Any = None
+
+    def make(self, environment: Environment, folder: Path, lock: int) -> tuple[str, str]:
+        self._end.wait(10)
+        return super().make(environment, folder, lock)
+
+    def stop(self) -> None:
+        self.stopped()
+        self._end.set()
+
+
 def test_a_bundle_that_cannot_be_handed_over_keeps_no_other_waiting(tmp_path: Path) -> None:
     desk = Desk(tmp_path, Builder())
     try:

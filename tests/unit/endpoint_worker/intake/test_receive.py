@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from endpoint_worker.intake.receive import FunctionCache, Intake, Unavailable
+from federation.broker.celery_message import bundle_message
 from tests.unit.endpoint_worker.bench import ENDPOINT, make_bundle
 from umbel.protocol import limits, names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
@@ -70,6 +71,35 @@ def test_a_body_beside_the_message_is_fetched_and_removed(intake: Intake, broker
     broker.set(key, bundle.body)
     assert intake.open(message(bundle, inline=False)) == (bundle, function, [])
     assert broker.get(key) is None
+
+
+def queued(bundle: Bundle, *, signer: Signer = SERVICE, encoded: bool = False, inline: bool = True) -> bytes:
+    """A message in the queue, as the service or Celery writes it."""
+    head, body = (base64.b64encode(each).decode() for each in bundle.seal(signer, time.time()))
+    record = json.loads(bundle_message(ENDPOINT, bundle.id, head, body if inline else None, "double", 1))
+    if encoded:
+        record["body"] = base64.b64encode(record["body"].encode()).decode()
+        record["properties"]["body_encoding"] = "base64"
+    return json.dumps(record).encode()
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_a_message_that_was_not_delivered_is_verified_and_its_body_removed(
+    intake: Intake, broker: redis.Redis, encoded: bool
+) -> None:
+    bundle, _ = make_bundle(double, [("x" * 100_000,)])
+    broker.set(names.body_key(ENDPOINT, bundle.id), bundle.body)
+    found = intake.give_back(queued(bundle, encoded=encoded, inline=False))
+    assert (found.id, found.calls) == (bundle.id, bundle.calls)
+    assert broker.get(names.body_key(ENDPOINT, bundle.id)) is None
+
+
+def test_a_message_that_is_no_bundle_is_not_given_back(intake: Intake) -> None:
+    bundle, _ = make_bundle(double, [(1,)])
+    odd = [b"", b"7", b"{}", b"\xff", b'{"body": 1, "properties": {}}', b'{"body": "", "properties": 1}']
+    for message in [*odd, queued(bundle, signer=Signer(new_private_key()))]:
+        with pytest.raises(ProtocolError):
+            intake.give_back(message)
 
 
 def test_another_signer_is_refused(intake: Intake) -> None:

@@ -13,9 +13,10 @@ import pytest
 from endpoint_worker.config.directory import EndpointDirectory
 from endpoint_worker.node import adoption
 from endpoint_worker.node.adoption import Adoption
-from endpoint_worker.reporting.outbox import Origin, Outbox
+from endpoint_worker.reporting import holdings
+from endpoint_worker.reporting.outbox import Outbox
 from tests.support.wait import wait_until
-from tests.unit.endpoint_worker.reporting.test_outbox import ENDPOINT, KEY, outcome, payloads, received
+from tests.unit.endpoint_worker.reporting.service import Service, make, outcome, payloads
 
 #: Nodes of two batch jobs of one endpoint.
 FIRST, SECOND = "umbel-0a0a0a0a-00000001.n1-abc123", "umbel-0a0a0a0a-00000002.n1-abc123"
@@ -30,13 +31,13 @@ def directory(tmp_path: Path) -> EndpointDirectory:
 def node(directory: EndpointDirectory, name: str, server: fakeredis.FakeServer) -> Iterator[Outbox]:
     """The outbox of a node, which is killed at the end: it leaves its lease and what is unsent."""
     with fakeredis.FakeRedis(server=server) as client:
-        box = Outbox(KEY, Origin(ENDPOINT, name, name), directory.spool / name, client)
+        box, _ = make(client, directory.spool / name, name, name)
         box.renew_lease("1")
         box.start()
         try:
             yield box
         finally:
-            box._spool.release = lambda: None  # type: ignore[method-assign]
+            box._spool.leave = lambda: None  # type: ignore[method-assign]
             box.close(0.1)
 
 
@@ -55,14 +56,18 @@ def leave_report(directory: EndpointDirectory, name: str, task: str) -> Path:
     return spool
 
 
-def test_the_next_block_sends_the_reports_of_a_killed_one(directory: EndpointDirectory) -> None:
+def test_the_next_block_sends_the_reports_of_a_killed_one(
+    directory: EndpointDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdings, "ROUND_SECONDS", 0.02)
     spool = leave_report(directory, FIRST, "t1")
     server = fakeredis.FakeServer()
     with directory.lock(SECOND), node(directory, SECOND, server) as box:
         Adoption(directory, SECOND, box.adopt).poll()
-        wait_until(lambda: received(server), what="the report")
-        wait_until(lambda: not box.unsent, what="it is sent")
-        found = received(server)
+        service = Service(fakeredis.FakeRedis(server=server))
+        wait_until(lambda: service.held(SECOND) == {"bundle-of-t1"}, what="its bundle is held")
+        wait_until(lambda: service.reports and not box.held, what="it is sent and taken")
+        found = service.reports
         assert payloads(found) == [("bundle-of-t1", "t1", b"kept")]
         assert (found[0].node, found[0].instance) == (FIRST, FIRST), "unchanged"
     assert not spool.exists() and not (directory.path / "run" / f"{FIRST}.pid").exists()

@@ -68,12 +68,12 @@ def watch(node: Node, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Outcome
     return said
 
 
-@pytest.mark.parametrize("method", ["_read_cancelled", "_adoption.poll", "clock.measure"])
-def test_heartbeats_go_on_after_an_unexpected_error(
+@pytest.mark.parametrize("method", ["_cancelled.poll", "_adoption.poll", "clock.measure"])
+def test_upkeep_goes_on_after_an_unexpected_error(
     node: Node, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     errors: list[BaseException] = [ValueError("a bug"), SystemExit()]
-    beats: list[object] = []
+    leases: list[object] = []
 
     def flawed(*_: Any) -> None:
         if errors:
@@ -81,11 +81,15 @@ def test_heartbeats_go_on_after_an_unexpected_error(
 
     target, _, name = f"node.{method}".rpartition(".")
     monkeypatch.setattr(
-        {"node": node, "node._adoption": node._adoption, "node.clock": node.clock}[target], name, flawed
+        {"node._cancelled": node._cancelled, "node._adoption": node._adoption, "node.clock": node.clock}[
+            target
+        ],
+        name,
+        flawed,
     )
-    monkeypatch.setattr(node.outbox, "heartbeat", beats.append)
-    node._heartbeats.start()
-    wait_until(lambda: not errors and len(beats) > 3, what="further heartbeats")
+    monkeypatch.setattr(node.outbox, "renew_lease", leases.append)
+    node._upkeep.start()
+    wait_until(lambda: not errors and len(leases) > 3, what="further rounds")
 
 
 def test_a_bundle_that_fails_unexpectedly_is_reported_as_lost(
@@ -110,7 +114,7 @@ def test_a_message_that_cannot_be_opened_ends_only_itself(
     node.callbacks.start()
     node.receive("{}", lambda *_: None, lambda failure: ended.append(failure))
     wait_until(lambda: ended, what="the end of the message")
-    assert not said and "unexpected" in node._facts()["problem"]
+    assert not said and "unexpected" in node.describe()[1]["problem"]
 
 
 def test_with_a_full_disk_bundles_are_returned(
@@ -146,10 +150,42 @@ def test_a_message_that_comes_three_times_runs_once(
     wait_until(lambda: len(ended) == 4, what="the end of the copies")
 
 
+def test_a_message_that_was_not_delivered_is_returned_unless_the_node_has_its_bundle(
+    node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = watch(node, monkeypatch)
+    (first, raw), (second, other) = message(broker), message(broker)
+    held: list[str] = [second]
+    monkeypatch.setattr(type(node.router), "held", property(lambda _: held))
+    for body in (raw, other, "garbage", "[[1]]"):
+        node.give_back(json.dumps({"body": body, "properties": {}}).encode())
+    monkeypatch.setattr(node.intake, "give_back", lambda message: {}["a bug"])
+    node.give_back(b"")
+    assert [outcome.status for outcome in said.pop(first)] == [Status.RETURNED] and not said
+
+
+def test_a_bundle_with_reports_that_were_not_taken_is_held(node: Node, broker: fakeredis.FakeRedis) -> None:
+    node.outbox.start()
+    node.outbox.add("b1", [Outcome("t1", 1, Status.SUCCEEDED)])
+    assert node.working() and node.held() == ["b1"]
+    wait_until(lambda: not node.working(), what="it is sent")
+    assert node.held() == ["b1"] and node.holds("b1")
+    broker.incr(names.applied_key(ENDPOINT))
+    wait_until(lambda: not node.held(), what="it is taken")
+
+
+def test_the_description_has_the_packages_and_the_beat_the_load(node: Node) -> None:
+    slots, facts = node.describe()
+    assert slots == 1 and facts["packages"] and not {"load", "queue", "clock_ahead"} & facts.keys()
+    assert node.describe() == (slots, facts), "it does not change by itself"
+    load = node.load()
+    assert load.busy == load.queue == 0 and load.load >= 0.0
+
+
 def test_a_bundle_of_another_protocol_names_both_versions(
     node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker rejects it and goes on; its heartbeats carry the reason to the service."""
+    """The worker rejects it and goes on; its description carries the reason to the service."""
     said = watch(node, monkeypatch)
     with monkeypatch.context() as newer:
         newer.setattr(envelope, "PROTOCOL_VERSION", 9)
@@ -159,5 +195,5 @@ def test_a_bundle_of_another_protocol_names_both_versions(
     node.receive(raw, lambda *_: None, lambda failure: ended.append(failure))
     wait_until(lambda: ended, what="the end of the message")
     assert not said
-    problem = node._facts()["problem"]
+    problem = node.describe()[1]["problem"]
     assert "protocol 9" in problem and f"has {envelope.PROTOCOL_VERSION}" in problem

@@ -32,15 +32,15 @@ class Node:
     """A node with nothing behind it; ``work``: ids of bundles that it holds."""
 
     name = "n1"
-    broker_url = "redis://nobody@127.0.0.1:1/0"
 
-    def __init__(self) -> None:
+    def __init__(self, broker: Broker) -> None:
+        self.client = broker
         self.work: list[str] = []
         self.supervisor = Supervisor()
         self.fits: Any = None
 
-    def held(self) -> list[str]:
-        return self.work
+    def working(self) -> bool:
+        return bool(self.work)
 
 
 class Broker:
@@ -59,9 +59,9 @@ class Watched:
     """A shutdown monitor whose clock stands at ``now``, and the signals that it has sent to its process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **conditions: Any):
-        self.now, self.node, self.broker = NOW, Node(), Broker()
+        self.now, self.broker = NOW, Broker()
+        self.node = Node(self.broker)
         self.signals: list[int] = []
-        monkeypatch.setattr(shutdown, "connect", lambda *_, **__: self.broker)
         monkeypatch.setattr(shutdown.os, "kill", lambda _, number: self.signals.append(number))
         for name, value in {"TICK": 0.01, "IN_FLIGHT": 0.0, "PING_INTERVAL": 0.01}.items():
             monkeypatch.setattr(shutdown, name, value)

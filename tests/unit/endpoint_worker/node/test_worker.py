@@ -31,7 +31,8 @@ from tests.unit.endpoint_worker.bench import ENDPOINT, make_bundle
 from umbel.protocol import names
 from umbel.protocol.envelope import Signer, Verifier, new_private_key
 from umbel.protocol.limits import INLINE_BODY_BYTES
-from umbel.protocol.messages import Bundle, OpenReport, Report, Row, Status
+from umbel.protocol.messages import Bundle, Report, Row, Status
+from umbel.protocol.node_state import Beat, NodeState
 from umbel.serialize import load_result
 
 ROOT = Path(__file__).parents[4]
@@ -58,7 +59,9 @@ class Site:
         )
         self.rows: list[Row] = []
         self.values: dict[str, Any] = {}
-        self.beats: list[OpenReport] = []
+        #: what nodes have written about themselves so far, by instance, the latest last
+        self.nodes: dict[str, list[NodeState]] = {}
+        self.goodbyes: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def let_in(self) -> None:
@@ -68,7 +71,7 @@ class Site:
         self.broker.execute_command("ACL", "SETUSER", names.broker_user(ENDPOINT), *words)
 
     def start(self) -> None:
-        """Start the worker from another folder; wait for its first heartbeat."""
+        """Start the worker from another folder; wait until it may fetch bundles."""
         log = (self.home / "worker.log").open("ab")
         environ = {
             **os.environ,
@@ -84,7 +87,7 @@ class Site:
                 stderr=log,
             )
         pid = self.process.pid
-        self.until(lambda: any(b.heartbeat and b.heartbeat.facts["pid"] == pid for b in self.beats), "a beat")
+        self.until(lambda: self.node is not None and self.node.facts["pid"] == pid, "the node")
 
     def close(self) -> None:
         """End what runs."""
@@ -113,16 +116,41 @@ class Site:
         assert self.ended(bundle) == ["succeeded"]
         return self.values[bundle.calls[0].task_id]
 
+    @property
+    def node(self) -> NodeState | None:
+        """The latest description of the latest node."""
+        return list(self.nodes.values())[-1][-1] if self.nodes else None
+
+    def beat(self) -> Beat | None:
+        """The beat of the latest node, None if it has none."""
+        data = self.broker.hget(names.beats_key(ENDPOINT), self.node.instance) if self.node else None
+        return None if data is None else Beat.read(data)
+
+    def held(self) -> set[str]:
+        """The bundles that the latest node holds."""
+        assert self.node is not None
+        found = self.broker.smembers(names.held_key(ENDPOINT, self.node.instance))
+        return {each.decode() for each in found}
+
     def receive(self) -> None:
-        """Take the reports that are there."""
+        """Take the reports that are there, and let new nodes fetch bundles."""
+        for field, data in self.broker.hgetall(names.nodes_key(ENDPOINT)).items():
+            instance = field.decode()
+            state = NodeState.open(self._verifier, data, endpoint=ENDPOINT, instance=instance)
+            known = self.nodes.setdefault(instance, [])
+            if not known or known[-1] != state:
+                known.append(state)
+            self.broker.sadd(names.known_key(ENDPOINT), instance)
         while (data := self.broker.rpop(names.reports_key(ENDPOINT))) is not None:
             report = Report.open(self._verifier, data)
-            if report.heartbeat is not None or report.goodbye:
-                self.beats.append(report)
+            if report.goodbye:
+                self.goodbyes.append(report.instance)
             for row in report.rows:
                 self.rows.append(row)
                 if row.status == Status.SUCCEEDED:
                     self.values[row.task_id] = load_result(report.body[row.offset : row.offset + row.size])
+            # after the "transaction" of the ledger
+            self.broker.incr(names.applied_key(ENDPOINT))
 
     def until(self, condition: Any, what: str, timeout: float = 30.0) -> None:
         """Receive until ``condition()``."""
@@ -132,6 +160,13 @@ class Site:
             return bool(condition())
 
         wait_until(ask, timeout, what=what)
+
+    def exited(self, timeout: float = 30.0) -> int:
+        """Take reports until the worker has ended; return its exit code."""
+        process = self.process
+        assert process is not None
+        self.until(lambda: process.poll() is not None, "the end of the worker", timeout)
+        return int(process.returncode)
 
     def ended(self, bundle: Bundle, timeout: float = 30.0) -> list[str]:
         """Wait for one final outcome per call; return them in order."""
@@ -210,6 +245,10 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     assert [site.values[c.task_id] for c in small.calls] == [1, 2]
     assert site.broker.get(names.body_key(ENDPOINT, large.id)) is None
 
+    account = names.broker_user(ENDPOINT)
+    connections = [each for each in site.broker.client_list() if each["user"] == account]
+    assert len(connections) <= 4, [(each["cmd"], each["age"]) for each in connections]
+
     forged = site.send(echo, [(3,)], signer=Signer(new_private_key()))
     many = site.send(echo, [(i,) for i in range(1000)])
     assert Counter(site.ended(many)) == {"succeeded": 1000}
@@ -219,12 +258,14 @@ def test_bundles_run_and_are_reported_and_the_end_is_clean(site: Site) -> None:
     site.until(lambda: {r.bundle_id for r in site.rows} >= {running.id, waiting.id}, "both run")
     assert site.process is not None
     site.process.send_signal(signal.SIGTERM)
-    assert site.process.wait(20) == 0
+    assert site.exited() == 0
     assert site.ended(running) == ["succeeded", "returned"]
     assert site.ended(waiting) == ["WORKER_STOPPED"]
-    site.until(lambda: site.beats[-1].goodbye, "the goodbye")
+    site.until(lambda: site.goodbyes, "the goodbye")
     assert not list(site.directory.spool.glob("*/*"))
-    assert any("not signed" in b.heartbeat.facts.get("problem", "") for b in site.beats if b.heartbeat)
+    (states,) = site.nodes.values()
+    assert any("not signed" in state.facts.get("problem", "") for state in states)
+    assert not [key for key in site.broker.keys("*:held:*") + site.broker.keys("*:fetched:*")]
     assert "pw@" not in (site.home / "worker.log").read_text()
 
 
@@ -292,7 +333,7 @@ def test_the_sites_rules_hold_whatever_the_service_sends(tmp_path: Path) -> None
             big = site.send(touch, [(os.urandom(100_000).hex(),)])
             assert site.ended(big) == ["NOT_ALLOWED"]
             assert site.broker.get(names.body_key(ENDPOINT, big.id)) is None
-            site.until(lambda: site.beats[-1].heartbeat and not site.beats[-1].heartbeat.held, "nothing held")
+            site.until(lambda: not site.held(), "nothing held")
         finally:
             site.close()
         assert mark.read_text() == "ac"
@@ -322,16 +363,14 @@ def test_a_running_call_is_cancelled_by_command_and_by_the_list(site: Site) -> N
         app.control.revoke(bundle.id, terminate=True, signal="SIGKILL")
         assert site.ended(bundle) == ["skipped"]
         app.control.pool_grow(1)
-        site.until(lambda: site.beats[-1].heartbeat and site.beats[-1].heartbeat.slots == 3, "three slots")
+        site.until(lambda: site.node and site.node.slots == 3, "three slots")
 
 
 def test_celerys_own_controls_do_what_they_say(site: Site) -> None:
     """Grow, shrink and restart of the pool, and a warm shutdown that gives back what has not started."""
 
     def slots(count: int) -> None:
-        site.until(
-            lambda: site.beats[-1].heartbeat and site.beats[-1].heartbeat.slots == count, f"{count} slots", 60
-        )
+        site.until(lambda: site.node and site.node.slots == count, f"{count} slots", 60)
 
     with Celery("service", broker=site.admin_url, set_as_current=False) as app:
         app.conf.update(
@@ -354,10 +393,10 @@ def test_celerys_own_controls_do_what_they_say(site: Site) -> None:
         long, waiting = site.send(nap, [(1.0,), (0.0,)]), site.send(nap, [(0.0,)])
         site.until(lambda: any(row.bundle_id == long.id for row in site.rows), "it runs")
         app.control.shutdown()
-        assert site.process is not None and site.process.wait(30) == 0
+        assert site.exited() == 0
         assert site.ended(long) == ["succeeded", "returned"]
         assert site.ended(waiting) in (["returned"], ["succeeded"])
-        site.until(lambda: site.beats[-1].goodbye, "the goodbye")
+        site.until(lambda: site.goodbyes, "the goodbye")
 
 
 def test_a_cold_shutdown_stops_what_runs_and_gives_back_the_rest(site: Site) -> None:
@@ -367,7 +406,7 @@ def test_a_cold_shutdown_stops_what_runs_and_gives_back_the_rest(site: Site) -> 
     family = psutil.Process(site.process.pid).children(recursive=True)
     began = time.monotonic()
     site.process.send_signal(signal.SIGQUIT)
-    site.process.wait(20)
+    site.exited()
     assert time.monotonic() - began < 15 and not any(runner.is_running() for runner in family)
     for bundle in running:
         assert site.ended(bundle) == ["WORKER_STOPPED", "returned"]

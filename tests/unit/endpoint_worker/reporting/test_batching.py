@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from endpoint_worker.reporting import batching
-from tests.unit.endpoint_worker.reporting.test_outbox import outcome
+from tests.unit.endpoint_worker.reporting.service import outcome
 from umbel.protocol.messages import Outcome, Status
 from umbel.protocol.records import Items, Log
 

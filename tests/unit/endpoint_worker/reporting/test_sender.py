@@ -1,4 +1,4 @@
-"""Large reports go in pieces: resumable, with heartbeats and small reports between them."""
+"""Large reports go in pieces: resumable, with beats and small reports between them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ import pytest
 import redis
 
 from endpoint_worker.reporting import sender
-from endpoint_worker.reporting.outbox import Origin, Outbox
+from endpoint_worker.reporting.outbox import Outbox
+from endpoint_worker.reporting.presence import KeysLost, Origin
 from endpoint_worker.reporting.sender import Sender
 from tests.support.wait import wait_until
-from tests.unit.endpoint_worker.reporting.test_outbox import ENDPOINT, KEY, outcome
+from tests.unit.endpoint_worker.reporting.service import ENDPOINT, Service, make, outcome
 from umbel.protocol.envelope import unverified_header
 from umbel.protocol.limits import INLINE_REPORT_BYTES, MAX_UNREAD_REPORTS, PARTS_LIFETIME
-from umbel.protocol.messages import Heartbeat
-from umbel.protocol.names import news_channel, parts_key, reports_key
+from umbel.protocol.names import applied_key, beats_key, news_channel, parts_key, reports_key
 from umbel.protocol.pointer import write_pointer
+
+ORIGIN = Origin(ENDPOINT, "n1", "i1")
 
 
 class Gate:
@@ -50,13 +52,13 @@ class Gate:
 def opened(spool: Path) -> Iterator[tuple[Outbox, Gate, fakeredis.FakeRedis]]:
     with fakeredis.FakeRedis() as client:
         gate = Gate(client)
-        box = Outbox(KEY, Origin(ENDPOINT, "n1", "i1"), spool, gate)  # type: ignore[arg-type]
+        box, _ = make(gate, spool)
         box.start()
         try:
             yield box, gate, client
         finally:
             gate.permits.release(1000)
-            box.close(1.0)
+            box.close(0.2)
 
 
 def frames(client: fakeredis.FakeRedis) -> list[bytes]:
@@ -68,16 +70,19 @@ def tasks(frame: bytes) -> list[str]:
     return [row[0] for rows in header.get("outcomes", {}).values() for row in rows]
 
 
-def test_small_reports_and_heartbeats_pass_between_the_pieces(tmp_path: Path) -> None:
+def test_small_reports_and_beats_pass_between_the_pieces(tmp_path: Path) -> None:
     with opened(tmp_path) as (box, gate, client):
         box.add("large", [outcome("t1", bytes(1_000_000))])
         gate.permits.release()
         wait_until(lambda: gate.pieces, what="the first piece")
         box.add("small", [outcome("t2")])
-        box.heartbeat(lambda: Heartbeat(1, 1, box.unsent, {}))
+        service = Service(client)
+        before = service.beat()
+        box.beat_soon()
         gate.permits.release()
-        wait_until(lambda: len(frames(client)) == 2, what="the small report and the heartbeat")
-        wait_until(lambda: box.unsent == ["large"], what="the small report is done")
+        wait_until(lambda: len(frames(client)) == 1, what="the small report")
+        wait_until(lambda: service.beat() != before, what="the beat")
+        assert box.unsent == ["large"] and service.held() == {"large", "small"}
         gate.permits.release(1000)
         wait_until(lambda: not box.unsent, what="all is sent")
         *_, pointer = frames(client)
@@ -118,7 +123,7 @@ def test_outcomes_of_one_bundle_keep_their_order(tmp_path: Path) -> None:
 
 def test_a_slow_connection_gets_smaller_pieces_and_a_fast_one_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     with fakeredis.FakeRedis() as client:
-        chosen = Sender(ENDPOINT, client)
+        chosen = Sender(ORIGIN, client)
         for seconds, sizes in ((0.01, sender.LARGEST_PIECE), (5.0, sender.SMALLEST_PIECE)):
             for _ in range(10):
                 chosen._adapt(seconds)
@@ -128,18 +133,40 @@ def test_a_slow_connection_gets_smaller_pieces_and_a_fast_one_larger(monkeypatch
 
 def test_nothing_is_pushed_while_the_service_does_not_read(tmp_path: Path) -> None:
     with fakeredis.FakeRedis() as client:
-        chosen = Sender(ENDPOINT, client)
+        client.hset(beats_key(ENDPOINT), "i1", b"")
+        chosen = Sender(ORIGIN, client)
         client.lpush(reports_key(ENDPOINT), *[b"x"] * (MAX_UNREAD_REPORTS - 1))
         assert not chosen.blocked(), "it has not looked yet"
         chosen.push(b"y")
-        assert chosen.blocked() and not chosen.blocked(2 * MAX_UNREAD_REPORTS)
+        assert chosen.blocked()
         client.ltrim(reports_key(ENDPOINT), 0, 9)
         wait_until(lambda: not chosen.blocked(), what="it looks again")
+
+
+def test_positions_are_those_of_the_list_whoever_pushes() -> None:
+    with fakeredis.FakeRedis() as client:
+        for instance in ("i1", "i2"):
+            client.hset(beats_key(ENDPOINT), instance, b"")
+        first, second = Sender(ORIGIN, client), Sender(ORIGIN._replace(instance="i2"), client)
+        service = Service(client)
+        assert (first.push(b"a"), second.push(b"b"), first.push(b"c")) == (1, 2, 3)
+        service.take(2)
+        assert second.push(b"d") == 4
+        service.take()
+        assert first.push(b"e") == 5 and client.get(applied_key(ENDPOINT)) == b"4"
+
+
+def test_a_push_notices_that_the_keys_were_lost() -> None:
+    with fakeredis.FakeRedis() as client:
+        chosen = Sender(ORIGIN, client)
+        with pytest.raises(KeysLost):
+            chosen.push(b"a")
 
 
 @pytest.fixture
 def client() -> Iterator[fakeredis.FakeRedis]:
     with fakeredis.FakeRedis() as client:
+        client.hset(beats_key(ENDPOINT), "i1", b"")
         yield client
 
 
@@ -147,7 +174,7 @@ def test_a_report_is_announced(client: fakeredis.FakeRedis) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as news:
         news.subscribe(news_channel(ENDPOINT))
         news.get_message(timeout=1)
-        chosen = Sender(ENDPOINT, client)
+        chosen = Sender(ORIGIN, client)
         chosen.push(b"one")
         chosen.push(b"two")
         assert frames(client) == [b"one", b"two"]
@@ -156,7 +183,7 @@ def test_a_report_is_announced(client: fakeredis.FakeRedis) -> None:
 
 
 def test_a_report_that_fits_one_command_goes_whole(client: fakeredis.FakeRedis) -> None:
-    chosen = Sender(ENDPOINT, client)
+    chosen = Sender(ORIGIN, client)
     chosen._piece = sender.LARGEST_PIECE
     assert [chosen.is_large(INLINE_REPORT_BYTES + more) for more in (0, 1)] == [False, True]
     chosen._piece = sender.SMALLEST_PIECE
@@ -166,20 +193,20 @@ def test_a_report_that_fits_one_command_goes_whole(client: fakeredis.FakeRedis) 
 def test_pieces_follow_each_other_and_the_pointer_comes_last(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = Sender(ENDPOINT, client)
+    chosen = Sender(ORIGIN, client)
     monkeypatch.setattr(chosen, "_adapt", lambda _: None)
     data = bytes(range(256)) * 600  # two pieces and a part of one
     key = parts_key(ENDPOINT, "r1")
     sizes = []
-    for last in (False, False, True):
-        assert chosen.advance("r1", data) is last
+    for position in (None, None, 1):
+        assert chosen.advance("r1", data) == position
         sizes.append(client.strlen(key))
         assert 86000 < client.ttl(key) <= PARTS_LIFETIME
     assert sizes == [sender.FIRST_PIECE, 2 * sender.FIRST_PIECE, len(data)] and client.get(key) == data
     assert frames(client) == [write_pointer("r1", len(data))]
     # a run that ended before the pointer was pushed
     client.delete(reports_key(ENDPOINT))
-    assert Sender(ENDPOINT, client).advance("r1", data) is True
+    assert Sender(ORIGIN, client).advance("r1", data) == 1
     assert frames(client) == [write_pointer("r1", len(data))] and client.get(key) == data
 
 
@@ -190,13 +217,13 @@ def test_pieces_follow_each_other_and_the_pointer_comes_last(
 def test_the_next_piece_has_the_size_for_the_speed_of_the_last(
     client: fakeredis.FakeRedis, seconds: float, factor: float
 ) -> None:
-    chosen = Sender(ENDPOINT, client)
+    chosen = Sender(ORIGIN, client)
     chosen._adapt(seconds)
     assert chosen._piece == factor * sender.FIRST_PIECE
 
 
 def test_the_speed_is_that_of_a_piece(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = Sender(ENDPOINT, client)
+    chosen = Sender(ORIGIN, client)
     clock = iter([1000.0, 1000.05, 1000.0, 1003.0])
     monkeypatch.setattr(sender, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     for size in (2 * sender.FIRST_PIECE, sender.FIRST_PIECE):
@@ -208,7 +235,7 @@ def test_the_speed_is_that_of_a_piece(client: fakeredis.FakeRedis, monkeypatch: 
 def test_a_piece_that_fails_is_followed_by_a_smaller_one(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    chosen = Sender(ENDPOINT, client)
+    chosen = Sender(ORIGIN, client)
 
     def fail(_: str) -> None:
         raise error
@@ -225,19 +252,20 @@ def test_a_piece_that_fails_is_followed_by_a_smaller_one(
 def test_a_full_list_is_looked_at_now_and_then(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sender, "MAX_UNREAD_REPORTS", 2)
     now, looks = [1000.0], []
     monkeypatch.setattr(sender, "time", SimpleNamespace(monotonic=lambda: now[0]))
     llen = client.llen
     monkeypatch.setattr(client, "llen", lambda key: (looks.append(key), llen(key))[1])
-    chosen = Sender(ENDPOINT, client)
+    chosen = Sender(ORIGIN, client)
     chosen.push(b"1")
-    assert not chosen.blocked(2) and not looks, "there is room"
+    assert not chosen.blocked() and not looks, "there is room"
     chosen.push(b"2")
-    assert chosen.blocked(2) and looks == [reports_key(ENDPOINT)]
+    assert chosen.blocked() and looks == [reports_key(ENDPOINT)]
     now[0] += sender.LOOK_INTERVAL - 0.1
-    assert chosen.blocked(2) and len(looks) == 1
+    assert chosen.blocked() and len(looks) == 1
     client.rpop(reports_key(ENDPOINT))
     now[0] += 0.1
-    assert not chosen.blocked(2) and len(looks) == 2
+    assert not chosen.blocked() and len(looks) == 2
     now[0] += 10
-    assert not chosen.blocked(2) and len(looks) == 2
+    assert not chosen.blocked() and len(looks) == 2

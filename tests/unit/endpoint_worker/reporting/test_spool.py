@@ -162,14 +162,14 @@ def test_a_report_that_was_sent_may_be_gone_or_stay(spool: Spool, monkeypatch: p
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", unlink)
         spool.remove(stays)
-        spool.release()
+        spool.leave()
     assert stays.path.exists()
     spool.remove(Entry(stays.path, 1, None, ()))
     assert not stays.path.exists()
 
 
 def test_the_lease_ends_with_the_node(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool.release()
+    spool.leave()
     spool.renew("1")
     spool.renew("2")
     lease = spool.directory / "lease"
@@ -178,5 +178,5 @@ def test_the_lease_ends_with_the_node(spool: Spool, monkeypatch: pytest.MonkeyPa
         patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         spool.renew("3")
     assert lease.read_text() == "2"
-    spool.release()
+    spool.leave()
     assert not list(spool.directory.iterdir()), "nor its draft"

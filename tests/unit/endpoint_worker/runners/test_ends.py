@@ -38,6 +38,35 @@ def test_values_come_back(bench: Bench) -> None:
     assert all(0 <= o.wall < 5 and abs(o.started - time.time()) < 60 for o in outcomes)
 
 
+def hinder_the_reset(until: str) -> int:
+    class Slow(str):
+        def __eq__(self, other: object) -> bool:
+            deadline = time.monotonic() + 20
+            while not os.path.exists(until) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return False
+
+        __hash__ = str.__hash__
+
+    sys.argv[0] = Slow()
+    return os.getpid()
+
+
+def test_an_outcome_does_not_wait_until_its_runner_is_restored(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "REPORT_ENDS_INTERVAL", 60.0)
+    until = tmp_path / "until"
+    running = bench.start(hinder_the_reset, [(str(until),)])
+    wait_until(lambda: running.outcomes, what="the outcome")
+    assert statuses(running.final) == [Status.SUCCEEDED]
+    # the runner is not free: it would still have the arguments of this call
+    assert bench.supervisor._pool.busy == 1
+    until.touch()
+    pid = load_result(running.wait()[0].payload)
+    assert bench.value(os.getpid) == pid
+
+
 def test_a_thousand_calls_in_one_bundle(bench: Bench) -> None:
     outcomes = bench.run(echo, [(i,) for i in range(1000)])
     assert [load_result(o.payload) for o in outcomes] == list(range(1000))

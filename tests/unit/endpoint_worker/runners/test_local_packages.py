@@ -64,11 +64,11 @@ def test_the_record_names_the_code_that_was_used(
             for isolation in ("", "process"):
                 outcomes = bench.run(function, arguments, **({"isolation": isolation} if isolation else {}))
                 assert {outcome.status for outcome in outcomes} == {Status.SUCCEEDED}
-                assert [outcome.usage["local"] for outcome in outcomes] == [{"benchlab": expected}] * len(
+                assert [outcome.place.local for outcome in outcomes] == [{"benchlab": expected}] * len(
                     outcomes
                 )
-                assert ("cpu" in outcomes[0].usage) == (function is lab.slow)
+                assert (outcomes[0].usage is not None) == (function is lab.slow)
         (outcome,) = bench.run(plain, [(lab.Config(),)])
-        assert outcome.usage == {"local": {"benchlab": expected}}
+        assert outcome.place.local == {"benchlab": expected}
         # the next bundle starts anew
-        assert [outcome.usage for outcome in bench.run(plain, [(1,), (2,)])] == [None, None]
+        assert [outcome.place.local for outcome in bench.run(plain, [(1,), (2,)])] == [None, None]

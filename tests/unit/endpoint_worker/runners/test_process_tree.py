@@ -21,10 +21,14 @@ class Pair:
         program = folder / name
         shutil.copy("/bin/sh", program)
         self.note = folder / "note"
-        script = f"while kill -0 $PPID; do sleep 0.02; done 2>/dev/null; {after} echo ended > {self.note}"
+        # a shell that starts after the end of its parent would wait for another process
+        ready = folder / "ready"
+        wait = "while kill -0 $PPID; do sleep 0.02; done 2>/dev/null"
+        script = f": > {ready}; {wait}; {after} echo ended > {self.note}"
         (folder / "second").write_text(script)
         self.first = psutil.Popen([str(program), "-c", f"{program} {folder}/second & wait; exit"])
         self.second: psutil.Process = wait_until(lambda: self._second(name), 10.0, what="the child")
+        wait_until(ready.exists, 10.0, what="the start of the child")
 
     def _second(self, name: str) -> psutil.Process | None:
         return next((child for child in self.first.children() if child.name() == name), None)

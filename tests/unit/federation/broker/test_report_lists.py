@@ -15,14 +15,8 @@ import redis
 from federation.broker import report_lists
 from federation.broker.client import Broker
 from federation.registry.broker_accounts import rules
-from tests.support.broker import running_broker
 from umbel.protocol import names
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_broker(tmp_path_factory.mktemp("broker")) as found:
-        yield found
+from umbel.protocol.node_state import NODE_NEWS
 
 
 @pytest.fixture
@@ -59,7 +53,7 @@ def test_they_stay_until_they_are_removed(broker: Broker) -> None:
     push(broker, ONE, b"e")
     lists.remove("c0", [(first, 2), (second, 1)], ["g"])
     assert broker.redis.lrange(names.reports_key(ONE), 0, -1) == [b"e", b"c"]
-    assert lists.progress(ONE) == (2, 2) and lists.progress(TWO) == (1, 0)
+    assert broker.redis.mget(names.applied_key(ONE), names.applied_key(TWO)) == [b"2", b"1"]
 
 
 def test_a_claim_is_one_collectors_and_a_namesake_takes_it_over(broker: Broker) -> None:
@@ -103,6 +97,19 @@ def test_any_number_of_lists_is_looked_at(broker: Broker) -> None:
     assert broker.report_lists.waiting(some) == dict.fromkeys(some[998:], 1)
 
 
+def test_a_look_at_empty_lists_is_a_few_commands(broker: Broker) -> None:
+    some = [names.new_id() for _ in range(2000)]
+    push(broker, some[1500], b"a")
+    broker.redis.sadd(names.beats_key(some[700]), "x")
+    broker.report_lists.waiting(some)
+    broker.redis.config_resetstat()
+    assert broker.report_lists.waiting(some) == {some[1500]: 1}
+    assert broker.node_states.with_nodes(some) == [some[700]]
+    calls = {name: each["calls"] for name, each in broker.redis.info("commandstats").items()}
+    sent = calls.get("cmdstat_evalsha", 0) + calls.get("cmdstat_eval", 0)
+    assert sent <= 5 and calls["cmdstat_llen"] <= 100 and calls["cmdstat_exists"] <= 140
+
+
 def test_what_is_too_large_is_not_sent(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_lists, "MAX_REPORT_BYTES", 1000)
     monkeypatch.setattr(report_lists, "READ_BYTES", 1500)
@@ -119,15 +126,26 @@ def test_what_is_too_large_is_not_sent(broker: Broker, monkeypatch: pytest.Monke
 
 def test_what_is_no_list_is_a_fault_of_its_endpoint_only(broker: Broker) -> None:
     account(broker, ONE).set(names.reports_key(ONE), "x")
+    broker.redis.set(names.applied_key(ONE), 7)
+    broker.redis.hset(names.beats_key(ONE), "i", "x")
     push(broker, TWO, b"d")
     assert broker.report_lists.waiting([ONE, TWO]) == {ONE: 1, TWO: 1}
-    assert broker.report_lists.progress(ONE) == (0, 0)
     first, second = broker.report_lists.read("c0", [ONE, TWO])
     assert first.fault is not None and first.reports == [] and second.reports == [b"d"]
     assert broker.report_lists.waiting([ONE, TWO]) == {TWO: 1}, "and it is gone"
     broker.report_lists.remove("c0", [(first, 0), (second, 1)], [])
     assert broker.report_lists.waiting([ONE, TWO]) == {}
     assert not report_lists.is_wrong_type(redis.exceptions.OutOfMemoryError("OOM"))
+    # nodes that miss their beats announce themselves again, and push what was in it
+    assert not broker.redis.exists(names.applied_key(ONE), names.beats_key(ONE))
+
+
+def test_a_counter_that_is_none_is_deleted(broker: Broker) -> None:
+    account(broker, ONE).set(names.applied_key(ONE), "x")
+    push(broker, ONE, b"a", b"b")
+    (unread,) = broker.report_lists.read("c0", [ONE])
+    broker.report_lists.remove("c0", [(unread, 2)], [])
+    assert not broker.redis.exists(names.reports_key(ONE), names.applied_key(ONE))
 
 
 def test_a_full_broker_can_be_emptied(broker: Broker) -> None:
@@ -145,33 +163,34 @@ def test_a_full_broker_can_be_emptied(broker: Broker) -> None:
 
 
 def test_news_of_endpoints_arrive_and_nothing_else_does(broker: Broker) -> None:
-    news = report_lists.News(broker)
+    news = report_lists.NewsListener(broker)
     try:
-        assert news.wait(0.0) == set()
+        assert news.wait(0.0) == (set(), set())
         with account(broker, ONE) as own:
             own.publish(names.news_channel(ONE), b"")
+            own.publish(names.news_channel(ONE), NODE_NEWS)
             own.publish(f"/ep:{ONE}:other:news", b"")
             with pytest.raises(redis.exceptions.NoPermissionError):
                 own.publish(names.news_channel(TWO), b"")
-        assert news.wait(10.0) == {ONE}
-        assert news.wait(0.0) == set()
+        assert news.wait(10.0) == ({ONE}, {ONE})
+        assert news.wait(0.0) == (set(), set())
     finally:
         news.close()
 
 
 def test_waiting_for_news_lasts_until_the_first_one(broker: Broker) -> None:
-    news = report_lists.News(broker)
+    news = report_lists.NewsListener(broker)
     later = threading.Timer(0.3, broker.redis.publish, (names.news_channel(ONE), b""))
     try:
         news.wait(0.0)
         later.start()
         began = time.monotonic()
-        assert news.wait(60.0) == {ONE} and time.monotonic() - began < 30.0
+        assert news.wait(60.0) == ({ONE}, set()) and time.monotonic() - began < 30.0
         times = []
         for _ in range(5):
             broker.redis.publish(names.news_channel(TWO), b"")
             began = time.monotonic()
-            assert news.wait(60.0) == {TWO}
+            assert news.wait(60.0) == ({TWO}, set())
             times.append(time.monotonic() - began)
         assert min(times) < 0.9, "it waited for more"
     finally:
@@ -192,22 +211,25 @@ def test_news_are_subscribed_to_again_after_an_error() -> None:
         opened.append(one)
         return one
 
-    news = report_lists.News(SimpleNamespace(redis=SimpleNamespace(pubsub=pubsub)))
+    news = report_lists.NewsListener(SimpleNamespace(redis=SimpleNamespace(pubsub=pubsub)))
     with pytest.raises(redis.ConnectionError):
         news.wait(0.0)
-    assert news.wait(0.0) == set()
+    assert news.wait(0.0) == (set(), set())
     assert [one.closed for one in opened] == [[True], []]
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ("LRANGE", names.reports_key(ONE), 0, -1),
+        ("LRANGE", names.reports_key(TWO), 0, -1),
+        ("LPOP", names.reports_key(ONE)),
+        ("BLMOVE", names.queue_key(TWO), names.queue_key(ONE), "RIGHT", "LEFT", 0.01),
+        ("SISMEMBER", names.sent_key(TWO), "x"),
         ("LPUSH", names.reports_key(TWO), "x"),
         ("LPUSH", "umbel:reports", "x"),
         ("SETRANGE", names.parts_key(TWO, ONE), 0, "x"),
         ("DEL", f"umbel:claim:{ONE}"),
-        ("HGETALL", report_lists.TAKEN_KEY),
+        ("HGETALL", "umbel:collectors"),
     ],
     ids=lambda command: " ".join(map(str, command[:2])).replace(TWO, "other"),
 )

@@ -11,6 +11,7 @@ import fakeredis
 import pytest
 import redis
 
+from federation.broker.report_lists import READ_ENDPOINTS, News
 from federation.db.errors import DatabaseUnavailable
 from federation.services import collector as module
 from federation.services.collector import COLLECTORS_KEY, DEAD_AFTER, Collector, collectors
@@ -43,49 +44,24 @@ def fed(times: Times, tmp_path: Path) -> Any:
 def test_a_heartbeat_is_written_once_per_interval(fed: Any, times: Times) -> None:
     one = Collector(fed, "c0")
     one.heartbeat()
-    assert collectors(fed) == {"c0": {"since": 1000.0, "beat": 1000.0}}
+    assert collectors(fed) == {"c0": {"beat": 1000.0}}
     times.forward(0.75)
     one.heartbeat()
-    assert collectors(fed)["c0"]["beat"] == 1000.0
+    assert collectors(fed) == {"c0": {"beat": 1000.0}}
     times.forward(0.25)
     one.heartbeat()
-    assert collectors(fed) == {"c0": {"since": 1000.0, "beat": 1001.0}}
-
-
-@pytest.mark.parametrize(
-    ("lost_after", "wall", "ticks", "continuous"),
-    [
-        (60.0, 10.0, 10.0, True),
-        (60.0, 10.5, 1.0, False),
-        (60.0, 1.0, 10.5, False),
-        (60.0, -0.5, 1.0, False),
-        (60.0, 3600.0, 1.0, False),
-        (6.0, 3.0, 3.0, True),
-        (6.0, 3.5, 3.5, False),
-        (1.0, 2.0, 2.0, True),
-        (1.0, 2.5, 2.5, False),
-    ],
-)
-def test_a_collector_that_pauses_or_whose_clock_jumps_starts_to_listen_anew(
-    fed: Any, times: Times, lost_after: float, wall: float, ticks: float, continuous: bool
-) -> None:
-    fed.settings.node_lost_after = lost_after
-    one = Collector(fed, "c0")
-    one.heartbeat()
-    times.forward(wall, ticks)
-    one.heartbeat()
-    assert collectors(fed)["c0"] == {"since": 1000.0 if continuous else times.wall, "beat": times.wall}
+    assert collectors(fed) == {"c0": {"beat": 1001.0}}
 
 
 def test_entries_of_dead_collectors_are_removed(fed: Any, times: Times) -> None:
     for name, age in (("dead", DEAD_AFTER + 1), ("late", DEAD_AFTER - 1)):
-        beat = {"since": 1.0, "beat": times.wall - age}
+        beat = {"beat": times.wall - age}
         fed.broker.redis.hset(COLLECTORS_KEY, name, json.dumps(beat))
     Collector(fed, "c0").heartbeat()
     assert collectors(fed).keys() == {"late", "c0"}
 
 
-def test_no_error_ends_the_loop_and_after_each_one_it_listens_anew(
+def test_no_error_ends_the_loop_and_after_each_one_it_looks_at_all_lists(
     fed: Any, times: Times, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors: list[Exception] = [redis.ConnectionError("x"), DatabaseUnavailable("x"), KeyError("a bug")]
@@ -96,7 +72,7 @@ def test_no_error_ends_the_loop_and_after_each_one_it_listens_anew(
 
     def collect(timeout: float) -> None:
         looked.append(one._last_look)
-        rounds.append(collectors(fed)["c0"]["since"])
+        rounds.append(times.wall)
         one._last_look = times.ticks
         if errors:
             raise errors.pop(0)
@@ -113,11 +89,30 @@ def test_no_error_ends_the_loop_and_after_each_one_it_listens_anew(
     assert closed == [True]
 
 
-def test_endpoints_whose_reports_cannot_be_applied_pause(fed: Any, times: Times) -> None:
+def test_nodes_that_announce_themselves_are_looked_at(fed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of registered endpoints: an endpoint's own account can publish for itself only."""
+    fed.broker.report_lists = None  # of which nothing is read
     one = Collector(fed, "c0")
+    news = News({"e1"}, {"e3", "e2", "deleted"})
+    monkeypatch.setattr(one, "_news", SimpleNamespace(wait=lambda timeout: news))
+    monkeypatch.setattr(one, "_reader", SimpleNamespace(known=lambda each: each != "deleted"))
+    monkeypatch.setattr(one, "look", lambda: None)
+    monkeypatch.setattr(one, "_chosen", lambda: [])
+    looked: list[list[str]] = []
+    monkeypatch.setattr(one.watch, "look", looked.append)
+    assert one.collect(0.0) is None
+    assert looked == [["e2", "e3"]] and list(one._turns) == ["e1"]
+
+
+def test_endpoints_take_turns(fed: Any, times: Times) -> None:
+    one = Collector(fed, "c0")
+    some = [f"e{number}" for number in range(READ_ENDPOINTS + 3)]
+    one._turns = dict.fromkeys(some)
     one._paused["e1"] = (times.ticks + 1, 1.0)
     one._paused["e2"] = (times.ticks, 1.0)
-    assert [one._may_read(each) for each in ("e0", "e1", "e2")] == [True, False, True]
+    first = ["e0", *some[2 : READ_ENDPOINTS + 1]]
+    assert (one._chosen(), one._chosen()) == (first, some[READ_ENDPOINTS + 1 :])
+    assert one._chosen() == []
 
 
 def test_collectors_of_a_home_have_names_of_their_own(fed: Any) -> None:

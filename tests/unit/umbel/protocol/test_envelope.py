@@ -106,10 +106,10 @@ def test_dates_that_are_none(more: dict[str, Any]) -> None:
 
 
 def test_another_version_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envelope, "PROTOCOL_VERSION", 3)
+    monkeypatch.setattr(envelope, "PROTOCOL_VERSION", 4)
     newer = sealed()
     monkeypatch.undo()
-    with pytest.raises(ProtocolError, match="protocol 3") as caught:
+    with pytest.raises(ProtocolError, match="protocol 4") as caught:
         opened(newer)
     assert caught.value.code == "VERSION_MISMATCH"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from umbel.protocol.envelope import Signer, Verifier
 from umbel.protocol.errors import ProtocolError
 from umbel.protocol.limits import BUNDLE_LIFETIME
-from umbel.protocol.messages import Bundle, Call, FunctionRef, Heartbeat, Outcome, Report, RunOptions, Status
+from umbel.protocol.messages import Bundle, Call, FunctionRef, Outcome, Report, RunOptions, Status
 from umbel.protocol.records import Items, Log, Place, read_items
 
 SIGNER = Signer(bytes(range(32)))
@@ -101,6 +101,21 @@ def test_a_signed_bundle_that_is_not_one(change: dict[str, Any]) -> None:
             Bundle.open_head(VERIFIER, SIGNER.seal(broken)[0], endpoint="e-1", now=NOW)
 
 
+def test_the_place_of_a_bundle_has_the_packages_of_all_its_calls() -> None:
+    first, last = Place("host", 1, 0), Place("host", 1, 0, {"lab": "sent", "mine": "node"})
+    rows = {
+        "b-1": [
+            Outcome("t-1", 1, Status.SUCCEEDED, place=first),
+            Outcome("t-2", 1, Status.SUCCEEDED, place=last),
+        ]
+    }
+    rows["b-2"] = [Outcome("t-3", 1, Status.SUCCEEDED, place=first)]
+    report = Report.open(VERIFIER, Report("e-1", "n-1", "i-1", outcomes=rows).seal(SIGNER, NOW, "r-1"))
+    assert report.places == {"b-1": last, "b-2": first}
+    assert first.record() == {"host": "host", "pid": 1, "slot": 0}
+    assert last.record()["local"] == {"lab": "sent", "mine": "node"}
+
+
 @given(st.dictionaries(st.uuids().map(str), st.lists(outcomes, max_size=5), max_size=4))
 def test_a_report_there_and_back(rows: dict[str, list[Outcome]]) -> None:
     data = Report("e-1", "n-1", "i-1", outcomes=rows).seal(SIGNER, NOW, "r-1")
@@ -142,12 +157,10 @@ def test_items_that_a_report_does_not_hold(row: list[object]) -> None:
         list(read_items([row], b"", 0))
 
 
-def test_heartbeats_and_goodbyes() -> None:
-    beat = Heartbeat(4, 2, ["b-1", "b-2"], {"python": "3.11"})
-    report = Report.open(VERIFIER, Report("e", "n", "i", heartbeat=beat).seal(SIGNER, NOW, "r"))
-    assert report.heartbeat == beat and not report.goodbye and report.rows == []
+def test_a_goodbye() -> None:
     report = Report.open(VERIFIER, Report("e", "n", "i", goodbye=True).seal(SIGNER, NOW, "r"))
-    assert report.goodbye and report.heartbeat is None
+    assert report.goodbye and report.rows == []
+    assert not Report.open(VERIFIER, Report("e", "n", "i").seal(SIGNER, NOW, "r")).goodbye
 
 
 @pytest.mark.parametrize(
@@ -156,8 +169,7 @@ def test_heartbeats_and_goodbyes() -> None:
         {"outcomes": {"b": [["too", "short"]]}},
         {"outcomes": []},
         {"outcomes": {"b": 3}},
-        {"heartbeat": {"slots": 1}},
-        {"heartbeat": 3},
+        {"node": 3},
         {"endpoint": None, "node": None},
         {"iat": []},
     ],

@@ -39,7 +39,8 @@ def default(data: bytes = BIG) -> int:
 
 def closure() -> Any:
     captured = BIG
-    return lambda: len(captured)
+    return lambda: (len(captured), unassigned)
+    unassigned = 1
 
 
 @pytest.mark.parametrize(

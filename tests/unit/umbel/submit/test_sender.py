@@ -599,15 +599,15 @@ def test_joining_waits_for_the_sending_thread(
 def test_a_late_answer_to_another_submission_extends_the_wait_of_the_next(service: ScriptedService) -> None:
     """``submit_timeout`` counts from when the service last accepted calls."""
     executor = service.executor(submit_timeout=60.0)
-    sending = executor._session.sender
+    submitter = executor._session.sender._submitter
     executor.submit(square, 0)
-    assert sending.flush(10)
+    executor.flush(10)
     old = calls.Call(b"", executor._session.future(), time.monotonic() - 3600)
     left: list[float | None] = []
     service.refuse = lambda request: left.append(request.patience)  # type: ignore[func-returns-value]
-    sending._submit(Batch(Options(), [Part(dump_function(square), [old])]))
+    submitter.submit(Batch(Options(), [Part(dump_function(square), [old])]), threading.Event())
     assert left[0] is not None and 50 < left[0] <= 60
-    sending._accepted = 0.0
-    sending._submit(Batch(Options(), [Part(dump_function(square), [old])]))
+    submitter._accepted = 0.0
+    submitter.submit(Batch(Options(), [Part(dump_function(square), [old])]), threading.Event())
     assert left[1] is not None and 0 < left[1] < 1
     executor.shutdown(wait=False, cancel_futures=True)

@@ -1,6 +1,6 @@
 """Turns of groups: their order in queues, the last turn of each user, and how much may pass.
 
-Revision: 0018, after 0015.
+Revision: 0020, after 0019.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0018"
-down_revision = "0015"
+revision = "0020"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 
