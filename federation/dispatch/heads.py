@@ -2,21 +2,20 @@
 
 A user's calls lie in an index by priority, group and number. Small groups share a page of it; behind a page
 that ends within a group, reading goes on with the next group. So the cost depends on the number of bundles to
-send, not on the number or size of groups.
+send, not on the number of users or groups, or the size of groups.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
 from umbel.protocol.states import TaskState
 
+from ..db.arrivals import Arrival
 from ..db.options import Options
 from ..db.statements import Statement, constant
 from ..db.tables import groups, submissions, tasks
@@ -25,8 +24,8 @@ from .run_times import known_seconds
 
 #: Pages that one refill reads at most, beyond the first one of each user; least number of calls in a page.
 MAX_PAGES, LEAST_PAGE = 64, 16
-#: Number of queued calls of a group that may be idle, and of these groups of a user, at most.
-FEW_CALLS, FEW_GROUPS = 256, 64
+#: Number of groups that pass in one refill, and of queued calls of such a group, at most.
+MAX_PASSING, FEW_CALLS = 8, 256
 #: Larger than every number of a group.
 _END = 2**62
 
@@ -55,6 +54,13 @@ class Turn(NamedTuple):
     user: int
     last_group: int
     priority: int | None = None
+
+
+def small_groups(waiting: Sequence[Turn], arrived: Sequence[Arrival]) -> list[tuple[Turn, Arrival]]:
+    """Return the calls among those that have just arrived that may pass a full window, and their users."""
+    few = [each for each in arrived if each.calls <= FEW_CALLS][:MAX_PASSING]
+    turns = {turn.user: turn for turn in waiting} if few else {}
+    return [(turns[each.user_no], each) for each in few if each.user_no in turns]
 
 
 def _queue(*conditions: Any) -> Any:
@@ -96,8 +102,8 @@ class QueueHeads:
 
     ``calls``: by number; ``options``: by submission number; ``cores``: slots of kinds that occupy several;
     ``seconds``: run times by function number. ``cut``: (user, group) pairs of which not all calls were read.
-    ``partial``: users of whom not all calls were read. ``idle``: groups of which no calls are sent, as far as
-    known.
+    ``partial``: users of whom not all calls were read. ``idle``: arrived groups of which no calls are sent,
+    as far as known.
     """
 
     queues: list[tuple[int, list[QueuedCall]]]
@@ -113,36 +119,71 @@ class QueueHeads:
 class HeadReader:
     """Reads heads for one refill.
 
-    ``groups``: of each user at least so many, if there are. ``idle``: whether idle groups are of interest.
+    ``turns``: the users whose turn it is, of each of whom ``groups`` groups are read, if there are so many.
+    ``arrived``: small groups that may pass, and their users.
     """
 
-    def __init__(self, connection: Connection, endpoint_no: int, largest: int, *, groups: int, idle: bool):
+    def __init__(
+        self,
+        connection: Connection,
+        endpoint_no: int,
+        largest: int,
+        turns: Sequence[Turn],
+        arrived: Sequence[tuple[Turn, Arrival]],
+        *,
+        groups: int,
+    ):
         self._connection = connection
         self._endpoint_no = endpoint_no
+        self._turns = turns
+        self._arrived = arrived
         self._groups = groups
-        self._with_idle = idle
         self._of = {"endpoint": endpoint_no, "largest": largest}
 
-    def read(self, turns: Sequence[Turn], lookahead: int) -> QueueHeads:
-        """Read about ``lookahead`` calls of each user."""
+    def read(self, lookahead: int) -> QueueHeads:
+        """Read about ``lookahead`` calls."""
         heads: dict[int, list[HeadCall]] = {}
         cut: set[tuple[int, int]] = set()
         partial: set[int] = set()
-        pages = max(1, MAX_PAGES // max(1, len(turns)))
-        for turn in turns:
-            head, groups, whole = self._head(turn, lookahead, pages)
+        share = max(LEAST_PAGE, lookahead // max(1, len(self._turns)))
+        pages = MAX_PAGES // max(1, len(self._turns))
+        whose = [(turn, share, pages) for turn in self._turns]
+        for turn, size, most in [*whose, *((turn, LEAST_PAGE, 0) for turn, _ in self._arrived)]:
+            if turn.user in heads:
+                continue
+            head, groups, whole = self._head(turn, size, most)
             # from now on in the order of turns
             head.sort(key=lambda call: (-call[1], call[5] <= turn.last_group, call[5], call[0]))
             heads[turn.user] = head
             cut.update((turn.user, group) for group in groups)
             if not whole:
                 partial.add(turn.user)
+        for turn, arrival in self._arrived:
+            if turn.user in partial:
+                self._add_arrival(arrival, heads[turn.user], cut)
         return self._described(heads, frozenset(cut), frozenset(partial))
+
+    def _add_arrival(self, arrival: Arrival, head: list[HeadCall], cut: set[tuple[int, int]]) -> None:
+        """Read the calls of a group if they follow those that were read and may pass."""
+        user, priority, group = arrival.user_no, arrival.priority, arrival.group_no
+        known = (user, group) not in cut and any(call.group_no == group for call in head)
+        if known or priority < head[-1].priority:
+            return
+        rows = self._page(user, priority, group - 1, group, FEW_CALLS + 1)
+        head[:] = [call for call in head if (call.priority, call.group_no) != (priority, group)] + rows
+        if len(rows) <= FEW_CALLS:
+            cut.discard((user, group))
+        else:
+            cut.add((user, group))
+
+    def _page(self, user: int, priority: int, after: int, until: int, size: int) -> list[HeadCall]:
+        """Return the first calls of the groups after the first one and up to the second one."""
+        where = {"user": user, "priority": priority, "after": after, "until": until, "lookahead": size}
+        return list(map(HeadCall._make, _next_page.rows(self._connection, **where, **self._of)))
 
     def _head(self, turn: Turn, lookahead: int, pages: int) -> tuple[list[HeadCall], set[int], bool]:
         """Return a user's first calls, the groups of which calls were left out, and whether these are all."""
-        of = {**self._of, "user": turn.user}
-        rows = _first_page.rows(self._connection, lookahead=lookahead, **of)
+        rows = _first_page.rows(self._connection, user=turn.user, lookahead=lookahead, **self._of)
         head = list(map(HeadCall._make, rows))
         if len(head) < lookahead:
             return head, set(), True
@@ -154,28 +195,26 @@ class HeadReader:
         parts = [(max(known, turn.last_group), _END, later)]
         if turn.last_group > known:
             parts.append((known, turn.last_group, {call.group_no for call in head}))
+        size = max(LEAST_PAGE, lookahead // 2)
         for after, until, found in parts:
             while pages and len(found) < self._groups:
                 pages -= 1
-                size = max(LEAST_PAGE, lookahead // 2)
-                where = {"priority": priority, "after": after, "until": until}
-                rows = _next_page.rows(self._connection, lookahead=size, **where, **of)
-                head += map(HeadCall._make, rows)
-                found.update(row[5] for row in rows)
-                if len(rows) < size:
+                page = self._page(turn.user, priority, after, until, size)
+                head += page
+                found.update(call.group_no for call in page)
+                if len(page) < size:
                     break
-                after = rows[-1][5]
+                after = page[-1].group_no
                 cut.add(after)
         return head, cut, False
 
     def _idle(self, heads: Mapping[int, Sequence[HeadCall]], cut: Collection[tuple[int, int]]) -> set[int]:
-        """Return groups of which all unfinished calls were read, among the few with few calls."""
-        if not self._with_idle:
-            return set()
-        queued: dict[int, int] = {}
-        for user, head in heads.items():
-            counts = Counter(call.group_no for call in head if (user, call.group_no) not in cut)
-            queued.update(islice((each for each in counts.items() if each[1] <= FEW_CALLS), FEW_GROUPS))
+        """Return the arrived groups of which all unfinished calls were read."""
+        queued = {
+            arrival.group_no: sum(1 for call in heads[turn.user] if call.group_no == arrival.group_no)
+            for turn, arrival in self._arrived
+            if (turn.user, arrival.group_no) not in cut
+        }
         if not queued:
             return set()
         found = _unfinished.rows(self._connection, nos=sorted(queued))

@@ -10,10 +10,10 @@ large bundles (workers return calls that turn out to be long). No bundle exceeds
 calls, so no slot runs dry while another has all the work (guided self-scheduling: Polychronopoulos & Kuck,
 IEEE Trans. Computers C-36(12), 1987).
 
-Bundles of small groups pass: they are sent although the window is full, and run before the bundles that wait
-at the endpoint. A small group has few short calls, all of them queued. So a lone call does not wait for
-a window of work of others. Every other bundle is a credit for one that passes, so at most half of the bundles
-pass, and the others always progress.
+Small groups that have just arrived pass: they are sent although the window is full, and run before the
+bundles that wait at the endpoint. A small group has few short calls, all of them queued. So a lone call does
+not wait for a window of work of others. Every other bundle is a credit for one that passes, so at most half
+of the bundles pass, and the others always progress.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Situation:
     queue, read or not. ``seconds``: measured run time by kind. ``bundle_seconds``: target work per bundle.
     ``cores``: slots per call by kind, if more than one. ``largest``: slots of the largest node; no call in
     the queues occupies more. A bundle counts once per slot that it occupies, also in ``open``. ``idle``:
-    groups of which all unfinished calls are in the queues. ``priorities``: by user, the highest one of calls
-    that are sent, as far as known.
+    groups that have just arrived and of which all unfinished calls are in the queues. ``priorities``: by
+    user, the highest one of calls that are sent, as far as known.
     """
 
     slots: int
@@ -84,11 +84,6 @@ class Situation:
     def max_credit(self) -> int:
         """Maximum number of credits for bundles that pass."""
         return min(MAX_CREDIT, math.ceil(self.slots * CREDIT_SHARE))
-
-    @property
-    def backlog(self) -> int:
-        """Number of open bundles, counted per slot, from which on bundles pass: below it, little is ahead."""
-        return self.slots * max(1, self.window - 1)
 
     def calls(self, kind: Hashable, left: int) -> int:
         """Return the calls per bundle for a kind when ``left`` calls are in the queue."""
@@ -168,7 +163,7 @@ class _Planner:
         kind = queue.next_kind()
         if self._used >= self._now.limit(kind):
             return False
-        self._add(queue, kind, self._used >= self._now.backlog and self.credit > 0 and queue.next_is_small())
+        self._add(queue, kind, False)
         return True
 
     def send_small(self, queues: Sequence[_UserQueue]) -> None:
@@ -239,19 +234,11 @@ class _UserQueue:
         """Return the kind of the next bundle."""
         return next(iter(self._level().values())).next_kind()
 
-    def next_is_small(self) -> bool:
-        """Return whether the group whose turn it is may pass."""
-        return self._may_pass() and next(iter(self._level().values())).is_small(self._now)
-
-    def _may_pass(self) -> bool:
-        """Return whether calls with the highest priority left do not pass more important ones."""
-        return self._sent is None or max(self._levels) >= self._sent
-
     def advance_small(self) -> bool:
         """Make it the turn of the first group that may pass; return False if there is none."""
         level = self._level()
-        if not self._may_pass():
-            return False
+        if self._sent is not None and max(self._levels) < self._sent:
+            return False  # they would pass more important ones
         for number, group in level.items():
             if group.is_small(self._now):
                 rest = {other: level[other] for other in level if other != number}

@@ -16,14 +16,12 @@ from ..context import Federation
 from ..db import arrivals, shared
 from ..db.statements import Statement, insert_returning
 from ..db.tables import bundles, endpoints, loads, nodes, tasks, users
-from .heads import LEAST_PAGE, HeadReader, QueueHeads, Turn
+from .heads import HeadReader, QueueHeads, Turn, small_groups
 from .planning import Plan, Situation, decide
 from .run_times import ByFunction
 
 #: Calls that are read at first, and at most when more are needed.
 LOOKAHEAD, MAX_LOOKAHEAD = 256, 8192
-#: Groups of a user among which those that may pass are found, at least.
-LEAST_GROUPS = 8
 
 
 class _Endpoint(NamedTuple):
@@ -111,16 +109,19 @@ def refill(
     The caller has the endpoint's lock. After its transaction is committed, it sends the bundles and calls
     ``catch_up``. ``arrival``: calls that this transaction has stored and not counted.
     """
-    arrivals.count(connection, endpoint_no, arrival)
+    arrived = arrivals.count(connection, endpoint_no, arrival)
     waiting, situation = _situation(fed, connection, endpoint_no)
     if situation is None:
         return []
+    small = small_groups(waiting, arrived)
+    if not situation.room and not small:
+        return []
     endpoint_id, epoch, last_user, credit = _endpoint.rows(connection, endpoint=endpoint_no)[0]
     situation = replace(situation, credit=credit)
-    turns = _turns(waiting, last_user or 0)[: max(situation.room, credit)]
-    if not turns:
+    if not situation.room and not credit:
         return []
-    plans, left, seen = _plan(connection, endpoint_no, situation, turns)
+    turns = _turns(waiting, last_user or 0)[: situation.room]
+    plans, left, seen = _plan(connection, endpoint_no, situation, turns, small)
     if not plans:
         return []
     last = _remember_turns(connection, endpoint_no, plans, seen, waiting) or last_user
@@ -165,20 +166,27 @@ def _turns(waiting: list[Turn], last: int) -> list[Turn]:
 
 
 def _plan(
-    connection: Connection, endpoint_no: int, situation: Situation, turns: Sequence[Turn]
+    connection: Connection,
+    endpoint_no: int,
+    situation: Situation,
+    turns: Sequence[Turn],
+    small: Sequence[tuple[Turn, arrivals.Arrival]],
 ) -> tuple[list[Plan], int, QueueHeads]:
     """Plan bundles from the first calls of each queue, as long as the plans use up what was read.
 
     Return the plans, the credit that is left, and the calls.
     """
     lookahead = LOOKAHEAD
-    groups = max(situation.room + situation.credit, LEAST_GROUPS)
-    # bundles cannot be more than calls
-    may_pass = situation.open + situation.queued >= situation.backlog
-    situation = replace(situation, priorities={t.user: t.priority for t in turns if t.priority is not None})
-    reader = HeadReader(connection, endpoint_no, situation.largest, groups=groups, idle=may_pass)
+    # with a slot for every call there is nothing to pass
+    if not situation.credit or situation.open + situation.queued <= situation.slots:
+        small = []
+    known = {turn.user: turn for turn in [*turns, *(turn for turn, _ in small)]}
+    priorities = {user: turn.priority for user, turn in known.items() if turn.priority is not None}
+    situation = replace(situation, priorities=priorities)
+    where = connection, endpoint_no, situation.largest
+    reader = HeadReader(*where, turns, small, groups=situation.room)
     while True:
-        seen = reader.read(turns, max(LEAST_PAGE, lookahead // len(turns)))
+        seen = reader.read(lookahead)
         current = replace(situation, seconds=ByFunction(seen.seconds), cores=seen.cores, idle=seen.idle)
         plans, credit = decide(seen.queues, current)
         if lookahead >= MAX_LOOKAHEAD or not _used_up(plans, seen):
@@ -224,6 +232,7 @@ def _remember_turns(
         lowest, highest = (seen.calls[plan.nos[0]].priority for plan in (last[user], first[user]))
         # groups of other priorities do not lose their turns when there was nothing to choose
         several = len({call.group for call in queue if call.priority == lowest}) > 1
+        several |= user in seen.partial and lowest == min(call.priority for call in queue)
         group = last[user].group if several else known[user].last_group
         if (group, highest) != (known[user].last_group, known[user].priority or 0):
             changed.append((group, highest, endpoint_no, user))

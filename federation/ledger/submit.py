@@ -111,7 +111,7 @@ def _accept(
     if key is not None:
         values = (user.no, key, submission.digest(), json.dumps(answer), now)
         _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
-    arrival = Arrival(user.no, group_no, len(places))
+    arrival = Arrival(user.no, group_no, len(places), submission.options.priority)
     planned: Sequence[dispatch.PlannedBundle] = ()
     if shared.lock_free_endpoint(connection, endpoint_no):
         planned = dispatch.refill(fed, connection, endpoint_no, now, arrival)

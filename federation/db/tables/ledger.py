@@ -169,6 +169,7 @@ arrivals = Table(
     Column("user_no", Number, nullable=False),
     Column("group_no", Number, nullable=False),
     Column("calls", Integer, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
 )
 Index("ix_arrivals_endpoint", arrivals.c.endpoint_no)
 Index("ix_arrivals_user", arrivals.c.user_no)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from federation.db.statements import observed
 from federation.dispatch import heads
+from tests.contract.ledger.test_ledger_dispatch import share
 from tests.support.endpoint import FakeEndpoint, FakeNode
 from tests.support.ledger import Ledger
 from umbel.protocol.messages import Bundle
@@ -70,7 +72,7 @@ def test_little_passes_at_once(ledger: Ledger, lab: FakeEndpoint, node: FakeNode
     ledger.submit(lab, 10_000)
     first, second = ledger.submit(lab, 1), ledger.submit(lab, 1)
     assert (ledger.state(first), ledger.state(second)) == ("dispatched", "queued")
-    _run(ledger, node, 4)
+    _run(ledger, node, 5)
     assert (ledger.state(first), ledger.state(second)) == ("succeeded", "succeeded")
     for _ in range(10):
         third = ledger.submit(lab, 1)
@@ -131,7 +133,7 @@ def test_the_cost_of_a_refill_does_not_depend_on_the_number_of_groups(
     with ledger.fed.database.write() as connection:
         # the later calls belong to as many groups; no group is numbered so high
         connection.exec_driver_sql(
-            f"UPDATE tasks SET group_no = group_no + no % {groups} WHERE state = 'queued'"
+            f"UPDATE tasks SET group_no = group_no + no - no / {groups} * {groups} WHERE state = 'queued'"
         )
     _run(ledger, node, 1)
     statements: list[str] = []
@@ -142,3 +144,40 @@ def test_the_cost_of_a_refill_does_not_depend_on_the_number_of_groups(
     with ledger.fed.database.write() as connection:
         group = f"(SELECT no FROM groups WHERE id = '{answer['group_id']}')"
         connection.exec_driver_sql(f"UPDATE tasks SET group_no = {group} WHERE group_no > {group}")
+
+
+def _page_reads(ledger: Ledger, step: Callable[[], Any]) -> int:
+    """Return how many pages of queues a step reads."""
+    statements: list[str] = []
+    with observed(lambda sql, rows: statements.append(sql)):
+        step()
+    return sum(1 for sql in statements if "tasks.blob_offset" in sql and "LIMIT" in sql)
+
+
+def test_the_cost_of_a_refill_does_not_depend_on_the_number_of_users(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    node = lab.node(slots=64)
+    ledger.collect()
+    ledger.submit(lab, 1)
+    _run(ledger, node, 1)
+    ledger.submit(lab, 10_000)
+    for number in range(20):
+        share(ledger, lab, f"u{number}", 400)
+    # every bundle that ends lets another one pass
+    _run(ledger, node, 30)
+    assert _page_reads(ledger, lambda: _run(ledger, node, 1)) <= 3
+    assert _page_reads(ledger, lambda: ledger.submit(lab, 1000)) == 0
+    assert 0 < _page_reads(ledger, lambda: ledger.submit(lab, 1)) <= 2
+
+
+def test_an_urgent_stream_does_not_take_the_turns_of_other_groups(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode
+) -> None:
+    answers = [ledger.submit(lab, 1500) for _ in range(2)]
+    order = []
+    for _ in range(12):
+        ledger.submit(lab, 1, priority=9)
+        ran = [each for each in _run(ledger, node, 2) if len(each.calls) > 1]
+        order += _groups(ran, answers)
+    assert 4 <= Counter(order)[1] <= len(order) - 4, order

@@ -1,4 +1,4 @@
-"""Turns of groups: their order in queues, the last turn of each user, and how much may pass.
+"""Turns of groups: their order in queues, the last turn of each user, how much may pass, and what arrived.
 
 Revision: 0020, after 0019.
 """
@@ -29,12 +29,14 @@ def upgrade() -> None:
     op.add_column("loads", sa.Column("last_group_no", number, nullable=False, server_default="0"))
     op.add_column("loads", sa.Column("last_priority", sa.SmallInteger, nullable=False, server_default="0"))
     op.add_column("endpoints", sa.Column("credit", sa.SmallInteger, nullable=False, server_default="0"))
+    op.add_column("arrivals", sa.Column("priority", sa.SmallInteger, nullable=False, server_default="0"))
     _queue("group_no", "no")
 
 
 def downgrade() -> None:
     """Undo it."""
     _queue("no")
+    op.drop_column("arrivals", "priority")
     op.drop_column("endpoints", "credit")
     op.drop_column("loads", "last_priority")
     op.drop_column("loads", "last_group_no")
