@@ -17,7 +17,7 @@ from umbel.protocol.states import TaskState
 
 from ..db.arrivals import Arrival
 from ..db.options import Options
-from ..db.statements import Statement, constant
+from ..db.statements import Statement, constant, maker
 from ..db.tables import groups, submissions, tasks
 from .planning import QueuedCall
 from .run_times import known_seconds
@@ -43,6 +43,9 @@ class HeadCall(NamedTuple):
     attempt: int
     blob_no: int
     blob_offset: int
+
+
+_call = maker(HeadCall)
 
 
 class Turn(NamedTuple):
@@ -179,12 +182,12 @@ class HeadReader:
     def _page(self, user: int, priority: int, after: int, until: int, size: int) -> list[HeadCall]:
         """Return the first calls of the groups after the first one and up to the second one."""
         where = {"user": user, "priority": priority, "after": after, "until": until, "lookahead": size}
-        return list(map(HeadCall._make, _next_page.rows(self._connection, **where, **self._of)))
+        return list(map(_call, _next_page.rows(self._connection, **where, **self._of)))
 
     def _head(self, turn: Turn, lookahead: int, pages: int) -> tuple[list[HeadCall], set[int], bool]:
         """Return a user's first calls, the groups of which calls were left out, and whether these are all."""
         rows = _first_page.rows(self._connection, user=turn.user, lookahead=lookahead, **self._of)
-        head = list(map(HeadCall._make, rows))
+        head = list(map(_call, rows))
         if len(head) < lookahead:
             return head, set(), True
         # the groups up to this one are known, but this one perhaps not to its end
