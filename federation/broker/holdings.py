@@ -24,14 +24,14 @@ IDS_AT_ONCE, INSTANCES_AT_ONCE = 1000, 100
 #: Largest number of messages and of ids that one instance may have; more is an error of its endpoint.
 MAX_FETCHED, MAX_HELD = 20_000, 200_000
 
-# KEYS: epoch, sent, revoked, queue and body of each bundle. ARGV: for each bundle its epoch, id and message.
-# Returns for each bundle 1, or 0 if it must not be pushed, or -1 if the endpoint keeps something else under a
-# key. A body was written before, and is deleted if the bundle is not pushed: Lua would hash every byte of an
-# argument, and copy it twice.
+# KEYS: epoch, sent, revoked, queue and body of each bundle. ARGV: for each bundle its epoch, id, message and
+# the command that pushes it. Returns for each bundle 1, or 0 if it must not be pushed, or -1 if the endpoint
+# keeps something else under a key. A body was written before, and is deleted if the bundle is not pushed: Lua
+# would hash every byte of an argument, and copy it twice.
 _PUSH = """
 local answer = {}
 for i = 1, #KEYS / 5 do
-  local key, word = 5 * i - 4, 3 * i - 2
+  local key, word = 5 * i - 4, 4 * i - 3
   local epoch = redis.pcall('GET', KEYS[key])
   local revoked = redis.pcall('SISMEMBER', KEYS[key + 2], ARGV[word + 1])
   if type(revoked) ~= 'number' then
@@ -40,7 +40,7 @@ for i = 1, #KEYS / 5 do
     answer[i] = 0
   else
     local sent = redis.pcall('SADD', KEYS[key + 1], ARGV[word + 1])
-    local pushed = redis.pcall('LPUSH', KEYS[key + 3], ARGV[word + 2])
+    local pushed = redis.pcall(ARGV[word + 3], KEYS[key + 3], ARGV[word + 2])
     answer[i] = 1
     if type(sent) ~= 'number' or type(pushed) ~= 'number' then
       answer[i] = -1
@@ -92,13 +92,17 @@ return answer
 
 
 class Pushed(NamedTuple):
-    """A bundle to push: ``epoch`` is the one of its endpoint in which it was recorded."""
+    """A bundle to push: ``epoch`` is the one of its endpoint in which it was recorded.
+
+    ``passes``: it goes to the head of the queue.
+    """
 
     endpoint_id: str
     bundle_id: str
     epoch: int
     message: bytes
     body: bytes = b""
+    passes: bool = False
 
 
 class Holdings:
@@ -123,7 +127,7 @@ class Holdings:
             of = each.endpoint_id
             keys += (names.epoch_key(of), names.sent_key(of), names.revoked_key(of), names.queue_key(of))
             keys.append(names.body_key(of, each.bundle_id))
-            words += each.epoch, each.bundle_id, each.message
+            words += each.epoch, each.bundle_id, each.message, "RPUSH" if each.passes else "LPUSH"
             if each.body:
                 bodies[keys[-1]] = each.body
         if not bodies:
