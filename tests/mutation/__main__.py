@@ -1,4 +1,4 @@
-"""Mutation testing: ``python -m tests.mutation [--every N] [--lines A-B] [--list] [MODULE ...]``.
+"""Mutation testing: ``python -m tests.mutation [OPTION ...] [MODULE ...]``; ``--help`` lists the options.
 
 Changes one place of a module at a time and runs those tests that execute this place, of the ones that
 ``table.txt`` names for the module, in a forked process that imports the changed module. Files stay unchanged.
@@ -27,7 +27,7 @@ from types import CodeType, ModuleType
 import pytest
 
 from .operators import Mutant, mutants
-from .selection import Recorder, Selection, Tests, import_others
+from .selection import Coverage, Recorder, Selection, import_others
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("table.txt")
@@ -116,7 +116,7 @@ def _try_all(
     began = time.monotonic()
     if run(name, path, tree, arguments, Recorder(path, answer), 900) != "survived":
         sys.exit(f"{name}: its tests fail without a mutant: {' '.join(arguments)}")
-    tests, seconds = Tests(answer), time.monotonic() - began
+    tests, seconds = Coverage(answer), time.monotonic() - began
     print(f"{name}: {len(wanted)} mutants, tests take {seconds:.1f} s", flush=True)
     import_others(name, tests.modules)
     gc.freeze()
@@ -142,6 +142,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="try only every Nth mutant")
     parser.add_argument("--lines", metavar="A-B", help="try only mutants of these lines")
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
+    parser.add_argument("--tests", action="append", help="run these instead of those in the table")
     options = parser.parse_args()
     table = read_table()
     chosen = [m for m in table if any(fnmatch.fnmatch(m, each) for each in options.modules or ["*"])]
@@ -153,7 +154,7 @@ def main() -> int:
         importlib.import_module(library)
     for plugin in entry_points(group="pytest11"):
         plugin.load()
-    return max(_apart(name, table[name], options) for name in chosen)
+    return max(_apart(name, options.tests or table[name], options) for name in chosen)
 
 
 def _apart(name: str, arguments: list[str], options: argparse.Namespace) -> int:

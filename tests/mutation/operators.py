@@ -149,6 +149,7 @@ def _swapped(tree: ast.Module, nodes: list[ast.AST], traced: bool) -> Iterator[M
             isinstance(first, ast.Expr)
             and isinstance(second, (ast.Expr, ast.Assign))
             and not _is_message(first)
+            and not _is_message(second)
         ):
             nodes[place : place + 2] = second, first
             mutated = copy.deepcopy(tree)

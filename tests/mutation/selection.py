@@ -86,7 +86,7 @@ class Selection:
             self._answer.write_text(report.nodeid)
 
 
-class Tests:
+class Coverage:
     """The tests of a module, after they were run without a mutant."""
 
     def __init__(self, answer: Path):
