@@ -253,16 +253,35 @@ def test_with_a_short_limit_beats_are_recorded_more_often(
         assert shown["live"]
 
 
+def _reads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The instances whose descriptions are read from now on."""
+    found: list[list[str]] = []
+    read = ledger.broker.node_states.descriptions
+    monkeypatch.setattr(
+        ledger.broker.node_states, "descriptions", lambda *args: (found.append(args[1]), read(*args))[1]
+    )
+    return found
+
+
+def test_a_new_epoch_changes_no_description(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rollback of the ledger, the keys are still there."""
+    node = lab.node()
+    reads = _reads(ledger, monkeypatch)
+    _look(watch, ticks, lab)
+    ledger.broker.holdings.begin_epochs([lab.id], 7)
+    node.beat()
+    _look(watch, ticks, lab)
+    assert reads == [[node.instance]]
+
+
 def test_a_changed_description_is_read_and_recorded(
     ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = lab.node()
     _look(watch, ticks, lab)
-    reads: list[Any] = []
-    read = ledger.broker.node_states.descriptions
-    monkeypatch.setattr(
-        ledger.broker.node_states, "descriptions", lambda *args: (reads.append(args[1]), read(*args))[1]
-    )
+    reads = _reads(ledger, monkeypatch)
     node.slots = 7
     node.beat(memory=5)
     _look(watch, ticks, lab)
@@ -309,6 +328,22 @@ def test_a_description_of_somebody_else_is_rejected_once(
     bad.beat(memory=1)
     _look(watch, ticks, lab)
     assert [row.name for row in _rows(ledger)] == ["bad", "good"]
+
+
+def test_nodes_of_an_endpoint_that_is_not_registered_are_not_read(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was deleted since its id was read."""
+    node, unknown = lab.node(), names.new_id()
+    for key in (names.beats_key, names.nodes_key):
+        value = node.redis.hget(key(lab.id), node.instance)
+        node.redis.hset(key(unknown), node.instance, value)
+    caplog.clear()
+    watch.look([unknown])
+    watched = watch.watched(unknown)
+    assert watched is not None and [each.state for each in watched.instances.values()] == [None]
+    assert not caplog.records and not _rows(ledger)
+    assert not ledger.broker.dead_letters.latest(unknown)
 
 
 def test_a_missing_description_is_rejected(
@@ -412,3 +447,18 @@ def test_an_instance_that_the_ledger_does_not_know_ends_by_silence(
     assert _ended(ledger, watch, lab, node.instance) == [True]
     watch.forget(lab.id, [node.instance])
     assert _ended(ledger, watch, lab, node.instance) == [False]
+
+
+def test_an_instance_that_cannot_be_recorded_ends_by_silence(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger knows an earlier one of its node only."""
+    node = lab.node()
+    _look(watch, ticks, lab)
+    flawed = mock.Mock(side_effect=KeyError("a bug"))
+    monkeypatch.setattr(node_watch.node_rows, "record_description", flawed)
+    node.restart()
+    _look(watch, ticks, lab, LOST_AFTER)
+    assert flawed.called and _ended(ledger, watch, lab, node.instance) == [False]
+    _look(watch, ticks, lab, 0.5)
+    assert _ended(ledger, watch, lab, node.instance) == [True]

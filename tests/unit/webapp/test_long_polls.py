@@ -1,0 +1,105 @@
+"""Which pages end a poll, and what it subscribes to; how polls wait is in ``contract/test_api_waiting.py``."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from federation.registry.users import User
+from webapp import long_polls
+from webapp.long_polls import LongPolls, Parked, Wait
+
+ME = User(1, "ada", "")
+
+
+class News:
+    """The notifier, and the only subscription, to which nothing ever comes."""
+
+    stopped = False
+
+    def __init__(self) -> None:
+        self.topics: list[tuple[str, ...]] = []
+
+    def subscribe(self, *topics: str) -> News:
+        self.topics.append(topics)
+        return self
+
+    def clear(self) -> None:
+        pass
+
+    def wait(self, seconds: float) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def news() -> News:
+    return News()
+
+
+@pytest.fixture
+def polls(news: News, monkeypatch: pytest.MonkeyPatch) -> LongPolls:
+    """Long polls of a ledger in which all tasks belong to group ``g``; see ``answer`` for its pages."""
+    monkeypatch.setattr(long_polls.logs, "group_of", lambda fed, user, task_id: "g")
+    return LongPolls(SimpleNamespace(clock=lambda: 0.0), news, 1)  # type: ignore[arg-type]
+
+
+def _is_news(polls: LongPolls, kind: str, known: int | None, wait: float = 30.0) -> bool:
+    state = Wait()
+    try:
+        if kind == "log":
+            page = polls.log(ME, "t", offset=0, attempt=known, wait=wait, parking=state)
+        else:
+            page = polls.items(ME, "t", after=0, run=known, limit=10, wait=wait, parking=state)
+    except Parked:
+        state.close()
+        return False
+    assert page
+    return True
+
+
+@pytest.mark.parametrize("kind", ["log", "items"])
+@pytest.mark.parametrize(
+    ("content", "ended", "number", "known", "expected"),
+    [
+        (False, False, 1, None, False),
+        (True, False, 1, None, True),
+        (False, True, 1, None, True),
+        (False, False, 1, 1, False),
+        (False, False, 2, 1, True),
+        (True, False, 1, 1, True),
+    ],
+)
+def test_content_the_end_and_another_run_are_news(
+    polls: LongPolls,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    content: bool,
+    ended: bool,
+    number: int,
+    known: int | None,
+    expected: bool,
+) -> None:
+    page: dict[str, Any] = {"ended": ended, "attempt": number, "run": number}
+    page |= {"text": "x" * content, "items": [1] * content}
+    monkeypatch.setattr(long_polls.logs, "log_from", lambda *_: page)
+    monkeypatch.setattr(long_polls.streams, "items_after", lambda *_: page)
+    assert _is_news(polls, kind, known) == expected
+    assert polls.parked.taken == 0
+
+
+@pytest.mark.parametrize("kind", ["log", "items"])
+def test_a_poll_subscribes_to_its_task_and_the_group(
+    polls: LongPolls, news: News, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The group is notified when the task ends. One that does not wait needs nothing."""
+    page = {"ended": False, "attempt": 1, "run": 1, "text": "", "items": []}
+    monkeypatch.setattr(long_polls.logs, "log_from", lambda *_: page)
+    monkeypatch.setattr(long_polls.streams, "items_after", lambda *_: page)
+    for wait in (0.0, 0.5, 30.0):
+        _is_news(polls, kind, None, wait)
+    assert news.topics == [(), ("t", "g"), ("t", "g")]
