@@ -1,7 +1,8 @@
-"""Which pages end a poll, and what it subscribes to; how polls wait is in ``contract/test_api_waiting.py``."""
+"""Which pages end a poll, and to what it subscribes; how it waits is in ``contract/test_api_waiting.py``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,10 @@ ME = User(1, "ada", "")
 
 
 class News:
-    """The notifier, and the only subscription, to which nothing ever comes."""
+    """The notifier, and the only subscription. ``comes``: what happens in the first wait of a poll."""
 
     stopped = False
+    comes: Callable[[], object] | None = None
 
     def __init__(self) -> None:
         self.topics: list[tuple[str, ...]] = []
@@ -30,7 +32,10 @@ class News:
         pass
 
     def wait(self, seconds: float) -> bool:
-        return False
+        comes, self.comes = self.comes, None
+        if comes is not None:
+            comes()
+        return comes is not None
 
     def close(self) -> None:
         pass
@@ -103,3 +108,36 @@ def test_a_poll_subscribes_to_its_task_and_the_group(
     for wait in (0.0, 0.5, 30.0):
         _is_news(polls, kind, None, wait)
     assert news.topics == [(), ("t", "g"), ("t", "g")]
+
+
+def test_news_that_come_soon_end_a_poll_before_it_is_parked(
+    polls: LongPolls, news: News, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = {"ended": False, "attempt": 1, "text": ""}
+    monkeypatch.setattr(long_polls.logs, "log_from", lambda *_: dict(page))
+    assert not _is_news(polls, "log", None)
+    news.comes = lambda: page.update(text="x")
+    assert _is_news(polls, "log", None)
+    page["text"], news.comes = "", lambda: None
+    assert not _is_news(polls, "log", None), "of something else"
+
+
+def test_few_polls_wait_on_a_thread_before_they_are_parked(
+    polls: LongPolls, news: News, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = {"ended": False, "attempt": 1, "text": ""}
+    monkeypatch.setattr(long_polls.logs, "log_from", lambda *_: page)
+    waiting = [0]
+
+    def another() -> None:
+        """A poll that arrives while others wait."""
+        waiting[0] += 1
+        news.comes = another
+        assert not _is_news(polls, "log", None)
+
+    news.comes = another
+    assert not _is_news(polls, "log", None)
+    assert waiting == [long_polls.QUICK_POLLS]
+    news.comes = another
+    assert not _is_news(polls, "log", None)
+    assert waiting == [2 * long_polls.QUICK_POLLS], "they release what they took"

@@ -293,11 +293,12 @@ def test_a_changed_description_is_read_and_recorded(
 
 
 def test_a_description_that_is_newer_than_the_beat_is_read_once(
-    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was written between the look at the beats and the look at the descriptions."""
     node = lab.node()
     _look(watch, ticks, lab)
+    reads = _reads(ledger, monkeypatch)
     old = node.redis.hget(names.beats_key(lab.id), node.instance)
     for _ in range(3):
         node.beat()
@@ -309,7 +310,32 @@ def test_a_description_that_is_newer_than_the_beat_is_read_once(
     assert _rows(ledger)[0].slots == 7
     node.redis.hset(names.beats_key(lab.id), node.instance, new)
     _look(watch, ticks, lab)
-    assert _rows(ledger)[0].version == node.beats
+    assert _rows(ledger)[0].version == node.beats and reads == [[node.instance]]
+
+
+def test_a_description_that_is_older_than_the_beat_is_read_again(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    node = lab.node()
+    node.redis.hset(names.beats_key(lab.id), node.instance, Beat(5, 100).write())
+    _look(watch, ticks, lab)
+    assert _rows(ledger)[0].slots == 2
+    node.beats, node.slots = 4, 7
+    node.beat(memory=5)
+    _look(watch, ticks, lab)
+    assert _rows(ledger)[0].slots == 7
+
+
+def test_a_node_that_announces_itself_again_is_confirmed_again(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    node = lab.node()
+    _look(watch, ticks, lab)
+    node.redis.flushall()
+    node.beat()
+    assert not _known(node)
+    _look(watch, ticks, lab)
+    assert _known(node) == {node.instance.encode()}
 
 
 def test_a_description_of_somebody_else_is_rejected_once(
