@@ -141,3 +141,11 @@ def test_few_polls_wait_on_a_thread_before_they_are_parked(
     news.comes = another
     assert not _is_news(polls, "log", None)
     assert waiting == [2 * long_polls.QUICK_POLLS], "they release what they took"
+
+
+def test_no_poll_is_parked_while_the_process_stops(
+    polls: LongPolls, news: News, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_polls.logs, "log_from", lambda *_: {"ended": False, "attempt": 1, "text": ""})
+    news.stopped = True
+    assert _is_news(polls, "log", None) and polls.parked.taken == 0

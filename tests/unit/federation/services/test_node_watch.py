@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from federation.db.tables import nodes
 from federation.ledger import node_rows
@@ -421,6 +421,47 @@ def test_a_node_that_was_lost_comes_back_when_it_beats(
     node.beat()
     _look(watch, ticks, lab)
     assert (_rows(ledger)[0].live, _rows(ledger)[0].lost) == (1, 5.0)
+
+
+def test_an_instance_that_was_replaced_is_neither_recorded_nor_confirmed(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it goes on beating."""
+    node = lab.node()
+    _look(watch, ticks, lab)
+    old = node.instance
+    node.restart()
+    new = node.instance
+    _look(watch, ticks, lab)
+    node.redis.delete(names.known_key(lab.id))
+    record = mock.Mock(wraps=node_rows.record_description)
+    monkeypatch.setattr(node_watch.node_rows, "record_description", record)
+    beats = mock.Mock(wraps=node_rows.record_beats)
+    monkeypatch.setattr(node_watch.node_rows, "record_beats", beats)
+    for each in (watch, NodeWatch(ledger.fed, EndpointKeys(ledger.fed), ticks)):
+        for number in range(2):
+            ticks.now += SEEN_INTERVAL
+            node.redis.hset(names.beats_key(lab.id), old, Beat(1, 100 + number).write())
+            node.beat()
+            _look(each, ticks, lab)
+    assert not record.called and {row[1] for call in beats.call_args_list for row in call.args[1]} == {new}
+    assert _known(node) == {new.encode()}
+
+
+def test_a_node_whose_row_was_deleted_is_recorded_when_it_beats(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    """What is left of it in the broker says nothing about whether it lives."""
+    node, other = lab.node(), lab.node("n2")
+    _look(watch, ticks, lab)
+    with ledger.fed.database.write() as connection:
+        connection.execute(delete(nodes).where(nodes.c.name == "n1"))
+    other.beat()
+    _look(watch, ticks, lab)
+    assert [row.name for row in _rows(ledger)] == ["n2"]
+    node.beat()
+    _look(watch, ticks, lab)
+    assert [row.name for row in _rows(ledger)] == ["n1", "n2"]
 
 
 def _ended(ledger: Ledger, watch: NodeWatch, lab: FakeEndpoint, *instances: str) -> list[bool]:
