@@ -234,6 +234,31 @@ def test_a_round_is_due_while_something_may_change(steps: Steps, monkeypatch: py
     assert not one.settled
 
 
+def test_a_node_has_settled_when_a_round_that_began_since_finds_nothing_left(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = steps.box._holdings
+
+    def late() -> set[str]:
+        one.hurry()
+        return set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.view, "held", late)
+        one.round(steps.view)
+    assert not one.settled, "it began before the node shut down"
+    steps.client.lpush(QUEUE, b"m1")
+    current = steps.fetches.begin()
+    steps.client.lmove(QUEUE, FETCHED, "RIGHT", "LEFT")
+    found = []
+    for ends in (False, False, True, False):
+        if ends:
+            current.end()
+        one.round(steps.view)
+        found.append((one.settled, len(steps.fetched())))
+    assert found == [(False, 1), (False, 1), (True, 0), (True, 0)] and steps.view.given_back == [b"m1"]
+
+
 def test_a_message_that_was_lost_with_the_keys_is_not_given_back(steps: Steps) -> None:
     """The service sends its calls again, with the same attempts."""
     steps.client.lpush(QUEUE, b"m1")

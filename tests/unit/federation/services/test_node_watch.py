@@ -221,6 +221,30 @@ def test_only_what_has_changed_is_written(
     assert after(1) == (23, 0)
 
 
+def test_nothing_is_written_while_nothing_changes(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = lab.node()
+    _look(watch, ticks, lab)
+    write = mock.Mock(wraps=ledger.fed.database.write)
+    monkeypatch.setattr(ledger.fed.database, "write", write)
+    for _ in range(3):
+        ticks.now += 1.0
+        node.beat()
+        watch.look([lab.id])
+    assert not write.called
+
+
+def test_calls_that_wait_for_a_node_are_sent_when_it_is_recorded(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    ledger.submit(lab, 1000)
+    before = lab.queued_calls()
+    lab.node(slots=50)
+    _look(watch, ticks, lab)
+    assert before < lab.queued_calls() <= 1000
+
+
 def test_a_changed_clock_is_written_at_once(
     ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
 ) -> None:
