@@ -228,6 +228,18 @@ def test_a_round_is_due_while_something_may_change(steps: Steps, monkeypatch: py
     assert one.due(False) - ticks.now == soon, "it is perhaps in the list"
     steps.lossy.lose = False
     assert due_after_a_round() == [never, soon]
+    steps.client.lpush(FETCHED, b"m2")
+    assert due_after_a_round() == [soon, soon], "it may be delivered"
+    steps.client.delete(FETCHED)
+    assert due_after_a_round() == [never, soon]
+    with monkeypatch.context() as patch:
+        patch.setattr(holdings, "REMOVE_BYTES", 1)
+        for _ in range(2):
+            steps.client.lpush(QUEUE, b"m3")
+            fetch(steps.client, steps.fetches)
+        one.round(steps.view)
+        assert one.due(False) <= ticks.now, "the rest is removed at once"
+    assert due_after_a_round() == [never, soon]
     one.hurry()
     assert one.due(False) <= ticks.now and due_after_a_round() == [sooner, sooner]
     one.hurry()
@@ -284,6 +296,10 @@ def test_large_messages_are_removed_by_and_by(steps: Steps, monkeypatch: pytest.
         sizes.append(len(steps.fetched()))
         steps.step()
     assert sizes == [5, 3, 1] and not steps.view.given_back
+    steps.client.lpush(QUEUE, b"x" * 251)
+    fetch(steps.client, steps.fetches)
+    steps.step()
+    assert not steps.fetched(), "a larger one, too"
 
 
 def test_reports_of_other_nodes_count_for_positions(steps: Steps, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import delete, select
 
 from federation.db.tables import nodes
 from federation.ledger import node_rows
+from federation.registry import endpoints as registry
 from federation.services import node_watch
 from federation.services.endpoint_keys import EndpointKeys
 from federation.services.node_watch import MAX_GAP, SEEN_INTERVAL, NodeWatch
@@ -394,6 +395,19 @@ def test_nodes_of_an_endpoint_that_is_not_registered_are_not_read(
     assert watched is not None and [each.state for each in watched.instances.values()] == [None]
     assert not caplog.records and not _rows(ledger)
     assert not ledger.broker.dead_letters.latest(unknown)
+
+
+def test_a_node_that_announces_itself_while_its_endpoint_is_deleted_is_not_recorded(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    """The key of the endpoint is still cached."""
+    _look(watch, ticks, lab)
+    lab.node("n1")
+    _look(watch, ticks, lab)
+    registry.delete(ledger.fed, ledger.me, lab.id)
+    late = lab.node("n2")
+    _look(watch, ticks, lab)
+    assert "n2" not in [row.name for row in _rows(ledger)] and not _known(late)
 
 
 def test_a_missing_description_is_rejected(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import redis
@@ -94,15 +95,20 @@ def test_only_keys_of_reports_that_are_done_are_done(
     assert found == [[], [first[0]], [first[0]], [first[0], second[0]]]
 
 
-def test_parts_must_be_complete(ledger: Ledger, reader: ReportReader, lab: FakeEndpoint) -> None:
+def test_parts_must_be_complete(
+    ledger: Ledger, reader: ReportReader, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key, pointer = _in_parts(ledger, lab, _sealed(lab))
     whole = ledger.broker.redis.get(key)
+    get = mock.Mock(wraps=ledger.broker.redis.get)
+    monkeypatch.setattr(ledger.broker.redis, "get", get)
     found = []
     for data in (whole[:-1], whole + b"x", whole):
         ledger.broker.redis.set(key, data)
         batch = reader.open(Unread(lab.id, 1, [pointer]))
         found.append((len(batch.reports), [each.data for each in batch.rejections]))
     assert found == [(0, [pointer]), (0, [pointer]), (1, [])]
+    assert get.call_count == 1, "what has another size is not read"
     ledger.broker.redis.delete(key)
     ledger.broker.redis.lpush(key, "x")
     assert "not a string" in reader.open(Unread(lab.id, 1, [pointer])).rejections[0].reason
