@@ -149,3 +149,20 @@ def test_no_poll_is_parked_while_the_process_stops(
     monkeypatch.setattr(long_polls.logs, "log_from", lambda *_: {"ended": False, "attempt": 1, "text": ""})
     news.stopped = True
     assert _is_news(polls, "log", None) and polls.parked.taken == 0
+
+
+def test_news_are_forgotten_before_each_look(
+    polls: LongPolls, news: News, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So none that comes after a look is missed, and none that came before it wakes the poll again."""
+    order: list[str] = []
+
+    def look(*_: Any) -> dict[str, Any]:
+        order.append("look")
+        return {"ended": False, "attempt": 1, "text": ""}
+
+    monkeypatch.setattr(long_polls.logs, "log_from", look)
+    monkeypatch.setattr(news, "clear", lambda: order.append("clear"))
+    news.comes = lambda: order.append("news")
+    assert not _is_news(polls, "log", None)
+    assert order == ["clear", "look", "news", "clear", "look"]

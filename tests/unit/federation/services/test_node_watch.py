@@ -401,13 +401,17 @@ def test_a_node_that_announces_itself_while_its_endpoint_is_deleted_is_not_recor
     ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
 ) -> None:
     """The key of the endpoint is still cached."""
-    _look(watch, ticks, lab)
-    lab.node("n1")
-    _look(watch, ticks, lab)
+    other = ledger.endpoint("other")
+    for each in (lab, other):
+        each.node("n1")
+        _look(watch, ticks, each)
     registry.delete(ledger.fed, ledger.me, lab.id)
-    late = lab.node("n2")
-    _look(watch, ticks, lab)
-    assert "n2" not in [row.name for row in _rows(ledger)] and not _known(late)
+    late, good = lab.node("late"), other.node("good")
+    for each in (lab, other):
+        _look(watch, ticks, each)
+    found = {row.name for row in _rows(ledger)}
+    assert "late" not in found and "good" in found and not _known(late)
+    assert good.instance.encode() in _known(good)
 
 
 def test_a_missing_description_is_rejected(
