@@ -166,3 +166,23 @@ def test_news_are_forgotten_before_each_look(
     news.comes = lambda: order.append("news")
     assert not _is_news(polls, "log", None)
     assert order == ["clear", "look", "news", "clear", "look"]
+
+
+def test_a_poll_that_waits_in_a_thread_misses_no_news(
+    polls: LongPolls, news: News, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def look(*_: Any) -> dict[str, Any]:
+        order.append("look")
+        return {"ended": order.count("look") == 3, "attempt": 1, "text": ""}
+
+    def another() -> None:
+        order.append("news")
+        news.comes = another
+
+    monkeypatch.setattr(long_polls.logs, "log_from", look)
+    monkeypatch.setattr(news, "clear", lambda: order.append("clear"))
+    news.comes = another
+    assert polls.log(ME, "t", offset=0, attempt=None, wait=30.0)["ended"]
+    assert order == ["clear", "look", "news", "clear", "look", "news", "clear", "look"]

@@ -78,11 +78,11 @@ def box(tmp_path: Path) -> Box:
 
 def test_reports_are_kept_until_the_service_has_taken_them(box: Box) -> None:
     assert box.state == (False, False, 0)
-    for name in ("b1", "b2", "b3"):
-        box.add(name)
+    entries = [box.add(name) for name in ("b1", "b2", "b3")]
     assert box.state == (True, False, 3) and sorted(box.tally.unsent) == ["b1", "b2", "b3"]
     assert box.send() == delivery.UNREADABLE_DELAY
     assert box.state == (False, True, 3) and not box.tally.unsent
+    assert [entry.data for entry in entries] == [None] * 3, "they are on disk only"
     assert not box.delivery.acknowledge(0) and box.delivery.acknowledge(2)
     assert not box.delivery.acknowledge(2)
     assert box.state == (False, True, 1) and box.tally.held == ["b3"]
