@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from umbel.protocol.errors import UmbelError
+from umbel.system.memory import collect_less_often
 
 from .config.settings import Settings, load
 from .context import Federation, open_federation
@@ -54,6 +55,7 @@ def run_process(name: str, run: Callable[[Federation, Stop], None], argv: Sequen
         return 2
     if fed is None:
         return 0
+    collect_less_often()
     try:
         run(fed, stop)
     finally:

@@ -27,6 +27,7 @@ from federation.context import Federation
 from federation.process import keep_memory, open_when_available
 from umbel.protocol import limits
 from umbel.protocol.errors import UmbelError
+from umbel.system.memory import collect_less_often
 
 from .admission import SPOOL_ABOVE
 from .app import create_app
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or flags.home}: {error.strerror or error}")
     assert fed is not None, "only a stop request ends the wait for the database"
+    collect_less_often()
     try:
         return _serve(fed, settings)
     finally:

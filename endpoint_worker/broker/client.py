@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import redis
@@ -28,6 +30,33 @@ def connect(url: str, *, timeout: float = 10.0) -> redis.Redis:
         **connection_options(timeout),
     )
     return redis.Redis.from_pool(pool)
+
+
+def transact(
+    client: redis.Redis, commands: Sequence[tuple[Any, ...]], meanwhile: Callable[[], None]
+) -> list[Any]:
+    """Execute commands in one transaction and ``meanwhile`` while the broker does; return the answers.
+
+    A pipeline of redis-py can do the same without ``meanwhile``. Raises BROKER_ERRORS, then whether the
+    commands were executed is unknown.
+    """
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        connection.send_packed_command(connection.pack_commands([("MULTI",), *commands, ("EXEC",)]))
+        meanwhile()
+        for _ in range(len(commands) + 1):
+            connection.read_response()
+        answers: list[Any] = connection.read_response()
+    except BaseException:
+        connection.disconnect()  # answers may be left
+        raise
+    finally:
+        pool.release(connection)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 def at_address(url: str, address: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
 import os
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+
+from umbel.system.log_file import LogFile
 
 #: Bytes of one log file, and the number of old files kept.
 LOG_BYTES, LOG_FILES = 10 * 1024 * 1024, 5
@@ -39,7 +40,7 @@ def set_up_logging(level: str, file: Path | None = None, log_format: str = "text
     handler: logging.Handler = logging.StreamHandler()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
+        handler = LogFile(
             file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
         )
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))

@@ -15,6 +15,7 @@ from celery.worker.control import control_command
 from celery.worker.request import Request
 
 from umbel.protocol import names
+from umbel.system.memory import collect_less_often
 from umbel.system.redis import connection_options
 
 from ..broker.celery_transport import Connection, NodeLink
@@ -178,6 +179,7 @@ def serve(node: Node, conditions: ShutdownConditions | None = None) -> int:
         task_events=True,
         quiet=True,
     )
+    collect_less_often()
     worker.start()
     return int(worker.exitcode or 0)
 

@@ -79,7 +79,7 @@ class Delivery:
                 self._set_aside(entry, error)
                 continue
             if not self._sender.is_large(entry.size):
-                position: int | None = self._sender.push(data)
+                position: int | None = self._sender.push(data, self._spool.write_rest)
             else:
                 position = self._sender.advance(str(unverified_header(data)["id"]), data)
             if position is None:

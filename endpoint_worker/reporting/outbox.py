@@ -2,9 +2,9 @@
 
 Outcomes are signed, written to the spool directory, pushed to the broker, and removed when the service has
 taken them, so a node that was disconnected or restarted delivers them later, and a broker that loses its data
-loses none. Outcomes that are ready at the same time share a report, but no outcome waits for others. Small
-reports, and what the node writes about itself, pass between the pieces of a large report; reports about the
-same bundle keep their order.
+loses none. A report that can be pushed at once is written while the broker answers. Outcomes that are ready
+at the same time share a report, but no outcome waits for others. Small reports, and what the node writes
+about itself, pass between the pieces of a large report; reports about the same bundle keep their order.
 
 One thread does all of it: what it writes depends on the order in which it is written.
 """
@@ -241,7 +241,10 @@ class Outbox:
                 return
             log.exception("the outcomes of bundle %s cannot be written; they are reported as lost", *batch)
             data = self._seal(batching.lost(batch, error))
-        entry = self._spool.add(data, tuple(batch), keep=not self._outage.active)
+        online = self._presence.announced and not self._outage.active
+        # nothing else may come before it
+        next_one = not self._delivery.waiting and len(self._pending) == 1 and time.monotonic() < self._due()
+        entry = self._spool.add(data, tuple(batch), keep=online, later=online and next_one)
         del self._pending[0]
         self._delivery.append(entry)
 
@@ -266,6 +269,9 @@ class Outbox:
         except BROKER_ERRORS as error:
             self._delay = self._outage.failed(error)
             return
+        finally:
+            if self._spool.unwritten:
+                self._spool.write_rest()
         self._outage.ended()
 
     def _announce(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -16,6 +17,7 @@ from umbel.protocol import names
 from umbel.protocol.limits import INLINE_REPORT_BYTES, MAX_UNREAD_REPORTS, PARTS_LIFETIME
 from umbel.protocol.pointer import write_pointer
 
+from ..broker.client import transact
 from .presence import KeysLost, Origin
 
 log = logging.getLogger(__name__)
@@ -57,11 +59,18 @@ class Sender:
             self._unread = int(self._client.llen(self._list))
         return self._unread >= MAX_UNREAD_REPORTS
 
-    def push(self, data: bytes) -> int:
-        """Append a report to the endpoint's list; return its position. Raises KeysLost."""
-        pipe: Any = self._client.pipeline()
-        pipe.lpush(self._list, data).get(self._applied).hget(self._beats, self._instance)
-        self._unread, applied, beat, _ = pipe.publish(self._news, b"").execute()
+    def push(self, data: bytes, meanwhile: Callable[[], None] = lambda: None) -> int:
+        """Append a report to the endpoint's list; return its position. Raises KeysLost.
+
+        ``meanwhile``: what to do while the broker answers.
+        """
+        commands = [
+            ("LPUSH", self._list, data),
+            ("GET", self._applied),
+            ("HGET", self._beats, self._instance),
+            ("PUBLISH", self._news, b""),
+        ]
+        self._unread, applied, beat, _ = transact(self._client, commands, meanwhile)
         if beat is None:
             raise KeysLost
         return self._unread + int(applied or 0)

@@ -77,19 +77,22 @@ class Spool:
                 path.unlink(missing_ok=True)
         return entries
 
-    def add(self, data: bytes, bundles: tuple[str, ...], *, keep: bool) -> Entry:
-        """Write a report; ``keep``: it is sent soon, so keep its bytes in memory if there is room."""
+    def add(self, data: bytes, bundles: tuple[str, ...], *, keep: bool, later: bool = False) -> Entry:
+        """Write a report; ``keep``: it is sent soon, so keep its bytes in memory if there is room.
+
+        ``later``: it is not written before ``write_rest``.
+        """
         path = self.directory / f"{time.time_ns():020d}-{names.new_id()[:8]}{SUFFIX}"
         entry = Entry(path, len(data), data, bundles, written=False)
         self._kept += entry.size
-        if not self._write(entry):
+        if later or not self._write(entry):
             self._unwritten.append(entry)
         elif not keep or self._kept > KEPT_BYTES:
             self._forget_bytes(entry)
         return entry
 
     def write_rest(self) -> None:
-        """Try again to write what is in memory only."""
+        """Write what is in memory only."""
         while self._unwritten and self._write(self._unwritten[0]):
             self._forget_bytes(self._unwritten.pop(0))
 

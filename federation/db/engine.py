@@ -19,6 +19,7 @@ from umbel.protocol.errors import UmbelError
 from . import pipeline
 from .errors import DatabaseConflict, DatabaseDeadlock, DatabaseUnavailable, translated
 from .transactions import begun, transaction, translate_errors
+from .turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,10 @@ class Database:
             self._reader = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-        # SQLite waits by sleeping, without a queue; threads of one process wait for this lock instead
+        # SQLite waits by sleeping, without a queue; threads of one process wait for this lock instead, and
+        # processes for their turn
         self._writer = threading.RLock()
+        self._turnstile = Turnstile(str(self.url.database), self.busy_timeout) if self.sqlite else None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -99,14 +102,15 @@ class Database:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Wait until no other thread of this process writes, if the database is SQLite."""
-        if not self.sqlite:
+        """Wait until it is the turn of this thread to write, if the database is SQLite."""
+        if self._turnstile is None:
             yield
             return
         if not self._writer.acquire(timeout=self.busy_timeout):
             raise DatabaseUnavailable("the database is busy with other transactions of this process")
         try:
-            yield
+            with self._turnstile.turn():
+                yield
         finally:
             self._writer.release()
 
@@ -192,6 +196,10 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+        # while another thread writes, its turn must not end
+        if self._turnstile is not None and self._writer.acquire(blocking=False):
+            self._turnstile.close()
+            self._writer.release()
 
 
 def _version(connection: Connection) -> str | None:

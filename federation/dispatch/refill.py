@@ -14,7 +14,7 @@ from umbel.protocol.states import TaskState
 from ..context import Federation
 from ..db import arrivals, shared
 from ..db.options import Options
-from ..db.statements import Statement, constant, insert_returning
+from ..db.statements import Statement, constant, insert_returning, maker
 from ..db.tables import bundles, endpoints, loads, nodes, submissions, tasks, users
 from .planning import Plan, QueuedCall, Situation, decide
 from .run_times import ByFunction, known_seconds
@@ -35,6 +35,9 @@ class _Call(NamedTuple):
     attempt: int
     blob_no: int
     blob_offset: int
+
+
+_call = maker(_Call)
 
 
 class _Endpoint(NamedTuple):
@@ -212,7 +215,7 @@ def _read_heads(
     heads: dict[int, list[_Call]] = {}
     for user in turns:
         found = _head.rows(connection, endpoint=endpoint_no, user=user, lookahead=lookahead, largest=largest)
-        heads[user] = list(map(_Call._make, found))
+        heads[user] = list(map(_call, found))
     submissions = sorted({call.submission_no for head in heads.values() for call in head})
     options = dict(_options.rows(connection, nos=submissions)) if submissions else {}
     widths = {no: width for no in submissions if (width := Options.from_json(options[no]).cores) > 1}

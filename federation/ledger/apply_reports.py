@@ -108,12 +108,11 @@ def _apply_rows(
     pairs: list[Pair] = []
     for row in report.rows:
         task = found.get(row.task_id)
-        # an uncounted requeue lowers the attempt, so a queued task may have been sent with attempt + 1
         if (
             task is None
             or task.state in FINAL
-            or row.attempt > task.attempt + (task.state == TaskState.QUEUED)
-            or ((row.bundle_id, row.task_id) in superseded and row.status in _RESULTS)
+            or (row.attempt > task.attempt and row.attempt > _highest_attempt(task))
+            or (superseded and (row.bundle_id, row.task_id) in superseded and row.status in _RESULTS)
         ):
             result.dropped += row.status != Status.RUNNING
             continue
@@ -133,6 +132,11 @@ def _apply_rows(
         + by_status[Status.SKIPPED]
     )
     _finish(connection, result, report, finished, node_no, now)
+
+
+def _highest_attempt(task: Task) -> int:
+    """Return the highest attempt that was sent; an uncounted requeue lowers the attempt of a queued task."""
+    return task.attempt + (task.state == TaskState.QUEUED)
 
 
 def _by_status(pairs: list[Pair]) -> dict[str, list[Pair]]:
@@ -205,11 +209,9 @@ def _finish(
     result.groups.update(finish_tasks(connection, completions, now))
 
 
-_STATES = {
-    Status.SUCCEEDED: TaskState.SUCCEEDED,
-    Status.FAILED: TaskState.FAILED,
-    Status.SKIPPED: TaskState.CANCELLED,
-}
+#: Final states by the status of a call, ``SUCCEEDED`` left out.
+_STATES = {Status.FAILED: TaskState.FAILED.value, Status.SKIPPED: TaskState.CANCELLED.value}
+_SUCCEEDED = TaskState.SUCCEEDED.value
 
 
 def _usage(report: OpenReport, row: Row, places: dict[str, str]) -> str | None:
@@ -221,21 +223,14 @@ def _usage(report: OpenReport, row: Row, places: dict[str, str]) -> str | None:
 
 
 def _completion(task: Task, row: Row, node_no: int, blob_no: int | None, usage: str | None) -> Completion:
-    state = _STATES[row.status]
-    code = row.code if row.code in TASK_CODES else "TASK_ERROR"
-    return Completion(
-        task,
-        state,
-        code if state is TaskState.FAILED else None,
-        _short(row.message),
-        row.started or None,
-        row.wall if row.started else None,
-        node_no,
-        usage,
-        blob_no if row.size else None,
-        row.offset if row.size else None,
-        row.size if row.size else None,
-    )
+    state, code = _SUCCEEDED, None
+    if row.status != Status.SUCCEEDED:
+        state = _STATES[row.status]
+        if row.status == Status.FAILED:
+            code = row.code if row.code in TASK_CODES else "TASK_ERROR"
+    result = (blob_no, row.offset, row.size) if row.size else (None, None, None)
+    started, wall = (row.started, row.wall) if row.started else (None, None)
+    return Completion(task, state, code, _short(row.message), started, wall, node_no, usage, *result)
 
 
 def _short(message: str | None) -> str | None:

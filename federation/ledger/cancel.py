@@ -175,7 +175,7 @@ def _finish_some(fed: Federation, found: Sequence[Any], state: TaskState) -> int
     with fed.database.write() as connection:
         shared.lock_endpoints(connection, endpoint_nos)
         live = _unfinished(connection, [row.no for row in found], state)
-        completions = [Completion(task, state, *_REASONS[state]) for task in live]
+        completions = [Completion(task, state.value, *_REASONS[state]) for task in live]
         changed_groups = finish_tasks(connection, completions, now)
         sent = _sent_by_endpoint(connection, live)
         planned = [plan for no in sorted(endpoint_nos) for plan in dispatch.refill(fed, connection, no, now)]

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, null, update
 
-from umbel.protocol.states import TaskState
-
 from ..db import shared
 from ..db.statements import Statement
 from ..db.tables import tasks
@@ -20,7 +18,7 @@ class Completion(NamedTuple):
     """The end of one task: its terminal state and result."""
 
     task: Task
-    state: TaskState
+    state: str
     code: str | None = None
     message: str | None = None
     started: float | None = None
@@ -69,24 +67,9 @@ def finish_tasks(connection: Connection, completions: Sequence[Completion], now:
     for group_no in sorted(by_group):
         number, group_id = shared.next_completions(connection, group_no, len(by_group[group_no]))
         for number, completion in enumerate(by_group[group_no], number):
-            task, state, code, message, started, wall, node_no, usage, blob_no, offset, size = completion
-            values.append(
-                (
-                    state.value,
-                    node_no,
-                    started,
-                    wall,
-                    now,
-                    number,
-                    code,
-                    message,
-                    usage,
-                    blob_no,
-                    offset,
-                    size,
-                )
-                + (task.no,)
-            )
+            task, state, code, message, started, wall, node_no, usage, *result = completion
+            row = state, node_no, started, wall, now, number, code, message, usage, *result, task.no
+            values.append(row)
         last[group_id] = number
     _finish.each(connection, ["v_" + name for name in _VALUES] + ["v_no"], values)
     ended = [completion.task for completion in completions]

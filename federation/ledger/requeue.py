@@ -98,11 +98,12 @@ def _max_interruptions(code: str) -> int:
 
 
 def _final_failure(call: Task, what: str, starts: int, code: str | None, most: int) -> Completion:
-    times = (
-        f"started {starts} times" if not code or most == 1 else f"interrupted {call.interrupted + 1} times"
-    )
+    # not "started": a node may have ended before it has started a call that it had fetched
+    times = f"attempt {starts} of {most} was the last one"
+    if code and most > 1:
+        times = f"interrupted {call.interrupted + 1} times, which is the limit"
     advice = ""
     if code == Interruption.WALLTIME:
         advice = ": increase the walltime of the endpoint's blocks, or do less work per call"
     final = code if code == Interruption.WALLTIME else "WORKER_LOST"
-    return Completion(call, TaskState.FAILED, final, f"{what}; {times}, which is the limit{advice}")
+    return Completion(call, TaskState.FAILED.value, final, f"{what}; {times}{advice}")

@@ -14,7 +14,7 @@ from umbel.protocol.states import FINAL, TaskState
 from ..context import Federation
 from ..db import shared
 from ..db.arrivals import uncounted
-from ..db.statements import Statement
+from ..db.statements import Statement, maker
 from ..db.tables import arrivals, groups, nodes, tasks
 from ..registry.users import User
 from .epochs import current_epoch
@@ -43,6 +43,7 @@ class _FinishedTask(NamedTuple):
     result_size: int
 
 
+_finished_task = maker(_FinishedTask)
 _COLUMNS = [tasks.c[name] for name in _FinishedTask._fields]
 _one = Statement(
     lambda d: select(*_COLUMNS).where(tasks.c.id == bindparam("id"), tasks.c.user_no == bindparam("user"))
@@ -102,7 +103,7 @@ def results_after(
         group_no, live, completions, current = found
         after, epoch = _place(after, epoch, completions, current)
         rows_after = _after.rows(connection, group=group_no, after=after, most=limit)
-        ended = _within(list(map(_FinishedTask._make, rows_after)), MAX_RESPONSE_BYTES)
+        ended = _within(list(map(_finished_task, rows_after)), MAX_RESPONSE_BYTES)
         shown = _describe(connection, ended)
     cursor = ended[-1].completion if ended else after
     return {"results": shown, "cursor": cursor, "live": live, "epoch": epoch}
@@ -139,7 +140,7 @@ def _describe(connection: Connection, ended: Sequence[_FinishedTask]) -> list[di
     numbers = sorted({row.node_no for row in ended if row.node_no is not None})
     nodes_by_no: dict[int | None, str] = dict(_node_names.rows(connection, nos=numbers)) if numbers else {}
     # calls of a bundle that were too short to be measured share one record
-    usages = {row.usage: json.loads(row.usage) if row.usage else None for row in ended}
+    usages = {text: json.loads(text) if text else None for text in {row.usage for row in ended}}
     return [_outcome(row, blobs, nodes_by_no, usages[row.usage]) for row in ended]
 
 

@@ -109,14 +109,14 @@ def _accept(
     task_ids = _insert(connection, numbers, submission, parts, places, now)
     answer = {"group_id": group_id, "task_ids": task_ids}
     if key is not None:
-        values = (user.no, key, submission.digest(), json.dumps(answer), now)
+        stored = {"group_id": group_id, "first": task_ids[0], "count": len(task_ids)}
+        values = (user.no, key, submission.digest(), json.dumps(stored), now)
         _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
     arrival = Arrival(user.no, group_no, len(places))
-    planned: Sequence[dispatch.PlannedBundle] = ()
-    if shared.lock_free_endpoint(connection, endpoint_no):
-        planned = dispatch.refill(fed, connection, endpoint_no, now, arrival)
-    else:
+    if not shared.lock_free_endpoint(connection, endpoint_no):
         arrivals.add(connection, endpoint_no, arrival)
+        return _Accepted(answer, [endpoint_no], (), blobs)
+    planned = dispatch.refill(fed, connection, endpoint_no, now, arrival)
     return _Accepted(answer, [endpoint_no], planned, blobs)
 
 
@@ -224,7 +224,10 @@ def _previous_response(found: _Found, submission: Submission, key: str | None) -
             f"Idempotency-Key '{key}' was already used for another submission: use a new key",
             code="IDEMPOTENCY_MISMATCH",
         )
-    return dict(json.loads(row[1]))
+    answer: dict[str, Any] = json.loads(row[1])
+    if "first" in answer:  # not in a row of an earlier release
+        answer["task_ids"] = names.following_ids(answer.pop("first"), answer.pop("count"))
+    return answer
 
 
 def _endpoint_no(found: _Found, id_or_name: str) -> int:
@@ -270,8 +273,7 @@ def _insert(
     if options.cores == 1:
         _add_tasks.each(connection, _TASK, values)
     else:
-        wide = [(*row, options.cores) for row in values]
-        _add_wide_tasks.each(connection, (*_TASK, "cores"), wide)
+        _add_wide_tasks.each(connection, (*_TASK, "cores"), [(*row, options.cores) for row in values])
     return task_ids
 
 

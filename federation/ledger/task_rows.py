@@ -10,7 +10,7 @@ from umbel.protocol.errors import NotFound
 from umbel.protocol.messages import Row
 
 from ..db.options import Options
-from ..db.statements import Statement
+from ..db.statements import Statement, maker
 from ..db.tables import submissions, tasks
 
 
@@ -31,6 +31,7 @@ class Task(NamedTuple):
     bundle_no: int | None
 
 
+as_task = maker(Task)
 #: A task and a row of a report about it.
 Pair = tuple[Task, Row]
 COLUMNS = [tasks.c[name] for name in Task._fields]
@@ -48,17 +49,17 @@ _options = Statement(
 def tasks_of_endpoint(connection: Connection, endpoint_no: int, ids: list[str]) -> dict[str, Task]:
     """Return the tasks of an endpoint by id; ids of other tasks are ignored."""
     found = _by_id.rows(connection, ids=ids, endpoint=endpoint_no)
-    return {row[1]: Task._make(row) for row in found}
+    return {task.id: task for task in map(as_task, found)}
 
 
 def tasks_by_number(connection: Connection, nos: list[int]) -> list[Task]:
     """Return tasks by number."""
-    return list(map(Task._make, _by_no.rows(connection, nos=nos)))
+    return list(map(as_task, _by_no.rows(connection, nos=nos)))
 
 
 def tasks_in_bundles(connection: Connection, bundle_nos: list[int]) -> list[Task]:
     """Return the unfinished tasks of bundles."""
-    return list(map(Task._make, _by_bundle.rows(connection, bundles=bundle_nos))) if bundle_nos else []
+    return list(map(as_task, _by_bundle.rows(connection, bundles=bundle_nos))) if bundle_nos else []
 
 
 def options_of(connection: Connection, found: list[Task]) -> dict[int, Options]:

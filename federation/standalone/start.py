@@ -9,6 +9,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,7 +87,8 @@ class Startup:
             # private even if the home directory is not; SQLite uses the same mode for its other files
             os.close(append_private(settings.home / "ledger.sqlite"))
         # before the services, so that they find the schema up to date
-        Database(settings.database, busy_timeout=settings.busy_timeout).create()
+        with closing(Database(settings.database, busy_timeout=settings.busy_timeout)) as database:
+            database.create()
         for spec in components.services(settings, self.environ):
             supervisor.add(spec)
         if self.options.flower_port is not None:

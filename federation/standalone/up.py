@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from umbel.protocol.errors import UmbelError
 from umbel.system.files import append_private
+from umbel.system.log_file import LogFile
 
 from ..config.settings import load
 from . import log_files, run_state
@@ -196,7 +197,7 @@ def _log_to(file: Path, verbose: bool) -> None:
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         level=logging.INFO,
-        handlers=[logging.FileHandler(file), *([] if verbose else [logging.StreamHandler()])],
+        handlers=[LogFile(file), *([] if verbose else [logging.StreamHandler()])],
         force=True,
     )
     # Alembic logs every plug-in at level INFO

@@ -6,13 +6,14 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, InvalidStateError, TimeoutError
+from concurrent.futures import InvalidStateError, TimeoutError
 from typing import Any, Protocol
 
 from .api.outcome import read_error
 from .protocol.errors import UmbelError
 from .protocol.states import TaskState
 from .serialization.codec import load_result
+from .system.light_future import LightCondition, LightFuture
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Owner(Protocol):
         """Stop waiting for a future that is being cancelled, and cancel its task in the background."""
 
 
-class UmbelFuture(Future[Any]):
+class UmbelFuture(LightFuture):
     """The ``concurrent.futures.Future`` of one call, as ``Executor.submit`` returns it.
 
     ``result(timeout)`` and ``exception(timeout)`` wait ``timeout`` seconds. Without a timeout they wait
@@ -274,9 +275,8 @@ class UmbelFuture(Future[Any]):
 
         The callbacks are not called: the parent calls them. Another thread may have held the lock.
         """
-        self._condition = threading.Condition()
-        self._waiters: list[Any] = []
-        self._done_callbacks: list[Any] = []
+        self._condition = LightCondition()
+        self._waiters, self._done_callbacks = [], []
         if not self.done():
             self.set_exception(
                 RuntimeError(

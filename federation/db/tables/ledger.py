@@ -235,7 +235,8 @@ samples = Table(
     Column("output", BigInteger),
 )
 
-# responses to submissions, stored for a day, so that a repeated request gets the same response
+# responses to submissions, stored for a day, so that a repeated request gets the same response; of the ids,
+# which count up, only the first one is stored
 idempotency = Table(
     "idempotency",
     metadata,

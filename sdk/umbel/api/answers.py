@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..protocol import parcel
+from ..protocol import compact_json, parcel
 from ..protocol.errors import ProtocolError, ServiceError, ServiceUnavailable, service_error
 from .connections import Answer
 
@@ -31,7 +31,7 @@ def read_answer(answer: Answer) -> Any:
         try:
             if answer.headers.get("Content-Type") == parcel.RESULTS_TYPE:
                 return parcel.unpack_results(answer.data)
-            return json.loads(answer.data)
+            return compact_json.decode(answer.data)
         except (ValueError, ProtocolError):
             raise ServiceUnavailable(
                 "the service's answer is neither JSON nor the requested parcel: check that the address is "

@@ -9,6 +9,7 @@ errors      error classes, codes and their HTTP statuses
 envelope    signed bytes, in which bundles and reports travel
 messages    the records inside the envelopes: bundles, reports, outcomes
 records     logs, items and places in reports
+compact_json fast JSON
 checks      types and ranges of what another party has sent
 pointer     frames that stand for large reports, which lie in pieces
 parcel      JSON with attached bytes in one HTTP body

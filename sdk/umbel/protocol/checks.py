@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 #: Largest absolute value of a time or a duration, seconds (about the year 33700).
@@ -28,6 +29,16 @@ def identifier(value: Any) -> str:
     return value
 
 
+def identifiers(values: Sequence[Any]) -> Sequence[str]:
+    """Return ids, each checked as by ``identifier``."""
+    try:
+        if all(map(_IDENTIFIER.fullmatch, values)):
+            return values
+    except TypeError:
+        pass
+    return [identifier(value) for value in values]
+
+
 def integer(value: Any, most: int = MAX_INTEGER, least: int = 0) -> int:
     """Return an integer between two values; a truth value is none."""
     if type(value) is not int or not least <= value <= most:
@@ -35,11 +46,26 @@ def integer(value: Any, most: int = MAX_INTEGER, least: int = 0) -> int:
     return value
 
 
+def integers(values: Sequence[Any], most: int = MAX_INTEGER, least: int = 0) -> Sequence[int]:
+    """Return integers, each checked as by ``integer``."""
+    if set(map(type, values)) == {int} and least <= min(values) and max(values) <= most:
+        return values
+    return [integer(value, most, least) for value in values]
+
+
 def seconds(value: Any) -> float:
     """Return a time or a duration. Negative ones (a clock was set) become 0.0."""
     if type(value) not in (int, float) or not -MAX_SECONDS <= value <= MAX_SECONDS:
         raise ValueError(f"{shown(value)} is not a number of seconds")
     return max(0.0, float(value))
+
+
+def all_seconds(values: Sequence[Any]) -> Sequence[float]:
+    """Return times or durations, each checked as by ``seconds``."""
+    if set(map(type, values)) == {float} and 0.0 <= min(values) and max(values) <= MAX_SECONDS:
+        if not math.isnan(sum(values)):
+            return values
+    return [seconds(value) for value in values]
 
 
 def text(value: Any, most: int) -> str:

@@ -13,7 +13,6 @@ needed. The hash binds the body to the header.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from . import checks
+from . import checks, compact_json
 from .errors import ProtocolError
 from .version import PROTOCOL_VERSION
 
@@ -32,8 +31,6 @@ SIGNATURE_BYTES = 64
 LEEWAY = 300.0
 #: Largest header. A report of a thousand calls needs a tenth of it.
 MAX_HEADER_BYTES = 8 * 1024 * 1024
-
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def new_private_key() -> bytes:
@@ -69,7 +66,7 @@ class Signer:
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
         }
-        raw = _encode(full).encode("utf-8", "surrogatepass")
+        raw = compact_json.encode(full)
         signature = self._key.sign(CONTEXT + raw)
         return MAGIC + len(raw).to_bytes(4, "big") + raw + signature, bytes(body)
 
@@ -135,16 +132,12 @@ def _unseal(data: bytes) -> _Sealed:
 
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(raw.decode("utf-8", "surrogatepass"), parse_constant=_no_constant)
+        header = compact_json.decode(raw)
     except (ValueError, RecursionError):
         raise ProtocolError("the header of the envelope is not JSON") from None
     if not isinstance(header, dict):
         raise ProtocolError("the header of the envelope is not a JSON object")
     return header
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _check_header(header: Mapping[str, Any], *, typ: str, aud: str, now: float | None) -> None:

@@ -12,8 +12,11 @@ Both are plain data: this module unpickles nothing.
 # One concept: what is written of a field and what is checked when it is read belong together.
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import accumulate, repeat
+from operator import add
 from typing import Any, NamedTuple
 
 from . import checks
@@ -230,6 +233,10 @@ class Row(NamedTuple):
     size: int
 
 
+#: Makes a Row from a tuple; ``Row._make`` is slower.
+_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
+
+
 @dataclass(frozen=True)
 class OpenReport:
     """A verified report. Its ``rows`` have positions in ``body``, which is not split.
@@ -278,27 +285,40 @@ def _rows(outcomes: Any, length: int) -> Iterable[Row]:
     """Read the outcomes of a report whose body has ``length`` bytes."""
     offset = count = 0
     for bundle_id, rows in checks.mapping(outcomes, MAX_OUTCOMES).items():
-        checks.identifier(bundle_id)
         count += len(checks.array(rows, MAX_OUTCOMES))
         if count > MAX_OUTCOMES:
             raise ValueError(f"the report has more than {MAX_OUTCOMES} outcomes")
-        for task_id, attempt, status, started, wall, code, message, usage, size in rows:
-            if type(status) is not str or status not in _STATUSES:
-                raise ValueError(f"{checks.shown(status)} is not a status")
-            yield Row(
-                bundle_id,
-                checks.identifier(task_id),
-                checks.integer(attempt, MAX_ATTEMPT),
-                status,
-                checks.seconds(started),
-                checks.seconds(wall),
-                None if code is None else checks.text(code, 64),
-                None if message is None else checks.text(message, MAX_MESSAGE),
-                None if usage is None else checks.plain(usage, 100),
-                offset,
-                checks.integer(size, length - offset),
-            )
-            offset += size
+        if not rows:
+            continue
+        # checked by column, which costs a fraction of a check of each value
+        ids, attempts, statuses, started, wall, codes, messages, usages, sizes = zip(*rows, strict=True)
+        for status in set(statuses) - _STATUSES:
+            raise ValueError(f"{checks.shown(status)} is not a status")
+        offsets = list(accumulate(checks.integers(sizes, length), initial=offset))
+        offset = checks.integer(offsets.pop(), length)
+        yield from map(
+            _row,
+            zip(
+                repeat(checks.identifier(bundle_id)),
+                checks.identifiers(ids),
+                checks.integers(attempts, MAX_ATTEMPT),
+                statuses,
+                checks.all_seconds(started),
+                checks.all_seconds(wall),
+                _unless_none(codes, lambda code: checks.text(code, 64)),
+                _unless_none(messages, lambda message: checks.text(message, MAX_MESSAGE)),
+                _unless_none(usages, lambda usage: checks.plain(usage, 100)),
+                offsets,
+                sizes,
+            ),
+        )
+
+
+def _unless_none(values: Sequence[Any], check: Callable[[Any], Any]) -> Sequence[Any]:
+    """Return the values; those that are not None are checked."""
+    if values.count(None) == len(values):
+        return values
+    return [None if value is None else check(value) for value in values]
 
 
 def _place(place: Any, local: Any) -> Place:
@@ -320,10 +340,11 @@ def _function(record: Any) -> FunctionRef:
 def _calls(header: dict[str, Any]) -> list[Call]:
     size = checks.integer(header["size"])
     calls = [Call(*row) for row in checks.array(header["calls"], MAX_CALLS_PER_BUNDLE)]
-    for call in calls:
-        checks.identifier(call.task_id)
-        checks.integer(call.attempt, MAX_ATTEMPT)
-        checks.integer(call.size, size - checks.integer(call.offset, size))
+    if calls:
+        ids, attempts, offsets, sizes = zip(*calls)
+        checks.identifiers(ids)
+        checks.integers(attempts, MAX_ATTEMPT)
+        checks.integers(list(map(add, checks.integers(offsets, size), checks.integers(sizes, size))), size)
     return calls
 
 

@@ -71,10 +71,16 @@ def new_task_ids(count: int, seconds: float) -> list[str]:
     start = int.from_bytes(os.urandom(8), "big") >> 3
     millis, fraction = divmod(int(seconds * 4_096_000), 4096)
     high = f"{millis & 0xFFFFFFFFFFFF:012x}"
-    head = f"{high[:8]}-{high[8:]}-7{fraction:03x}-"
+    tail = f"{start | 0x8000000000000000:016x}"
+    return following_ids(f"{high[:8]}-{high[8:]}-7{fraction:03x}-{tail[:4]}-{tail[4:]}", count)
+
+
+def following_ids(first: str, count: int) -> list[str]:
+    """Return ``count`` task ids that count up from ``first``, as those of one call of ``new_task_ids`` do."""
+    head, start = first[:19], int(first[19:].replace("-", ""), 16)
     ids = []
     for tail in range(start, start + count):
-        text = f"{tail | 0x8000000000000000:016x}"
+        text = f"{tail:016x}"
         ids.append(f"{head}{text[:4]}-{text[4:]}")
     return ids
 

@@ -8,11 +8,11 @@ more than everything else that is done with them. Layout::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from . import compact_json
 from .errors import ProtocolError
 from .states import TaskState
 
@@ -26,7 +26,7 @@ _SUCCEEDED = TaskState.SUCCEEDED.value
 
 def pack(record: Mapping[str, Any], blobs: Sequence[bytes]) -> bytes:
     """Return ``record`` (JSON, without "sizes") and ``blobs`` as one parcel."""
-    head = json.dumps({**record, "sizes": list(map(len, blobs))}, separators=(",", ":")).encode()
+    head = compact_json.encode({**record, "sizes": list(map(len, blobs))})
     return b"".join([MAGIC, len(head).to_bytes(4, "big"), head, *blobs])
 
 
@@ -70,7 +70,7 @@ def unpack_results(data: bytes) -> dict[str, Any]:
     """Return the page of a parcel of ``pack_results``. Raises ProtocolError if the parcel is damaged."""
     head, joined = split(data)
     try:
-        page: dict[str, Any] = json.loads(head)
+        page: dict[str, Any] = compact_json.decode(head)
         rows = page["results"]
         blobs = cut(page.pop("sizes"), joined)
         for row, blob in zip(rows, blobs, strict=True):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from federation.db.options import Options
-from federation.db.tables import blobs, tasks
+from federation.db.tables import blobs, idempotency, tasks
 from federation.ledger import query, results
 from federation.registry import functions
 from tests.support.endpoint import FakeEndpoint
@@ -157,6 +158,16 @@ def test_a_repeated_request_gets_the_first_answer(ledger: Ledger, lab: FakeEndpo
     assert _count(ledger) == 3
     other = ledger.submit(lab, 3, key="another")
     assert other["task_ids"] != first["task_ids"]
+
+
+def test_an_answer_is_stored_in_few_bytes_and_one_of_an_earlier_release_is_read(
+    ledger: Ledger, lab: FakeEndpoint
+) -> None:
+    first = ledger.submit(lab, 300, key="k")
+    with ledger.fed.database.write() as connection:
+        assert len(connection.execute(select(idempotency.c.answer)).scalar_one()) < 150
+        connection.execute(update(idempotency).values(answer=json.dumps(first)))
+    assert ledger.submit(lab, 300, key="k") == first
 
 
 @pytest.mark.parametrize(

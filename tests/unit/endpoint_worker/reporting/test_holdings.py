@@ -332,7 +332,7 @@ def test_after_a_loss_of_keys_everything_is_written_again_before_anything_else(
     order: list[tuple[str, set[str]]] = []
     sender, push = steps.box._delivery._sender, steps.box._delivery._sender.push
     monkeypatch.setattr(
-        sender, "push", lambda data: (order.append(("push", steps.service.held())), push(data))[1]
+        sender, "push", lambda *data: (order.append(("push", steps.service.held())), push(*data))[1]
     )
     steps.box.add("b3", [outcome("t3")])
     steps.step(20)

@@ -179,7 +179,7 @@ def test_an_outcome_that_cannot_be_written_costs_nobody_else(
 ) -> None:
     with opened(server, tmp_path) as (box, _, service):
         box.add("b1", [outcome("t1")])
-        box.add("b2", [outcome("t2")._replace(usage={"a set": {1, 2}})])
+        box.add("b2", [outcome("t2")._replace(usage={"an object": object()})])
         box.add("b3", [outcome("t3")])
         delivered(box, service)
     rows = {row.task_id: row for report in service.reports for row in report.rows}
@@ -212,6 +212,50 @@ def test_a_report_that_cannot_be_read_does_not_hold_up_the_others(
         unreadable[0] = False
         delivered(box, service)
     assert [task for _, task, _ in payloads(service.reports)] == ["t2", "t1"]
+
+
+@pytest.mark.parametrize("cut", [None, "before", "after"])
+def test_a_report_is_on_disk_before_the_answer_of_the_broker_is_read(
+    server: fakeredis.FakeServer, tmp_path: Path, cut: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens to the connection: ``cut`` says when it is."""
+    there: list[int] = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        there.append(len(list(tmp_path.glob("*.report"))))
+        if cut == "after":
+            raise redis.ConnectionError("cut")
+        return read(*args, **options)
+
+    def refused(*_: Any) -> None:
+        raise redis.ConnectionError("cut")
+
+    with fakeredis.FakeRedis(server=server) as client:
+        box, _ = make(client, tmp_path)
+        box.step()
+        box.add("b1", [outcome("t1")])
+        with monkeypatch.context() as patch:
+            (connection,) = client.connection_pool._available_connections
+            read = connection.read_response
+            patch.setattr(connection, "read_response", watched)
+            if cut == "before":
+                patch.setattr(connection, "send_packed_command", refused)
+            box.step()
+        assert set(there) <= {1} and bool(there) == (cut != "before")
+        assert len(list(tmp_path.glob("*.report"))) == 1 and box.held == ["b1"]
+        assert box.unsent == (["b1"] if cut else [])
+
+
+def test_a_report_that_must_wait_is_written_at_once(
+    server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fakeredis.FakeRedis(server=server) as client:
+        box, _ = make(client, tmp_path)
+        box.step()
+        monkeypatch.setattr(box._delivery._sender, "blocked", lambda: True)
+        box.add("b1", [outcome("t1")])
+        box.step()
+        assert len(list(tmp_path.glob("*.report"))) == 1 and box.unsent == ["b1"]
 
 
 def test_on_a_full_disk_reports_wait_in_memory_until_there_is_room(

@@ -22,6 +22,7 @@ def test_task_ids_are_uuids_of_version_7_in_order(count: int, seconds: float) ->
         assert (str(value), value.version, value.variant) == (text, 7, uuid.RFC_4122)
         assert abs((value.int >> 80) / 1000 - seconds) < 0.0011
     assert all(map(names.is_id, ids))
+    assert names.following_ids(ids[0], count) == ids
 
 
 @given(moments)
