@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,8 @@ class Sender:
     def blocked(self) -> bool:
         return self.full
 
-    def push(self, data: bytes) -> int:
+    def push(self, data: bytes, meanwhile: Callable[[], None] = lambda: None) -> int:
+        meanwhile()
         self.pushed.append(data)
         return len(self.pushed)
 
@@ -88,6 +90,14 @@ def test_reports_are_kept_until_the_service_has_taken_them(box: Box) -> None:
     assert box.state == (False, True, 1) and box.tally.held == ["b3"]
     assert box.delivery.acknowledge(7)
     assert box.state == (False, False, 0) and not box.tally.held
+
+
+def test_a_report_is_written_while_it_is_pushed(box: Box) -> None:
+    entry = box.spool.add(b"UMBP", ("b1",), keep=True, later=True)
+    box.delivery.append(entry)
+    assert box.state == (True, False, 0) and box.spool.unwritten
+    box.send()
+    assert box.state == (False, True, 1) and not box.spool.unwritten
 
 
 def test_reports_of_an_earlier_run_count_as_unsent(box: Box, tmp_path: Path) -> None:
@@ -167,7 +177,7 @@ def test_a_report_that_cannot_be_read_is_tried_again_later(box: Box, monkeypatch
 def test_a_report_that_was_not_pushed_is_still_to_be_sent(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     box.add("b1")
 
-    def refused(data: bytes) -> Any:
+    def refused(*_: Any) -> Any:
         raise redis.ConnectionError("refused")
 
     with monkeypatch.context() as patch:

@@ -363,6 +363,25 @@ def test_a_node_that_announces_itself_again_is_confirmed_again(
     assert _known(node) == {node.instance.encode()}
 
 
+def test_a_node_that_another_process_could_not_confirm_again_is_confirmed(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has recorded the new description and ended."""
+    node, other = lab.node(), NodeWatch(ledger.fed, EndpointKeys(ledger.fed), ticks)
+    for each in (watch, other):
+        _look(each, ticks, lab)
+    node.redis.flushall()
+    node.beat()
+    with monkeypatch.context() as patch:
+        refused = mock.Mock(side_effect=redis.ConnectionError("connection refused"))
+        patch.setattr(ledger.fed.broker.node_states, "confirm", refused)
+        with pytest.raises(redis.ConnectionError):
+            _look(other, ticks, lab)
+    assert _rows(ledger)[0].version == node.beats and not _known(node)
+    _look(watch, ticks, lab)
+    assert _known(node) == {node.instance.encode()}
+
+
 def test_a_description_of_somebody_else_is_rejected_once(
     ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
 ) -> None:

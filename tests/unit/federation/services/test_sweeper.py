@@ -76,11 +76,16 @@ def test_after_a_rollback_bundles_are_checked_anew(
 def test_a_broker_that_is_there_is_not_restored(ledger: Ledger, sweeper: Sweeper, lab: FakeEndpoint) -> None:
     node = lab.node()
     assert not sweeper.restore_broker() and node.redis.exists(names.beats_key(lab.id))
+    before = node.redis.get(names.epoch_key(lab.id))
     node.redis.delete(names.EPOCH_KEY)
-    interrupted = mock.Mock()
-    with mock.patch.object(sweeper.watch, "interrupted", interrupted):
+    interrupted, cleared = mock.Mock(), mock.Mock()
+    with (
+        mock.patch.object(sweeper.watch, "interrupted", interrupted),
+        mock.patch.object(ledger.fed.broker, "clear_function_cache", cleared),
+    ):
         assert sweeper.restore_broker()
-    assert interrupted.called and not node.redis.exists(names.beats_key(lab.id))
+    assert interrupted.called and cleared.called and not node.redis.exists(names.beats_key(lab.id))
+    assert before != node.redis.get(names.epoch_key(lab.id)) is not None
     assert not sweeper.restore_broker()
 
 
