@@ -7,10 +7,10 @@ from unittest import mock
 
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from federation.db.errors import DatabaseUnavailable
-from federation.db.tables import nodes
+from federation.db.tables import endpoints, nodes
 from federation.services import sweeper as module
 from federation.services.sweeper import LOOK_INTERVAL, Sweeper
 from tests.support.endpoint import FakeEndpoint
@@ -87,6 +87,23 @@ def test_a_broker_that_is_there_is_not_restored(ledger: Ledger, sweeper: Sweeper
     assert interrupted.called and cleared.called and not node.redis.exists(names.beats_key(lab.id))
     assert before != node.redis.get(names.epoch_key(lab.id)) is not None
     assert not sweeper.restore_broker()
+
+
+def test_endpoints_connect_after_everything_of_before_is_gone(
+    ledger: Ledger, sweeper: Sweeper, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their accounts are lost, for example, by a restart of a broker that keeps its data."""
+    order: list[str] = []
+
+    def note(owner: Any, name: str) -> None:
+        monkeypatch.setattr(owner, name, lambda *_: order.append(name))
+
+    note(ledger.fed.broker, "drop_all_endpoints")
+    note(module, "begin_all_epochs")
+    note(module.broker_accounts, "ensure_endpoint_users")
+    monkeypatch.setattr(module.broker_accounts, "accounts_lost", lambda fed: True)
+    assert sweeper.restore_broker()
+    assert order == ["drop_all_endpoints", "begin_all_epochs", "ensure_endpoint_users"]
 
 
 def test_a_broker_whose_restoration_fails_is_restored_again(
@@ -177,12 +194,39 @@ def test_calls_are_expired_and_old_tasks_deleted_until_none_is_left(
     sweeper.expire()
     sweeper.fail_oversized()
     assert calls == ["expire"] * 3 + ["fail_oversized"] * 3
-    calls.clear()
-    batches("delete_old_tasks", [500, 0, *[500] * 9])
-    sweeper.delete_old()
-    assert len(calls) == 2
-    sweeper.delete_old()
-    assert len(calls) == 2 + module.DELETE_BATCHES
+    others = ["expire_idempotency_keys", "delete_old_blocks", "delete_old_nodes", "delete_idle"]
+    for name in others:
+        batches(name, [0, 0])
+    expired = mock.Mock()
+    monkeypatch.setattr(module.call_tokens, "delete_expired", expired)
+    for counts in ([500, 0], [500] * (module.DELETE_BATCHES + 1)):
+        calls.clear()
+        batches("delete_old_tasks", counts)
+        sweeper.delete_old()
+        found = calls.count("delete_old_tasks")
+        assert found == min(len(counts), module.DELETE_BATCHES)
+        assert sorted(set(calls)) == sorted(["delete_old_tasks", *others])
+    assert expired.call_count == 2
+
+
+def test_lost_bundles_are_looked_for(sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = mock.Mock()
+    monkeypatch.setattr(sweeper.lost_bundles, "check", check)
+    sweeper.find_lost_bundles()
+    assert check.called
+
+
+def test_nodes_that_have_ended_or_belong_to_a_deleted_endpoint_are_not_watched(
+    ledger: Ledger, sweeper: Sweeper, lab: FakeEndpoint
+) -> None:
+    other, gone = ledger.endpoint("other"), ledger.endpoint("gone")
+    for endpoint in (lab, other, gone):
+        endpoint.node("n1")
+    sweeper.watch_nodes()
+    with ledger.fed.database.write() as connection:
+        connection.execute(update(nodes).where(nodes.c.endpoint_no == other.no).values(live=0))
+        connection.execute(update(endpoints).where(endpoints.c.no == gone.no).values(deleted=1.0))
+    assert {id: [row.name for row in rows] for id, rows in sweeper._live_nodes().items()} == {lab.id: ["n1"]}
 
 
 def test_windows_are_refilled_some_at_a_time(
