@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from itertools import takewhile
 
 from ..runners.job import Job
 
@@ -16,7 +17,10 @@ MAX_RETURNED = 10_000
 
 
 class JobQueue:
-    """First come, first served. ``now`` is the monotonic clock; used by one thread."""
+    """First come, first served, behind bundles that pass.
+
+    ``now`` is the monotonic clock; used by one thread.
+    """
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
@@ -29,11 +33,16 @@ class JobQueue:
         return len(self._jobs)
 
     def add(self, job: Job, now: float) -> None:
-        """Append a bundle."""
+        """Append a bundle; one that passes goes before the others, but not before a wide one that is next."""
         job.arrived = now
         if self._cancelled:
             job.cancelled.update(c.task_id for c in job.bundle.calls if c.task_id in self._cancelled)
-        self._jobs.append(job)
+        if not job.bundle.passes:
+            self._jobs.append(job)
+            return
+        # the slots that become free are kept for a wide bundle that is next
+        ahead = takewhile(lambda other: other.bundle.passes or other.cores > 1, self._jobs)
+        self._jobs.insert(sum(1 for _ in ahead), job)
 
     def jobs(self) -> list[Job]:
         """All bundles in order."""

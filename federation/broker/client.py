@@ -78,6 +78,8 @@ class Outgoing(NamedTuple):
     calls: int
     #: the epoch of its endpoint in which it was recorded
     epoch: int
+    #: it goes to the head of the queue
+    passes: bool = False
 
 
 class Broker:
@@ -230,7 +232,8 @@ def _pushed(item: Outgoing) -> Pushed:
         item.function_name,
         item.calls,
     )
-    return Pushed(item.endpoint_id, item.bundle_id, item.epoch, message, b"" if inline else item.body)
+    body = b"" if inline else item.body
+    return Pushed(item.endpoint_id, item.bundle_id, item.epoch, message, body, item.passes)
 
 
 # the reply queue is deleted with its connection; without an expiry it needs no script on the broker

@@ -25,12 +25,12 @@ IDS_AT_ONCE, INSTANCES_AT_ONCE = 1000, 100
 MAX_FETCHED, MAX_HELD = 20_000, 200_000
 
 # KEYS: epoch, sent, revoked, queue and body of each bundle. ARGV: lifetime of bodies; and for each bundle its
-# epoch, id, message and body ('': it is in the message). Returns for each bundle 1, or 0 if it must not be
-# pushed, or -1 if the endpoint keeps something else under a key.
+# epoch, id, message, body ('': it is in the message) and the command that pushes it. Returns for each bundle
+# 1, or 0 if it must not be pushed, or -1 if the endpoint keeps something else under a key.
 _PUSH = """
 local answer = {}
 for i = 1, #KEYS / 5 do
-  local key, word = 5 * i - 4, 4 * i - 2
+  local key, word = 5 * i - 4, 5 * i - 3
   local epoch = redis.pcall('GET', KEYS[key])
   local revoked = redis.pcall('SISMEMBER', KEYS[key + 2], ARGV[word + 1])
   if type(revoked) ~= 'number' then
@@ -40,7 +40,7 @@ for i = 1, #KEYS / 5 do
   else
     if ARGV[word + 3] ~= '' then redis.call('SET', KEYS[key + 4], ARGV[word + 3], 'EX', ARGV[1]) end
     local sent = redis.pcall('SADD', KEYS[key + 1], ARGV[word + 1])
-    local pushed = redis.pcall('LPUSH', KEYS[key + 3], ARGV[word + 2])
+    local pushed = redis.pcall(ARGV[word + 4], KEYS[key + 3], ARGV[word + 2])
     answer[i] = 1
     if type(sent) ~= 'number' or type(pushed) ~= 'number' then
       answer[i] = -1
@@ -91,13 +91,17 @@ return answer
 
 
 class Pushed(NamedTuple):
-    """A bundle to push: ``epoch`` is the one of its endpoint in which it was recorded."""
+    """A bundle to push: ``epoch`` is the one of its endpoint in which it was recorded.
+
+    ``passes``: it goes to the head of the queue.
+    """
 
     endpoint_id: str
     bundle_id: str
     epoch: int
     message: bytes
     body: bytes = b""
+    passes: bool = False
 
 
 class Holdings:
@@ -121,7 +125,7 @@ class Holdings:
             of = each.endpoint_id
             keys += (names.epoch_key(of), names.sent_key(of), names.revoked_key(of), names.queue_key(of))
             keys.append(names.body_key(of, each.bundle_id))
-            words += each.epoch, each.bundle_id, each.message, each.body
+            words += each.epoch, each.bundle_id, each.message, each.body, "RPUSH" if each.passes else "LPUSH"
         return list(map(int, self._push(keys, words, client=self._broker.redis)))
 
     def revoke_unsent(self, endpoint_id: str, ids: Sequence[str]) -> set[str]:

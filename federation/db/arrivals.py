@@ -19,11 +19,12 @@ from .tables import arrivals, groups
 
 
 class Arrival(NamedTuple):
-    """Calls that were accepted: their user, their group and how many they are."""
+    """Calls that were accepted: their user, their group, how many they are, and their priority."""
 
     user_no: int
     group_no: int
     calls: int
+    priority: int
 
 
 _COLUMNS = ("endpoint_no", *Arrival._fields)
@@ -48,14 +49,14 @@ def add(connection: Connection, endpoint_no: int, arrival: Arrival) -> None:
     _add.each(connection, _COLUMNS, [(endpoint_no, *arrival)])
 
 
-def count(connection: Connection, endpoint_no: int, own: Arrival | None = None) -> None:
-    """Count the recorded calls of an endpoint and those of the caller, who has the endpoint's lock."""
+def count(connection: Connection, endpoint_no: int, own: Arrival | None = None) -> list[Arrival]:
+    """Count and return the recorded calls of an endpoint and the caller's, who has the endpoint's lock."""
     arrived = [] if own is None else [own]
     if connection.dialect.name != "sqlite":
         arrived += map(Arrival._make, _take.rows(connection, endpoint=endpoint_no))
     live: Counter[int] = Counter()
     sizes: Counter[int] = Counter()
-    for user_no, group_no, calls in arrived:
+    for user_no, group_no, calls, _ in arrived:
         live[user_no] += calls
         sizes[group_no] += calls
     if arrived:
@@ -63,6 +64,7 @@ def count(connection: Connection, endpoint_no: int, own: Arrival | None = None) 
         shared.change_loads(connection, loads)
         # in order, which makes deadlocks with transactions of other endpoints less likely
         _grow_group.each(connection, ("count", "group"), [(n, no) for no, n in sorted(sizes.items())])
+    return arrived
 
 
 def waiting(connection: Connection, endpoint_nos: Sequence[int]) -> list[int]:

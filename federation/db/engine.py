@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: The newest revision in ``migrations``. Revisions are numbered: they sort as strings.
-SCHEMA = "0019"
+SCHEMA = "0020"
 #: PostgreSQL advisory lock of the process that changes the schema (an arbitrary number).
 SCHEMA_LOCK = 7_566_268_765
 #: Maximum wait of a SQLite writer for another transaction, seconds.

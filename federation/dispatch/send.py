@@ -68,6 +68,7 @@ def _outgoing(fed: Federation, plan: PlannedBundle, blobs: Mapping[int, bytes]) 
         body=b"".join(parts),
         # only long run times matter to workers
         seconds=round(plan.seconds, 1) if plan.seconds > 1.0 else 0.0,
+        passes=plan.passes,
     )
     head, body = bundle.seal(fed.signer, fed.clock())
     return Outgoing(
@@ -80,4 +81,5 @@ def _outgoing(fed: Federation, plan: PlannedBundle, blobs: Mapping[int, bytes]) 
         function_body=function.body,
         calls=len(calls),
         epoch=plan.epoch,
+        passes=plan.passes,
     )

@@ -112,7 +112,7 @@ def _accept(
         stored = {"group_id": group_id, "first": task_ids[0], "count": len(task_ids)}
         values = (user.no, key, submission.digest(), json.dumps(stored), now)
         _add_response.each(connection, ("user_no", "key", "sha256", "answer", "created"), [values])
-    arrival = Arrival(user.no, group_no, len(places))
+    arrival = Arrival(user.no, group_no, len(places), submission.options.priority)
     if not shared.lock_free_endpoint(connection, endpoint_no):
         arrivals.add(connection, endpoint_no, arrival)
         return _Accepted(answer, [endpoint_no], (), blobs)

@@ -10,8 +10,8 @@ from tests.support.ledger import Ledger
 
 #: Finished tasks, running tasks with a bundle each, queued tasks, nodes of the big endpoint, and other rows.
 FINISHED, SENT, QUEUED, NODES, OTHERS = 120_000, 60_000, 20_000, 2_048, 5_000
-#: Groups of finished tasks.
-GROUPS = 12_000
+#: Groups of finished tasks, and groups of one queued task each; the other queued tasks share a group.
+GROUPS, SINGLE = 12_000, 10_000
 #: Calls of each submission that is not finished.
 PER_SUBMISSION = 5_000
 #: Slots of each node: less than the bundles sent, so that no more calls of long functions are sent.
@@ -115,9 +115,9 @@ class _Filler:
         owner = f"CASE WHEN i % 5 = 4 THEN 1000 + i % 500 ELSE {me} END"
         self.insert(
             "groups",
-            groups + 2,
+            groups + 2 + SINGLE,
             **{"no": "1000 + i", "id": "'group' || i", "user_no": owner, "created": now},
-            size=f"CASE WHEN i < {groups} THEN {calls} ELSE 0 END",
+            size=f"CASE WHEN i < {groups} THEN {calls} WHEN i < {groups + 2} THEN 0 ELSE 1 END",
             completions=f"CASE WHEN i < {groups} THEN {calls} ELSE 0 END",
         )
         self.insert(
@@ -181,15 +181,16 @@ class _Filler:
             **live,
             **submission(0),
         )
+        single = f"CASE WHEN i < {QUEUED - SINGLE} THEN 0 ELSE i - {QUEUED - SINGLE} + 2 END"
         self.insert(
             "tasks",
             QUEUED,
             id="'queued' || i",
             **{"user_no": me, "state": "'queued'", "attempt": 0},
-            **live,
+            **live | {"group_no": f"{1000 + groups} + {single}"},
             **submission(SENT),
         )
-        size = f"UPDATE groups SET size = {SENT + QUEUED} WHERE no = {1000 + groups}"
+        size = f"UPDATE groups SET size = {SENT + QUEUED - SINGLE} WHERE no = {1000 + groups}"
         self.connection.execute(text(size))
 
     def belongings(self) -> None:

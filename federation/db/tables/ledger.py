@@ -123,7 +123,11 @@ tasks = Table(
 )
 
 _t = tasks.c
-partial("ix_tasks_queue", "state = 'queued'", _t.endpoint_no, _t.user_no, _t.priority.desc(), _t.no)
+partial(
+    "ix_tasks_queue",
+    "state = 'queued'",
+    *(_t.endpoint_no, _t.user_no, _t.priority.desc(), _t.group_no, _t.no),
+)
 partial("ix_tasks_wide", "state = 'queued' AND cores > 1", _t.endpoint_no)
 partial("ix_tasks_bundle", "bundle_no IS NOT NULL", _t.bundle_no)
 partial("ix_tasks_expiry", "expires IS NOT NULL AND finished IS NULL", _t.expires)
@@ -150,6 +154,9 @@ loads = Table(
     Column("running", Integer, nullable=False, server_default="0"),
     # slots that the open bundles occupy
     Column("occupied", Integer, nullable=False, server_default="0"),
+    # the group whose turn it was last, which may be gone, and the highest priority sent in the last refill
+    Column("last_group_no", Number, nullable=False, server_default="0"),
+    Column("last_priority", SmallInteger, nullable=False, server_default="0"),
 )
 Index("ix_loads_user", loads.c.user_no)
 
@@ -162,6 +169,7 @@ arrivals = Table(
     Column("user_no", Number, nullable=False),
     Column("group_no", Number, nullable=False),
     Column("calls", Integer, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
 )
 Index("ix_arrivals_endpoint", arrivals.c.endpoint_no)
 Index("ix_arrivals_user", arrivals.c.user_no)

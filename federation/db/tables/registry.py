@@ -95,6 +95,8 @@ endpoints = Table(
     Column("suspended", Text),
     # the user served last; persistent, so that turns continue after a restart
     Column("last_user_no", Number),
+    # bundles of small groups that may be sent beyond the window
+    Column("credit", SmallInteger, nullable=False, server_default="0"),
     # random number of the epoch of its keys in the broker; a loss of these keys begins another one
     Column("epoch", BigInteger, nullable=False, server_default="0"),
 )

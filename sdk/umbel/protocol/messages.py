@@ -110,6 +110,8 @@ class Bundle:
     body: bytes = b""
     #: estimated run time of one call, seconds; 0.0: unknown or short
     seconds: float = 0.0
+    #: it runs before the bundles that wait at its node
+    passes: bool = False
 
     def seal(self, signer: Signer, now: float) -> tuple[bytes, bytes]:
         """Sign the bundle; return (head, body), which may travel separately."""
@@ -126,6 +128,8 @@ class Bundle:
         }
         if self.seconds:
             header["seconds"] = self.seconds
+        if self.passes:
+            header["passes"] = True
         return signer.seal(header, self.body)
 
     @classmethod
@@ -146,6 +150,7 @@ class Bundle:
                 options=_options(header["options"]),
                 user=checks.text(header["user"], 255),
                 seconds=checks.seconds(header.get("seconds", 0.0)),
+                passes=header.get("passes") is True,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"a field of the bundle's header is missing or not valid: {error}") from None

@@ -102,7 +102,7 @@ def test_higher_priority_goes_first(ledger: Ledger, lab: FakeEndpoint) -> None:
     assert set(order[400:]) == set(low["task_ids"][already:])
 
 
-def _share(ledger: Ledger, lab: FakeEndpoint, name: str, calls: int) -> User:
+def share(ledger: Ledger, lab: FakeEndpoint, name: str, calls: int) -> User:
     """Another user's calls on an endpoint: there are no grants yet, so the owner in the rows is changed."""
     user = ledger.user(name)
     answer = ledger.submit(lab, calls)
@@ -121,9 +121,10 @@ def test_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) -> Non
     node = lab.node(slots=1)
     ledger.collect()
     for name, calls in (("u1", 1500), ("u2", 300), ("u3", 1500)):
-        _share(ledger, lab, name, calls)
+        share(ledger, lab, name, calls)
     ledger.submit(lab, 1500)
-    names = [bundle.user for bundle in _drain(ledger, node, wall=0.001)]
+    # the last calls of u2 may pass, which is no turn
+    names = [bundle.user for bundle in _drain(ledger, node, wall=0.001) if not bundle.passes]
     assert set(names) == {"ada", "u1", "u2", "u3"}
     begin = next(index for index in range(len(names)) if len(set(names[index : index + 4])) == 4)
     assert begin <= 6, f"turns begin late: {names[:20]}"
@@ -135,7 +136,7 @@ def test_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) -> Non
 def test_two_users_take_turns_over_refills(ledger: Ledger, lab: FakeEndpoint) -> None:
     node = lab.node(slots=1)
     ledger.collect()
-    _share(ledger, lab, "u1", 60)
+    share(ledger, lab, "u1", 60)
     ledger.submit(lab, 60)
     names = [bundle.user for bundle in _drain(ledger, node, wall=1.0)][3:]
     last = min(max(place for place, name in enumerate(names) if name == user) for user in ("ada", "u1"))

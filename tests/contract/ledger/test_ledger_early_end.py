@@ -133,7 +133,8 @@ def test_cancelled_calls_make_room_in_the_window(ledger: Ledger, lab: FakeEndpoi
     lab.node(slots=1)
     ledger.collect()
     first = ledger.submit(lab, 2000)
-    second = ledger.submit(lab, 1)
+    # it does not pass calls of higher priority
+    second = ledger.submit(lab, 1, priority=-1)
     assert ledger.state(second) == "queued"
     cancel_group(ledger.fed, ledger.me, first["group_id"])
     assert ledger.state(second) == "dispatched"
@@ -198,7 +199,7 @@ def test_tasks_without_expiry_wait_for_ever(ledger: Ledger, lab: FakeEndpoint) -
 
 def test_expired_calls_make_room(ledger: Ledger, lab: FakeEndpoint) -> None:
     ledger.submit(lab, 2000, expires=10)
-    patient = ledger.submit(lab, 1)
+    patient = ledger.submit(lab, 1, priority=-1)
     assert ledger.state(patient) == "queued"
     ledger.sweep(after=11)
     assert ledger.state(patient) == "dispatched"

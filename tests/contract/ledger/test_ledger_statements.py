@@ -11,7 +11,7 @@ from tests.support.endpoint import FakeEndpoint
 from tests.support.ledger import Ledger
 from tests.support.statements import counted
 
-FEW, MANY = 1_000, 10_000
+FEW, MANY = 2_000, 10_000
 
 
 @dataclass

@@ -22,20 +22,29 @@ bounded = settings(max_examples=60, deadline=None)
 
 @st.composite
 def all_queues(draw: st.DrawFn) -> Queues:
-    """Up to five users; their calls come in runs of one kind, priority and size, by priority and age."""
+    """Up to five users; their calls come in runs of one kind, priority, group and size.
+
+    They are ordered by priority, turns of groups, and age.
+    """
     queues: Queues = []
     no = 0
     for user in draw(st.lists(st.integers(1, 9), max_size=5, unique=True)):
         calls = []
+        last = draw(st.integers(0, 30))
         for _ in range(draw(st.integers(0, 5))):
+            group = draw(st.sampled_from([user, user + 10, user + 20]))
             kind = draw(st.sampled_from("abc"))
             priority = draw(st.integers(-1, 1))
             size = draw(st.sampled_from([0, 100, BUNDLE_BODY_BYTES // 3, BUNDLE_BODY_BYTES + 1]))
             for _ in range(draw(st.sampled_from([1, 2, 7, 300]))):
                 no += 1
-                calls.append(QueuedCall(no, priority, kind, size))
-        queues.append((user, sorted(calls, key=lambda call: (-call.priority, call.no))))
+                calls.append(QueuedCall(no, priority, kind, size, group))
+        queues.append((user, sorted(calls, key=lambda call: _turn(call, last))))
     return queues
+
+
+def _turn(call: QueuedCall, last: int) -> tuple[int, bool, int, int]:
+    return -call.priority, call.group <= last, call.group, call.no
 
 
 run_times = st.sampled_from([0.0, 1e-6, 0.001, 0.03, LONG_SECONDS, LONG_SECONDS + 0.1, 1e4])
@@ -56,7 +65,17 @@ def cases(draw: st.DrawFn) -> tuple[Queues, Situation]:
         queued=seen + draw(st.sampled_from([0, 1, 5000])),
         seconds=draw(st.dictionaries(st.sampled_from("abc"), run_times)),
         window=draw(st.integers(1, 4)),
+        credit=draw(st.integers(0, 3)),
+        idle=draw(st.sets(st.integers(1, 29))),
     )
+
+
+def _decide(queues: Queues, now: Situation) -> list[Plan]:
+    return decide(queues, now)[0]
+
+
+def _regular(plans: Sequence[Plan]) -> list[Plan]:
+    return [plan for plan in plans if not plan.passes]
 
 
 def _left(queues: Queues, plans: Sequence[Plan]) -> dict[int, list[QueuedCall]]:
@@ -79,7 +98,7 @@ def _by_no(queues: Queues) -> dict[int, tuple[int, QueuedCall]]:
 @given(cases())
 def test_no_call_is_doubled_or_changes_its_owner_or_kind(case: tuple[Queues, Situation]) -> None:
     queues, now = case
-    plans = decide(queues, now)
+    plans = _decide(queues, now)
     known = _by_no(queues)
     planned = [no for plan in plans for no in plan.nos]
     assert len(planned) == len(set(planned))
@@ -97,7 +116,7 @@ def test_no_call_is_lost_over_many_refills(case: tuple[Queues, Situation]) -> No
     left = dict(queues)
     while any(left.values()):
         waiting = [(user, calls) for user, calls in left.items() if calls]
-        plans = decide(waiting, replace(now, open=0, queued=sum(len(calls) for _, calls in waiting)))
+        plans = _decide(waiting, replace(now, open=0, queued=sum(len(calls) for _, calls in waiting)))
         assert plans, "calls wait, nothing is open, and nothing goes out"
         out.update(no for plan in plans for no in plan.nos)
         left = _left(waiting, plans)
@@ -108,7 +127,7 @@ def test_no_call_is_lost_over_many_refills(case: tuple[Queues, Situation]) -> No
 @given(cases())
 def test_no_slot_is_idle_while_calls_wait(case: tuple[Queues, Situation]) -> None:
     queues, now = case
-    plans = decide(queues, now)
+    plans = _decide(queues, now)
     if _left(queues, plans):
         assert now.open + _occupied(now, plans) >= now.slots
 
@@ -117,10 +136,13 @@ def test_no_slot_is_idle_while_calls_wait(case: tuple[Queues, Situation]) -> Non
 @given(cases())
 def test_the_window_is_filled_and_never_exceeded(case: tuple[Queues, Situation]) -> None:
     queues, now = case
-    plans = decide(queues, now)
+    plans = _decide(queues, now)
     window = now.slots * now.window
-    for before in range(len(plans)):
-        assert now.open + _occupied(now, plans[:before]) < window, "only what goes out last may be too wide"
+    for before, plan in enumerate(plans):
+        if not plan.passes:
+            assert (
+                now.open + _occupied(now, plans[:before]) < window
+            ), "only what goes out last may be too wide"
     left = _left(queues, plans)
     if left and not any(_is_long(now, call) for calls in left.values() for call in calls):
         assert now.open + _occupied(now, plans) >= window
@@ -129,16 +151,21 @@ def test_the_window_is_filled_and_never_exceeded(case: tuple[Queues, Situation])
 @bounded
 @given(cases())
 def test_what_is_wide_is_not_overtaken_by_its_owners_younger_calls(case: tuple[Queues, Situation]) -> None:
-    """When a call is sent, older calls of the same user and priority have been sent, too."""
+    """When a call is sent, older calls of the same user, priority and group have been sent, too."""
     queues, now = case
-    plans = decide(queues, now)
+    plans = _decide(queues, now)
     known = _by_no(queues)
     for user, calls in _left(queues, plans).items():
-        oldest = {call.priority: call for call in reversed(calls)}
+        oldest = {(call.priority, call.group): call for call in reversed(calls)}
         for plan in plans:
+            for no in plan.nos if plan.user == user else ():
+                call = known[no][1]
+                waits = oldest.get((call.priority, call.group))
+                assert waits is None or call.no < waits.no or waits.kind != call.kind
             if plan.user == user:
                 first = known[plan.nos[0]][1]
-                waits = oldest.get(first.priority)
+                assert plan.group == first.group
+                waits = oldest.get((first.priority, first.group))
                 assert waits is None or first.no < waits.no
 
 
@@ -151,7 +178,7 @@ def _is_long(now: Situation, call: QueuedCall) -> bool:
 def test_long_kinds_do_not_pile_up_at_the_endpoint(case: tuple[Queues, Situation]) -> None:
     """In addition to running bundles, at most an eighth as many long bundles wait, each of one call."""
     queues, now = case
-    plans = decide(queues, now)
+    plans = _decide(queues, now)
     for before, plan in enumerate(plans):
         if now.seconds.get(plan.kind, 0.0) > LONG_SECONDS:
             assert now.open + _occupied(now, plans[:before]) < now.slots + math.ceil(now.slots / 8)
@@ -163,8 +190,8 @@ def test_long_kinds_do_not_pile_up_at_the_endpoint(case: tuple[Queues, Situation
 def test_users_take_turns(case: tuple[Queues, Situation]) -> None:
     """No user with calls is skipped in a round, and each round keeps the order of turns."""
     queues, now = case
-    plans = decide(queues, now)
-    left = _left(queues, plans)
+    plans = _regular(_decide(queues, now))
+    left = _left(queues, _decide(queues, now))
     turns = [user for user, _ in queues]
     counts = Counter(plan.user for plan in plans)
     for user in left:
@@ -172,15 +199,16 @@ def test_users_take_turns(case: tuple[Queues, Situation]) -> None:
             ahead = turns.index(other) < turns.index(user)
             assert counts[user] >= counts[other] - ahead
     order = [turns.index(plan.user) for plan in plans]
-    rounds = 1 + sum(1 for a, b in zip(order, order[1:]) if b <= a)
-    assert rounds == max(counts.values(), default=1)
+    if not any(plan.passes for plan in _decide(queues, now)):
+        rounds = 1 + sum(1 for a, b in zip(order, order[1:]) if b <= a)
+        assert rounds == max(counts.values(), default=1)
 
 
 @bounded
 @given(cases())
 def test_priorities_hold_within_a_user_and_age_within_a_kind(case: tuple[Queues, Situation]) -> None:
     queues, now = case
-    plans = decide(queues, now)
+    plans = _decide(queues, now)
     known = _by_no(queues)
     left = _left(queues, plans)
     for user, _ in queues:
@@ -196,8 +224,8 @@ def test_priorities_hold_within_a_user_and_age_within_a_kind(case: tuple[Queues,
         assert all(call.no > last.get(_place(call), 0) for call in left.get(user, []))
 
 
-def _place(call: QueuedCall) -> tuple[int, str]:
-    return call.priority, str(call.kind)
+def _place(call: QueuedCall) -> tuple[int, int, str]:
+    return call.priority, call.group, str(call.kind)
 
 
 @bounded
@@ -205,7 +233,7 @@ def _place(call: QueuedCall) -> tuple[int, str]:
 def test_bundles_are_bounded_in_bytes_calls_and_work(case: tuple[Queues, Situation]) -> None:
     queues, now = case
     known = _by_no(queues)
-    for plan in decide(queues, now):
+    for plan in _decide(queues, now):
         count = len(plan.nos)
         if count == 1:
             continue
@@ -231,21 +259,23 @@ def test_one_submission_reaches_every_slot(
     known: dict[Hashable, float] = {} if seconds is None else {"a": seconds}
     calls = [QueuedCall(no, 0, "a", 10) for no in range(1, count + 1)]
     cores = min(cores, slots)
-    plans = decide([(1, calls)], Situation(slots, 0, count, known, window, cores={"a": cores}, largest=cores))
+    plans = _decide(
+        [(1, calls)], Situation(slots, 0, count, known, window, cores={"a": cores}, largest=cores)
+    )
     assert len(plans) >= min(slots // cores, count)
 
 
 def test_what_is_not_seen_counts_for_the_size_of_bundles() -> None:
     """A refill reads only the head of a long queue; bundle sizes consider the whole queue."""
     head = [QueuedCall(no, 0, "a", 10) for no in range(1, 301)]
-    first = decide([(1, head)], Situation(slots=2, open=0, queued=10_000, seconds={}))[0]
+    first = _decide([(1, head)], Situation(slots=2, open=0, queued=10_000, seconds={}))[0]
     assert len(first.nos) == UNKNOWN_CALLS
 
 
 def test_an_unseen_kind_starts_big_and_a_known_one_is_cut_to_its_worth() -> None:
     calls = [QueuedCall(no, 0, "a", 10) for no in range(1, 2001)]
-    unknown = decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={}))
-    known = decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={"a": 0.004}))
+    unknown = _decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={}))
+    known = _decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={"a": 0.004}))
     assert [len(plan.nos) for plan in unknown][:1] == [UNKNOWN_CALLS]
     assert [len(plan.nos) for plan in known] == [25, 25, 25]
 
@@ -253,4 +283,90 @@ def test_an_unseen_kind_starts_big_and_a_known_one_is_cut_to_its_worth() -> None
 @pytest.mark.parametrize("open_bundles", [6, 7, 100])
 def test_a_full_window_sends_nothing(open_bundles: int) -> None:
     calls = [QueuedCall(1, 0, "a", 10)]
-    assert decide([(1, calls)], Situation(slots=2, open=open_bundles, queued=1, seconds={})) == []
+    assert _decide([(1, calls)], Situation(slots=2, open=open_bundles, queued=1, seconds={}, idle={0})) == []
+
+
+@bounded
+@given(cases())
+def test_groups_of_one_user_take_turns(case: tuple[Queues, Situation]) -> None:
+    """No group with calls of the highest priority is left out while another one has a second turn."""
+    queues, now = case
+    plans = _decide(queues, now)
+    known = _by_no(queues)
+    left = _left(queues, plans)
+    for user, calls in left.items():
+        top = calls[0].priority
+        mine = [plan for plan in _regular(plans) if plan.user == user]
+        turns = Counter(plan.group for plan in mine if known[plan.nos[0]][1].priority == top)
+        waiting = {call.group for call in calls if call.priority == top}
+        for group in waiting:
+            assert max(turns.values(), default=0) <= turns[group] + 1
+
+
+@bounded
+@given(cases())
+def test_few_small_bundles_pass(case: tuple[Queues, Situation]) -> None:
+    queues, now = case
+    plans = _decide(queues, now)
+    known = _by_no(queues)
+    passing = [plan for plan in plans if plan.passes]
+    credit = min(now.credit, now.max_credit)
+    for plan in plans:
+        credit = credit - 1 if plan.passes else min(credit + 1, now.max_credit)
+        assert credit >= 0
+    assert decide(queues, now)[1] == credit
+    for plan in passing:
+        assert now.cores.get(plan.kind, 1) == 1
+        assert now.seconds.get(plan.kind, 0.0) <= LONG_SECONDS
+        assert {known[no][1].group for no in plan.nos} <= set(now.idle)
+        assert (
+            len(plan.nos) == 1
+            or len(plan.nos) * now.seconds.get(plan.kind, 0.0) <= now.bundle_seconds * 1.001
+        )
+
+
+def _bag(group: int, count: int, first: int = 1) -> list[QueuedCall]:
+    return [QueuedCall(no, 0, "a", 10, group) for no in range(first, first + count)]
+
+
+def test_a_lone_call_passes_a_full_window_and_a_bag_does_not() -> None:
+    full = Situation(slots=2, open=6, queued=2001, seconds={"a": 0.001}, idle={1, 2}, credit=1)
+    assert _decide([(1, _bag(1, 2000))], full) == []
+    lone = QueuedCall(2001, 0, "a", 10, 2)
+    for queues in ([(1, [*_bag(1, 2000), lone])], [(1, _bag(1, 2000)), (2, [lone])]):
+        (plan,) = _decide(queues, full)
+        assert (plan.nos, plan.passes) == ([2001], True)
+        assert _decide(queues, replace(full, idle={1})) == [], "another call of its group is at the endpoint"
+
+
+def test_a_call_passes_only_calls_of_the_same_users_priority_or_less() -> None:
+    full = Situation(slots=2, open=6, queued=2001, seconds={"a": 0.001}, idle={1, 2}, credit=1)
+    low = QueuedCall(2001, -1, "a", 10, 2)
+    assert _decide([(1, [*_bag(1, 2000), low])], full) == []
+    lone = replace(full, queued=1)
+    assert _decide([(1, [low])], replace(lone, priorities={1: 0})) == []
+    assert _decide([(1, [low])], replace(lone, priorities={1: -1, 2: 0}))[0].passes
+
+
+def test_nothing_passes_without_credit_or_when_little_is_ahead() -> None:
+    lone = [(1, [QueuedCall(1, 0, "a", 10, 2)])]
+    assert _decide(lone, Situation(slots=8, open=24, queued=1, seconds={}, credit=1, idle={2}))[0].passes
+    assert _decide(lone, Situation(slots=8, open=24, queued=1, seconds={}, idle={2})) == []
+    assert not _decide(lone, Situation(slots=8, open=15, queued=1, seconds={}, credit=1, idle={2}))[0].passes
+
+
+def test_a_bundle_is_filled_with_calls_of_other_groups() -> None:
+    """A program may submit every call in its own group."""
+    calls = [QueuedCall(no, 0, "a", 10, no) for no in range(1, 2001)]
+    plan = _decide([(1, calls)], Situation(slots=1, open=0, queued=2000, seconds={}))[0]
+    assert plan.nos == list(range(1, UNKNOWN_CALLS + 1))
+    passing = _decide(
+        [(1, calls)], Situation(slots=1, open=3, queued=2000, seconds={}, idle=range(1, 101), credit=1)
+    )
+    assert [len(plan.nos) for plan in passing] == [100]
+
+
+def test_groups_of_a_user_get_a_bundle_each() -> None:
+    calls = [*_bag(1, 2000), *_bag(2, 2000, 2001), *_bag(3, 2000, 4001)]
+    plans = _decide([(1, calls)], Situation(slots=2, open=0, queued=6000, seconds={"a": 0.001}))
+    assert [plan.group for plan in plans] == [1, 2, 3, 1, 2, 3]
