@@ -126,9 +126,9 @@ class Collector:
         self._reader.reject(batches)
         changed = [*result.groups, *result.updated_tasks]
         lists.remove(self.name, [(batch.unread, batch.count) for batch in batches], changed)
-        parts = [key for batch in batches if batch.count == len(batch.opened) for key in batch.parts]
-        if parts:
-            self.fed.broker.redis.delete(*parts)
+        done = [key for batch in batches for key in batch.done_keys]
+        if done:
+            self.fed.broker.redis.delete(*done)
         for batch in batches:
             if batch.unread.waiting > batch.count:
                 self._turns[batch.unread.endpoint_id] = None

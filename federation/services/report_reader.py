@@ -36,19 +36,25 @@ LOG_INTERVAL = 10.0
 class Batch:
     """Reports of one endpoint, oldest first; None stands for one that was rejected.
 
-    ``count``: how many of them need not be read again. ``parts``: keys of large reports among them.
+    ``keys``: for each of them, the key that it lies under if it is a large one. ``count``: how many of them
+    need not be read again.
     """
 
     unread: Unread
     opened: list[OpenReport | None] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
     count: int = 0
 
     @property
     def reports(self) -> list[OpenReport]:
         """The reports that were not rejected."""
         return [report for report in self.opened if report is not None]
+
+    @property
+    def done_keys(self) -> list[str]:
+        """The keys of large reports that need not be read again."""
+        return [key for key in self.keys[: self.count] if key is not None]
 
     def reject(self, reason: str, data: bytes | int) -> None:
         """Note that a report is rejected."""
@@ -74,15 +80,21 @@ class ReportReader:
             batch.reject(unread.fault, 0)
         size = 0
         for raw in unread.reports:
+            key = None
             try:
-                data = self._complete(batch, raw)
+                data = _small(raw)
+                if (pointer := read_pointer(data)) is not None:
+                    key = names.parts_key(unread.endpoint_id, pointer.report)
+                    data = self._parts(key, pointer)
                 size += len(data)
                 if size > READ_BYTES and batch.opened:
                     break
-                batch.opened.append(self._open(unread.endpoint_id, data))
+                report = self._open(unread.endpoint_id, data)
             except ProtocolError as error:
                 batch.reject(error.message, raw)
-                batch.opened.append(None)
+                report = None
+            batch.opened.append(report)
+            batch.keys.append(key)
         return batch
 
     def reject(self, batches: Sequence[Batch]) -> int:
@@ -99,18 +111,8 @@ class ReportReader:
             raise ProtocolError("the endpoint is not registered")
         return Report.open(key.verifier, data, endpoint=endpoint_id)
 
-    def _complete(self, batch: Batch, raw: bytes | int) -> bytes:
-        """Return a report's bytes, which may lie under a key of their own. Raises ProtocolError."""
-        if isinstance(raw, int):
-            raise ProtocolError(f"the report has {raw} bytes; the limit is {MAX_REPORT_BYTES}")
-        pointer = read_pointer(raw)
-        if pointer is None:
-            return raw
-        key = names.parts_key(batch.unread.endpoint_id, pointer.report)
-        batch.parts.append(key)
-        return self._parts(key, pointer)
-
     def _parts(self, key: str, pointer: Pointer) -> bytes:
+        """Return the bytes of a large report. Raises ProtocolError."""
         client: Any = self._fed.broker.redis
         try:
             found = int(client.strlen(key))
@@ -139,3 +141,10 @@ class ReportReader:
             rejection.reason,
             more,
         )
+
+
+def _small(raw: bytes | int) -> bytes:
+    """Return the bytes of a report or a pointer. Raises ProtocolError if there is only a size."""
+    if isinstance(raw, int):
+        raise ProtocolError(f"the report has {raw} bytes; the limit is {MAX_REPORT_BYTES}")
+    return raw

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Iterator
+from typing import NamedTuple
 
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),
@@ -86,9 +87,28 @@ def _without_argument(node: ast.Call) -> Iterator[ast.AST]:
         yield node.func.value
 
 
-def mutants(tree: ast.Module) -> Iterator[tuple[int, str, str, ast.Module]]:
-    """Yield each mutant of a module: line, the statement before and after, and the whole tree."""
+class Mutant(NamedTuple):
+    """A mutant of a module.
+
+    ``lines``: of the place that differs; ``traced``: whether each test executes them anew; ``before`` and
+    ``after``: the code; ``tree``: of the whole module.
+    """
+
+    lines: range
+    traced: bool
+    before: str
+    after: str
+    tree: ast.Module
+
+    def __str__(self) -> str:
+        return f"{self.lines[0]}: {self.before}  ->  {self.after}"
+
+
+def mutants(tree: ast.Module) -> Iterator[Mutant]:
+    """Yield each mutant of a module."""
     for function in _functions(tree):
+        # what a module's lambda or a cached function makes is kept for the next test
+        traced = not isinstance(function, ast.Lambda) and not function.decorator_list
         for parent in ast.walk(function):
             if _is_message(parent):
                 continue
@@ -108,14 +128,20 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, str, ast.Module]]:
                             mutated = ast.fix_missing_locations(copy.deepcopy(tree))
                         finally:
                             _set(parent, field, place if isinstance(value, list) else None, node)
-                        yield getattr(node, "lineno", 0), _short(before), _short(
-                            ast.unparse(changed)
-                        ), mutated
+                        yield Mutant(
+                            _lines(node), traced, _short(before), _short(ast.unparse(changed)), mutated
+                        )
                 if isinstance(value, list):
-                    yield from _swapped(tree, value)
+                    yield from _swapped(tree, value, traced)
 
 
-def _swapped(tree: ast.Module, nodes: list[ast.AST]) -> Iterator[tuple[int, str, str, ast.Module]]:
+def _lines(first: ast.AST, last: ast.AST | None = None) -> range:
+    """Return the lines of the code from one node to another; of a compound statement only its condition."""
+    end = first.test if isinstance(first, (ast.If, ast.While)) else last or first
+    return range(getattr(first, "lineno", 0), getattr(end, "end_lineno", 0) + 1)
+
+
+def _swapped(tree: ast.Module, nodes: list[ast.AST], traced: bool) -> Iterator[Mutant]:
     """Yield mutants that call something after the next statement instead of before it."""
     for place in range(len(nodes) - 1):
         first, second = nodes[place : place + 2]
@@ -123,11 +149,13 @@ def _swapped(tree: ast.Module, nodes: list[ast.AST]) -> Iterator[tuple[int, str,
             isinstance(first, ast.Expr)
             and isinstance(second, (ast.Expr, ast.Assign))
             and not _is_message(first)
+            and not _is_message(second)
         ):
             nodes[place : place + 2] = second, first
             mutated = copy.deepcopy(tree)
             nodes[place : place + 2] = first, second
-            yield first.lineno, _short(ast.unparse(first)), f"after {_short(ast.unparse(second))}", mutated
+            after = f"after {_short(ast.unparse(second))}"
+            yield Mutant(_lines(first, second), traced, _short(ast.unparse(first)), after, mutated)
 
 
 def _short(code: str) -> str:

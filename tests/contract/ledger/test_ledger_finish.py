@@ -50,6 +50,18 @@ def test_the_first_terminal_report_wins(ledger: Ledger, node: FakeNode) -> None:
     assert ledger.collector.dropped == 3
 
 
+def test_the_polls_of_all_groups_that_have_results_are_woken(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=8)
+    ledger.collect()
+    answers = [ledger.submit(lab, 2) for _ in range(3)]
+    bundles = node.take()
+    ledger.broker.woken.clear()
+    node.finish([bundle for bundle in bundles if bundle.calls[0].task_id not in answers[0]["task_ids"]])
+    ledger.collect()
+    assert [ledger.state(answer) for answer in answers] == ["dispatched", "succeeded", "succeeded"]
+    assert sorted(ledger.broker.woken) == sorted(answer["group_id"] for answer in answers[1:])
+
+
 def test_of_two_outcomes_in_one_report_the_first_counts(ledger: Ledger, node: FakeNode) -> None:
     task_id, bundle = _one(ledger, node)
     (call,) = bundle.calls

@@ -145,6 +145,24 @@ def test_a_large_report_lies_in_pieces(ledger: Ledger, lab: FakeEndpoint, node: 
     assert ledger.state(answer) == "succeeded" and not ledger.broker.redis.exists(key)
 
 
+def test_large_reports_that_do_not_fit_into_one_batch_wait_for_the_next(
+    ledger: Ledger, lab: FakeEndpoint, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_reader, "READ_BYTES", 5 * INLINE_REPORT_BYTES)
+    answers = [ledger.submit(lab, max_attempts=1) for _ in range(3)]
+    keys = []
+    for bundle in node.take():
+        big = outcome(bundle, bundle.calls[0], payload=b"x" * 3 * INLINE_REPORT_BYTES)
+        report, id = Report(lab.id, node.name, node.instance, {bundle.id: [big]}), names.new_id()
+        data = report.seal(lab.signer, 1.0, id)
+        keys.append(names.parts_key(lab.id, id))
+        ledger.broker.redis.setrange(keys[-1], 0, data)
+        ledger.broker.push_report(lab.id, write_pointer(id, len(data)))
+    ledger.collect()
+    assert [ledger.state(answer) for answer in answers] == ["succeeded"] * 3
+    assert len(keys) == 3 and not ledger.broker.redis.exists(*keys)
+
+
 @pytest.mark.parametrize("error", [DatabaseUnavailable("read-only"), KeyError("a bug")], ids=["db", "bug"])
 def test_other_errors_cost_no_report(
     ledger: Ledger,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -33,11 +34,15 @@ QUEUE, FETCHED = names.queue_key(ENDPOINT), names.fetched_key(ENDPOINT, "i1")
 
 
 class Lossy:
-    """A client whose transactions are executed, and whose answers are lost while ``lose`` is set."""
+    """A client whose transactions are executed, and whose answers are lost while ``lose`` is set.
+
+    ``sent``: the commands of each transaction.
+    """
 
     def __init__(self, client: fakeredis.FakeRedis):
         self._client = client
         self.lose = False
+        self.sent: list[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -47,6 +52,7 @@ class Lossy:
         execute = pipe.execute
 
         def lossy() -> Any:
+            self.sent.append([words[0] for words, _ in pipe.command_stack])
             answers = execute()
             if self.lose:
                 raise redis.ConnectionError("the answer is lost")
@@ -187,6 +193,98 @@ def test_a_message_that_the_node_discards_is_removed(steps: Steps) -> None:
     assert steps.fetched() == [] and steps.client.llen(QUEUE) == 1 and not steps.view.given_back
 
 
+def test_only_changes_are_written(steps: Steps) -> None:
+    found = []
+    for work in ({"b1", "b2"}, {"b1", "b2"}, {"b2"}, {"b2"}):
+        steps.view.work = work
+        steps.lossy.sent.clear()
+        steps.step()
+        found.append([each for sent in steps.lossy.sent for each in sent if each in ("SADD", "SREM")])
+    assert found == [["SADD"], [], ["SREM"], []]
+
+
+def test_a_round_is_due_while_something_may_change(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(holdings, "time", SimpleNamespace(monotonic=lambda: ticks.now))
+    one, never = steps.box._holdings, float("inf")
+
+    def due_after_a_round() -> list[float]:
+        """Without and with reports that wait to be taken; seconds."""
+        one.round(steps.view)
+        return [one.due(active) - ticks.now for active in (False, True)]
+
+    soon, sooner = pytest.approx(holdings.ROUND_SECONDS), pytest.approx(holdings.HURRY_SECONDS)
+    assert due_after_a_round() == [never, soon]
+    one.changed()
+    assert one.due(False) - ticks.now == soon
+    assert due_after_a_round() == [never, soon]
+    for _ in range(2):
+        steps.client.lpush(QUEUE, b"m1")
+        fetch(steps.client, steps.fetches)
+    assert one.due(False) - ticks.now == soon, "a message was delivered"
+    steps.lossy.lose = True
+    with pytest.raises(redis.ConnectionError):
+        one.round(steps.view)
+    assert one.due(False) - ticks.now == soon, "it is perhaps in the list"
+    steps.lossy.lose = False
+    assert due_after_a_round() == [never, soon]
+    steps.client.lpush(FETCHED, b"m2")
+    assert due_after_a_round() == [soon, soon], "it may be delivered"
+    steps.client.delete(FETCHED)
+    assert due_after_a_round() == [never, soon]
+    with monkeypatch.context() as patch:
+        patch.setattr(holdings, "REMOVE_BYTES", 1)
+        for _ in range(2):
+            steps.client.lpush(QUEUE, b"m3")
+            fetch(steps.client, steps.fetches)
+        one.round(steps.view)
+        assert one.due(False) <= ticks.now, "the rest is removed at once"
+    assert due_after_a_round() == [never, soon]
+    one.hurry()
+    assert one.due(False) <= ticks.now and due_after_a_round() == [sooner, sooner]
+    one.hurry()
+    assert not one.settled
+
+
+def test_a_node_has_settled_when_a_round_that_began_since_finds_nothing_left(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = steps.box._holdings
+
+    def late() -> set[str]:
+        one.hurry()
+        return set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.view, "held", late)
+        one.round(steps.view)
+    assert not one.settled, "it began before the node shut down"
+    steps.client.lpush(QUEUE, b"m1")
+    current = steps.fetches.begin()
+    steps.client.lmove(QUEUE, FETCHED, "RIGHT", "LEFT")
+    found = []
+    for ends in (False, False, True, False):
+        if ends:
+            current.end()
+        one.round(steps.view)
+        found.append((one.settled, len(steps.fetched())))
+    assert found == [(False, 1), (False, 1), (True, 0), (True, 0)] and steps.view.given_back == [b"m1"]
+
+
+def test_a_message_that_was_lost_with_the_keys_is_not_given_back(steps: Steps) -> None:
+    """The service sends its calls again, with the same attempts."""
+    steps.client.lpush(QUEUE, b"m1")
+    current = steps.fetches.begin()
+    steps.client.lmove(QUEUE, FETCHED, "RIGHT", "LEFT")
+    steps.step(2)
+    steps.client.flushall()
+    steps.box._presence.beat_soon()
+    steps.step()
+    current.end()
+    steps.step(3)
+    assert steps.service.node() is not None and not steps.view.given_back
+
+
 def test_large_messages_are_removed_by_and_by(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holdings, "REMOVE_BYTES", 250)
     for number in range(5):
@@ -197,6 +295,10 @@ def test_large_messages_are_removed_by_and_by(steps: Steps, monkeypatch: pytest.
         sizes.append(len(steps.fetched()))
         steps.step()
     assert sizes == [5, 3, 1] and not steps.view.given_back
+    steps.client.lpush(QUEUE, b"x" * 251)
+    fetch(steps.client, steps.fetches)
+    steps.step()
+    assert not steps.fetched(), "a larger one, too"
 
 
 def test_reports_of_other_nodes_count_for_positions(steps: Steps, tmp_path: Path) -> None:

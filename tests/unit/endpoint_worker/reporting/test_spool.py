@@ -135,6 +135,21 @@ def test_what_cannot_be_written_waits_in_memory_in_order(
     assert len(caplog.records) == 2
 
 
+def test_a_report_that_was_sent_stays_on_disk_only(
+    spool: Spool, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spools, "KEPT_BYTES", 100)
+    unwritten = spool.add(bytes(100), (), keep=True)
+    spool.release(unwritten)
+    assert spool.read(unwritten) == bytes(100), "the only copy is in memory"
+    spool.remove(unwritten)
+    disk.full = False
+    sent = spool.add(bytes(100), (), keep=True)
+    spool.release(sent)
+    assert sent.data is None and spool.read(sent) == bytes(100)
+    assert spool.add(bytes(100), (), keep=True).data is not None, "there is room again"
+
+
 def test_a_directory_that_vanished_is_made_again(spool: Spool) -> None:
     def vanish() -> None:
         spool.directory.rmdir()
@@ -151,10 +166,13 @@ def test_a_directory_that_vanished_is_made_again(spool: Spool) -> None:
     assert (spool.directory / "lease").read_text() == "2"
 
 
-def test_a_report_that_was_sent_may_be_gone_or_stay(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_was_sent_may_be_gone_or_stay(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     gone, stays = (spool.add(b"1", (), keep=True) for _ in range(2))
     gone.path.unlink()
     spool.remove(gone)
+    assert not caplog.records
 
     def unlink(self: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

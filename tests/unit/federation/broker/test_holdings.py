@@ -39,6 +39,15 @@ def test_a_bundle_is_pushed_in_its_epoch_only(broker: Broker) -> None:
     assert broker.holdings.push([bundle(), bundle(epoch=8)]) == [0, 1]
 
 
+def test_what_was_sent_or_revoked_before_an_epoch_is_forgotten(broker: Broker) -> None:
+    sent, revoked = bundle(), bundle()
+    broker.holdings.push([sent])
+    broker.holdings.revoke_unsent(ONE, [revoked.bundle_id])
+    broker.holdings.begin_epochs([ONE], 8)
+    assert broker.holdings.sent(ONE) == set()
+    assert broker.holdings.push([revoked._replace(epoch=8)]) == [1]
+
+
 def test_a_body_is_written_with_its_bundle_only(broker: Broker) -> None:
     now, earlier = bundle(body=b"1"), bundle(epoch=6, body=b"2")
     broker.holdings.push([now, earlier])
@@ -107,8 +116,19 @@ def test_an_instance_is_removed_with_all_its_keys(broker: Broker) -> None:
         broker.redis.lpush(names.fetched_key(ONE, instance), b"x")
     broker.node_states.confirm(ONE, ["i1", "i2"])
     broker.node_states.confirm(ONE, [])
+    assert set(broker.node_states.beats([ONE])[ONE].beats) == {"i1", "i2"}
     broker.node_states.remove(ONE, ["i1"])
+    assert broker.redis.hkeys(names.beats_key(ONE)) == broker.redis.hkeys(names.nodes_key(ONE)) == [b"i2"]
     assert set(broker.node_states.beats([ONE])[ONE].beats) == {"i2"}
     assert broker.redis.smembers(names.known_key(ONE)) == {b"i2"}
     assert not broker.redis.exists(names.held_key(ONE, "i1"), names.fetched_key(ONE, "i1"))
     assert broker.redis.exists(names.held_key(ONE, "i2"), names.fetched_key(ONE, "i2")) == 2
+
+
+def test_a_key_of_another_type_does_not_keep_an_instance_from_being_removed(broker: Broker) -> None:
+    announce(broker, ONE, "i1")
+    broker.node_states.confirm(ONE, ["i1"])
+    broker.redis.delete(names.beats_key(ONE))
+    broker.redis.set(names.beats_key(ONE), "x")
+    broker.node_states.remove(ONE, ["i1"])
+    assert not broker.redis.exists(names.nodes_key(ONE), names.known_key(ONE))

@@ -84,6 +84,8 @@ def test_endpoints_share_a_batch(broker: Broker, monkeypatch: pytest.MonkeyPatch
     push(broker, TWO, b"one")
     first, second = broker.report_lists.read("c0", [ONE, TWO])
     assert (len(first.reports), first.waiting, second.reports) == (2, 100, [b"one"])
+    (alone,) = broker.report_lists.read("c0", [ONE])
+    assert len(alone.reports) == 4
     monkeypatch.setattr(report_lists, "READ_BYTES", 10)
     push(broker, THREE, b"x" * 3, b"y" * 3)
     first, second = broker.report_lists.read("c0", [THREE, TWO])
@@ -120,7 +122,7 @@ def test_what_is_too_large_is_not_sent(broker: Broker, monkeypatch: pytest.Monke
     assert broker.redis.llen(names.reports_key(ONE)) == 2
     monkeypatch.setattr(report_lists, "LIST_BYTES", 1500)
     (unread,) = broker.report_lists.read("c0", [ONE])
-    assert unread.reports == [] and "too large" in str(unread.fault)
+    assert (unread.reports, unread.waiting) == ([], 0) and "too large" in str(unread.fault)
     assert not broker.redis.exists(names.reports_key(ONE))
 
 
@@ -135,7 +137,9 @@ def test_what_is_no_list_is_a_fault_of_its_endpoint_only(broker: Broker) -> None
     assert broker.report_lists.waiting([ONE, TWO]) == {TWO: 1}, "and it is gone"
     broker.report_lists.remove("c0", [(first, 0), (second, 1)], [])
     assert broker.report_lists.waiting([ONE, TWO]) == {}
+    assert (first.waiting, second.waiting) == (0, 1)
     assert not report_lists.is_wrong_type(redis.exceptions.OutOfMemoryError("OOM"))
+    assert report_lists.is_wrong_type(redis.ResponseError("WRONGTYPE Operation against a key"))
     # nodes that miss their beats announce themselves again, and push what was in it
     assert not broker.redis.exists(names.applied_key(ONE), names.beats_key(ONE))
 

@@ -10,6 +10,7 @@ import redis
 from sqlalchemy import select, update
 
 from federation.db.tables import bundles, endpoints
+from federation.ledger import node_rows
 from federation.services import lost_bundles
 from federation.services.endpoint_keys import EndpointKeys
 from federation.services.lost_bundles import MAX_PAUSE, OFFLINE_INTERVAL, LostBundles, begin_epoch
@@ -150,6 +151,11 @@ def test_a_fault_of_one_endpoint_is_not_that_of_others(
         ledger.submit(each, 1)
     checks.check()
     assert found == [other.id] and lab.id in caplog.text
+    caplog.clear()
+    checks.check(OFFLINE_INTERVAL - 1)
+    assert found == [other.id] * 2 and not caplog.text, "its next check is not due"
+    checks.check(1)
+    assert lab.id in caplog.text
     monkeypatch.setattr(checks.lost, "_check", lambda *_: (_ for _ in ()).throw(redis.ConnectionError()))
     with pytest.raises(redis.ConnectionError):
         checks.check()
@@ -271,6 +277,46 @@ def test_a_bundle_must_be_missing_all_the_time(ledger: Ledger, checks: Checks, l
     assert not node.redis.exists(queue) and _attempts(ledger, answer) == {1}
     checks.check(1, node)
     assert node.redis.exists(queue) and _attempts(ledger, answer) == {2}
+
+
+def _without_a_beat(checks: Checks, lab: FakeEndpoint, node: FakeNode) -> None:
+    node.redis.hdel(names.beats_key(lab.id), node.instance)
+    checks.check()
+
+
+def _with_another_epoch(checks: Checks, lab: FakeEndpoint, node: FakeNode) -> None:
+    node.redis.delete(names.epoch_key(lab.id))
+    checks.check()
+
+
+@pytest.mark.parametrize(
+    "interruption",
+    [_without_a_beat, _with_another_epoch, lambda checks, lab, node: checks.lost.clear()],
+    ids=["no beat", "epoch", "rollback"],
+)
+def test_a_bundle_must_be_missing_without_an_interruption(
+    ledger: Ledger,
+    checks: Checks,
+    lab: FakeEndpoint,
+    interruption: Callable[[Checks, FakeEndpoint, FakeNode], None],
+) -> None:
+    node, gone = lab.node(), lab.node("gone")
+    checks.check(0.0, gone)
+    answer = ledger.submit(lab, 1, max_attempts=2)
+    checks.check(1, node)
+    with ledger.fed.database.write() as connection:
+        rows = {row.instance: row for row in node_rows.live_instances(connection, lab.no)}
+        row = rows[gone.instance]
+        node_rows.record_loss(connection, row.no, row.instance, ledger.clock())
+    node.redis.rpop(names.queue_key(lab.id))
+    checks.check(RESEND_AFTER, node)
+    checks.check(RESEND_AFTER - 1, node)
+    interruption(checks, lab, node)
+    checks.check(0.0, node)
+    checks.check(RESEND_AFTER - 0.5, node)
+    assert _attempts(ledger, answer) == {1}
+    checks.check(1, node)
+    assert _attempts(ledger, answer) == {2}
 
 
 def test_a_loss_of_keys_begins_an_epoch_once(ledger: Ledger, checks: Checks, lab: FakeEndpoint) -> None:

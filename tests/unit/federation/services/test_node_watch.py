@@ -8,10 +8,11 @@ from unittest import mock
 
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from federation.db.tables import nodes
 from federation.ledger import node_rows
+from federation.registry import endpoints as registry
 from federation.services import node_watch
 from federation.services.endpoint_keys import EndpointKeys
 from federation.services.node_watch import MAX_GAP, SEEN_INTERVAL, NodeWatch
@@ -221,6 +222,30 @@ def test_only_what_has_changed_is_written(
     assert after(1) == (23, 0)
 
 
+def test_nothing_is_written_while_nothing_changes(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = lab.node()
+    _look(watch, ticks, lab)
+    write = mock.Mock(wraps=ledger.fed.database.write)
+    monkeypatch.setattr(ledger.fed.database, "write", write)
+    for _ in range(3):
+        ticks.now += 1.0
+        node.beat()
+        watch.look([lab.id])
+    assert not write.called
+
+
+def test_calls_that_wait_for_a_node_are_sent_when_it_is_recorded(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    ledger.submit(lab, 1000)
+    before = lab.queued_calls()
+    lab.node(slots=50)
+    _look(watch, ticks, lab)
+    assert before < lab.queued_calls() <= 1000
+
+
 def test_a_changed_clock_is_written_at_once(
     ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
 ) -> None:
@@ -253,16 +278,35 @@ def test_with_a_short_limit_beats_are_recorded_more_often(
         assert shown["live"]
 
 
+def _reads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The instances whose descriptions are read from now on."""
+    found: list[list[str]] = []
+    read = ledger.broker.node_states.descriptions
+    monkeypatch.setattr(
+        ledger.broker.node_states, "descriptions", lambda *args: (found.append(args[1]), read(*args))[1]
+    )
+    return found
+
+
+def test_a_new_epoch_changes_no_description(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rollback of the ledger, the keys are still there."""
+    node = lab.node()
+    reads = _reads(ledger, monkeypatch)
+    _look(watch, ticks, lab)
+    ledger.broker.holdings.begin_epochs([lab.id], 7)
+    node.beat()
+    _look(watch, ticks, lab)
+    assert reads == [[node.instance]]
+
+
 def test_a_changed_description_is_read_and_recorded(
     ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = lab.node()
     _look(watch, ticks, lab)
-    reads: list[Any] = []
-    read = ledger.broker.node_states.descriptions
-    monkeypatch.setattr(
-        ledger.broker.node_states, "descriptions", lambda *args: (reads.append(args[1]), read(*args))[1]
-    )
+    reads = _reads(ledger, monkeypatch)
     node.slots = 7
     node.beat(memory=5)
     _look(watch, ticks, lab)
@@ -274,11 +318,12 @@ def test_a_changed_description_is_read_and_recorded(
 
 
 def test_a_description_that_is_newer_than_the_beat_is_read_once(
-    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was written between the look at the beats and the look at the descriptions."""
     node = lab.node()
     _look(watch, ticks, lab)
+    reads = _reads(ledger, monkeypatch)
     old = node.redis.hget(names.beats_key(lab.id), node.instance)
     for _ in range(3):
         node.beat()
@@ -290,7 +335,51 @@ def test_a_description_that_is_newer_than_the_beat_is_read_once(
     assert _rows(ledger)[0].slots == 7
     node.redis.hset(names.beats_key(lab.id), node.instance, new)
     _look(watch, ticks, lab)
-    assert _rows(ledger)[0].version == node.beats
+    assert _rows(ledger)[0].version == node.beats and reads == [[node.instance]]
+
+
+def test_a_description_that_is_older_than_the_beat_is_read_again(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    node = lab.node()
+    node.redis.hset(names.beats_key(lab.id), node.instance, Beat(5, 100).write())
+    _look(watch, ticks, lab)
+    assert _rows(ledger)[0].slots == 2
+    node.beats, node.slots = 4, 7
+    node.beat(memory=5)
+    _look(watch, ticks, lab)
+    assert _rows(ledger)[0].slots == 7
+
+
+def test_a_node_that_announces_itself_again_is_confirmed_again(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    node = lab.node()
+    _look(watch, ticks, lab)
+    node.redis.flushall()
+    node.beat()
+    assert not _known(node)
+    _look(watch, ticks, lab)
+    assert _known(node) == {node.instance.encode()}
+
+
+def test_a_node_that_another_process_could_not_confirm_again_is_confirmed(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has recorded the new description and ended."""
+    node, other = lab.node(), NodeWatch(ledger.fed, EndpointKeys(ledger.fed), ticks)
+    for each in (watch, other):
+        _look(each, ticks, lab)
+    node.redis.flushall()
+    node.beat()
+    with monkeypatch.context() as patch:
+        refused = mock.Mock(side_effect=redis.ConnectionError("connection refused"))
+        patch.setattr(ledger.fed.broker.node_states, "confirm", refused)
+        with pytest.raises(redis.ConnectionError):
+            _look(other, ticks, lab)
+    assert _rows(ledger)[0].version == node.beats and not _known(node)
+    _look(watch, ticks, lab)
+    assert _known(node) == {node.instance.encode()}
 
 
 def test_a_description_of_somebody_else_is_rejected_once(
@@ -309,6 +398,39 @@ def test_a_description_of_somebody_else_is_rejected_once(
     bad.beat(memory=1)
     _look(watch, ticks, lab)
     assert [row.name for row in _rows(ledger)] == ["bad", "good"]
+
+
+def test_nodes_of_an_endpoint_that_is_not_registered_are_not_read(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was deleted since its id was read."""
+    node, unknown = lab.node(), names.new_id()
+    for key in (names.beats_key, names.nodes_key):
+        value = node.redis.hget(key(lab.id), node.instance)
+        node.redis.hset(key(unknown), node.instance, value)
+    caplog.clear()
+    watch.look([unknown])
+    watched = watch.watched(unknown)
+    assert watched is not None and [each.state for each in watched.instances.values()] == [None]
+    assert not caplog.records and not _rows(ledger)
+    assert not ledger.broker.dead_letters.latest(unknown)
+
+
+def test_a_node_that_announces_itself_while_its_endpoint_is_deleted_is_not_recorded(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    """The key of the endpoint is still cached."""
+    other = ledger.endpoint("other")
+    for each in (lab, other):
+        each.node("n1")
+        _look(watch, ticks, each)
+    registry.delete(ledger.fed, ledger.me, lab.id)
+    late, good = lab.node("late"), other.node("good")
+    for each in (lab, other):
+        _look(watch, ticks, each)
+    found = {row.name for row in _rows(ledger)}
+    assert "late" not in found and "good" in found and not _known(late)
+    assert good.instance.encode() in _known(good)
 
 
 def test_a_missing_description_is_rejected(
@@ -362,6 +484,47 @@ def test_a_node_that_was_lost_comes_back_when_it_beats(
     assert (_rows(ledger)[0].live, _rows(ledger)[0].lost) == (1, 5.0)
 
 
+def test_an_instance_that_was_replaced_is_neither_recorded_nor_confirmed(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it goes on beating."""
+    node = lab.node()
+    _look(watch, ticks, lab)
+    old = node.instance
+    node.restart()
+    new = node.instance
+    _look(watch, ticks, lab)
+    node.redis.delete(names.known_key(lab.id))
+    record = mock.Mock(wraps=node_rows.record_description)
+    monkeypatch.setattr(node_watch.node_rows, "record_description", record)
+    beats = mock.Mock(wraps=node_rows.record_beats)
+    monkeypatch.setattr(node_watch.node_rows, "record_beats", beats)
+    for each in (watch, NodeWatch(ledger.fed, EndpointKeys(ledger.fed), ticks)):
+        for number in range(2):
+            ticks.now += SEEN_INTERVAL
+            node.redis.hset(names.beats_key(lab.id), old, Beat(1, 100 + number).write())
+            node.beat()
+            _look(each, ticks, lab)
+    assert not record.called and {row[1] for call in beats.call_args_list for row in call.args[1]} == {new}
+    assert _known(node) == {new.encode()}
+
+
+def test_a_node_whose_row_was_deleted_is_recorded_when_it_beats(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint
+) -> None:
+    """What is left of it in the broker says nothing about whether it lives."""
+    node, other = lab.node(), lab.node("n2")
+    _look(watch, ticks, lab)
+    with ledger.fed.database.write() as connection:
+        connection.execute(delete(nodes).where(nodes.c.name == "n1"))
+    other.beat()
+    _look(watch, ticks, lab)
+    assert [row.name for row in _rows(ledger)] == ["n2"]
+    node.beat()
+    _look(watch, ticks, lab)
+    assert [row.name for row in _rows(ledger)] == ["n1", "n2"]
+
+
 def _ended(ledger: Ledger, watch: NodeWatch, lab: FakeEndpoint, *instances: str) -> list[bool]:
     watched = watch.watched(lab.id)
     assert watched is not None
@@ -412,3 +575,18 @@ def test_an_instance_that_the_ledger_does_not_know_ends_by_silence(
     assert _ended(ledger, watch, lab, node.instance) == [True]
     watch.forget(lab.id, [node.instance])
     assert _ended(ledger, watch, lab, node.instance) == [False]
+
+
+def test_an_instance_that_cannot_be_recorded_ends_by_silence(
+    ledger: Ledger, watch: NodeWatch, ticks: Ticks, lab: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger knows an earlier one of its node only."""
+    node = lab.node()
+    _look(watch, ticks, lab)
+    flawed = mock.Mock(side_effect=KeyError("a bug"))
+    monkeypatch.setattr(node_watch.node_rows, "record_description", flawed)
+    node.restart()
+    _look(watch, ticks, lab, LOST_AFTER)
+    assert flawed.called and _ended(ledger, watch, lab, node.instance) == [False]
+    _look(watch, ticks, lab, 0.5)
+    assert _ended(ledger, watch, lab, node.instance) == [True]
