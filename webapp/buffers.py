@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from waitress.buffers import ReadOnlyFileBasedBuffer
 
 #: Key of the environment of a request under which its body lies as one view, if it is in memory.
 BODY_KEY = "umbel.body"
+#: Pieces of a response below this size are joined, bytes.
+SMALL_PIECE = 64 * 1024
 
 
 class Received:
@@ -43,11 +46,19 @@ class Received:
         self._filled = 0
 
 
+def merged(pieces: Sequence[bytes]) -> list[bytes]:
+    """Join small neighbors, because each piece that is sent is a system call; leave out empty ones."""
+    found: list[bytes] = []
+    for small, group in groupby(pieces, lambda piece: len(piece) < SMALL_PIECE):
+        found += [b"".join(group)] if small else group
+    return [piece for piece in found if piece]
+
+
 class Pieces(ReadOnlyFileBasedBuffer):
     """The body of a response, sent piece by piece from where it lies; waitress takes it like a file."""
 
     def __init__(self, pieces: Sequence[bytes]):
-        self._pieces = [memoryview(piece) for piece in reversed(pieces) if piece]
+        self._pieces = [memoryview(piece) for piece in reversed(merged(pieces))]
         self.remain = sum(map(len, self._pieces))
 
     def prepare(self, size: int | None = None) -> int:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from waitress.buffers import ReadOnlyFileBasedBuffer
 
-from webapp.buffers import Pieces, Received
+from webapp import buffers
+from webapp.buffers import Pieces, Received, merged
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "SMALL_PIECE", 1)
 
 
 def test_a_body_is_received_as_it_arrives() -> None:
@@ -44,3 +50,9 @@ def test_a_skip_may_cover_several_pieces() -> None:
     assert [bytes(piece) for piece in pieces] == [b"d", b"ef"] and len(pieces) == 3
     pieces.close()
     assert len(pieces) == 0 and list(pieces) == []
+
+
+def test_small_pieces_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "SMALL_PIECE", 4)
+    assert merged([b"a", b"", b"bcd", b"four", b"longer", b"", b"e"]) == [b"abcd", b"four", b"longer", b"e"]
+    assert merged([b"", b""]) == [] == merged([])
