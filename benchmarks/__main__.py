@@ -40,6 +40,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.output, options.plot = REFERENCE, PICTURE
     if "W7" in options.only:
         options.only.append("W7old")
+    if "W22" in options.only:
+        options.only += ["W22small", "W22large"]
     return options
 
 
@@ -49,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only",
-        default="W1,W2,W3,W4,W5,W6,W7,W8,W9,W10,W20,W21",
+        default="W1,W2,W3,W4,W5,W6,W7,W8,W9,W10,W20,W21,W22",
         help="works to run (default: %(default)s)",
     )
     parser.add_argument(

@@ -11,6 +11,9 @@ from typing import Any
 
 from . import processes
 
+#: Sleeps to measure the real duration of one.
+NAPS = 300
+
 
 class Clock:
     """Measures the ``with`` block: ``seconds``, and ``cpu`` (role of a process -> seconds of processor time).
@@ -71,6 +74,14 @@ def spin() -> float:
     for number in range(400_000):
         total += number * number & 255
     return round((time.perf_counter() - began) * 1000, 1)
+
+
+def bare_nap(seconds: float) -> float:
+    """Return the real duration of a sleep in an idle process: a lower bound for every system."""
+    began = time.perf_counter()
+    for _ in range(NAPS):
+        time.sleep(seconds)
+    return (time.perf_counter() - began) / NAPS
 
 
 def settle(mark: str, allowance: float) -> float:

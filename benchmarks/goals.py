@@ -12,10 +12,14 @@ from .tables import Record, Table, by_round, ratios, short
 MAX_SERVICE_MEMORY = 400
 #: The same with many slots, MiB.
 MAX_LARGE_MEMORY = 500
+#: Most memory of each process, the client's included, that carries arrays of 9 MB, MiB.
+MAX_ARRAYS_MEMORY = 300
 #: Most memory of the client of W10, MiB.
 MAX_CLIENT_MEMORY = 100
 #: Roles of the processes of the service.
 SERVICE = {"web", "collect", "sweep", "up", "redis"}
+#: Roles of all processes.
+ALL = SERVICE | {"client", "endpoint", "runners"}
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,12 @@ GOALS = (
         minimum=0.5,
     ),
     Goal("W21: 20 functions, × W1's rate", _growth("tasks_per_s", "W21", 2_000, "W1", 2_000), minimum=0.5),
+    *(
+        Goal(f"W22: arrays of {size}, MB/s, × {peer}", _against(peer.lower(), work, n, "mb_per_s"), minimum=1)
+        for work, n, size in (("W22small", 500, "0.1 MB"), ("W22", 60, "1 MB"), ("W22large", 7, "9 MB"))
+        for peer in ("Parsl", "Dask")
+    ),
+    Goal("W22: 9 MB, largest process, MiB", _largest("W22large", ALL), maximum=MAX_ARRAYS_MEMORY),
     Goal("W9: first result, seconds after the faster peer's", _after_fastest, maximum=1),
     Goal("W9: scheduler commands/min, × Parsl", _against("parsl", "W9", 1, "per_minute"), maximum=0.99),
     Goal(

@@ -40,7 +40,11 @@ def plan(only: list[str], names: list[str], rounds: int) -> Iterator[tuple[int, 
 def _takes_part(name: str, work: str, number: int) -> bool:
     if WORKS[work].systems:
         return name in WORKS[work].systems
-    return name == "umbel" or (WORKS[work].peers and (WORKS[work].every_round or number == 1))
+    if name == "umbel":
+        return True
+    suited = WORKS[work].suited
+    measured = WORKS[work].peers and (WORKS[work].every_round or number == 1)
+    return measured and (not suited or name in suited)
 
 
 def run_session(

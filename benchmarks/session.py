@@ -21,17 +21,28 @@ from types import FrameType
 from typing import Any, TextIO
 
 from . import old_tasks, processes
-from .clock import Clock, settle
+from .clock import Clock, bare_nap, settle
 from .functions import EACH
 from .peers import adapter
 from .peers.base import Peer
 from .redis_server import RedisServer
-from .works import AHEAD, SCALE, SHORT_NAP, SLOTS, WORKS, arguments, expected, ideal_seconds, sizes
+from .works import (
+    AHEAD,
+    ARRAY_BYTES,
+    ARRAY_RUNS,
+    SCALE,
+    SHORT_NAP,
+    SLOTS,
+    WORKS,
+    are_equal,
+    arguments,
+    expected,
+    ideal_seconds,
+    sizes,
+)
 
 #: No-ops before the first measurement; time limits of the start (with the no-ops) and the stop, seconds.
 WARM_UP = 200
-#: Sleeps to measure the real duration of one.
-NAPS = 300
 START_LIMIT, STOP_LIMIT = 120, 40
 #: W7: each size is repeated until about this many calls were run, but at most this often.
 GROWTH_CALLS, GROWTH_RUNS = 10_000, 10
@@ -190,10 +201,9 @@ class Session:
         self.emit("W10", **clock.record(n), peak_mb=self.peaks())
 
     def _calls(self, name: str, n: int) -> None:
-        growth = name.startswith("W7")
-        for _ in range(max(1, min(GROWTH_RUNS, GROWTH_CALLS // n)) if growth else 1):
+        for _ in range(_repeats(name, n)):
             pids = processes.of_session(self.mark)
-            if name == "W5":
+            if name == "W5" or name in ARRAY_BYTES:
                 processes.reset_peaks(pids)
             items = arguments(name, n)
             wanted = expected(name, items)
@@ -204,21 +214,26 @@ class Session:
                     results = self.peer.run_each(EACH[name](items))
                 else:
                     results = self.peer.run(WORKS[name].function, items)
-            if results != wanted:
+            if not are_equal(name, results, wanted):
                 raise RuntimeError(f"{name}: wrong results ({len(results)} of {n})")
             self.emit(name, **clock.record(n), **self._extra(name, items, clock.seconds))
+            # not in memory together with those of the next run
+            del items, wanted, results
 
     def _extra(self, name: str, items: Sequence[Any], seconds: float) -> dict[str, Any]:
         if name == "W3":
             return {"mb_per_s": round(sum(map(len, items)) / 1e6 / seconds, 2)}
         if name == "W4":
-            nap = bare_nap()
+            nap = bare_nap(SHORT_NAP)
             ideal = len(items) / SLOTS / seconds
             return {
                 "efficiency": round(ideal * SHORT_NAP, 4),
                 "nap_ms": round(nap * 1000, 4),
                 "of_bare": round(ideal * nap, 4),
             }
+        if name in ARRAY_BYTES:
+            both_ways = 2 * ARRAY_BYTES[name] * len(items) / 1e6
+            return {"mb_per_s": round(both_ways / seconds, 2), "peak_mb": self.peaks()}
         if name == "W5":
             return {"peak_mb": self.peaks()}
         if name == "W6":
@@ -234,12 +249,11 @@ class Session:
         return [[what, round(peak, 1)] for what, peak in sorted(peaks) if peak]
 
 
-def bare_nap() -> float:
-    """Return the real duration of W4's sleep in an idle process: a lower bound for every system."""
-    began = time.perf_counter()
-    for _ in range(NAPS):
-        time.sleep(SHORT_NAP)
-    return (time.perf_counter() - began) / NAPS
+def _repeats(name: str, n: int) -> int:
+    """Return how often a session runs ``n`` calls of a work."""
+    if name in ARRAY_BYTES:
+        return ARRAY_RUNS
+    return max(1, min(GROWTH_RUNS, GROWTH_CALLS // n)) if name.startswith("W7") else 1
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

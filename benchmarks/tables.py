@@ -77,6 +77,10 @@ COLUMNS["W19"] = (
     Column("idle_share", "idle service, cores"),
 )
 COLUMNS["W20"] = COLUMNS["W21"] = COLUMNS["W1"]
+COLUMNS["W22"] = COLUMNS["W22small"] = COLUMNS["W22large"] = (
+    Column("mb_per_s", "MB/s, both ways"),
+    *COLUMNS["W1"],
+)
 
 
 @dataclass(frozen=True)

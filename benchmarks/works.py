@@ -11,6 +11,10 @@ from typing import Any
 SLOTS = 2
 #: Bytes of one argument of W3.
 ECHO_BYTES = 100_000
+#: Bytes of the numbers in one array of these works.
+ARRAY_BYTES = {"W22small": 100_000, "W22": 1_000_000, "W22large": 9_000_000}
+#: How often a session runs each of these works.
+ARRAY_RUNS = 5
 #: Seconds of one call of W4.
 SHORT_NAP = 0.001
 #: W10: most calls that are submitted ahead of the results that were read.
@@ -25,8 +29,9 @@ class Work:
     """One kind of work.
 
     ``sizes``: numbers of calls, one run (W2: one series) each; ``peers``: whether other systems run it, and
-    ``every_round``: in every round, or only in the first because it takes minutes. ``systems``: the only ones
-    that run it, whatever else is measured; ``limit``: seconds that it may take if that is more than usual.
+    ``every_round``: in every round, or only in the first because it takes minutes. ``suited``: the only peers
+    that can run it, if not all can. ``systems``: the only ones that run it, whatever else is measured;
+    ``limit``: seconds that it may take if that is more than usual.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Work:
     function: str = "same"
     peers: bool = True
     every_round: bool = True
+    suited: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
     limit: int = 0
 
@@ -65,12 +71,16 @@ WORKS = {
         Work("W19", "finished tasks, 10,000 endpoints, 500 users", (1_000_000,), peers=False, limit=1_200),
         Work("W20", "partials, methods, objects, closures, lambdas", (2_000,), peers=False),
         Work("W21", "calls of 20 functions in turn, two with threads", (2_000,), peers=False),
+        Work("W22small", "NumPy arrays of 0.1 MB echoed", (500,), suited=("parsl", "dask")),
+        Work("W22", "NumPy arrays of 1 MB echoed", (60,), suited=("parsl", "dask")),
+        Work("W22large", "NumPy arrays of 9 MB echoed", (7,), suited=("parsl", "dask")),
     )
 }
 
 #: Works that share a session, in order; works that measure memory or growth have their own.
 PASSES = (
     ("W1", "W2", "W3", "W4", "W20", "W21"),
+    ("W22small", "W22", "W22large"),
     *(("W18",), ("W6",), ("W5",), ("W10",), ("W7",), ("W7old",), ("W16",), ("W17",), ("W19",)),
 )
 
@@ -84,7 +94,9 @@ def sizes(work: Work, quick: bool) -> list[int]:
 
 
 def arguments(work: str, n: int) -> list[Any]:
-    """Return the ``n`` arguments of a run, the same in every run: bytes, numbers or lists of numbers."""
+    """Return the ``n`` arguments of a run, the same in every run: bytes, numbers, lists of them, arrays."""
+    if work in ARRAY_BYTES:
+        return _arrays(n, ARRAY_BYTES[work])
     if work == "W3":
         tail = random.Random(3).randbytes(ECHO_BYTES - 8)
         return [number.to_bytes(8, "big") + tail for number in range(n)]
@@ -103,6 +115,26 @@ def _mixed(n: int) -> list[float]:
         order.shuffle(block)
         shuffled += block
     return shuffled[:n]
+
+
+def _arrays(n: int, size: int) -> list[Any]:
+    """Return NumPy arrays of random numbers, all different; only these works need NumPy."""
+    import numpy
+
+    common = numpy.random.default_rng(22).random(size // 8)
+    arrays = [common.copy() for _ in range(n)]
+    for number, array in enumerate(arrays):
+        array[0] = number
+    return arrays
+
+
+def are_equal(work: str, results: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Return whether the results of a work are the expected ones."""
+    if work not in ARRAY_BYTES:
+        return results == wanted
+    import numpy
+
+    return len(results) == len(wanted) and all(map(numpy.array_equal, results, wanted))
 
 
 def expected(work: str, items: Sequence[Any]) -> list[Any]:

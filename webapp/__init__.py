@@ -9,6 +9,7 @@ serve       the embedded web server: ``python -m webapp.serve``
 channel     one connection of it: parked requests, large bodies, errors
 connections limits on connections
 admission   limits on large request bodies
+buffers     large bodies of requests and responses in memory
 parking     requests that wait without a thread
 uploads     requests whose body was sent in parts
 blueprint   declaration, parsing and documentation of routes

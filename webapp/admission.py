@@ -16,8 +16,9 @@ from .auth import token_of
 
 #: A body up to this size is read with its headers, before its sender is authenticated.
 SMALL_BODY = 16 * 1024
-#: A body above this size is kept in a temporary file instead of memory.
-SPOOL_ABOVE = 512 * 1024
+#: A body above this size is kept in a temporary file instead of memory, unless there is room for it: so many
+#: bytes of bodies of known size are in memory at the same time.
+SPOOL_ABOVE, IN_MEMORY = 512 * 1024, 32 * 1024 * 1024
 #: Bytes of large bodies that are received or processed at the same time, and what each of them counts at
 #: least: so at most 128 of them are in memory.
 BUDGET, LEAST = 256 * 1024 * 1024, 2 * 1024 * 1024
@@ -31,9 +32,10 @@ RETRY_AFTER = 1.0
 class Bodies:
     """The budget of large bodies. A user gets more of it only while more is free than that user has."""
 
-    def __init__(self, fed: Federation, budget: int = BUDGET):
+    def __init__(self, fed: Federation, budget: int = BUDGET, in_memory: int = IN_MEMORY):
         self._fed = fed
         self._budget = budget
+        self._room = in_memory
         self._lock = threading.Lock()
         self._taken: Counter[int] = Counter()
 
@@ -54,6 +56,18 @@ class Bodies:
                 )
             self._taken[user.no] += reserved
         return lambda: self._release(user.no, reserved)
+
+    def keep(self, size: int) -> Callable[[], None] | None:
+        """Reserve memory for a body of this size; return what releases it, or None if there is none."""
+        with self._lock:
+            if size > self._room:
+                return None
+            self._room -= size
+        return lambda: self._give_back(size)
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._room += size
 
     def _release(self, user_no: int, size: int) -> None:
         with self._lock:

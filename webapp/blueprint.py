@@ -25,6 +25,7 @@ from umbel.protocol import parcel as parcels
 from umbel.protocol.errors import HTTP_STATUS, BadRequest, ProtocolError
 
 from . import strict_json
+from .buffers import BODY_KEY, Pieces
 from .schemas.common import Error
 from .schemas.fields import name_unknown
 
@@ -40,8 +41,8 @@ PATH_PARAMETERS = {
 }
 #: Responses above this size have an ETag and accept ranges, bytes.
 RESUMED_FROM = 256 * 1024
-#: Content-Type of a parcel, and the function that encodes a view's value as one.
-Parcel = tuple[str, Callable[[Any], bytes]]
+#: Content-Type of a parcel, and the function that encodes a view's value as one, in pieces.
+Parcel = tuple[str, Callable[[Any], list[bytes]]]
 
 
 class Parser(FlaskParser):
@@ -52,7 +53,8 @@ class Parser(FlaskParser):
     def load_json(self, req: Request, schema: Schema) -> Any:
         """Return the body. Raises UnsupportedMediaType, BadRequest."""
         if req.mimetype == parcels.SUBMISSION_TYPE and "payloads" in schema.fields:
-            return _read_parcel(req.get_data(cache=False))
+            body = req.environ.get(BODY_KEY)
+            return _read_parcel(req.get_data(cache=False) if body is None else body)
         if req.mimetype != "application/json":
             raise UnsupportedMediaType(
                 "unsupported Content-Type: send JSON with the header 'Content-Type: application/json'"
@@ -77,7 +79,7 @@ class Parser(FlaskParser):
         raise refused
 
 
-def _read_parcel(data: bytes) -> Any:
+def _read_parcel(data: bytes | memoryview) -> Any:
     """Read a body with payloads as bytes next to the JSON. Raises BadRequest."""
     try:
         head, joined = parcels.split(data)
@@ -102,12 +104,20 @@ def _sentence(messages: Mapping[str, Any]) -> str:
     return f"invalid request: {'.'.join(path)}: {text}"
 
 
-def _written(data: bytes, status: int, mimetype: str) -> Response:
-    """Return a response; of a large one, a client whose connection was cut can request the rest."""
-    response = Response(data, status, mimetype=mimetype)
-    if request.method == "GET" and len(data) > RESUMED_FROM:
-        response.set_etag(hashlib.sha256(data).hexdigest())
-        response.make_conditional(request, accept_ranges=True, complete_length=len(data))
+def _written(pieces: list[bytes], status: int, mimetype: str) -> Response:
+    """Return a response; of a large one, a client whose connection was cut can request the rest.
+
+    The first of several pieces identifies the others.
+    """
+    size = sum(map(len, pieces))
+    if request.method != "GET" or size <= RESUMED_FROM:
+        return Response(b"".join(pieces), status, mimetype=mimetype)
+    whole = "Range" not in request.headers
+    body: Any = Pieces(pieces) if whole else b"".join(pieces)
+    response = Response(body, status, mimetype=mimetype, direct_passthrough=whole)
+    response.content_length = size
+    response.set_etag(hashlib.sha256(pieces[0]).hexdigest())
+    response.make_conditional(request, accept_ranges=True, complete_length=size)
     return response
 
 
@@ -154,7 +164,7 @@ class Blueprint(flask_smorest.Blueprint):
                 if parcel is not None and parcel[0] in request.headers.get("Accept", ""):
                     return _written(parcel[1](value), status, parcel[0])
                 text = b"" if status == 204 else strict_json.dumps(value).encode()
-                return _written(text, status, "application/json")
+                return _written([text], status, "application/json")
 
             if parcel is not None:
                 content = {parcel[0]: {"schema": {"type": "string", "format": "binary"}}}

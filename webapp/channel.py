@@ -23,6 +23,7 @@ from . import errors
 from .admission import PROCESSED_ABOVE, SMALL_BODY
 from .app import SECURITY_HEADERS
 from .auth import USER_KEY
+from .buffers import BODY_KEY, Received
 from .connections import Front
 from .long_polls import WAIT_KEY, Parked, Wait
 from .parking import Entry
@@ -43,6 +44,9 @@ class _Request(HTTPRequestParser):
     #: True while the request has one of the places for large requests.
     entered = False
     release: Callable[[], None] | None = None
+    #: Its body in memory, and what releases that.
+    kept: Received | None = None
+    free: Callable[[], None] | None = None
     #: While it is parked, and until it runs again.
     entry: Entry | None = None
 
@@ -55,11 +59,23 @@ class _Request(HTTPRequestParser):
     def is_large(self) -> bool:
         return bool(self.chunked or self.content_length > SMALL_BODY)
 
+    def keep(self) -> None:
+        """Receive the rest of the body into memory that is reserved for it."""
+        receiver = self.body_rcv
+        if self.free is not None and receiver is not None and receiver.remain:
+            self.kept = Received(self.content_length)
+            self.kept.append(receiver.buf.get())
+            receiver.buf.close()
+            receiver.buf = self.kept
+
     def close(self) -> None:
         release, self.release = self.release, None
         if release is not None:
             release()
         super().close()
+        free, self.free = self.free, None
+        if free is not None:
+            free()
 
 
 class _ErrorTask(ErrorTask):
@@ -92,6 +108,8 @@ class _Task(WSGITask):
     def get_environment(self) -> Any:
         environ = super().get_environment()
         environ[WAIT_KEY] = self.request.wait
+        if self.request.kept is not None:
+            environ[BODY_KEY] = self.request.kept.view
         return environ
 
     def execute(self) -> None:
@@ -246,6 +264,7 @@ class Channel(HTTPChannel):
                     self.server.add_task(self)
             else:
                 self.proven = True
+                request.keep()
                 if request.expect_continue and not self.requests and not self.sent_continue:
                     super().send_continue()
         if not self.connected:
@@ -266,6 +285,7 @@ class _Admission:
         try:
             header = request.headers.get("AUTHORIZATION", "")
             request.release = self._channel.front.bodies.admit(header, size)
+            request.free = None if size is None else self._channel.front.bodies.keep(size)
         except ServiceError as error:
             refused = error
         except Exception:  # of the database: this request is rejected, and the connection must not hang

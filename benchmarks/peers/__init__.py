@@ -19,6 +19,7 @@ class Entry:
     requirements: tuple[str, ...] = ()
 
 
+_NUMPY = "numpy==2.4.6"
 _REDIS = ("redis==8.1.0", "hiredis==3.5.0")
 
 PEERS = {
@@ -26,8 +27,8 @@ PEERS = {
     "umbel-postgresql": Entry("umbel_postgresql:OneAndOne"),
     "umbel-postgresql-2": Entry("umbel_postgresql:TwoAndTwo"),
     "celery": Entry("celery_redis:CeleryRedis", ("celery[redis]==5.7.0", *_REDIS)),
-    "parsl": Entry("parsl_htex:ParslHtex", ("parsl==2026.10.26",)),
-    "dask": Entry("dask_cluster:DaskCluster", ("distributed==2026.8.0",)),
+    "parsl": Entry("parsl_htex:ParslHtex", ("parsl==2026.10.26", _NUMPY)),
+    "dask": Entry("dask_cluster:DaskCluster", ("distributed==2026.8.0", _NUMPY)),
     "dramatiq": Entry("dramatiq_redis:DramatiqRedis", ("dramatiq[redis]==2.2.1", *_REDIS)),
 }
 

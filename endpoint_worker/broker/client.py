@@ -8,10 +8,11 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from umbel.system.redis import connection_options
+from umbel.system.redis import Packer, connection_options
 
 #: Errors of a broker that is down, unreachable or full, or that rejects a command.
 BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError, OSError)
@@ -27,6 +28,7 @@ def connect(url: str, *, timeout: float = 10.0) -> redis.Redis:
         max_connections=1,
         timeout=2 * timeout,
         retry=Retry(NoBackoff(), 0),
+        command_packer=Packer(HiredisRespSerializer().pack),
         **connection_options(timeout),
     )
     return redis.Redis.from_pool(pool)

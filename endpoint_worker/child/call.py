@@ -22,12 +22,21 @@ from .call_directory import WORK_VARIABLE
 
 #: Its own reference: a call may replace the function of module os.
 _exit = os._exit
+#: Serialized arguments of a call.
+Data = bytes | memoryview
+#: If the arguments of a bundle's calls have more than this on average (bytes), calls read them in place.
+LARGE_ARGUMENTS = 16 * 1024
 #: Maximum length of a failure message (characters); the traceback is sent separately.
 MAX_MESSAGE = 500
 
 
+def arguments_in(body: bytes, first: int, calls: int) -> Data:
+    """Return the part of a bundle with the arguments of so many calls; large ones are not copied."""
+    return memoryview(body)[first:] if len(body) > LARGE_ARGUMENTS * calls else body[first:]
+
+
 def run_call(
-    function: Callable[..., Any], data: bytes, limited: bool, send_items: Callable[[Any], Any], runner: int
+    function: Callable[..., Any], data: Data, limited: bool, send_items: Callable[[Any], Any], runner: int
 ) -> tuple[int, bytes, bytes]:
     """Run one call; return status, details and payload of its outcome, whatever the call raises.
 
@@ -65,7 +74,7 @@ def run_call(
 
 
 def _load(
-    function: Callable[..., Any], data: bytes
+    function: Callable[..., Any], data: Data
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return the function of a call with its state, and the call's arguments."""
     args, kwargs = load_call(data)

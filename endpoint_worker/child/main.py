@@ -27,7 +27,7 @@ from ..ipc import frames, stream
 from ..ipc.output import OutputWriter
 from ..ipc.shared_memory import FAILED, SKIPPED, SUCCEEDED, WROTE, SharedProgress, protect
 from . import access, leftovers, linux, main_module, rlimits
-from .call import describe, details_of, end_child, end_like, run_call, with_details
+from .call import Data, arguments_in, describe, details_of, end_child, end_like, run_call, with_details
 from .call_directory import WORK_VARIABLE, CallDirectory, Kept
 from .reset import Baseline
 from .state import reseed
@@ -92,7 +92,7 @@ class Runner:
         function = self._function(header, body[8 * count : 8 * count + header["function"]], count)
         if function is None:
             return count
-        payloads = body[8 * count + header["function"] :]
+        payloads = arguments_in(body, 8 * count + header["function"], count)
         rlimits.limit_memory(header.get("memory"))
         # a control group may enforce the limit, and the system may refuse allocations far beyond it
         limited = bool(header.get("limited"))
@@ -134,7 +134,7 @@ class Runner:
         return function
 
     def _calls(
-        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: Kept
+        self, function: Callable[..., Any], table: array[int], payloads: Data, limited: bool, kept: Kept
     ) -> int:
         """Run the calls: the hot loop, about nine microseconds for a call that does nothing."""
         progress, baseline, output = self._progress, self._baseline, self._output
@@ -173,7 +173,7 @@ class Runner:
         return count
 
     def _isolated_calls(
-        self, function: Callable[..., Any], table: array[int], payloads: bytes, limited: bool, kept: Kept
+        self, function: Callable[..., Any], table: array[int], payloads: Data, limited: bool, kept: Kept
     ) -> int:
         """Run each call in a process of its own, forked from this one."""
         progress = self._progress
@@ -200,7 +200,7 @@ class Runner:
         return len(table) // 2
 
     def _forked_call(
-        self, function: Callable[..., Any], data: bytes, limited: bool, index: int, runner: int
+        self, function: Callable[..., Any], data: Data, limited: bool, index: int, runner: int
     ) -> None:
         """Run a call in this new process and end it; does not return."""
         end_with_parent(runner)

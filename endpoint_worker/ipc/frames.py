@@ -21,6 +21,8 @@ ITEM, RAN = 5, 6
 _HEAD = struct.Struct("<BII")
 _MAX_HEADER = 16 * 1024 * 1024
 _MAX_BODY = 64 * 1024 * 1024
+#: A body of this size (bytes) is received apart from its header instead of being copied out of both.
+_LARGE_BODY = 64 * 1024
 
 
 class FrameError(Exception):
@@ -39,6 +41,15 @@ def pack(kind: int, header: dict[str, Any], *parts: bytes) -> bytes:
     """Return a frame whose body is the concatenation of ``parts``."""
     raw = json.dumps(header, separators=(",", ":")).encode()
     return b"".join((_HEAD.pack(kind, len(raw), sum(map(len, parts))), raw, *parts))
+
+
+def views(kind: int, header: dict[str, Any], *parts: bytes) -> list[memoryview]:
+    """Like ``pack``, but return what is to be sent one after the other: a large last part is not copied."""
+    if not parts or len(parts[-1]) < _LARGE_BODY:
+        return [memoryview(pack(kind, header, *parts))]
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    head = _HEAD.pack(kind, len(raw), sum(map(len, parts)))
+    return [memoryview(b"".join((head, raw, *parts[:-1]))), memoryview(parts[-1])]
 
 
 class Reader:
@@ -71,7 +82,8 @@ class Reader:
             raise FrameError("the header of a frame is not JSON") from None
         if not isinstance(header, dict):
             raise FrameError("the header of a frame is not a JSON object")
-        frame = Frame(kind, header, bytes(data[_HEAD.size + head : end]))
+        with memoryview(data) as view:
+            frame = Frame(kind, header, bytes(view[_HEAD.size + head : end]))
         del data[:end]
         return frame
 
@@ -82,18 +94,20 @@ def receive(sock: socket.socket) -> Frame | None:
     if head is None:
         return None
     kind, size, body = _HEAD.unpack(head)
-    rest = _exactly(sock, size + body)
-    if rest is None:
-        return None
-    return Frame(kind, json.loads(rest[:size]), bytes(memoryview(rest)[size:]))
+    if body < _LARGE_BODY:
+        rest = _exactly(sock, size + body)
+        return None if rest is None else Frame(kind, json.loads(rest[:size]), rest[size:])
+    header, data = _exactly(sock, size), _exactly(sock, body)
+    return None if header is None or data is None else Frame(kind, json.loads(header), data)
 
 
-def _exactly(sock: socket.socket, size: int) -> bytearray | None:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        count = sock.recv_into(view)
-        if not count:
+def _exactly(sock: socket.socket, size: int) -> bytes | None:
+    """Return the next ``size`` bytes, None at the end of the stream; usually they are copied once."""
+    pieces: list[bytes] = []
+    while size:
+        piece = sock.recv(size, socket.MSG_WAITALL)
+        if not piece:
             return None
-        view = view[count:]
-    return data
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)

@@ -28,7 +28,7 @@ from ..intake.router import Router
 from ..reporting.outbox import Outbox
 from ..reporting.presence import Load, Origin
 from ..runners import cgroups
-from ..runners.job import Accepted, Job, unstarted
+from ..runners.job import Accepted, Job, ignore, unstarted
 from ..runners.options import RunnerOptionsBuilder, runner_options
 from ..scheduling.supervisor import Supervisor
 from . import inventory
@@ -162,7 +162,7 @@ class Node:
                 self.outbox.add(bundle.id, [*unstarted(bundle, why), *refused])
             else:
                 job = Job(bundle, function, on_accept, access=self.grants.for_bundle(bundle))
-                job.on_done = lambda: on_done(job.failure())
+                job.on_done = partial(_finish, job, on_done)
                 job.refused = len(refused)
                 job.count(refused)
                 if not self._run_or_report(job, refused):
@@ -284,3 +284,9 @@ class Node:
         if problem:
             facts["problem"] = problem[:500]
         return self.supervisor.slots, facts
+
+
+def _finish(job: Job, on_done: Done) -> None:
+    """Call ``on_done``. Afterwards the job is in no cycle: its arguments, maybe large, are freed at once."""
+    job.on_done = ignore
+    on_done(job.failure())

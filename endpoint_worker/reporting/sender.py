@@ -23,7 +23,8 @@ from .presence import KeysLost, Origin
 log = logging.getLogger(__name__)
 
 #: Bytes of one piece: the first one, and the limits between which it adapts to the speed of the connection.
-FIRST_PIECE, SMALLEST_PIECE, LARGEST_PIECE = 64 * 1024, 8 * 1024, INLINE_REPORT_BYTES
+#: On a fast one a report of a megabyte is one piece.
+FIRST_PIECE, SMALLEST_PIECE, LARGEST_PIECE = 64 * 1024, 8 * 1024, 1024 * 1024
 #: A piece that took less (more) than this many seconds is followed by a larger (smaller) one.
 FAST, SLOW = 0.1, 1.0
 #: Seconds between two looks at a reports list that is full.

@@ -70,7 +70,7 @@ class Slot:
         self._isolated = False
         self._functions: OrderedDict[str, None] = OrderedDict()
         self._calls = 0
-        self._out = memoryview(b"")
+        self._out: list[memoryview] = []
         self._reader = frames.Reader()
         self._kill_at: float | None = None
         self.process = RunnerProcess(options, (number, *borrowed))
@@ -115,7 +115,7 @@ class Slot:
         self.state = "busy"
         self.function = digest
         self._calls += len(bundle.calls)
-        self._out = memoryview(frames.pack(frames.RUN, header, table.tobytes(), function, bundle.body))
+        self._out = frames.views(frames.RUN, header, table.tobytes(), function, bundle.body)
         self.write()
 
     @property
@@ -151,12 +151,14 @@ class Slot:
         """Send as much as the socket accepts now."""
         try:
             while self._out:
-                self._out = self._out[self.sock.send(self._out) :]
+                first = self._out[0]
+                left = first[self.sock.send(first) :]
+                self._out[:1] = [left] if left else []
         except BlockingIOError:
             pass
         except OSError:
             # the runner is gone; ``ended`` detects its death
-            self._out = memoryview(b"")
+            self._out = []
 
     def read(self, *, dead: bool = False) -> tuple[list[Outcome], bool]:
         """Read from the runner, all of it if ``dead``; return (outcomes, whether the bundle has ended)."""

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 import redis
 from kombu import Connection
 from kombu.pidbox import Mailbox
+from redis.connection import HiredisRespSerializer
 
 from umbel.protocol import names
 from umbel.protocol.limits import BUNDLE_LIFETIME, INLINE_BODY_BYTES
-from umbel.system.redis import connection_options
+from umbel.system.redis import Packer, connection_options
 
 from .celery_message import bundle_id, bundle_message
 from .dead_letters import DeadLetters
@@ -91,7 +92,10 @@ class Broker:
     def __init__(self, url: str):
         self.url = url
         self.redis: Any = redis.Redis.from_url(
-            url, max_connections=256, **connection_options(COMMAND_TIMEOUT)
+            url,
+            max_connections=256,
+            command_packer=Packer(HiredisRespSerializer().pack),
+            **connection_options(COMMAND_TIMEOUT),
         )
         self._read_queue = self.redis.register_script(_READ_QUEUE)
         self.report_lists = ReportLists(self)

@@ -24,13 +24,14 @@ IDS_AT_ONCE, INSTANCES_AT_ONCE = 1000, 100
 #: Largest number of messages and of ids that one instance may have; more is an error of its endpoint.
 MAX_FETCHED, MAX_HELD = 20_000, 200_000
 
-# KEYS: epoch, sent, revoked, queue and body of each bundle. ARGV: lifetime of bodies; and for each bundle its
-# epoch, id, message, body ('': it is in the message) and the command that pushes it. Returns for each bundle
-# 1, or 0 if it must not be pushed, or -1 if the endpoint keeps something else under a key.
+# KEYS: epoch, sent, revoked, queue and body of each bundle. ARGV: for each bundle its epoch, id, message and
+# the command that pushes it. Returns for each bundle 1, or 0 if it must not be pushed, or -1 if the endpoint
+# keeps something else under a key. A body was written before, and is deleted if the bundle is not pushed: Lua
+# would hash every byte of an argument, and copy it twice.
 _PUSH = """
 local answer = {}
 for i = 1, #KEYS / 5 do
-  local key, word = 5 * i - 4, 5 * i - 3
+  local key, word = 5 * i - 4, 4 * i - 3
   local epoch = redis.pcall('GET', KEYS[key])
   local revoked = redis.pcall('SISMEMBER', KEYS[key + 2], ARGV[word + 1])
   if type(revoked) ~= 'number' then
@@ -38,15 +39,15 @@ for i = 1, #KEYS / 5 do
   elseif epoch ~= ARGV[word] or revoked == 1 then
     answer[i] = 0
   else
-    if ARGV[word + 3] ~= '' then redis.call('SET', KEYS[key + 4], ARGV[word + 3], 'EX', ARGV[1]) end
     local sent = redis.pcall('SADD', KEYS[key + 1], ARGV[word + 1])
-    local pushed = redis.pcall(ARGV[word + 4], KEYS[key + 3], ARGV[word + 2])
+    local pushed = redis.pcall(ARGV[word + 3], KEYS[key + 3], ARGV[word + 2])
     answer[i] = 1
     if type(sent) ~= 'number' or type(pushed) ~= 'number' then
       answer[i] = -1
       redis.pcall('SREM', KEYS[key + 1], ARGV[word + 1])
     end
   end
+  if answer[i] ~= 1 then redis.call('UNLINK', KEYS[key + 4]) end
 end
 return answer
 """
@@ -120,13 +121,22 @@ class Holdings:
         else under a key.
         """
         keys: list[str] = []
-        words: list[Any] = [int(BUNDLE_LIFETIME)]
+        words: list[Any] = []
+        bodies: dict[str, bytes] = {}
         for each in bundles:
             of = each.endpoint_id
             keys += (names.epoch_key(of), names.sent_key(of), names.revoked_key(of), names.queue_key(of))
             keys.append(names.body_key(of, each.bundle_id))
-            words += each.epoch, each.bundle_id, each.message, each.body, "RPUSH" if each.passes else "LPUSH"
-        return list(map(int, self._push(keys, words, client=self._broker.redis)))
+            words += each.epoch, each.bundle_id, each.message, "RPUSH" if each.passes else "LPUSH"
+            if each.body:
+                bodies[keys[-1]] = each.body
+        if not bodies:
+            return list(map(int, self._push(keys, words, client=self._broker.redis)))
+        pipe = self._broker.redis.pipeline(transaction=True)
+        for key, body in bodies.items():
+            pipe.set(key, body, ex=int(BUNDLE_LIFETIME))
+        self._push(keys, words, client=pipe)
+        return list(map(int, pipe.execute()[-1]))
 
     def revoke_unsent(self, endpoint_id: str, ids: Sequence[str]) -> set[str]:
         """Revoke those of these bundles that were not pushed in this epoch; return them."""

@@ -19,6 +19,8 @@ from .tables import blobs, bundles, endpoints, groups, loads
 #: Maximum size of a blob in which payloads are stored together; small enough that a refill reads few other
 #: payloads, bytes.
 BLOB_BYTES = 256 * 1024
+#: Payloads from this size on are not hashed to find equal ones, bytes.
+DISTINCT_BYTES = 64 * 1024
 
 
 def among(connection: Connection, column: ColumnElement[Any], values: Sequence[int] | Sequence[str]) -> Any:
@@ -154,16 +156,17 @@ def add_payloads(
     parts: list[list[bytes]] = [[]]
     refs = [0]
     size = 0
-    known: dict[bytes, tuple[int, int]] = {}
+    known: dict[Any, tuple[int, int]] = {}
     places: list[tuple[int, int, int]] = []
     for payload in payloads:
-        place = known.get(payload)
+        key = payload if len(payload) < DISTINCT_BYTES else _Large(payload)
+        place = known.get(key)
         if place is None:
             if size and size + len(payload) > BLOB_BYTES:
                 parts.append([])
                 refs.append(0)
                 size = 0
-            place = known[payload] = len(parts) - 1, size
+            place = known[key] = len(parts) - 1, size
             parts[-1].append(payload)
             size += len(payload)
         refs[place[0]] += 1
@@ -171,6 +174,19 @@ def add_payloads(
     joined = [b"".join(part) for part in parts]
     numbers = [add_blob(connection, data, count) for data, count in zip(joined, refs)]
     return [(numbers[part], offset, length) for part, offset, length in places], dict(zip(numbers, joined))
+
+
+class _Large:
+    """A large payload as a key: compared with others of its size and end instead of hashed as a whole."""
+
+    def __init__(self, payload: bytes):
+        self._payload = payload
+
+    def __hash__(self) -> int:
+        return hash((len(self._payload), self._payload[-64:]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Large) and self._payload == other._payload
 
 
 def read_blobs(connection: Connection, numbers: Iterable[int | None]) -> dict[int, bytes]:

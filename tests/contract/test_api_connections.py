@@ -27,6 +27,7 @@ from webapp.admission import Bodies, Gate
 #: How much memory the server may need more while 100 connections send 11.9 MB each.
 BOUND = 350 * MIB
 NEARLY_ALL = 11_900_000
+GROUP = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.fixture
@@ -106,7 +107,12 @@ def test_a_large_chunked_body_is_read_with_a_token_only(api: Api, port: int) -> 
             assert answer(raw)[0] == expected
 
 
-def test_a_large_submission_arrives_unchanged(api: Api, port: int) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_large_submission_arrives_unchanged(
+    api: Api, port: int, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(Bodies, "keep", lambda self, size: None)
     api.endpoint("lab").beat()
     payload = bytes(range(256)) * 30_000
     record = {"function_id": api.function(), "endpoint_id": "lab"}
@@ -126,6 +132,43 @@ def test_a_large_submission_arrives_unchanged(api: Api, port: int) -> None:
 
     wait_until(lambda: api._played[0].play(keep) + 1 and len(arrived) == 3, what="the three calls")
     assert arrived == [payload] * 3
+
+
+def test_a_large_result_arrives_unchanged_also_in_two_parts(api: Api, port: int) -> None:
+    api.endpoint("lab").beat()
+    payload = bytes(range(256)) * 10_000
+    record = {"function_id": api.function(), "endpoint_id": "lab", "group_id": GROUP}
+    headers = {**api.ada.headers, "Content-Type": parcel.SUBMISSION_TYPE, "Accept": parcel.RESULTS_TYPE}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+
+    def fetch(method: str, path: str, body: bytes | None = None, **more: str) -> tuple[Any, bytes]:
+        connection.request(method, path, body, {**headers, **more})
+        response = connection.getresponse()
+        return response, response.read()
+
+    fetch("POST", "/v1/tasks", parcel.pack(record, [payload, payload[:300_000], payload]))
+    results = f"/v1/groups/{GROUP}/results"
+    wait_until(
+        lambda: api._played[0].play(lambda bundle, call, data: echo(bundle, call, data)) + 1
+        and json.loads(fetch("GET", results, Accept="application/json")[1])["live"] == 0,
+        what="the results",
+    )
+    response, whole = fetch("GET", results)
+    found = {len(row["result"]): row["result"] for row in parcel.unpack_results(whole)["results"]}
+    assert found == {len(payload): payload, 300_000: payload[:300_000]}
+    assert int(response.headers["Content-Length"]) == len(whole)
+    again = {"Range": "bytes=1000000-", "If-Range": response.headers["ETag"]}
+    rest, data = fetch("GET", results, **again)
+    assert (rest.status, data) == (206, whole[1_000_000:])
+    connection.close()
+
+
+def test_memory_for_large_bodies_is_limited_and_given_back(api: Api) -> None:
+    bodies = Bodies(api.fed, in_memory=10 * MIB)
+    first = bodies.keep(6 * MIB)
+    assert first is not None and bodies.keep(5 * MIB) is None and bodies.keep(4 * MIB) is not None
+    first()
+    assert bodies.keep(6 * MIB) is not None
 
 
 def test_the_budget_of_large_bodies_is_shared(api: Api) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from federation.ledger import cancel, query
-from umbel.protocol.parcel import RESULTS_TYPE, pack_results
+from umbel.protocol.parcel import RESULTS_TYPE, result_pieces
 
 from ..auth import for_scope, user
 from ..blueprint import Blueprint
@@ -29,7 +29,7 @@ def get_group(group_id: str) -> dict[str, Any]:
 @for_scope("tasks:read")
 @blp.arguments(ResultsQuery, location="query")
 @blp.fails("GROUP_NOT_FOUND", "TOO_MANY_REQUESTS")
-@blp.response(200, Results, parcel=(RESULTS_TYPE, pack_results))
+@blp.response(200, Results, parcel=(RESULTS_TYPE, result_pieces))
 def get_results(place: dict[str, Any], group_id: str) -> dict[str, Any]:
     """Read the results of a group
 

@@ -116,18 +116,26 @@ def check_body(header: Mapping[str, Any], body: bytes) -> None:
 
 def unverified_header(data: bytes) -> dict[str, Any]:
     """Return the header of an envelope that this machine has written itself. Raises ProtocolError."""
-    return _parse(_unseal(data).raw)
+    # of a large report this is asked before each piece, so its body must not be copied
+    return _parse(_raw_header(data))
 
 
 def _unseal(data: bytes) -> _Sealed:
     """Split an envelope, or a head without its body, without verifying it. Raises ProtocolError."""
+    raw = _raw_header(data)
+    end = 8 + len(raw)
+    return _Sealed(raw, data[end : end + SIGNATURE_BYTES], data[end + SIGNATURE_BYTES :])
+
+
+def _raw_header(data: bytes) -> bytes:
+    """Return the header of an envelope, not parsed. Raises ProtocolError."""
     length = int.from_bytes(data[4:8], "big")
     end = 8 + length
     if data[:4] != MAGIC or len(data) < end + SIGNATURE_BYTES:
         raise ProtocolError("these bytes are not an envelope, or are truncated")
     if length > MAX_HEADER_BYTES:
         raise ProtocolError(f"the header of the envelope is larger than {MAX_HEADER_BYTES} bytes")
-    return _Sealed(data[8:end], data[end : end + SIGNATURE_BYTES], data[end + SIGNATURE_BYTES :])
+    return data[8:end]
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

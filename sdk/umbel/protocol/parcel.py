@@ -26,16 +26,20 @@ _SUCCEEDED = TaskState.SUCCEEDED.value
 
 def pack(record: Mapping[str, Any], blobs: Sequence[bytes]) -> bytes:
     """Return ``record`` (JSON, without "sizes") and ``blobs`` as one parcel."""
+    return b"".join(_pieces(record, blobs))
+
+
+def _pieces(record: Mapping[str, Any], blobs: Sequence[bytes]) -> list[bytes]:
     head = compact_json.encode({**record, "sizes": list(map(len, blobs))})
-    return b"".join([MAGIC, len(head).to_bytes(4, "big"), head, *blobs])
+    return [b"".join([MAGIC, len(head).to_bytes(4, "big"), head]), *blobs]
 
 
-def split(data: bytes) -> tuple[bytes, memoryview]:
+def split(data: bytes | memoryview) -> tuple[bytes, memoryview]:
     """Return a parcel's record, still JSON and with "sizes", and its joined bytes. Raises ProtocolError."""
     end = 8 + int.from_bytes(data[4:8], "big")
     if data[:4] != MAGIC or len(data) < end:
         raise ProtocolError("the body is not a parcel, or is truncated", code="BAD_REQUEST")
-    return data[8:end], memoryview(data)[end:]
+    return bytes(data[8:end]), memoryview(data)[end:]
 
 
 def cut(sizes: Any, joined: memoryview) -> list[bytes]:
@@ -53,7 +57,12 @@ def cut(sizes: Any, joined: memoryview) -> list[bytes]:
 
 
 def pack_results(page: Mapping[str, Any]) -> bytes:
-    """Return a page of finished tasks as one parcel.
+    """Return a page of finished tasks as one parcel; see ``result_pieces``."""
+    return b"".join(result_pieces(page))
+
+
+def result_pieces(page: Mapping[str, Any]) -> list[bytes]:
+    """Return a page of finished tasks as one parcel in pieces: its record, then each blob.
 
     The bytes under "result" or "exception" (the other is None) of each of its "results" become a blob; the
     state of the task determines which of the two it is.
@@ -63,7 +72,7 @@ def pack_results(page: Mapping[str, Any]) -> bytes:
     for row in rows:
         result, exception = row.pop("result"), row.pop("exception")
         blobs.append(result if result is not None else exception or b"")
-    return pack({**page, "results": rows}, blobs)
+    return _pieces({**page, "results": rows}, blobs)
 
 
 def unpack_results(data: bytes) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import io
 import sys
 from collections import ChainMap
+from collections.abc import Callable
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cloudpickle
 from cloudpickle.cloudpickle import (
@@ -24,6 +24,7 @@ from . import classes, local_imports, packages, wrappers
 from .local_modules import is_by_value, is_registered
 from .restore import choose, fill_chosen, fill_function, fill_module, make_function, make_module
 
+T = TypeVar("T")
 #: Position of the file name among the arguments of the constructor of code.
 _FILE_NAME = 10
 
@@ -38,21 +39,36 @@ class Pickled(bytes):
     pickler: Pickler
 
 
+class _Writer(NamedTuple):
+    """The file of a pickler, which writes small things together and large ones alone."""
+
+    write: Callable[[bytes], None]
+
+
 def dumps(value: Any) -> Pickled:
     """Pickle any object with cloudpickle, protocol 5; local modules by value where that is possible.
 
     Raises any exception of pickling. Takes no lock, because pickling runs code of any library.
     """
-    pickler = Pickler(io.BytesIO())
+    return _try(lambda pickler: pickler.pickle(value))
+
+
+def dump_pieces(value: Any) -> list[bytes]:
+    """Like ``dumps``, but return the pieces of the pickle: large arrays need not be copied to join them."""
+    return _try(lambda pickler: pickler.pieces(value))
+
+
+def _try(pickle: Callable[[Pickler], T]) -> T:
+    pickler = Pickler()
     try:
-        return pickler.pickle(value)
+        return pickle(pickler)
     except Exception as error:  # pickling runs code of any library, which may raise anything
         if not pickler.used_local:
             raise
         by_value_error = error
     # A module that contains, say, a lock cannot be pickled; it may be installed at the endpoint.
     try:
-        return Pickler(io.BytesIO(), local_by_value=False).pickle(value)
+        return pickle(Pickler(local_by_value=False))
     except Exception:  # as above; the first error is the more useful one
         raise by_value_error from None
 
@@ -85,23 +101,27 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
-    def __init__(self, file: io.BytesIO, local_by_value: bool = True):
-        super().__init__(file, protocol=5)
+    def __init__(self, local_by_value: bool = True):
+        self._pieces: list[bytes] = []
+        super().__init__(_Writer(self._pieces.append), protocol=5)
         self.used_local = False
         #: The digests of the local packages whose functions and classes are in the pickle.
         self.packages: dict[str, str | None] = {}
-        self._file = file
         self._local_by_value = local_by_value
         #: Cells of functions, whose contents are part of the functions.
         self._cells: dict[int, CellType] = {}
 
     def pickle(self, value: Any) -> Pickled:
         """Return the pickle of a value."""
-        self.dump(value)
-        pickled = Pickled(self._file.getvalue())
+        pickled = Pickled(b"".join(self.pieces(value)))
         pickled.packages = tuple(sorted(self.packages))
         pickled.pickler = self
         return pickled
+
+    def pieces(self, value: Any) -> list[bytes]:
+        """Return the pieces of the pickle of a value."""
+        self.dump(value)
+        return self._pieces
 
     def objects(self) -> dict[int, Any]:
         """Return the objects that were pickled, by their ids. They are referenced, so ids are not reused."""

@@ -107,7 +107,7 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     return compress(PLAIN + _pickle((args, kwargs)))
 
 
-def load_call(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def load_call(data: bytes | memoryview) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Load the arguments of a call.
 
     Args:
@@ -287,12 +287,12 @@ def _dump(value: Any) -> bytes:
     except RecursionError as error:
         raise SerializeError(f"{_type_of(value)} cannot be serialized: it is nested too deeply") from error
     try:
-        return compress(CLOUD + bytes(PYTHON) + by_value.dumps(value))
+        return compress(b"".join([CLOUD, bytes(PYTHON), *by_value.dump_pieces(value)]))
     except Exception as error:  # pickling runs code of any library, which may raise anything
         raise SerializeError(f"{_type_of(value)} cannot be serialized: {_reason(error)}") from error
 
 
-def _load(data: bytes) -> Any:
+def _load(data: bytes | memoryview) -> Any:
     """Load the result of ``_dump``."""
     if not data:
         raise DeserializeError("the data is empty")
@@ -305,9 +305,9 @@ def _load(data: bytes) -> Any:
             return _unpickle(memoryview(data)[1:])
         if codec != _C:
             raise DeserializeError(
-                f"unknown codec {data[:1]!r}: it may come from a newer Umbel; upgrade this one"
+                f"unknown codec {bytes(data[:1])!r}: it may come from a newer Umbel; upgrade this one"
             )
-        if (data[1], data[2]) != PYTHON and _CODE_MARK in data:
+        if (data[1], data[2]) != PYTHON and _CODE_MARK in bytes(data):
             writer = version_text((data[1], data[2]))
             raise VersionMismatch(
                 f"a value of Python {writer} contains code, which Python {version_text(PYTHON)} cannot load: "

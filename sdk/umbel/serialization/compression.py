@@ -55,7 +55,7 @@ def _is_compressible(data: bytes) -> bool:
     return len(writer.compress(sample) + writer.flush()) <= len(sample) * (1 - MIN_SAVING)
 
 
-def decompress(data: bytes) -> bytes:
+def decompress(data: bytes | memoryview) -> bytes | memoryview:
     """Return the argument of ``compress`` from its result. Raises DeserializeError."""
     if data[:1] != COMPRESSED:
         return data

@@ -11,7 +11,6 @@ in place depend on it. It becomes an item of the table, too.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from types import CellType, FunctionType, ModuleType
@@ -81,10 +80,9 @@ def split(value: Any, templates: Templates, table: tuple[Any, ...] = ()) -> Spli
 
     ``table``: items that the table begins with; their numbers replace them in the state.
     """
-    file = io.BytesIO()
-    pickler = _SharingSplitter(file, templates, table) if table else _Splitter(file, templates)
-    pickler.dump(value)
-    return Split(file.getvalue(), tuple(pickler.table), pickler)
+    pickler = _SharingSplitter(templates, table) if table else _Splitter(templates)
+    state = b"".join(pickler.pieces(value))
+    return Split(state, tuple(pickler.table), pickler)
 
 
 def _key(fn: FunctionType) -> tuple[Any, ...]:
@@ -99,8 +97,8 @@ def _template(fn: FunctionType) -> FunctionType:
 class _Splitter(Pickler):
     """Pickles a state; ``table``: the functions and classes that it refers to."""
 
-    def __init__(self, file: io.BytesIO, templates: Templates):
-        super().__init__(file)
+    def __init__(self, templates: Templates):
+        super().__init__()
         self.table: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._templates = templates
@@ -146,8 +144,8 @@ class _Splitter(Pickler):
 class _SharingSplitter(_Splitter):
     """Replaces the objects of a given table, which may be of any type, by their numbers."""
 
-    def __init__(self, file: io.BytesIO, templates: Templates, table: tuple[Any, ...]):
-        super().__init__(file, templates)
+    def __init__(self, templates: Templates, table: tuple[Any, ...]):
+        super().__init__(templates)
         self.table += table
         self._numbers.update((id(obj), number) for number, obj in enumerate(table))
         self._given = dict(self._numbers)

@@ -99,6 +99,16 @@ def test_equal_arguments_are_stored_and_sent_once(ledger: Ledger, lab: FakeEndpo
     assert sum(len(bundle.calls) for bundle in bundles) > 1
 
 
+def test_large_arguments_of_one_size_and_end_stay_apart(ledger: Ledger, lab: FakeEndpoint) -> None:
+    node = lab.node(slots=4)
+    payloads = [bytes([number]) + b"x" * 100_000 for number in range(3)]
+    ledger.submit(lab, [payloads[0], *payloads, payloads[2]])
+    sent = [
+        bundle.body[call.offset : call.offset + call.size] for bundle in node.take() for call in bundle.calls
+    ]
+    assert sorted(sent) == sorted([payloads[0], *payloads, payloads[2]])
+
+
 def test_calls_of_many_sizes_arrive_whole(ledger: Ledger, lab: FakeEndpoint) -> None:
     node = lab.node(slots=8)
     payloads = [

@@ -9,15 +9,42 @@ import pytest
 
 from benchmarks import __main__ as main
 from benchmarks import functions, rounds, scale
-from benchmarks.works import PASSES, SCALE, WORKS, arguments, expected, ideal_seconds, sizes
+from benchmarks.works import (
+    ARRAY_BYTES,
+    PASSES,
+    SCALE,
+    WORKS,
+    are_equal,
+    arguments,
+    expected,
+    ideal_seconds,
+    sizes,
+)
 
 
 @pytest.mark.parametrize("work", sorted(WORKS))
 def test_a_work_asks_for_what_its_function_returns(work: str) -> None:
+    if work in ARRAY_BYTES:
+        pytest.importorskip("numpy")
     items = [item if not isinstance(item, list) else [item[0], 0.0] for item in arguments(work, 7)]
     function = functions.BY_NAME[WORKS[work].function]
-    assert [function(item) for item in items] == expected(work, items)
-    assert arguments(work, 7) == arguments(work, 7)
+    assert are_equal(work, [function(item) for item in items], expected(work, items))
+    assert are_equal(work, arguments(work, 7), arguments(work, 7))
+
+
+@pytest.mark.parametrize("work", sorted(ARRAY_BYTES))
+def test_arrays_have_the_size_of_their_work_and_are_all_different(work: str) -> None:
+    pytest.importorskip("numpy")
+    items = arguments(work, 3)
+    assert {item.nbytes for item in items} == {ARRAY_BYTES[work]}
+    assert are_equal(work, items, items) and not are_equal(work, items, items[:2])
+    assert not are_equal(work, items, [items[0], items[2], items[1]])
+
+
+def test_arrays_are_measured_with_the_peers_that_can_carry_them() -> None:
+    works = ["W22small", "W22", "W22large"]
+    turns = list(rounds.plan(main.parse(["--only", "W22"]).only, ["umbel", "celery", "dask"], 1))
+    assert turns == [(1, "umbel", works), (1, "dask", works)]
 
 
 @pytest.mark.parametrize("work", sorted(functions.EACH))

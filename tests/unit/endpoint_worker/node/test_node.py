@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +106,29 @@ def test_a_bundle_that_fails_unexpectedly_is_reported_as_lost(
     (outcome,) = said[bundle]
     assert outcome.status == Status.LOST and "IndexError" in (outcome.message or "")
     assert ended == ["1 of 1 calls failed: WORKER_LOST"]
+
+
+def test_a_bundle_that_has_ended_is_released_without_a_search_for_cycles(
+    node: Node, broker: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[weakref.ref[Any]] = []
+    ends: list[Any] = []
+
+    def route(job: Any) -> None:
+        jobs.append(weakref.ref(job))
+        ends.append(job.on_done)
+
+    monkeypatch.setattr(node.router, "route", route)
+    ended: list[str] = []
+    gc.collect()
+    gc.disable()
+    try:
+        node.receive(message(broker)[1], lambda *_: None, ended.append)
+        assert jobs[0]() is not None
+        ends.pop()()
+        assert ended == [""] and jobs[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_message_that_cannot_be_opened_ends_only_itself(

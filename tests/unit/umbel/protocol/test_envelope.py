@@ -34,6 +34,20 @@ def opened(data: bytes, **more: Any) -> tuple[dict[str, Any], bytes]:
     return VERIFIER.open(data, **{"typ": "t", "aud": "a", "now": NOW, **more})
 
 
+def test_the_header_of_a_large_envelope_is_read_without_its_body() -> None:
+    class Sliced(bytes):
+        largest = 0
+
+        def __getitem__(self, key: Any) -> Any:
+            found = super().__getitem__(key)
+            Sliced.largest = max(Sliced.largest, len(found))
+            return found
+
+    data = Sliced(sealed(bytes(1_000_000), id="r1"))
+    assert envelope.unverified_header(data)["id"] == "r1"
+    assert 0 < Sliced.largest < 1000
+
+
 @given(st.binary(), st.dictionaries(st.text().filter(lambda key: key not in OWN), json_values, max_size=4))
 def test_what_was_sealed_opens_to_the_same(body: bytes, extra: dict[str, Any]) -> None:
     header, found = opened(b"".join(SIGNER.seal({**extra, "typ": "t", "aud": "a", "iat": NOW}, body)))
