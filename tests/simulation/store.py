@@ -82,7 +82,11 @@ class Store:
     def register_script(self, script: str) -> Any:
         """Return what does the same as a script of the broker client, as one request to ``client``."""
         name = _SCRIPTS[script]
-        return lambda keys, words=(), client=None: client.request([(name, (keys, words), {})])[0]
+
+        def run(keys: Sequence[str], words: Sequence[Any] = (), client: Any = None) -> Any:
+            return getattr(client, name)(keys, words)
+
+        return run
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -295,14 +299,13 @@ class Store:
         answer = []
         for number in range(len(keys) // 5):
             epoch, sent, revoked, queue, body = keys[5 * number : 5 * number + 5]
-            expected, bundle, message, content = words[1 + 4 * number : 5 + 4 * number]
+            expected, bundle, message, command = words[4 * number : 4 * number + 4]
             if self._get(epoch) != _bytes(expected) or self._sismember(revoked, bundle):
+                self._delete(body)
                 answer.append(0)
                 continue
-            if content:
-                self._set(body, content)
             self._sadd(sent, bundle)
-            self._lpush(queue, message)
+            {"LPUSH": self._lpush, "RPUSH": self._rpush}[command](queue, message)
             answer.append(1)
         return answer
 
