@@ -24,7 +24,7 @@ from umbel.protocol.node_state import NODE_NEWS
 log = logging.getLogger(__name__)
 
 #: Maximum number of reports, and bytes of reports, that are read at once.
-READ_COUNT, READ_BYTES = 64, 16 * 1024 * 1024
+READ_COUNT, READ_BYTES = 64, 8 * 1024 * 1024
 #: Maximum number of endpoints whose lists are read at once.
 READ_ENDPOINTS = 16
 #: A longer list, in bytes, is deleted without being read: no honest worker lets it grow that far.

@@ -34,7 +34,7 @@ from ..process import Stop, run_process
 from ..registry.endpoints import registered_ids
 from .endpoint_keys import EndpointKeys
 from .node_watch import NodeWatch
-from .report_reader import Batch, ReportReader
+from .report_reader import BATCH_OUTCOMES, Batch, ReportReader
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,8 @@ class Collector:
             self.look()
         chosen = self._chosen()
         lists = self.fed.broker.report_lists
-        batches = [self._reader.open(unread) for unread in lists.read(self.name, chosen)] if chosen else []
+        found = lists.read(self.name, chosen) if chosen else []
+        batches = [self._reader.open(unread, BATCH_OUTCOMES // len(found)) for unread in found]
         if not batches:
             return None
         result = self._apply(batches)

@@ -28,6 +28,8 @@ from .endpoint_keys import EndpointKeys
 
 log = logging.getLogger(__name__)
 
+#: Number of outcomes that one transaction applies, about: 50 ms, for which all other writers wait.
+BATCH_OUTCOMES = 2048
 #: Minimum time between two log lines about rejected reports of one endpoint, seconds.
 LOG_INTERVAL = 10.0
 
@@ -73,13 +75,18 @@ class ReportReader:
         """Return whether an endpoint of this id is registered."""
         return self._keys.find(endpoint_id) is not None
 
-    def open(self, unread: Unread) -> Batch:
-        """Open the reports of one endpoint; some may be left for the next time if they are large."""
+    def open(self, unread: Unread, most: int = BATCH_OUTCOMES) -> Batch:
+        """Open the reports of one endpoint; some may be left for the next time if they are large.
+
+        ``most``: number of outcomes after which the rest is left.
+        """
         batch = Batch(unread)
         if unread.fault is not None:
             batch.reject(unread.fault, 0)
-        size = 0
+        size = outcomes = 0
         for raw in unread.reports:
+            if outcomes >= most:
+                break
             key = None
             try:
                 data = _small(raw)
@@ -90,6 +97,7 @@ class ReportReader:
                 if size > READ_BYTES and batch.opened:
                     break
                 report = self._open(unread.endpoint_id, data)
+                outcomes += len(report.rows)
             except ProtocolError as error:
                 batch.reject(error.message, raw)
                 report = None

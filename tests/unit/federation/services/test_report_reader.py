@@ -18,7 +18,7 @@ from tests.support.ledger import Ledger
 from tests.unit.federation.services.conftest import Ticks
 from umbel.protocol import names
 from umbel.protocol.limits import MAX_REPORT_BYTES
-from umbel.protocol.messages import Report
+from umbel.protocol.messages import Outcome, Report, Status
 from umbel.protocol.pointer import write_pointer
 
 
@@ -82,6 +82,16 @@ def test_large_reports_are_opened_a_few_at_a_time(
         batch = reader.open(unread)
         assert _nodes(batch) == list(expected) and not batch.rejections
         assert batch.keys == [key for key, _ in parts][: len(expected)]
+
+
+def test_outcomes_are_applied_a_few_at_a_time(reader: ReportReader, lab: FakeEndpoint) -> None:
+    """Whole reports, until there are enough outcomes; a rejected report has none."""
+    two = {names.new_id(): [Outcome(names.new_id(), 1, Status.SUCCEEDED) for _ in range(2)]}
+    data = Report(lab.id, "n1", names.new_id(), outcomes=two).seal(lab.signer, 1.0, names.new_id())
+    unread = Unread(lab.id, 9, [b"x", data, data, data, data])
+    for most, expected in ((1, 1), (2, 1), (3, 2), (6, 3), (100, 4)):
+        batch = reader.open(unread, most)
+        assert (len(batch.reports), len(batch.opened)) == (expected, expected + 1)
 
 
 def test_only_keys_of_reports_that_are_done_are_done(
