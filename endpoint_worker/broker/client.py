@@ -39,8 +39,8 @@ def transact(
 ) -> list[Any]:
     """Execute commands in one transaction and ``meanwhile`` while the broker does; return the answers.
 
-    A pipeline of redis-py can do the same without ``meanwhile``. Raises BROKER_ERRORS, then whether the
-    commands were executed is unknown.
+    A pipeline of redis-py can do the same without ``meanwhile``. Raises BROKER_ERRORS; after an error of the
+    connection it is unknown whether the commands were executed.
     """
     pool = client.connection_pool
     connection: Any = pool.get_connection()

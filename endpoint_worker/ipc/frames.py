@@ -39,17 +39,21 @@ class Frame(NamedTuple):
 
 def pack(kind: int, header: dict[str, Any], *parts: bytes) -> bytes:
     """Return a frame whose body is the concatenation of ``parts``."""
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    return b"".join((_HEAD.pack(kind, len(raw), sum(map(len, parts))), raw, *parts))
+    return b"".join((*_beginning(kind, header, *parts), *parts))
 
 
 def views(kind: int, header: dict[str, Any], *parts: bytes) -> list[memoryview]:
     """Like ``pack``, but return what is to be sent one after the other: a large last part is not copied."""
     if not parts or len(parts[-1]) < _LARGE_BODY:
         return [memoryview(pack(kind, header, *parts))]
+    first = b"".join((*_beginning(kind, header, *parts), *parts[:-1]))
+    return [memoryview(first), memoryview(parts[-1])]
+
+
+def _beginning(kind: int, header: dict[str, Any], *parts: bytes) -> tuple[bytes, bytes]:
+    """Return what is in a frame before its body."""
     raw = json.dumps(header, separators=(",", ":")).encode()
-    head = _HEAD.pack(kind, len(raw), sum(map(len, parts)))
-    return [memoryview(b"".join((head, raw, *parts[:-1]))), memoryview(parts[-1])]
+    return _HEAD.pack(kind, len(raw), sum(map(len, parts))), raw
 
 
 class Reader:

@@ -216,8 +216,6 @@ class Outbox:
 
     def _spool_items(self) -> None:
         """Sign what was taken from the queue and write it to the spool."""
-        if self._spool.unwritten:
-            self._spool.write_rest()
         if self._items:
             new = batching.divide(self._items)
             offset = self._clock.offset
@@ -270,8 +268,7 @@ class Outbox:
             self._delay = self._outage.failed(error)
             return
         finally:
-            if self._spool.unwritten:
-                self._spool.write_rest()
+            self._spool.write_rest()
         self._outage.ended()
 
     def _announce(self) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import text
 from federation.db.engine import Database
 from federation.db.errors import DatabaseUnavailable
 from tests.support.embedded import ROOT, Embedded, environment
+from tests.support.file_locks import is_locked
 from tests.support.wait import wait_until
 
 #: A process that writes: prints "begun" in each transaction, which takes ``seconds``, or ends with a line of
@@ -134,21 +135,12 @@ def _seconds_of(database: Database, count: int = 1) -> float:
     return time.monotonic() - began
 
 
-def _locked(ledger: Path, name: str) -> bool:
-    with open(f"{ledger}-{name}", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def _in_turn_and_waiting(ledger: Path, start: Start) -> tuple[Writer, Writer]:
     """Return a process in the middle of its transaction, and another one that is next."""
     writing = start()
     assert writing.line() == "begun"
     waiting = start()
-    wait_until(lambda: _locked(ledger, "queue"), 10, what="a process that waits")
+    wait_until(lambda: is_locked(f"{ledger}-queue"), 10, what="a process that waits")
     return writing, waiting
 
 
@@ -224,7 +216,7 @@ def test_a_process_suspended_while_it_waits_delays_others_once(
     waiting.signal(signal.SIGSTOP)
     writing.stdin.write(b"\n")
     assert writing.waits()
-    assert _locked(ledger, "queue")
+    assert is_locked(f"{ledger}-queue")
     assert _seconds_of(database) < 4.0
     assert _seconds_of(database, 20) < 2.0
     waiting.signal(signal.SIGCONT)

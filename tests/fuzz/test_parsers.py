@@ -284,7 +284,9 @@ PARSERS = {
     "pointer": Parser([write_pointer(TASK, 300_000)], read_pointer, ProtocolError),
     "queue content": Parser([bundle_message(ENDPOINT, BUNDLE, "aGVhZA==", None, "dock", 2)], bundle_id, ()),
     "cursor": Parser([encode_cursor(255).encode()], lambda d: decode_cursor(d.decode("latin-1")), BadRequest),
-    "parcel": Parser([parcel.pack_results({"results": [_ROW], "next": 1})], _results, ProtocolError),
+    "parcel": Parser(
+        [b"".join(parcel.result_pieces({"results": [_ROW], "next": 1}))], _results, ProtocolError
+    ),
     "function header": Parser(_functions(), _function, ()),
     **{name: Parser([each.text.encode()], each.jobs, NoAnswer) for name, each in PRINTED.items()},
 }

@@ -290,6 +290,7 @@ def _rows(outcomes: Any, length: int) -> Iterable[Row]:
     """Read the outcomes of a report whose body has ``length`` bytes."""
     offset = count = 0
     for bundle_id, rows in checks.mapping(outcomes, MAX_OUTCOMES).items():
+        checks.identifier(bundle_id)
         count += len(checks.array(rows, MAX_OUTCOMES))
         if count > MAX_OUTCOMES:
             raise ValueError(f"the report has more than {MAX_OUTCOMES} outcomes")
@@ -304,7 +305,7 @@ def _rows(outcomes: Any, length: int) -> Iterable[Row]:
         yield from map(
             _row,
             zip(
-                repeat(checks.identifier(bundle_id)),
+                repeat(bundle_id),
                 checks.identifiers(ids),
                 checks.integers(attempts, MAX_ATTEMPT),
                 statuses,

@@ -56,11 +56,6 @@ def cut(sizes: Any, joined: memoryview) -> list[bytes]:
     return [bytes(joined[end - size : end]) for size, end in zip(sizes, ends)]
 
 
-def pack_results(page: Mapping[str, Any]) -> bytes:
-    """Return a page of finished tasks as one parcel; see ``result_pieces``."""
-    return b"".join(result_pieces(page))
-
-
 def result_pieces(page: Mapping[str, Any]) -> list[bytes]:
     """Return a page of finished tasks as one parcel in pieces: its record, then each blob.
 
@@ -76,7 +71,7 @@ def result_pieces(page: Mapping[str, Any]) -> list[bytes]:
 
 
 def unpack_results(data: bytes) -> dict[str, Any]:
-    """Return the page of a parcel of ``pack_results``. Raises ProtocolError if the parcel is damaged."""
+    """Return the page of a parcel of ``result_pieces``. Raises ProtocolError if the parcel is damaged."""
     head, joined = split(data)
     try:
         page: dict[str, Any] = compact_json.decode(head)

@@ -21,6 +21,7 @@ from federation.db import turnstile
 from federation.db.engine import Database
 from federation.db.errors import DatabaseUnavailable
 from federation.db.turnstile import Turnstile
+from tests.support.file_locks import is_locked
 from tests.support.forks import run_in_child
 from tests.support.wait import wait_until
 
@@ -80,15 +81,6 @@ def _locked(file: str, *names: str) -> Iterator[None]:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def _free(file: str, name: str) -> bool:
-    with open(f"{file}-{name}", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def _seconds(own: Turnstile) -> float:
@@ -163,8 +155,8 @@ def test_after_a_while_a_suspended_process_is_waited_for_again(
 def test_long_transactions_do_not_overtake_the_one_that_waits(file: str, process: MakeTurnstile) -> None:
     own = process(0.05)
     with _locked(file, "writer"), own.turn():
-        assert not _free(file, "queue")
-    assert _free(file, "queue")
+        assert is_locked(f"{file}-queue")
+    assert not is_locked(f"{file}-queue")
 
 
 def test_the_wait_is_no_longer_than_that_for_the_database(file: str) -> None:
@@ -192,8 +184,8 @@ def test_a_transaction_within_another_leaves_its_turn(file: str) -> None:
     with database.write():
         with pytest.raises(DatabaseUnavailable), database.write():
             pass
-        assert not _free(file, "writer")
-    assert _free(file, "writer")
+        assert is_locked(f"{file}-writer")
+    assert not is_locked(f"{file}-writer")
     database.close()
 
 
@@ -215,7 +207,7 @@ def test_files_that_cannot_be_opened_are_reported_once_and_tried_again(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     os.rmdir(f"{file}-queue")
     with own.turn():
-        assert not _free(file, "writer")
+        assert is_locked(f"{file}-writer")
 
 
 def test_a_file_system_without_locks_costs_no_wait(
@@ -257,7 +249,7 @@ def test_a_forked_child_has_turns_of_its_own(file: str, process: MakeTurnstile) 
         assert run_in_child(lambda: len(own._locks)) == 0
         # the child waits for its parent
         assert run_in_child(lambda: _seconds(other) < 0.05) == 0
-        assert not _free(file, "writer")
+        assert is_locked(f"{file}-writer")
 
 
 def test_no_descriptor_outlives_its_database(file: str) -> None:
@@ -282,8 +274,8 @@ def test_a_database_that_is_closed_during_a_transaction_keeps_its_turn(file: str
         closer = threading.Thread(target=database.close)
         closer.start()
         closer.join(5)
-        assert not _free(file, "writer")
-    assert _free(file, "writer")
+        assert is_locked(f"{file}-writer")
+    assert not is_locked(f"{file}-writer")
     database.close()
 
 

@@ -74,7 +74,7 @@ def test_results_come_in_a_parcel_to_who_accepts_it(
 ) -> None:
     rows = [{"task_id": "1", "state": "succeeded", "result": b"\0\xff", "exception": None}]
     page = {"results": rows, "cursor": 1, "live": 0}
-    packed = Answer(200, parcel.pack_results(page), {"Content-Type": parcel.RESULTS_TYPE})
+    packed = Answer(200, b"".join(parcel.result_pieces(page)), {"Content-Type": parcel.RESULTS_TYPE})
     damaged = Answer(200, b"UMBP", {"Content-Type": parcel.RESULTS_TYPE})
     server = serve(answers(packed, Answer(200, {}), damaged))
     request = Request("GET", "/v1/groups/g/results", accept=parcel.RESULTS_TYPE)

@@ -169,6 +169,7 @@ def test_a_goodbye() -> None:
         {"outcomes": {"b": [["too", "short"]]}},
         {"outcomes": []},
         {"outcomes": {"b": 3}},
+        {"outcomes": {"no id": []}},
         {"node": 3},
         {"endpoint": None, "node": None},
         {"iat": []},

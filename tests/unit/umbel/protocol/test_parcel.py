@@ -36,7 +36,7 @@ def test_results_keep_their_bytes_and_their_kind():
         {"task_id": "3", "state": "cancelled", "result": None, "exception": None},
     ]
     page = {"results": rows, "cursor": 3, "live": 0}
-    data = parcel.pack_results(page)
+    data = b"".join(parcel.result_pieces(page))
     assert parcel.unpack_results(data) == page
     assert rows[0]["result"] == b"one"
 
